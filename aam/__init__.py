@@ -1,0 +1,1 @@
+"""Attention All Microbes."""

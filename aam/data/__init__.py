@@ -1,0 +1,1 @@
+"""Files in, dataclasses out: feature tables, sequences, metadata, phylogeny, distances, samples."""

@@ -1,0 +1,1 @@
+"""What held-out samples say about a model: tables and plots."""

@@ -1,0 +1,1 @@
+"""Losses, objectives, distribution, checkpoints and the trainer."""

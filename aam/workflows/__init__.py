@@ -1,0 +1,1 @@
+"""One function for each command: config in, files out."""
