@@ -1,0 +1,34 @@
+# make demo and make test need only Python 3.11 or later, pip and make; both install into .venv first.
+PYTHON ?= python3
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint install clean
+
+demo: install  ## the main job on a simulated study, into demo/
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh demo
+
+test: install  ## all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+lint: install  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+# --without-pip and pip --python also work where the system's Python comes without ensurepip, as on Debian.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing aam and its dependencies into $(VENV), a minute or two"
+	@test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
+	@$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
+	@PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:  ## remove what was installed, built and run
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,6 @@
+"""``python -m aam.cli``."""
+
+from aam.cli import main
+
+if __name__ == "__main__":
+    main()

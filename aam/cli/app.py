@@ -1,0 +1,219 @@
+"""The commands: parse, call one workflow, say where the results are.
+
+Workflows are imported inside the commands, so that the help does not wait for PyTorch.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich_click import RichCommand, RichCommandPanel, RichGroup, RichOption, RichOptionPanel
+
+from aam.cli.config_file import read_config_file
+from aam.cli.options import given_values, parameters
+from aam.config import (
+    EmbedConfig,
+    PredictConfig,
+    PretrainConfig,
+    PretrainFindLrConfig,
+    RunConfig,
+    SimulateCommandConfig,
+    TrainConfig,
+    UnifracCommandConfig,
+)
+
+Config = TypeVar("Config", bound=RunConfig)
+
+_SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "rich_help_config": {"text_paragraph_linebreaks": "\n\n"},
+}
+_GENERAL = "General"
+_COMMAND_PANELS = [
+    RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr"]),
+    RichCommandPanel("Apply", commands=["predict", "embed"]),
+    RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
+]
+
+
+@click.group(cls=RichGroup, panels=_COMMAND_PANELS, context_settings=_SETTINGS)
+@click.version_option(package_name="aam", message="aam %(version)s")
+def app() -> None:
+    """Learn from ASV tables, a phylogeny and sample metadata.
+
+    Pretrain on samples without labels, fine-tune on a column of the metadata, predict new samples.
+    Begin with `aam simulate study`, which writes a small study to try the other commands on.
+    """
+
+
+def command(
+    config: type[Config], positional: tuple[str, ...] = ()
+) -> Callable[[Callable[[Config], None]], RichCommand]:
+    """Make a command of a function that takes a config; its name is the function's, its help the docstring."""
+
+    def decorate(function: Callable[[Config], None]) -> RichCommand:
+        def run(quiet: bool, verbose: bool, **_: Any) -> None:
+            level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+            with _messages_to_stderr(level):
+                function(config.from_flat(given_values(click.get_current_context(), config)))
+
+        made = RichCommand(
+            name=function.__name__.replace("_", "-"),
+            callback=run,
+            help=function.__doc__,
+            params=[*parameters(config, positional), *_general_options(config)],
+            panels=_option_panels(config),
+            context_settings=_SETTINGS,
+        )
+        app.add_command(made)
+        return made
+
+    return decorate
+
+
+def _option_panels(config: type[RunConfig]) -> list[Any]:
+    """The panels of a command's help, in order: the sections of the config, then what every command has."""
+    sections = [
+        RichOptionPanel(section.panel, options=list(section.model_fields)) for section in config.sections().values()
+    ]
+    return [*sections, RichOptionPanel(_GENERAL, options=["config", "quiet", "verbose", "help"])]
+
+
+def _general_options(config: type[RunConfig]) -> list[click.Parameter]:
+    def take_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+        if path is not None:
+            context.default_map = read_config_file(path, config)
+
+    return [
+        RichOption(
+            ["--config"],
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            is_eager=True,  # before the options whose values it may hold
+            expose_value=False,
+            callback=take_file,
+            help="TOML file of options, such as epochs = 20. Options given here win: --no-resume undoes resume = true.",
+        ),
+        RichOption(["--quiet"], is_flag=True, help="Show warnings and errors only."),
+        RichOption(["--verbose"], is_flag=True, help="Show details besides."),
+    ]
+
+
+@contextmanager
+def _messages_to_stderr(level: int) -> Iterator[None]:
+    logger = logging.getLogger("aam")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level)
+    before = logger.level
+    logger.setLevel(min(level, logging.INFO))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@command(PretrainConfig)
+def pretrain(config: PretrainConfig) -> None:
+    """Learn from samples without labels.
+
+    The model predicts hidden nucleotides of ASVs and the UniFrac distances between samples. The result is an encoder
+    for `aam train` and `aam embed`.
+
+    Example:
+        aam pretrain --table table.biom --tree tree.nwk --output-dir pretrained
+    """
+    from aam.workflows.pretrain import pretrain as workflow
+
+    workflow(config)
+
+
+@command(TrainConfig)
+def train(config: TrainConfig) -> None:
+    """Learn to predict a column of the metadata.
+
+    The column holds numbers or, with --classifier, classes. Training starts from a pretrained encoder where one is
+    given; held-out samples judge the model.
+
+    Example:
+        aam train --table table.biom --metadata metadata.tsv --metadata-column age --output-dir age
+    """
+    from aam.workflows.train import train as workflow
+
+    workflow(config)
+
+
+@command(PretrainFindLrConfig)
+def find_lr(config: PretrainFindLrConfig) -> None:
+    """Try rising learning rates and plot the loss.
+
+    The plot and the suggested rate help to choose --lr for `aam pretrain` on this study.
+
+    Example:
+        aam find-lr --table table.biom --tree tree.nwk --output-dir find-lr
+    """
+    from aam.workflows.find_lr import find_lr as workflow
+
+    workflow(config)
+
+
+@command(PredictConfig)
+def predict(config: PredictConfig) -> None:
+    """Predict the metadata column of new samples.
+
+    Takes a model from `aam train` and writes one row per sample; for classes, with the probability of each.
+
+    Example:
+        aam predict --checkpoint age --table new.biom --output predictions.tsv
+    """
+    from aam.workflows.predict import predict as workflow
+
+    workflow(config)
+
+
+@command(EmbedConfig)
+def embed(config: EmbedConfig) -> None:
+    """Write the embedding of every sample.
+
+    Embeddings serve ordinations and other models; samples with a small UniFrac distance lie close together.
+
+    Example:
+        aam embed --checkpoint pretrained --table table.biom --output embeddings.tsv
+    """
+    from aam.workflows.embed import embed as workflow
+
+    workflow(config)
+
+
+@command(UnifracCommandConfig)
+def unifrac(config: UnifracCommandConfig) -> None:
+    """Write the UniFrac distances between all samples.
+
+    The unifrac package computes them where it is installed, scikit-bio otherwise. Training needs no such matrix.
+
+    Example:
+        aam unifrac --table table.biom --tree tree.nwk --output distances.tsv
+    """
+    from aam.workflows.unifrac import write_unifrac as workflow
+
+    workflow(config)
+
+
+@command(SimulateCommandConfig, positional=("directory",))
+def simulate(config: SimulateCommandConfig) -> None:
+    """Write a simulated study to try aam on.
+
+    DIRECTORY receives a table, a tree, metadata and taxonomy; a number and a class in the metadata depend on clades
+    of the tree.
+
+    Example:
+        aam simulate study
+    """
+    from aam.workflows.simulate import simulate as workflow
+
+    workflow(config)

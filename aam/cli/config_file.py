@@ -1,0 +1,62 @@
+"""Options from a TOML file: flat keys, spelled as on the command line or with underscores."""
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from aam.config import RunConfig, flag
+from aam.errors import InputError
+
+
+def read_config_file(path: Path, config: type[RunConfig]) -> dict[str, Any]:
+    """Read the options of one command from a TOML file.
+
+    Relative paths in it stay relative to the working directory, as on the command line.
+
+    Raises:
+        InputError: the file cannot be read, is not TOML, or holds an unknown option, one option twice, or a value of
+            the wrong type or out of range.
+    """
+    options = {name: field for name, (_, field) in config.options().items()}
+    values: dict[str, Any] = {}
+    for key, value in _load(path).items():
+        name = key.replace("-", "_")
+        if name not in options:
+            raise InputError(f"{path}: unknown option {key!r}; {_suggestion(name, options)}")
+        if name in values:
+            raise InputError(f"{path}: option {key!r} is given twice, with a dash and with an underscore: keep one")
+        values[name] = _checked(path, key, value, options[name])
+    return values
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the config file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}; write lines such as epochs = 20") from None
+
+
+def _suggestion(name: str, options: dict[str, FieldInfo]) -> str:
+    close = difflib.get_close_matches(name, options)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return "the help of the command lists its options"
+
+
+def _checked(path: Path, key: str, value: Any, field: FieldInfo) -> Any:
+    """The value in the type of its option, by strict rules: no number from text, no true from 1."""
+    annotation: Any = Annotated[field.annotation, Field(), *field.metadata]
+    if isinstance(value, str) and isinstance(field.default, tuple):
+        value = [value]
+    try:
+        return TypeAdapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise InputError(f"{path}: {key} = {value!r}: {problem} ({flag(key)}: {field.description})") from None

@@ -1,0 +1,144 @@
+"""The bridge from the typed configs to click: the options of a command are the fields of its config."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import annotated_types
+import click
+from click.core import ParameterSource
+from pydantic.fields import FieldInfo
+from rich_click import RichArgument, RichOption
+
+from aam.config import RunConfig, flag
+
+_SHOWN_LIMIT = 1e9  # a bound beyond it, such as that of seeds, says nothing to a reader; pydantic still holds it
+_LONG_CHOICES = 28  # characters; longer lists would be broken within a name where the help is 100 columns wide
+
+
+class _Kind(NamedTuple):
+    """What one option takes."""
+
+    type: Any
+    limits: tuple[Any, ...] = ()
+    multiple: bool = False
+
+
+class _QuietSwitch(RichOption):
+    """A flag that also obeys its ``--no-`` form, unshown in the help, so that the command line can undo a file."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        super().add_to_parser(parser, ctx)
+        negation = f"--no-{self.opts[0].removeprefix('--')}"
+        parser.add_option(obj=self, opts=[negation], dest=self.name, action="store_const", const=False)
+
+
+def parameters(config: type[RunConfig], positional: Collection[str] = ()) -> list[click.Parameter]:
+    """One click parameter per option of a config, in the order and the panels of its sections.
+
+    Args:
+        config: the run config of a command.
+        positional: options to take as arguments, without a flag.
+    """
+    sections = config.sections()
+    return [
+        _argument(name, field) if name in positional else _option(name, field, sections[section].panel)
+        for name, (section, field) in config.options().items()
+    ]
+
+
+def given_values(context: click.Context, config: type[RunConfig]) -> dict[str, Any]:
+    """Options that the command line or the config file gave; the others keep the defaults of the config."""
+    return {
+        name: context.params[name]
+        for name in config.options()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+
+
+def _argument(name: str, field: FieldInfo) -> RichArgument:
+    kind = _kind(field.annotation, field.metadata)
+    return RichArgument([name], type=_click_type(kind), metavar=name.upper(), help=field.description)
+
+
+def _option(name: str, field: FieldInfo, panel: str) -> RichOption:
+    kind = _kind(field.annotation, field.metadata)
+    common: dict[str, Any] = {"help": _help(field, kind), "panel": panel, "required": field.is_required()}
+    if kind.type is bool:
+        return _switch(name, default=field.default, **common)
+    if not field.is_required() and field.default not in (None, ()):
+        common |= {"default": field.default, "show_default": True}
+    return RichOption(
+        [flag(name), name], type=_click_type(kind), multiple=kind.multiple, metavar=_metavar(kind), **common
+    )
+
+
+def _switch(name: str, default: bool, **common: Any) -> RichOption:
+    if default:
+        spelling = f"{flag(name)}/--no-{flag(name).removeprefix('--')}"
+        return RichOption([spelling, name], is_flag=True, default=True, show_default=True, **common)
+    return _QuietSwitch([flag(name), name], is_flag=True, default=False, **common)
+
+
+def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> _Kind:
+    """See through ``Annotated``, ``| None`` and ``tuple[..., ...]`` to the type of one value and its limits."""
+    limits = tuple(limit for item in metadata for limit in (item.metadata if isinstance(item, FieldInfo) else (item,)))
+    arguments = get_args(annotation)
+    match get_origin(annotation):
+        case origin if origin is Annotated:
+            return _kind(arguments[0], (*limits, *arguments[1:]))
+        case origin if origin in (Union, UnionType):
+            (one,) = (argument for argument in arguments if argument is not NoneType)
+            return _kind(one, limits)
+        case origin if origin is tuple:
+            return _kind(arguments[0], limits)._replace(multiple=True)
+    return _Kind(annotation, limits)
+
+
+def _click_type(kind: _Kind) -> click.ParamType[Any]:
+    if get_origin(kind.type) is Literal:
+        return click.Choice(get_args(kind.type))
+    if kind.type is Path:
+        return click.Path(path_type=Path)
+    if kind.type is int:
+        return click.IntRange(**_bounds(kind.limits))
+    if kind.type is float:
+        return click.FloatRange(**_bounds(kind.limits))
+    if kind.type is str:
+        return click.STRING
+    raise TypeError(f"no command-line form for an option of type {kind.type}")
+
+
+def _bounds(limits: Iterable[Any]) -> dict[str, Any]:
+    bounds: dict[str, Any] = {}
+    for limit in limits:
+        side, is_open, value = _bound(limit)
+        if abs(value) < _SHOWN_LIMIT:
+            bounds |= {side: value, f"{side}_open": is_open}
+    return bounds
+
+
+def _bound(limit: Any) -> tuple[str, bool, Any]:
+    match limit:
+        case annotated_types.Gt(value):
+            return "min", True, value
+        case annotated_types.Ge(value):
+            return "min", False, value
+        case annotated_types.Lt(value):
+            return "max", True, value
+        case annotated_types.Le(value):
+            return "max", False, value
+    raise TypeError(f"no command-line form for the limit {limit}")
+
+
+def _metavar(kind: _Kind) -> str:
+    if get_origin(kind.type) is Literal:
+        choices = "|".join(get_args(kind.type))
+        return f"[{choices}]" if len(choices) <= _LONG_CHOICES else "NAME"
+    return {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}.get(kind.type, "")
+
+
+def _help(field: FieldInfo, kind: _Kind) -> str:
+    text = field.description or ""
+    return f"{text} One of {', '.join(get_args(kind.type))}." if _metavar(kind) == "NAME" else text

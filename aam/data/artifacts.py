@@ -1,0 +1,113 @@
+"""The bytes of an input file: plain, gzipped, or the payload of a QIIME 2 artifact, told apart by content.
+
+A QIIME 2 artifact (.qza) is a zip archive whose root folder is named by a UUID and holds `metadata.yaml` (uuid, type
+and format, a line each) and the payload under `data/`. Reading it needs no QIIME 2.
+"""
+
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from aam.errors import InputError, first_ids
+
+_GZIP = b"\x1f\x8b"
+_ZIP = b"PK\x03\x04"
+_PART = re.compile(r"[^/]+/(metadata\.yaml|data/.*[^/])")
+_PROPERTIES = re.compile(r"\s*%\s*Properties\([^)]*\)")
+
+
+def read_bytes(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -> bytes:
+    """Content of an input file, unpacked.
+
+    Args:
+        path: plain, gzipped (.gz) or QIIME 2 artifact (.qza); the content decides, not the ending.
+        kind: what the file should hold, for messages, such as ``feature table``.
+        artifact_types: semantic types accepted of an artifact, such as ``FeatureTable[Frequency]``.
+
+    Raises:
+        InputError: the file is missing, unreadable, empty, damaged, or an artifact of another type.
+    """
+    path = Path(path)
+    content = _read_file(path, kind)
+    if content.startswith(_GZIP):
+        content = _gunzip(content, path, kind)
+    elif content.startswith(_ZIP):
+        content = _payload(content, path, kind, artifact_types)
+    if not content.strip():
+        raise InputError(f"{kind} {path}: the file is empty")
+    return content
+
+
+def read_text(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -> str:
+    """Content of an input file as text (UTF-8, a byte-order mark dropped); arguments as for `read_bytes`.
+
+    Raises:
+        InputError: as `read_bytes`, or the content is not UTF-8 text.
+    """
+    return decode(read_bytes(path, kind, artifact_types), path, kind)
+
+
+def decode(content: bytes, path: Path | str, kind: str) -> str:
+    """Text of a file's content (UTF-8, a byte-order mark dropped).
+
+    Raises:
+        InputError: the content is not UTF-8 text.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{kind} {path}: not a text file in UTF-8 (byte {error.start}); save it as UTF-8 text"
+        ) from None
+
+
+def _read_file(path: Path, kind: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{kind} {path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{kind} {path}: this is a folder; name the file in it") from None
+    except OSError as error:
+        raise InputError(f"{kind} {path}: cannot be read ({error.strerror})") from None
+
+
+def _gunzip(content: bytes, path: Path, kind: str) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise InputError(f"{kind} {path}: the gzip file is damaged or cut short; copy it again") from None
+
+
+def _payload(content: bytes, path: Path, kind: str, artifact_types: Sequence[str]) -> bytes:
+    parts = _unzip(content, path, kind)
+    metadata = [part for name, part in parts.items() if name.endswith("metadata.yaml") and name.count("/") == 1]
+    if len(metadata) != 1:
+        raise InputError(f"{kind} {path}: a zip archive, but not a QIIME 2 artifact; unpack it and name the file in it")
+    _check_type(metadata[0].decode(errors="replace"), path, kind, artifact_types)
+    payloads = [part for name, part in parts.items() if "/data/" in name]
+    if len(payloads) != 1:
+        raise InputError(f"{kind} {path}: the artifact should hold one file under data/, not {len(payloads)}")
+    return payloads[0]
+
+
+def _unzip(content: bytes, path: Path, kind: str) -> dict[str, bytes]:
+    """Content by name of `metadata.yaml` and of what is under `data/`; provenance is left out."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: archive.read(name) for name in archive.namelist() if _PART.fullmatch(name)}
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError) as error:
+        # What zipfile raises for broken structure, unknown compression or encryption, and places outside the file.
+        raise InputError(f"{kind} {path}: the archive is damaged or cut short ({error}); export it again") from None
+
+
+def _check_type(metadata: str, path: Path, kind: str, wanted: Sequence[str]) -> None:
+    fields = dict(line.split(":", 1) for line in metadata.splitlines() if re.match(r"\w+:", line))
+    found = _PROPERTIES.sub("", fields.get("type", "of no type").strip().strip("'\""))
+    if found not in wanted:
+        needed = f"{first_ids(wanted)} is wanted" if wanted else "an artifact cannot be used here"
+        raise InputError(f"{kind} {path}: QIIME 2 artifact {found}, but {needed}")

@@ -1,0 +1,222 @@
+"""From plans of a training step to the tensors that the model reads.
+
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, G samples of a whole optimizer step.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from aam.config import UnifracConfig
+from aam.data import unifrac
+from aam.data.addressed import generator
+from aam.data.distance_matrix import DistanceMatrix
+from aam.data.rarefaction import FIXED, SampleDraws, row_of
+from aam.data.tables import FeatureTable
+from aam.data.unifrac import StudyTree
+
+
+class _Tensors:
+    """Moving the tensors of a frozen dataclass, for the trainer and for DataLoader's pinning."""
+
+    def _map(self, move: str, *args: object, **kwargs: object) -> Self:
+        moved: dict[str, object] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor | _Tensors):
+                moved[field.name] = getattr(value, move)(*args, **kwargs)
+            elif isinstance(value, tuple) and value and isinstance(value[0], _Tensors):
+                moved[field.name] = tuple(getattr(item, move)(*args, **kwargs) for item in value)
+        return replace(self, **moved)  # type: ignore[type-var]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """Copy to a device."""
+        return self._map("to", device, non_blocking=non_blocking)
+
+    def pin_memory(self) -> Self:
+        """Copy to page-locked memory, from which a GPU reads faster."""
+        return self._map("pin_memory")
+
+
+@dataclass(frozen=True, eq=False)
+class SampleBatch(_Tensors):
+    """Samples as indices into their unique ASVs."""
+
+    sample: Tensor
+    """int64 [B], rows of the table."""
+    asv: Tensor
+    """int64 [U], columns of the table (rows of the table of nucleotides), ascending."""
+    slot: Tensor
+    """int64 [B, S], which of the U each ASV of a sample is; 0 where padding."""
+    count: Tensor
+    """int64 [B, S], reads of the ASV in the sample; 0 marks padding."""
+    occurrence: Tensor
+    """int64 [U], samples of the batch that hold the ASV."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Which samples one step of the optimizer sees."""
+
+    step: int
+    epoch: int
+    closes_epoch: bool
+    micro: tuple[NDArray[np.int64], ...]
+    """Rows of the table, one array for each batch of the step."""
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """All rows of the step, int64 [G]."""
+        return np.concatenate(self.micro)
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatch(_Tensors):
+    """Everything one step of the optimizer needs."""
+
+    plan: StepPlan
+    micro: tuple[SampleBatch, ...]
+    distance: Tensor | None
+    """float64 [G, G], true distances between all samples of the step."""
+    faith_pd: Tensor | None
+    """float64 [G], Faith's PD."""
+
+
+@dataclass(frozen=True, eq=False)
+class DistanceSource:
+    """True distances between drawn samples, from the tree or from a precomputed matrix; never N x N in memory."""
+
+    table: FeatureTable
+    config: UnifracConfig
+    tree: StudyTree | None = None
+    matrix: DistanceMatrix | None = None
+
+    def distances(self, samples: NDArray[np.int64], drawn: csr_array) -> Tensor:
+        """Distances between samples, float64 [G, G], from their drawn counts [G, ASVs]."""
+        if self.matrix is not None:
+            rows = self._matrix_rows(samples)
+            return self.matrix.block(rows, rows)
+        assert self.tree is not None
+        return unifrac.distances(self.tree, drawn, self.config)
+
+    def cross(self, draws: SampleDraws, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+        """Distances between two sets of samples as validation draws them, float64 [rows, columns]."""
+        if self.matrix is not None:
+            return self.matrix.block(self._matrix_rows(rows), self._matrix_rows(columns))
+        assert self.tree is not None
+        return unifrac.cross_distances(self.tree, draws.rows(rows, FIXED), draws.rows(columns, FIXED), self.config)
+
+    def _matrix_rows(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        assert self.matrix is not None
+        return self.matrix.index([self.table.sample_ids[i] for i in samples])
+
+
+def collate(draws: SampleDraws, samples: NDArray[np.int64], drawn: csr_array, epoch: int | str) -> SampleBatch:
+    """Index the ASVs of drawn samples: B rows, each padded to the largest of them.
+
+    Args:
+        draws: chooses ASVs where a sample has more than the model reads.
+        samples: rows of the table, int64 [B].
+        drawn: their counts, int64 [B, ASVs of the table].
+        epoch: the epoch they were drawn for.
+    """
+    chosen = [draws.choose(int(sample), epoch, row_of(drawn, i)) for i, sample in enumerate(samples)]
+    sizes = np.array([len(asv) for asv, _ in chosen])
+    unique, inverse, occurrence = np.unique(
+        np.concatenate([asv for asv, _ in chosen]), return_inverse=True, return_counts=True
+    )
+    filled = np.arange(sizes.max()) < sizes[:, None]
+    slot = np.zeros(filled.shape, dtype=np.int64)
+    count = np.zeros(filled.shape, dtype=np.int64)
+    slot[filled] = inverse
+    count[filled] = np.concatenate([count for _, count in chosen])
+    return SampleBatch(*map(torch.from_numpy, (samples, unique, slot, count, occurrence)))
+
+
+@dataclass(frozen=True, eq=False)
+class StepDataset(Dataset[StepBatch]):
+    """Turns a `StepPlan` into a `StepBatch`; addressed, so any worker or rank makes the same one."""
+
+    draws: SampleDraws
+    source: DistanceSource | None = None
+    faith_tree: StudyTree | None = None
+
+    def __getitem__(self, plan: StepPlan) -> StepBatch:
+        samples = plan.samples
+        drawn = self.draws.rows(samples, plan.epoch)
+        distance = self.source.distances(samples, drawn) if self.source is not None else None
+        faith = unifrac.faith_pd(self.faith_tree, drawn) if self.faith_tree is not None else None
+        ends = np.cumsum([0] + [len(rows) for rows in plan.micro])
+        micro = tuple(
+            collate(self.draws, rows, drawn[start:stop], plan.epoch)
+            for rows, start, stop in zip(plan.micro, ends[:-1], ends[1:], strict=True)
+        )
+        return StepBatch(plan, micro, distance, faith)
+
+
+@dataclass(frozen=True, eq=False)
+class AddressedSampler(Sampler[StepPlan]):
+    """Plans the whole run; the plan of a step is a function of (seed, epoch, step) alone.
+
+    So a run continues at any step by starting the sampler there, and nobody has to announce a new epoch.
+    """
+
+    samples: NDArray[np.int64]
+    batch_size: int
+    accumulation_steps: int
+    epochs: int
+    seed: int
+    start: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimizer in an epoch; the last one may be smaller."""
+        return math.ceil(len(self.samples) / (self.batch_size * self.accumulation_steps))
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps_per_epoch - self.start
+
+    def __iter__(self) -> Iterator[StepPlan]:
+        for epoch in range(self.start // self.steps_per_epoch, self.epochs):
+            for plan in self.plan_epoch(epoch):
+                if plan.step >= self.start:
+                    yield plan
+
+    def plan_epoch(self, epoch: int) -> list[StepPlan]:
+        """Shuffle the samples and cut them into the steps of one epoch."""
+        shuffled = generator(self.seed, "shuffle", epoch).permutation(self.samples)
+        width = self.batch_size * self.accumulation_steps
+        steps = [shuffled[i : i + width] for i in range(0, len(shuffled), width)]
+        return [
+            StepPlan(
+                step=epoch * self.steps_per_epoch + i,
+                epoch=epoch,
+                closes_epoch=i == len(steps) - 1,
+                micro=tuple(rows[j : j + self.batch_size] for j in range(0, len(rows), self.batch_size)),
+            )
+            for i, rows in enumerate(steps)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedBatches(Dataset[SampleBatch]):
+    """Samples in order, drawn once: for validation, prediction and embedding."""
+
+    draws: SampleDraws
+    samples: NDArray[np.int64]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.samples) / self.batch_size)
+
+    def __getitem__(self, index: int) -> SampleBatch:
+        rows = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
+        return collate(self.draws, rows, self.draws.rows(rows, FIXED), FIXED)

@@ -1,0 +1,76 @@
+"""Which reads and which ASVs of a sample are seen in an epoch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from aam.config import SamplingConfig
+from aam.data.addressed import generator
+from aam.data.tables import FeatureTable
+
+FIXED = "fixed"
+"""The epoch of draws that stay the same: validation, prediction, and ``--rarefaction fixed``."""
+
+
+def row_of(counts: csr_array, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Columns and values of one row of a sparse matrix, both int64."""
+    span = slice(counts.indptr[row], counts.indptr[row + 1])
+    return counts.indices[span].astype(np.int64), counts.data[span]
+
+
+@dataclass(frozen=True, eq=False)
+class SampleDraws:
+    """The counts of any sample in any epoch, as a function of (seed, epoch, sample id)."""
+
+    table: FeatureTable
+    config: SamplingConfig
+    seed: int
+
+    def counts(self, sample: int, epoch: int | str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw the reads of one sample, without replacement, at the sampling depth.
+
+        Args:
+            sample: row of the table.
+            epoch: number of the epoch, or `FIXED`.
+
+        Returns:
+            Columns of the ASVs that were seen, ascending, and their counts (both int64 [ASVs of the sample]). A sample
+            at or below the depth is returned as it is.
+        """
+        asv, count = row_of(self.table.counts, sample)
+        depth = self.config.rarefy_depth
+        if depth is None or count.sum() <= depth:
+            return asv, count
+        drawn = self._generator("rarefy", sample, epoch).multivariate_hypergeometric(count, depth, method="marginals")
+        seen = drawn > 0
+        return asv[seen], drawn[seen]
+
+    def rows(self, samples: NDArray[np.int64], epoch: int | str) -> csr_array:
+        """Stack the drawn counts of several samples: int64 [samples, ASVs of the table]."""
+        drawn = [self.counts(int(sample), epoch) for sample in samples]
+        indptr = np.cumsum([0] + [len(asv) for asv, _ in drawn])
+        asv = np.concatenate([asv for asv, _ in drawn])
+        count = np.concatenate([count for _, count in drawn])
+        return csr_array((count, asv, indptr), shape=(len(samples), self.table.n_asvs))
+
+    def choose(
+        self, sample: int, epoch: int | str, drawn: tuple[NDArray[np.int64], NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Keep at most ``max_asvs`` of a sample's drawn ASVs, still in ascending order of column."""
+        asv, count = drawn
+        limit = self.config.max_asvs
+        if limit is None or len(asv) <= limit:
+            return drawn
+        if self.config.asv_choice == "abundance":
+            kept = np.sort(np.argsort(-count, kind="stable")[:limit])
+        elif self.config.asv_choice == "random":
+            kept = np.sort(self._generator("choose", sample, epoch).choice(len(asv), limit, replace=False))
+        else:
+            kept = np.arange(limit)
+        return asv[kept], count[kept]
+
+    def _generator(self, purpose: str, sample: int, epoch: int | str) -> np.random.Generator:
+        address = FIXED if self.config.rarefaction == "fixed" else epoch
+        return generator(self.seed, purpose, address, self.table.sample_ids[sample])

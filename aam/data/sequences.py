@@ -1,0 +1,102 @@
+"""DNA text to token rows.
+
+Shapes: L nucleotides. A token row is padded on the right with `PAD`.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aam.errors import InputError
+
+PAD, A, C, G, T, N, MASK = range(7)
+VOCABULARY_SIZE = 7
+
+_INVALID = 255
+_AMBIGUOUS = "RYSWKMBDHVN"
+_DNA = re.compile(f"[ACGTU{_AMBIGUOUS}]+", re.IGNORECASE | re.ASCII)
+
+
+def _token_of_byte() -> NDArray[np.uint8]:
+    table = np.full(256, _INVALID, dtype=np.uint8)
+    tokens = {"A": A, "C": C, "G": G, "T": T, "U": T} | dict.fromkeys(_AMBIGUOUS, N)
+    for letter, token in tokens.items():
+        table[[ord(letter), ord(letter.lower())]] = token
+    return table
+
+
+_TOKENS = _token_of_byte()
+
+
+def is_dna(text: str) -> bool:
+    """Whether the text is made of IUPAC nucleotide letters only (U included, any case); an empty text is not."""
+    return _DNA.fullmatch(text) is not None
+
+
+def normalize(sequence: str) -> str:
+    """Spelling by which equal sequences are recognized: upper case, T for U."""
+    return sequence.upper().replace("U", "T")
+
+
+def check_letters(sequences: Sequence[str], names: Sequence[str], source: str = "") -> None:
+    """Make sure that every sequence is DNA.
+
+    Args:
+        sequences: DNA text of each ASV.
+        names: what to call each ASV in the message, usually its id.
+        source: file to name in the message.
+
+    Raises:
+        InputError: a sequence is empty or has a letter outside IUPAC's; names the ASV, the letter and its place.
+    """
+    for name, sequence in zip(names, sequences, strict=True):
+        if not is_dna(sequence):
+            shown = name if len(name) <= 40 else f"{name[:37]}..."
+            raise InputError(f"{source}{': ' if source else ''}ASV {shown} {_fault(sequence)}")
+
+
+def _fault(sequence: str) -> str:
+    if not sequence:
+        return "has an empty sequence"
+    place, letter = next((place, letter) for place, letter in enumerate(sequence, start=1) if not is_dna(letter))
+    return f"has {letter!r} at position {place}, which is no nucleotide (IUPAC letters are; remove gaps)"
+
+
+def encode_sequences(sequences: Sequence[str], max_bp: int | None = None) -> NDArray[np.uint8]:
+    """Turn DNA text into token rows; ambiguity codes become `N`, never `PAD`.
+
+    Args:
+        sequences: DNA text of each ASV, in any case.
+        max_bp: nucleotides kept of each; longer ones are cut at their end.
+
+    Returns:
+        Tokens, uint8 [ASVs, L], L being the length of the longest sequence that is kept.
+
+    Raises:
+        InputError: a sequence is empty or has a letter outside IUPAC's.
+    """
+    kept = sequences if max_bp is None else [sequence[:max_bp] for sequence in sequences]
+    lengths = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
+    # One byte a letter, so that the lengths above hold; what Latin-1 lacks becomes "?", which is no nucleotide either.
+    letters = np.frombuffer("".join(kept).encode("latin-1", errors="replace"), dtype=np.uint8)
+    flat = _TOKENS[letters]
+    if (lengths == 0).any() or (flat == _INVALID).any():
+        check_letters(kept, sequences)
+    tokens = np.full((len(kept), int(lengths.max(initial=0))), PAD, dtype=np.uint8)
+    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = flat
+    return tokens
+
+
+def sequence_keys(sequences: Sequence[str]) -> NDArray[np.int64]:
+    """Address of each ASV: a 64-bit BLAKE2b hash of its normalized sequence, the same on every machine and run.
+
+    Returns:
+        Keys, int64 [ASVs].
+    """
+    digests = b"".join(hashlib.blake2b(normalize(text).encode(), digest_size=8).digest() for text in sequences)
+    keys: NDArray[Any] = np.frombuffer(digests, dtype="<i8")
+    return keys.astype(np.int64)

@@ -1,0 +1,189 @@
+"""A study: the feature table joined by id to metadata, phylogeny and distances, with what was left out counted."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from aam.config import InputConfig, SamplingConfig, UnifracConfig
+from aam.data.dataset import DistanceSource
+from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix
+from aam.data.metadata import read_metadata, select_where
+from aam.data.phylogeny import Phylogeny, read_phylogeny
+from aam.data.sequences import encode_sequences, sequence_keys
+from aam.data.tables import FeatureTable, read_tables
+from aam.data.unifrac import StudyTree, missing_tips
+from aam.errors import InputError, first_ids
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Samples that can be used, and what is known of them.
+
+    Every sample of the table has at least one read, a row of `metadata` where there is metadata, and a row of `matrix`
+    where there is a matrix; every ASV is a tip of `tree` where there is a tree.
+    """
+
+    table: FeatureTable
+    metadata: pd.DataFrame | None = None
+    """One row for each sample of the table, in the table's order."""
+    tree: StudyTree | None = None
+    matrix: DistanceMatrix | None = None
+    left_out: pd.DataFrame | None = None
+    """Samples that cannot be used: columns sample_id and reason."""
+
+    def nucleotides(self, max_bp: int | None) -> NDArray[np.uint8]:
+        """Encode the sequence of every ASV: uint8 [ASVs, L]; says so where `max_bp` cuts some."""
+        named = zip(self.table.asv_ids, self.table.sequences, strict=True)
+        cut = [asv for asv, sequence in named if max_bp is not None and len(sequence) > max_bp]
+        if cut:
+            logger.warning(
+                "%d ASVs are cut to the %d nucleotides that the model reads: %s", len(cut), max_bp, first_ids(cut)
+            )
+        return encode_sequences(self.table.sequences, max_bp)
+
+    @cached_property
+    def asv_keys(self) -> NDArray[np.int64]:
+        """Address of every ASV, a hash of its sequence: int64 [ASVs]."""
+        return sequence_keys(self.table.sequences)
+
+    def distance_source(self, config: UnifracConfig) -> DistanceSource:
+        """True distances between samples, from the matrix if there is one, else from the tree."""
+        return DistanceSource(self.table, config, None if self.matrix is not None else self.tree, self.matrix)
+
+    def fingerprint(self) -> str:
+        """Hash of the ids, sequences and counts, to know the same study again when a run is resumed."""
+        digest = blake2b(digest_size=16)
+        for text in (self.table.sample_ids, self.table.sequences):
+            digest.update("\n".join(text).encode())
+        for array in (self.table.counts.indptr, self.table.counts.indices, self.table.counts.data):
+            digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+
+def load_study(
+    inputs: InputConfig,
+    sampling: SamplingConfig,
+    unifrac: UnifracConfig | None = None,
+    needs: Sequence[str] = (),
+) -> Study:
+    """Read the files of a study and join them by id.
+
+    Args:
+        inputs: the files.
+        sampling: the sampling depth, below which samples are left out.
+        unifrac: how the tree is used; None ignores tree and matrix.
+        needs: options of `inputs` that must be given, such as ``"metadata"``.
+
+    Raises:
+        InputError: a file is missing or wrong, or no sample is left.
+    """
+    for option in ("table", *needs):
+        if not getattr(inputs, option):
+            raise InputError(f"--{option.replace('_', '-')} is needed")
+    table = read_tables(inputs.table, inputs.rep_seqs, inputs.drop_missing_sequences)
+    metadata = read_metadata(inputs.metadata) if inputs.metadata is not None else None
+    if inputs.where and metadata is None:
+        raise InputError("--where looks at columns of the metadata: give --metadata")
+    if metadata is not None:
+        metadata = select_where(metadata, inputs.where)
+    phylogeny = matrix = None
+    if unifrac is not None and inputs.unifrac_matrix is not None:
+        matrix = read_distance_matrix(inputs.unifrac_matrix, inputs.matrix_ids)
+    elif unifrac is not None and inputs.tree is not None:
+        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths)
+    study = assemble_study(table, sampling, metadata=metadata, matrix=matrix)
+    if phylogeny is None:
+        return study
+    assert unifrac is not None
+    return with_phylogeny(study, phylogeny, sampling, unifrac, inputs.drop_missing_tips)
+
+
+def assemble_study(
+    table: FeatureTable,
+    sampling: SamplingConfig,
+    metadata: pd.DataFrame | None = None,
+    matrix: DistanceMatrix | None = None,
+) -> Study:
+    """Join table, metadata and matrix by sample id, leaving out samples that cannot be used and logging how many."""
+    study = Study(table, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
+    if metadata is not None:
+        study = _keep(study, np.isin(table.sample_ids, metadata.index), "no row in the metadata (or not --where)")
+        without = len(metadata) - study.table.n_samples
+        if without:
+            logger.info("%d rows of the metadata have no sample in the table", without)
+        study = replace(study, metadata=metadata.loc[list(study.table.sample_ids)])
+    if matrix is not None:
+        study = _keep(study, np.isin(study.table.sample_ids, matrix.ids), "no row in the distance matrix")
+    return replace(_without_unseen_asvs(_keep_deep(study, sampling)), matrix=matrix)
+
+
+def with_phylogeny(
+    study: Study, phylogeny: Phylogeny, sampling: SamplingConfig, unifrac: UnifracConfig, drop_missing_tips: bool
+) -> Study:
+    """Cut the phylogeny to the ASVs of a study.
+
+    Raises:
+        InputError: ASVs of the table are not tips of the tree and are not to be dropped.
+    """
+    tips = missing_tips(phylogeny, study.table)
+    found = tips >= 0
+    if not found.all():
+        table = study.table
+        lost = np.flatnonzero(~found)
+        reads = int(table.counts[:, lost].sum())
+        share = f"{len(lost)} of {table.n_asvs} ASVs ({reads} of {int(table.depth.sum())} reads)"
+        names = first_ids(table.asv_ids[i] for i in lost)
+        if not found.any() or not drop_missing_tips:
+            raise InputError(
+                f"the tree has no tip for {share}: {names}; tips are named like {first_ids(phylogeny.tip_names, 2)}. "
+                "Give the tree made for this table"
+                + (", or --drop-missing-tips to go on without these ASVs" if found.any() else "")
+            )
+        logger.warning("dropped %s that the tree lacks: %s", share, names)
+        study = replace(study, table=table.select_asvs(np.flatnonzero(found)))
+        study = _keep_deep(study, sampling)
+        tips = tips[found]
+    return replace(study, tree=StudyTree.cut(phylogeny, tips, unifrac.include_root_length))
+
+
+def select_samples(study: Study, rows: NDArray[np.int64], reason: str) -> Study:
+    """Keep some samples of a study, noting the others as left out for a reason."""
+    keep = np.zeros(study.table.n_samples, dtype=bool)
+    keep[rows] = True
+    return _keep(study, keep, reason)
+
+
+def _keep(study: Study, keep: NDArray[np.bool_], reason: str) -> Study:
+    if keep.all():
+        return study
+    lost = [study.table.sample_ids[i] for i in np.flatnonzero(~keep)]
+    if not keep.any():
+        raise InputError(f"no sample is left: {reason} for all of {first_ids(lost)}")
+    logger.warning("left out %d of %d samples, %s: %s", len(lost), len(keep), reason, first_ids(lost))
+    left_out = pd.concat([study.left_out, pd.DataFrame({"sample_id": lost, "reason": reason})], ignore_index=True)
+    table = study.table.select_samples(np.flatnonzero(keep))
+    metadata = study.metadata.loc[list(table.sample_ids)] if study.metadata is not None else None
+    return replace(study, table=table, metadata=metadata, left_out=left_out)
+
+
+def _keep_deep(study: Study, sampling: SamplingConfig) -> Study:
+    study = _keep(study, study.table.depth > 0, "no reads")
+    if sampling.rarefy_depth is None or sampling.keep_shallow:
+        return study
+    reason = f"fewer reads than the sampling depth {sampling.rarefy_depth}"
+    return _keep(study, study.table.depth >= sampling.rarefy_depth, reason)
+
+
+def _without_unseen_asvs(study: Study) -> Study:
+    seen = np.unique(study.table.counts.indices)
+    if len(seen) == study.table.n_asvs:
+        return study
+    return replace(study, table=study.table.select_asvs(seen.astype(np.int64)))

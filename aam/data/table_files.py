@@ -1,0 +1,212 @@
+"""File formats of feature tables: BIOM HDF5 (2.0, 2.1), BIOM JSON (1.0) and tab-separated text ("BIOM classic").
+
+What is read here is only well-formed; `aam.data.tables` checks ids and counts.
+"""
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+from scipy import sparse
+
+from aam.data.artifacts import decode, read_bytes
+from aam.errors import InputError
+
+KIND = "feature table"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_HDF5_PARTS = (
+    "sample/ids",
+    "observation/ids",
+    "sample/matrix/data",
+    "sample/matrix/indices",
+    "sample/matrix/indptr",
+)
+_TAXONOMY_HEADERS = {"taxonomy", "consensus lineage", "consensuslineage"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class RawTable:
+    """Cells and ids of one source, not yet checked.
+
+    Attributes:
+        cells: float64 [samples, ASVs].
+        sample_ids: one a row.
+        asv_ids: one a column.
+        source: what to call the table in messages.
+    """
+
+    cells: sparse.csr_array[Any, tuple[int, int]]
+    sample_ids: tuple[str, ...]
+    asv_ids: tuple[str, ...]
+    source: str
+
+
+def read_table_file(path: Path | str) -> RawTable:
+    """Read one feature table; its content decides the format, not its ending.
+
+    Args:
+        path: BIOM HDF5, BIOM JSON or tab-separated text, plain or gzipped, or a QIIME 2 artifact of type
+            ``FeatureTable[Frequency]``.
+
+    Raises:
+        InputError: the file cannot be read, is damaged, or is no feature table.
+    """
+    content = read_bytes(path, KIND, ("FeatureTable[Frequency]",))
+    source = f"{KIND} {path}"
+    if content.startswith(_HDF5):
+        return _read_hdf5(content, source)
+    text = decode(content, path, f"{KIND} (neither BIOM nor tab-separated text)")
+    return _read_json(text, source) if text.lstrip().startswith("{") else _read_tsv(text, source)
+
+
+def _read_hdf5(content: bytes, source: str) -> RawTable:
+    arrays = _hdf5_arrays(content, source)
+    missing = [name for name in _HDF5_PARTS if name not in arrays]
+    if missing:
+        raise InputError(f"{source}: an HDF5 file, but not BIOM (it has no {missing[0]}); give a BIOM table of counts")
+    sample_ids, asv_ids = (_hdf5_ids(arrays, f"{axis}/ids", source) for axis in ("sample", "observation"))
+    return RawTable(_csr(arrays, (len(sample_ids), len(asv_ids)), source), sample_ids, asv_ids, source)
+
+
+def _hdf5_arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
+    """The arrays of `_HDF5_PARTS` that the file has."""
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            # BIOM 2.0 keeps the arrays of the matrix beside the ids, BIOM 2.1 in a group of their own.
+            flat = "sample/matrix" not in file
+            found = {name: file.get(name.replace("/matrix", "") if flat else name) for name in _HDF5_PARTS}
+            return {name: part[:] for name, part in found.items() if isinstance(part, h5py.Dataset) and part.ndim == 1}
+    except (OSError, KeyError, RuntimeError, OverflowError, ValueError) as error:
+        # What h5py raises where the structure, a compressed block, a type or an address in the file is broken.
+        raise InputError(f"{source}: the HDF5 file is damaged or cut short ({error}); copy it again") from None
+
+
+def _hdf5_ids(arrays: dict[str, NDArray[Any]], name: str, source: str) -> tuple[str, ...]:
+    ids = arrays[name].tolist()
+    if not all(isinstance(text, bytes) for text in ids):
+        raise InputError(f"{source}: {name} holds {arrays[name].dtype} values, not text; write the ids as text")
+    try:
+        return tuple(text.decode() for text in ids)
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: {name} is not UTF-8 text") from None
+
+
+def _csr(
+    arrays: dict[str, NDArray[Any]], shape: tuple[int, int], source: str
+) -> sparse.csr_array[Any, tuple[int, int]]:
+    data, indices, indptr = (arrays[f"sample/matrix/{name}"] for name in ("data", "indices", "indptr"))
+    consistent = (
+        len(indptr) == shape[0] + 1
+        and len(data) == len(indices)
+        and indptr[0] == 0
+        and indptr[-1] == len(data)
+        and (np.diff(indptr) >= 0).all()
+        and (len(indices) == 0 or (indices.min() >= 0 and indices.max() < shape[1]))
+    )
+    if not consistent:
+        raise InputError(
+            f"{source}: the matrix does not fit its {shape[0]} sample and {shape[1]} ASV ids; write it anew"
+        )
+    return sparse.csr_array((data.astype(np.float64), indices, indptr), shape=shape)
+
+
+class _JsonAxisEntry(BaseModel):
+    id: str
+
+
+class _BiomJson(BaseModel):
+    """The fields of BIOM 1.0 that matter here; ``data`` is rows of a dense matrix or (ASV, sample, value) triples."""
+
+    rows: list[_JsonAxisEntry]
+    columns: list[_JsonAxisEntry]
+    shape: tuple[int, int]
+    matrix_type: Literal["sparse", "dense"]
+    data: list[list[float]]
+
+
+def _read_json(text: str, source: str) -> RawTable:
+    try:
+        table = _BiomJson.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise InputError(f"{source}: not a BIOM JSON table: {place}{': ' if place else ''}{first['msg']}") from None
+    n_asvs, n_samples = table.shape
+    if (len(table.rows), len(table.columns)) != (n_asvs, n_samples):
+        raise InputError(f"{source}: shape is {n_asvs} x {n_samples}, ids are {len(table.rows)} x {len(table.columns)}")
+    cells = _sparse_json(table, source) if table.matrix_type == "sparse" else _dense_json(table, source)
+    sample_ids, asv_ids = (tuple(entry.id for entry in axis) for axis in (table.columns, table.rows))
+    return RawTable(cells, sample_ids, asv_ids, source)
+
+
+def _sparse_json(table: _BiomJson, source: str) -> sparse.csr_array[Any, tuple[int, int]]:
+    if any(len(triple) != 3 for triple in table.data):
+        raise InputError(f"{source}: an entry of the sparse 'data' is not [ASV, sample, value]")
+    triples = np.array(table.data, dtype=np.float64).reshape(-1, 3)
+    places = triples[:, :2].astype(np.int64)
+    if ((places < 0) | (places >= table.shape)).any():
+        raise InputError(f"{source}: an entry of 'data' lies outside the {table.shape[0]} x {table.shape[1]} cells")
+    coo = sparse.coo_array((triples[:, 2], (places[:, 1], places[:, 0])), shape=table.shape[::-1])
+    return coo.tocsr()
+
+
+def _dense_json(table: _BiomJson, source: str) -> sparse.csr_array[Any, tuple[int, int]]:
+    n_asvs, n_samples = table.shape
+    if len(table.data) != n_asvs or any(len(row) != n_samples for row in table.data):
+        raise InputError(f"{source}: the dense 'data' is not {n_asvs} rows of {n_samples} values")
+    return sparse.csr_array(np.array(table.data, dtype=np.float64).reshape(n_asvs, n_samples).T)
+
+
+def _read_tsv(text: str, source: str) -> RawTable:
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    start = next((at for at, (_, line) in enumerate(lines) if "\t" in line), None)
+    if start is None:
+        raise InputError(f"{source}: neither BIOM (HDF5, JSON) nor tab-separated text")
+    header = [cell.strip() for cell in lines[start][1].rstrip("\t\r").split("\t")]
+    sample_ids = tuple(header[1:])
+    if sample_ids and sample_ids[-1].lower() in _TAXONOMY_HEADERS:
+        logger.info("%s: the last column, %s, is not read", source, sample_ids[-1])
+        sample_ids = sample_ids[:-1]
+    rows = [_tsv_row(number, line, len(header), sample_ids, source) for number, line in lines[start + 1 :]]
+    asv_ids = tuple(asv_id for asv_id, _, _ in rows)
+    places = np.concatenate([places for _, places, _ in rows] or [np.zeros(0, np.int64)])
+    values = np.concatenate([values for _, _, values in rows] or [np.zeros(0)])
+    asv = np.repeat(np.arange(len(rows)), [len(places) for _, places, _ in rows])
+    shape = (len(sample_ids), len(asv_ids))
+    return RawTable(sparse.coo_array((values, (places, asv)), shape=shape).tocsr(), sample_ids, asv_ids, source)
+
+
+def _tsv_row(
+    number: int, line: str, width: int, sample_ids: Sequence[str], source: str
+) -> tuple[str, NDArray[np.int64], NDArray[np.float64]]:
+    """ASV id, columns of the cells that are not zero, and their values."""
+    asv_id, *cells = line.split("\t")
+    if len(cells) + 1 != width:
+        raise InputError(f"{source}: line {number} has {len(cells) + 1} cells, the header has {width}")
+    try:
+        values = np.array(cells[: len(sample_ids)], dtype=np.float64)
+    except ValueError:
+        _refuse_cell(number, cells, sample_ids, source)
+    places = np.flatnonzero(values)
+    return asv_id.strip(), places, values[places]
+
+
+def _refuse_cell(number: int, cells: Sequence[str], sample_ids: Sequence[str], source: str) -> NoReturn:
+    for sample_id, cell in zip(sample_ids, cells, strict=False):
+        try:
+            float(cell)
+        except ValueError:
+            raise InputError(
+                f"{source}: line {number}, sample {sample_id}: {cell.strip()!r} is not a number; "
+                "a tab-separated feature table has a row for each ASV, a column for each sample, and counts"
+            ) from None
+    raise AssertionError("every cell is a number")

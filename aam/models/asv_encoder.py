@@ -1,0 +1,107 @@
+"""The nucleotide level: from the nucleotides of each unique ASV to one vector.
+
+Shapes: U unique ASVs of a batch, L nucleotides, P patches of p nucleotides each, M hidden nucleotides, D width,
+V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aam.config import ModelConfig
+from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE
+from aam.models.pooling import AttentionPooling
+from aam.models.transformer import Transformer
+from aam.models.types import AsvOutput
+
+
+class PatchStem(nn.Module):
+    """Embed every nucleotide, concatenate the p of a patch, project to the width, and add the position.
+
+    An embedding followed by a projection is one linear map of the one-hot nucleotides, and is computed as such.
+    """
+
+    symbols: Tensor
+
+    def __init__(self, patch: int, patches: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(patch * VOCABULARY_SIZE, width, bias=False)
+        self.position = nn.Parameter(torch.empty(patches, width))
+        self.register_buffer("symbols", torch.arange(VOCABULARY_SIZE, dtype=torch.uint8), persistent=False)
+        nn.init.normal_(self.project.weight, std=patch**-0.5)
+        nn.init.normal_(self.position, std=0.5)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Embed patches: integer [U, P, p] -> [U, P, D]."""
+        one_hot = (patches[..., None] == self.symbols).flatten(2).to(self.position.dtype)
+        embedded: Tensor = self.project(one_hot) + self.position[: patches.shape[1]]
+        return embedded
+
+
+class AsvEncoder(nn.Module):
+    """Transformer over the nucleotides of an ASV, pooled to one vector; predicts hidden nucleotides."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the level.
+
+        Args:
+            config: shape of the network.
+
+        Raises:
+            ValueError: ``max_bp`` was left open.
+        """
+        super().__init__()
+        if config.max_bp is None:
+            raise ValueError("max_bp must be resolved to the longest ASV of the study before the model is built")
+        width, self.patch = config.embedding_dim, config.nucleotide_patch
+        self.patches = -(-config.max_bp // self.patch)
+        self.chunk_size = config.asv_chunk_size
+        self.stem = PatchStem(self.patch, self.patches, width)
+        self.transformer = Transformer(config, config.nucleotide_dropout)
+        self.pooling = AttentionPooling(width, config.attention_heads)
+        self.nucleotide_head = nn.Linear(width, self.patch * VOCABULARY_SIZE)
+        nn.init.normal_(self.nucleotide_head.weight, std=0.02)
+        nn.init.zeros_(self.nucleotide_head.bias)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> AsvOutput:
+        """Encode unique ASVs, a chunk of rows at a time.
+
+        Args:
+            tokens: integer [U, L], nucleotides; padding only at the end of a row.
+            mask: bool [U, L], nucleotides to hide and predict; none of them padding.
+
+        Returns:
+            Embeddings [U, D], and logits [M, V] of the hidden nucleotides (``tokens[mask]`` are the truth) if there is
+            a mask. Neither depends on the chunk size, on other ASVs, or on padding.
+
+        Raises:
+            ValueError: the ASVs are longer than the model reads.
+        """
+        if tokens.shape[1] > self.patches * self.patch:
+            raise ValueError(f"{tokens.shape[1]} nucleotides given, the model reads {self.patches * self.patch}")
+        if mask is None:
+            embeddings = [self._embed(self._patches(chunk, PAD))[0] for chunk in torch.split(tokens, self.chunk_size)]
+            return AsvOutput(torch.cat(embeddings), None)
+        chunks = zip(torch.split(tokens, self.chunk_size), torch.split(mask, self.chunk_size), strict=True)
+        outputs = [self._embed_and_predict(chunk, hidden) for chunk, hidden in chunks]
+        return AsvOutput(torch.cat([row for row, _ in outputs]), torch.cat([logits for _, logits in outputs]))
+
+    def _embed_and_predict(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        embedding, encoded = self._embed(self._patches(tokens.masked_fill(mask, MASK), PAD))
+        hidden = self._patches(mask, False)[:, : encoded.shape[1]].flatten(0, 1)
+        affected = hidden.any(dim=1).nonzero().squeeze(1)
+        logits = self.nucleotide_head(encoded.flatten(0, 1).index_select(0, affected))
+        return embedding, logits.view(-1, VOCABULARY_SIZE)[hidden[affected].flatten()]
+
+    def _embed(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode one chunk: integer [U, P, p] -> [U, D] and [U, P', D], P' the patches of its longest ASV."""
+        present = patches[:, :, 0] != PAD
+        shortest, longest = torch.stack(present.sum(dim=1).aminmax()).tolist()
+        padding = None if shortest == longest else ~present[:, :longest]
+        encoded = self.transformer(self.stem(patches[:, :longest]), padding)
+        return self.pooling(encoded, padding), encoded
+
+    def _patches(self, values: Tensor, fill: int) -> Tensor:
+        """Cut rows into patches: [U, L] -> [U, P, p]."""
+        whole = functional.pad(values, (0, -values.shape[1] % self.patch), value=fill)
+        return whole.view(len(values), -1, self.patch)

@@ -1,0 +1,47 @@
+"""Heads that predict from sample embeddings and from the ASVs of a sample.
+
+Shapes: B samples, S ASVs in a sample, D width, K outputs.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from aam.config import TargetConfig
+
+
+class TargetHead(nn.Module):
+    """Predicts a metadata column from the sample embedding: a linear map, after hidden layers if asked for."""
+
+    def __init__(self, width: int, outputs: int, config: TargetConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        widths = (width, *config.regressor_hidden_dims)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.GELU()]
+        if config.regressor_dropout:
+            layers.append(nn.Dropout(config.regressor_dropout))
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(widths[-1], outputs)
+        # first predictions near zero: the mean of a standardized target, equal odds of all classes
+        nn.init.normal_(self.output.weight, std=0.1 * widths[-1] ** -0.5)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, sample_embedding: Tensor) -> Tensor:
+        """Predict: [B, D] -> [B, K]."""
+        prediction: Tensor = self.output(self.hidden(self.norm(sample_embedding)))
+        return prediction
+
+
+class CountHead(nn.Module):
+    """Predicts the log relative abundance of each ASV from its context in the sample."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(width, 1)
+
+    def forward(self, asv_context: Tensor) -> Tensor:
+        """Predict: [B, S, D] -> [B, S]."""
+        log_abundance: Tensor = self.output(asv_context).squeeze(-1)
+        return log_abundance

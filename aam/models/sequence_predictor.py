@@ -1,0 +1,57 @@
+"""The fine-tuning model: `SequenceEncoder` with heads for a metadata column and for hidden abundances.
+
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, D width, K outputs.
+"""
+
+from torch import Tensor, nn
+
+from aam.config import TargetConfig
+from aam.models.heads import CountHead, TargetHead
+from aam.models.sequence_encoder import SequenceEncoder
+from aam.models.types import PredictorOutput
+
+
+class SequencePredictor(nn.Module):
+    """Predicts a number or the classes of a metadata column."""
+
+    def __init__(self, encoder: SequenceEncoder, outputs: int, config: TargetConfig) -> None:
+        """Compose the model; weights of the heads are drawn from torch's global generator.
+
+        Args:
+            encoder: pretrained or new.
+            outputs: numbers to predict, or classes.
+            config: shape of the target head; there is a count head if its loss has a weight.
+        """
+        super().__init__()
+        width = encoder.config.embedding_dim
+        self.encoder = encoder
+        self.target_head = TargetHead(width, outputs, config)
+        self.count_head = CountHead(width) if config.count_weight > 0 else None
+
+    def forward(
+        self, tokens: Tensor, slot: Tensor, count: Tensor, hidden_count: Tensor | None = None
+    ) -> PredictorOutput:
+        """Predict for a batch.
+
+        Args:
+            tokens: integer [U, L], nucleotides of the unique ASVs, padding at the end.
+            slot: int64 [B, S], which of the U each ASV of a sample is.
+            count: int [B, S], reads; 0 marks padding.
+            hidden_count: bool [B, S], ASVs whose abundance is concealed and predicted.
+
+        Raises:
+            ValueError: abundances are hidden, and there is no head to predict them.
+        """
+        return self.predict_samples(self.encoder.embed_asvs(tokens), slot, count, hidden_count)
+
+    def predict_samples(
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, hidden_count: Tensor | None = None
+    ) -> PredictorOutput:
+        """Predict from ASVs that are embedded already: [U, D] in place of their nucleotides; see `forward`."""
+        if hidden_count is None:
+            embedding = self.encoder.embed_samples(asv_embedding, slot, count)
+            return PredictorOutput(self.target_head(embedding), embedding, None)
+        if self.count_head is None:
+            raise ValueError("hidden_count needs a model built with count_weight > 0")
+        embedding, context = self.encoder.encode_samples(asv_embedding, slot, count, hidden_count, return_context=True)
+        return PredictorOutput(self.target_head(embedding), embedding, self.count_head(context))

@@ -1,0 +1,134 @@
+"""Pre-norm transformer blocks, used by both levels.
+
+Shapes: R rows (ASVs or samples), N positions (patches of nucleotides, or ASVs), H heads, D width.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+from aam.config import AttnImplementation, ModelConfig
+
+
+def attention_kernel(implementation: AttnImplementation, masked: bool) -> AbstractContextManager[object]:
+    """Context in which `scaled_dot_product_attention` uses the kernel that was asked for.
+
+    The flash kernel of CUDA takes no mask, so masked attention may use the memory-efficient one in its place.
+
+    Args:
+        implementation: the kernel; ``sdpa`` leaves the choice to PyTorch.
+        masked: whether a mask is passed.
+    """
+    match implementation:
+        case "flash":
+            backends = [SDPBackend.FLASH_ATTENTION] + masked * [SDPBackend.EFFICIENT_ATTENTION]
+        case "mem_efficient":
+            backends = [SDPBackend.EFFICIENT_ATTENTION]
+        case "math":
+            backends = [SDPBackend.MATH]
+        case "sdpa":
+            return nullcontext()
+    return sdpa_kernel(backends)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017) with one fused projection; no dropout of attention weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.attention_heads
+        self.implementation = config.attn_implementation
+        self.qkv = nn.Linear(config.embedding_dim, 3 * config.embedding_dim, bias=False)
+        self.output = nn.Linear(config.embedding_dim, config.embedding_dim, bias=False)
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """Mix positions: [R, N, D] -> [R, N, D]; ``attend``: bool [R, 1, 1, N], False where padding."""
+        qkv = self.qkv(x)
+        if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16:
+            # the backward pass of the fused CPU kernel is up to five times slower in bfloat16 than in float32
+            qkv = qkv.float()
+        # heads are views: the kernels read the strides of the fused projection
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
+        kernel = attention_kernel(self.implementation, masked=attend is not None)
+        with torch.autocast(qkv.device.type, enabled=False), kernel:
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attend)
+        projected: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between them: [..., D] -> [..., D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = config.feedforward_ratio * config.embedding_dim
+        self.expand = nn.Linear(config.embedding_dim, hidden, bias=False)
+        self.contract = nn.Linear(hidden, config.embedding_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position by itself."""
+        contracted: Tensor = self.contract(functional.gelu(self.expand(x)))
+        return contracted
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block (Xiong et al. 2020); its linear maps have no bias, the norms before them do."""
+
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.embedding_dim)
+        self.attention = SelfAttention(config)
+        self.feedforward_norm = nn.LayerNorm(config.embedding_dim)
+        self.feedforward = FeedForward(config)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """Attention, then feed-forward, each added to its input: [R, N, D] -> [R, N, D]."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), attend))
+        transformed: Tensor = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        return transformed
+
+
+class Transformer(nn.Module):
+    """A stack of blocks and a final norm."""
+
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.attention_layers))
+        self.norm = nn.LayerNorm(config.embedding_dim)
+        self.gradient_checkpointing = config.gradient_checkpointing
+        self.dropout = dropout
+        self._initialise(config.attention_layers)
+
+    def _initialise(self, layers: int) -> None:
+        """Draw weights that keep the variance, the residual branches scaled down with depth (Radford et al. 2019)."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                residual = name.endswith(("output.weight", "contract.weight"))
+                gain = (2 * layers) ** -0.5 if residual else 1.0
+                nn.init.normal_(parameter, std=gain * parameter.shape[1] ** -0.5)
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """Encode sets or sequences.
+
+        Args:
+            x: [R, N, D].
+            padding: bool [R, N], True where a position is padding and must not be attended to; None where there is
+                none, which is faster.
+
+        Returns:
+            [R, N, D]; arbitrary but finite where padding.
+        """
+        attend = None if padding is None else ~padding[:, None, None, :]
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                # block by block: a checkpoint around the whole stack would save no peak memory
+                x = checkpoint(block, x, attend, use_reentrant=False, preserve_rng_state=self.dropout > 0)
+            else:
+                x = block(x, attend)
+        normed: Tensor = self.norm(x)
+        return normed

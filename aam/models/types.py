@@ -1,0 +1,52 @@
+"""What the models return.
+
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, M hidden nucleotides, D width, V vocabulary, K outputs.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class AsvOutput(NamedTuple):
+    """What the nucleotide level returns."""
+
+    embedding: Tensor
+    """[U, D], one vector for each unique ASV."""
+    nucleotide_logits: Tensor | None
+    """[M, V] at the hidden nucleotides, in row-major order of the mask; None where nothing was hidden."""
+
+
+class SampleOutput(NamedTuple):
+    """What the sample level returns."""
+
+    embedding: Tensor
+    """[B, D], one vector for each sample."""
+    asv_context: Tensor | None
+    """[B, S, D], each ASV in the light of its sample; None unless asked for."""
+
+
+class EncoderOutput(NamedTuple):
+    """What `SequenceEncoder` returns."""
+
+    sample_embedding: Tensor
+    """[B, D]."""
+    z: Tensor
+    """[B, D], the embedding divided by the learned scale: all that the distance between two samples depends on."""
+    nucleotide_logits: Tensor | None
+    """[M, V] at the hidden nucleotides, in row-major order of the mask; None where nothing was hidden."""
+    asv_embedding: Tensor
+    """[U, D]."""
+    faith_pd: Tensor | None
+    """[B], predicted Faith's PD; None without that head."""
+
+
+class PredictorOutput(NamedTuple):
+    """What `SequencePredictor` returns."""
+
+    prediction: Tensor
+    """[B, K], the target on its transformed scale, or the logits of the classes."""
+    sample_embedding: Tensor
+    """[B, D]."""
+    counts: Tensor | None
+    """[B, S], predicted log relative abundances; None where no abundance was hidden."""

@@ -1,0 +1,41 @@
+"""Where and how precisely the model computes."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from aam.config import RuntimeConfig
+from aam.errors import InputError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device and precision of a run."""
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    """Type of autocast; None computes in float32."""
+
+    @classmethod
+    def of(cls, device: torch.device, config: RuntimeConfig) -> "Compute":
+        """Take the precision from the config.
+
+        Raises:
+            InputError: fp16 on a CPU, where small gradients are lost and nothing is gained.
+        """
+        if config.mixed_precision == "fp16" and device.type == "cpu":
+            raise InputError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or none")
+        torch.backends.cuda.matmul.allow_tf32 = config.tf32
+        torch.backends.cudnn.allow_tf32 = config.tf32
+        return cls(device, _DTYPES.get(config.mixed_precision))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context in which the model's forward pass runs."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scaler of the loss, which does something for fp16 alone."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)

@@ -1,0 +1,36 @@
+"""Which nucleotides are hidden: a function of (seed, step, ASV), so two ranks that hold the same ASV agree."""
+
+import torch
+from torch import Tensor
+
+from aam.config import MaskConfig
+from aam.data.addressed import address_hash, uniforms
+from aam.data.sequences import PAD
+
+
+def hidden_nucleotides(tokens: Tensor, keys: Tensor, config: MaskConfig, seed: int, step: int | str) -> Tensor:
+    """Choose the nucleotides to hide.
+
+    Args:
+        tokens: uint8 [U, L], the nucleotides; padding is never hidden.
+        keys: int64 [U], address of each ASV.
+        config: share, strategy, and length of the stretches.
+        seed: seed of the run.
+        step: number of the optimizer step; a word for masks that stay the same, as in validation.
+
+    Returns:
+        bool [U, L]. Stretches start at each nucleotide with the probability that makes the expected share
+        ``nuc_mask_ratio``; they may overlap.
+    """
+    span = config.nuc_mask_span if config.nuc_mask_strategy == "span" else 1
+    start_probability = 1 - (1 - config.nuc_mask_ratio) ** (1 / span)
+    # a stretch may start before the first nucleotide, so that the first ones are hidden as often as the others
+    length = tokens.shape[1] + span - 1
+    starts = uniforms(address_hash(seed, "hide", step), keys, length) < start_probability
+    return _spread(starts, span) & (tokens != PAD)
+
+
+def _spread(starts: Tensor, span: int) -> Tensor:
+    """Mark every position covered by a stretch: bool [U, L + span - 1] -> bool [U, L]."""
+    begun = torch.nn.functional.pad(starts.to(torch.int32).cumsum(1), (1, 0))
+    return begun[:, span:] > begun[:, :-span]

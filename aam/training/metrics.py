@@ -1,0 +1,246 @@
+"""Metrics over all samples of a validation, in float64, however the samples came in batches.
+
+Each class takes batches through `update` and gives plain floats through `compute`. A metric that the data leave
+undefined (the correlation with a constant, the AUROC of one class) is None there, never 0; with nothing seen yet, all
+are None. Moments of batches are merged, never averaged, so the batch size changes nothing beyond rounding.
+
+Shapes: B samples, K classes, M masked nucleotides, V vocabulary.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class PairedMoments:
+    """Moments of predictions and truth up to the second order; `+` merges two sets of values.
+
+    The merge is the pairwise update of Chan, Golub & LeVeque (1983), which does not cancel where the spread is small
+    against the mean.
+    """
+
+    count: float = 0.0
+    predicted_mean: float = 0.0
+    true_mean: float = 0.0
+    predicted_square: float = 0.0
+    """Sum of squared deviations of the predictions from their mean."""
+    true_square: float = 0.0
+    product: float = 0.0
+    """Sum of products of both deviations."""
+    squared_error: float = 0.0
+    absolute_error: float = 0.0
+
+    @classmethod
+    def of(cls, predicted: Tensor, true: Tensor) -> "PairedMoments":
+        """Moments of one batch of pairs of values, of any equal shape."""
+        if predicted.shape != true.shape:
+            raise ValueError(f"predictions are {tuple(predicted.shape)}, truth is {tuple(true.shape)}")
+        if predicted.numel() == 0:
+            return cls()
+        x, y = predicted.detach().double().flatten(), true.detach().double().flatten()
+        x_mean, y_mean = x.mean(), y.mean()
+        dx, dy, error = x - x_mean, y - y_mean, x - y
+        sums = torch.stack([x_mean, y_mean, dx @ dx, dy @ dy, dx @ dy, error @ error, error.abs().sum()])
+        return cls(float(x.numel()), *sums.tolist())
+
+    def __add__(self, other: "PairedMoments") -> "PairedMoments":
+        count = self.count + other.count
+        if count == 0:
+            return self
+        dx, dy = other.predicted_mean - self.predicted_mean, other.true_mean - self.true_mean
+        share = other.count / count
+        between = self.count * share
+        return PairedMoments(
+            count=count,
+            predicted_mean=self.predicted_mean + dx * share,
+            true_mean=self.true_mean + dy * share,
+            predicted_square=self.predicted_square + other.predicted_square + dx * dx * between,
+            true_square=self.true_square + other.true_square + dy * dy * between,
+            product=self.product + other.product + dx * dy * between,
+            squared_error=self.squared_error + other.squared_error,
+            absolute_error=self.absolute_error + other.absolute_error,
+        )
+
+    @property
+    def pearson(self) -> float | None:
+        """Pearson correlation; None where either side is constant."""
+        if _is_constant(self.predicted_square, self.predicted_mean, self.count) or self._true_is_constant:
+            return None
+        return self.product / math.sqrt(self.predicted_square * self.true_square)
+
+    @property
+    def r2(self) -> float | None:
+        """Share of the variance of the truth that is explained; None where the truth is constant."""
+        return None if self._true_is_constant else 1 - self.squared_error / self.true_square
+
+    @property
+    def mae(self) -> float | None:
+        """Mean absolute error."""
+        return self.absolute_error / self.count if self.count else None
+
+    @property
+    def rmse(self) -> float | None:
+        """Root of the mean squared error."""
+        return math.sqrt(self.squared_error / self.count) if self.count else None
+
+    @property
+    def predicted_std(self) -> float | None:
+        """Standard deviation of the predictions (population formula)."""
+        return math.sqrt(self.predicted_square / self.count) if self.count else None
+
+    @property
+    def true_std(self) -> float | None:
+        """Standard deviation of the truth (population formula)."""
+        return math.sqrt(self.true_square / self.count) if self.count else None
+
+    @property
+    def std_ratio(self) -> float | None:
+        """Spread of the predictions over that of the truth, 0 when they have collapsed; None for a constant truth."""
+        return None if self._true_is_constant else math.sqrt(self.predicted_square / self.true_square)
+
+    @property
+    def _true_is_constant(self) -> bool:
+        return _is_constant(self.true_square, self.true_mean, self.count)
+
+
+def _is_constant(square: float, mean: float, count: float) -> bool:
+    """Whether a sum of squared deviations is no more than the rounding of equal values."""
+    return square <= count * (4 * sys.float_info.epsilon * mean) ** 2
+
+
+class DistanceMetrics:
+    """Predicted against true distances, over pairs of samples."""
+
+    def __init__(self) -> None:
+        self.moments = PairedMoments()
+
+    def update(self, predicted: Tensor, true: Tensor) -> None:
+        """Add pairs: two tensors of one shape, each pair of samples once."""
+        self.moments += PairedMoments.of(predicted, true)
+
+    def compute(self) -> Metrics:
+        """Give pearson, r2, mae, pred_std, true_std and std_ratio."""
+        moments = self.moments
+        return {
+            "pearson": moments.pearson,
+            "r2": moments.r2,
+            "mae": moments.mae,
+            "pred_std": moments.predicted_std,
+            "true_std": moments.true_std,
+            "std_ratio": moments.std_ratio,
+        }
+
+
+class RegressionMetrics:
+    """Predicted against true values of a metadata column, in the column's own unit."""
+
+    def __init__(self) -> None:
+        self.moments = PairedMoments()
+
+    def update(self, predicted: Tensor, true: Tensor) -> None:
+        """Add samples: two tensors of one shape."""
+        self.moments += PairedMoments.of(predicted, true)
+
+    def compute(self) -> Metrics:
+        """Give r2, mae, rmse and pearson."""
+        moments = self.moments
+        return {"r2": moments.r2, "mae": moments.mae, "rmse": moments.rmse, "pearson": moments.pearson}
+
+
+class ClassificationMetrics:
+    """Class probabilities against true classes; keeps all probabilities, 8 K bytes a sample."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self._probabilities: list[NDArray[np.float64]] = []
+        self._true: list[NDArray[np.int64]] = []
+
+    def update(self, probabilities: Tensor, true: Tensor) -> None:
+        """Add samples.
+
+        Args:
+            probabilities: [B, K], each row summing to 1; the predicted class is the largest.
+            true: class indices [B].
+        """
+        if probabilities.shape != (len(true), self.classes):
+            raise ValueError(f"probabilities are {tuple(probabilities.shape)}, expected ({len(true)}, {self.classes})")
+        self._probabilities.append(probabilities.detach().double().cpu().numpy())
+        self._true.append(true.detach().long().cpu().numpy())
+
+    def compute(self) -> Metrics:
+        """Give accuracy, balanced_accuracy, macro_f1, log_loss and auroc.
+
+        balanced_accuracy is the mean recall of the classes that occur in the truth, macro_f1 the mean F1 of those that
+        occur in the truth or the predictions, auroc the mean over the classes of one class against the rest, of those
+        that have samples on both sides.
+        """
+        if not sum(map(len, self._true)):
+            return dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc"))
+        probabilities, true = np.concatenate(self._probabilities), np.concatenate(self._true)
+        confusion = np.zeros((self.classes, self.classes), dtype=np.int64)
+        np.add.at(confusion, (true, probabilities.argmax(axis=1)), 1)
+        hits, truths, predictions = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+        seen = truths + predictions > 0
+        own = probabilities[np.arange(len(true)), true]
+        return {
+            "accuracy": float(hits.sum() / truths.sum()),
+            "balanced_accuracy": float(np.mean(hits[truths > 0] / truths[truths > 0])),
+            "macro_f1": float(np.mean(2 * hits[seen] / (truths + predictions)[seen])),
+            "log_loss": float(-np.log(np.maximum(own, sys.float_info.epsilon)).mean()),
+            "auroc": _macro_auroc(probabilities, true),
+        }
+
+
+def _macro_auroc(probabilities: NDArray[np.float64], true: NDArray[np.int64]) -> float | None:
+    """Mean of the classes' AUROC, each from the ranks of its probabilities (Mann-Whitney U)."""
+    areas = []
+    for index in range(probabilities.shape[1]):
+        positive = true == index
+        inside, outside = int(positive.sum()), int((~positive).sum())
+        if inside and outside:
+            ranks = rankdata(probabilities[:, index])
+            areas.append((ranks[positive].sum() - inside * (inside + 1) / 2) / (inside * outside))
+    return float(np.mean(areas)) if areas else None
+
+
+class NucleotideMetrics:
+    """Accuracy of the masked nucleotides."""
+
+    def __init__(self) -> None:
+        self._hits = 0.0
+        self._total = 0.0
+
+    def update(self, logits: Tensor, true: Tensor, weight: Tensor | None = None) -> None:
+        """Add masked nucleotides.
+
+        Args:
+            logits: [M, V]; the predicted nucleotide is the largest.
+            true: [M], the hidden tokens.
+            weight: [M], such as the occurrences of the ASV; each counts once by default.
+        """
+        hit = (logits.detach().argmax(dim=-1) == true).double()
+        weight = torch.ones_like(hit) if weight is None else weight.detach().double()
+        hits, total = torch.stack([hit @ weight, weight.sum()]).tolist()
+        self._hits += hits
+        self._total += total
+
+    def compute(self) -> Metrics:
+        """Give accuracy, None where nothing was masked."""
+        return {"accuracy": self._hits / self._total if self._total else None}
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a larger value of a metric, such as ``val/r2``, is a better one."""
+    return name.rsplit("/", 1)[-1].removeprefix("unifrac_").removeprefix("nucleotide_") in _HIGHER_IS_BETTER
+
+
+_HIGHER_IS_BETTER = {"pearson", "r2", "accuracy", "balanced_accuracy", "macro_f1", "auroc"}

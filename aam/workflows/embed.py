@@ -1,0 +1,52 @@
+"""`aam embed`: sample and ASV embeddings for other tools."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from aam.config import EmbedConfig, RuntimeConfig
+from aam.data.study import Study, load_study
+from aam.training.compute import Compute
+from aam.training.distributed import setup_distributed
+from aam.training.inference import embed_asvs, embed_samples
+from aam.workflows.predict import study_batches, with_left_out
+from aam.workflows.restore import Restored, restore
+from aam.workflows.tables import check_output, write_table
+
+
+def embed(config: EmbedConfig) -> None:
+    """Write the embedding of every sample, and of every ASV if asked for.
+
+    Raises:
+        InputError: a file or an option is wrong; nothing has been written then.
+    """
+    paths = [path for path in (config.inference.output, config.asvs.asv) if path is not None]
+    for path in paths:
+        check_output(path)
+    trained = restore(config.trained.checkpoint)
+    study = load_study(config.inputs, trained.config.sampling)
+    samples = embed_study(trained, study, config.inference.batch_size, config.runtime)
+    write_table(with_left_out(samples, study), config.inference.output)
+    if config.asvs.asv is not None:
+        write_table(embed_study_asvs(trained, study, config.runtime), config.asvs.asv)
+
+
+def embed_study(trained: Restored, study: Study, batch_size: int, runtime: RuntimeConfig) -> pd.DataFrame:
+    """Embed every sample of a study, in its order: one column for each dimension."""
+    compute = Compute.of(setup_distributed(runtime.device).device, runtime)
+    batches, nucleotides = study_batches(trained, study, batch_size, compute)
+    encoder = trained.encoder.to(compute.device)
+    rows = [row.float().cpu() for _, row in embed_samples(encoder, nucleotides, batches, compute, runtime.num_workers)]
+    return _frame(torch.cat(rows), pd.Index(study.table.sample_ids, name="sample_id"))
+
+
+def embed_study_asvs(trained: Restored, study: Study, runtime: RuntimeConfig) -> pd.DataFrame:
+    """Embed every ASV of a study, in its order: one column for each dimension."""
+    compute = Compute.of(setup_distributed(runtime.device).device, runtime)
+    _, nucleotides = study_batches(trained, study, 1, compute)
+    rows = embed_asvs(trained.encoder.to(compute.device), nucleotides, np.arange(study.table.n_asvs), compute)
+    return _frame(rows.float().cpu(), pd.Index(study.table.asv_ids, name="asv_id"))
+
+
+def _frame(rows: torch.Tensor, index: "pd.Index[str]") -> pd.DataFrame:
+    return pd.DataFrame(rows.numpy(), index=index, columns=[f"dim_{i}" for i in range(rows.shape[1])])

@@ -1,0 +1,103 @@
+"""The part that pretraining and fine-tuning share: from a prepared run to a trained output folder."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aam.config import PretrainConfig, TrainConfig
+from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
+from aam.data.rarefaction import SampleDraws
+from aam.data.splits import Split, write_split
+from aam.data.study import Study
+from aam.training.checkpoint import CheckpointStore, Kind, read_checkpoint
+from aam.training.compute import Compute
+from aam.training.monitor import Monitor
+from aam.training.objective import Objective
+from aam.training.trainer import Identity, Trainer
+from aam.workflows.folder import open_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A study as tensors: what any objective of a run is made of."""
+
+    study: Study
+    split: Split
+    nucleotides: Tensor
+    """uint8 [ASVs, L], on the device."""
+    draws: SampleDraws
+    compute: Compute
+
+    def held_out(self, batch_size: int) -> FixedBatches:
+        """The validation samples, in order."""
+        return FixedBatches(self.draws, self.split.val, batch_size)
+
+    def sampler(self, config: PretrainConfig | TrainConfig) -> AddressedSampler:
+        """Plan the steps of the whole run over the training samples."""
+        optim = config.optim
+        return AddressedSampler(
+            self.split.train, optim.batch_size, optim.accumulation_steps, optim.epochs, config.runtime.seed
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run that is ready for its first step; nothing is written yet."""
+
+    kind: Kind
+    config: PretrainConfig | TrainConfig
+    """As given, but for the model's shape, which is resolved."""
+    material: Material
+    model: nn.Module
+    objective: Objective
+    dataset: StepDataset
+    documents: dict[str, Any]
+    """What a checkpoint needs besides config and weights."""
+
+    def trainer(self, store: CheckpointStore, monitor: Monitor) -> Trainer:
+        """Make the trainer of this run."""
+        identity = Identity(
+            self.kind, self.config.model_dump(mode="json"), self.documents, self.material.study.fingerprint()
+        )
+        data = (self.material.sampler(self.config), self.dataset)
+        return Trainer(self.model, self.objective, data, self.config, self.material.compute, (store, identity), monitor)
+
+
+def gather_material(study: Study, split: Split, config: PretrainConfig | TrainConfig, compute: Compute) -> Material:
+    """Bring a study to the device."""
+    tokens = study.nucleotides(config.model.max_bp)
+    draws = SampleDraws(study.table, config.sampling, config.runtime.seed)
+    return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
+
+
+def fit(run: Run, asked: PretrainConfig | TrainConfig) -> Path:
+    """Train, or continue a run, and leave the model with its best weights.
+
+    Args:
+        run: what to train.
+        asked: the options as the user gave them, which the output folder keeps.
+
+    Returns:
+        The output folder.
+    """
+    folder = open_folder(asked, asked.output)
+    store = CheckpointStore(folder / "checkpoints")
+    write_split(folder / "split.tsv", run.material.split, run.material.study.table.sample_ids)
+    last = store.last() if asked.output.resume else None
+    state = read_checkpoint(last, with_state=True).state if last is not None else None
+    resumed = state["progress"]["step"] if state is not None else None
+    with Monitor(len(run.material.sampler(run.config)), folder, resumed) as monitor:
+        trainer = run.trainer(store, monitor)
+        if last is not None:
+            trainer.load_checkpoint(last)
+            logger.info("resumed at step %d", trainer.progress.step)
+        trainer.fit()
+    run.model.load_state_dict(read_checkpoint(folder).model)
+    logger.info("best %s: %s at step %s", trainer.best_metric, trainer.progress.best, trainer.progress.best_step)
+    return folder

@@ -1,0 +1,64 @@
+"""`aam predict`: apply a fine-tuned model to samples."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from aam.config import PredictConfig, RuntimeConfig
+from aam.data.dataset import FixedBatches
+from aam.data.rarefaction import SampleDraws
+from aam.data.study import Study, load_study
+from aam.errors import InputError
+from aam.training.compute import Compute
+from aam.training.distributed import setup_distributed
+from aam.training.target_objective import predict_outputs
+from aam.workflows.restore import Restored, restore
+from aam.workflows.tables import check_output, write_table
+
+
+def predict(config: PredictConfig) -> None:
+    """Predict the samples of a table with a trained model and write one row for each.
+
+    Raises:
+        InputError: a file or an option is wrong; nothing has been written then.
+    """
+    check_output(config.inference.output)
+    trained = restore(config.trained.checkpoint)
+    if trained.target is None:
+        raise InputError(
+            f"--checkpoint {config.trained.checkpoint} is a pretrained encoder and predicts no column: "
+            "fine-tune it with `aam train`, or use `aam embed`"
+        )
+    study = load_study(config.inputs, trained.config.sampling)
+    predictions = predict_study(trained, study, config.inference.batch_size, config.runtime)
+    write_table(with_left_out(predictions, study), config.inference.output)
+
+
+def predict_study(trained: Restored, study: Study, batch_size: int, runtime: RuntimeConfig) -> pd.DataFrame:
+    """Predict every sample of a study, in its order; columns as of `TargetColumn.decode`."""
+    assert trained.predictor is not None
+    assert trained.target is not None
+    compute = Compute.of(setup_distributed(runtime.device).device, runtime)
+    batches, nucleotides = study_batches(trained, study, batch_size, compute)
+    predictor = trained.predictor.to(compute.device)
+    outputs = predict_outputs(predictor, nucleotides, batches, compute, runtime.num_workers)
+    return trained.target.decode(outputs, study.table.sample_ids)
+
+
+def study_batches(
+    trained: Restored, study: Study, batch_size: int, compute: Compute
+) -> tuple[FixedBatches, torch.Tensor]:
+    """All samples of a study as the model's validation drew them, and the nucleotides on the device."""
+    draws = SampleDraws(study.table, trained.config.sampling, trained.config.runtime.seed)
+    longest = trained.config.model.max_bp
+    assert longest is not None
+    nucleotides = torch.from_numpy(study.nucleotides(longest)).to(compute.device)
+    return FixedBatches(draws, np.arange(study.table.n_samples), batch_size), nucleotides
+
+
+def with_left_out(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Add a row for every sample that could not be used, its values empty and the reason in the column ``note``."""
+    assert study.left_out is not None
+    notes = study.left_out.set_index("sample_id").rename(columns={"reason": "note"})
+    table = pd.concat([predictions.assign(note=""), notes])
+    return table.rename_axis("sample_id")

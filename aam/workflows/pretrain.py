@@ -1,0 +1,83 @@
+"""`aam pretrain`: learn to encode ASVs and samples without labels."""
+
+from pathlib import Path
+
+import torch
+
+from aam.config import PretrainConfig
+from aam.data.dataset import StepDataset
+from aam.data.splits import split_samples
+from aam.data.study import Study, load_study
+from aam.errors import InputError
+from aam.evaluation.distances import write_distance_report
+from aam.training.compute import Compute
+from aam.training.distributed import setup_distributed
+from aam.training.objective import PretrainObjective
+from aam.workflows.fit import Run, fit, gather_material
+from aam.workflows.folder import check_folder
+from aam.workflows.restore import build_encoder
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Pretrain on the files that the config names and write the output folder.
+
+    Raises:
+        InputError: a file or an option is wrong; nothing has been written then.
+    """
+    check_folder(config, config.output)
+    pretrain_study(load_pretraining_study(config), config)
+
+
+def load_pretraining_study(config: PretrainConfig) -> Study:
+    """Read the study; the distances to learn need a tree or a matrix.
+
+    Raises:
+        InputError: a file is missing or wrong.
+    """
+    inputs, losses = config.inputs, config.losses
+    if losses.unifrac_weight > 0 and inputs.tree is None and inputs.unifrac_matrix is None:
+        raise InputError("distances are learned from a tree: give --tree (or --unifrac-matrix, or --unifrac-weight 0)")
+    if losses.faith_pd_weight > 0 and (inputs.tree is None or inputs.unifrac_matrix is not None):
+        raise InputError("--faith-pd-weight: Faith's PD is computed from --tree (without --unifrac-matrix)")
+    return load_study(inputs, config.sampling, config.unifrac)
+
+
+def pretrain_study(study: Study, config: PretrainConfig) -> tuple[Run, Path]:
+    """Pretrain on a study that is loaded already; returns the run, with its best weights, and the output folder."""
+    run = prepare_pretraining(study, config)
+    folder = fit(run, config)
+    assert isinstance(run.objective, PretrainObjective)
+    if config.losses.unifrac_weight > 0:
+        write_distance_report(run.objective, folder)
+    return run, folder
+
+
+def prepare_pretraining(study: Study, config: PretrainConfig) -> Run:
+    """Split the samples and build model, data and objective; nothing is written.
+
+    Raises:
+        InputError: a side of the split has too few samples, or the device is not there.
+    """
+    split = split_samples(study.table.sample_ids, study.metadata, config.split, config.runtime.seed)
+    if min(len(split.train), len(split.val)) < 2:
+        raise InputError(
+            f"pretraining compares samples: {len(split.train)} to train on and {len(split.val)} to validate are too "
+            "few (at least 2 each); use more samples or another --test-size"
+        )
+    compute = Compute.of(setup_distributed(config.runtime.device).device, config.runtime)
+    material = gather_material(study, split, config, compute)
+    model_config = config.model.model_copy(update={"max_bp": material.nucleotides.shape[1]})
+    config = config.model_copy(update={"model": model_config})
+    learns_distances, learns_faith_pd = config.losses.unifrac_weight > 0, config.losses.faith_pd_weight > 0
+    source = study.distance_source(config.unifrac) if learns_distances or learns_faith_pd else None
+    model = build_encoder(config).to(compute.device)
+    objective = PretrainObjective(
+        model,
+        material.nucleotides,
+        torch.from_numpy(study.asv_keys).to(compute.device),
+        config,
+        compute,
+        (material.held_out(config.optim.batch_size), source),
+    )
+    dataset = StepDataset(material.draws, source if learns_distances else None, study.tree if learns_faith_pd else None)
+    return Run("pretrain", config, material, model, objective, dataset, {})

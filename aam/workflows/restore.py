@@ -1,0 +1,85 @@
+"""Models from configs and from checkpoints, with nothing else at hand."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from aam.config import FinetuneConfig, ModelConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.data.target_column import TargetColumn
+from aam.errors import InputError
+from aam.models.sequence_encoder import SequenceEncoder
+from aam.models.sequence_predictor import SequencePredictor
+from aam.training.checkpoint import Checkpoint, read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+SHAPE = ("embedding_dim", "attention_heads", "attention_layers", "feedforward_ratio", "nucleotide_patch")
+"""Options of the model that pretrained weights fix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A trained model and what it was trained with."""
+
+    config: PretrainConfig | TrainConfig
+    encoder: SequenceEncoder
+    predictor: SequencePredictor | None
+    target: TargetColumn | None
+
+
+def build_encoder(config: PretrainConfig) -> SequenceEncoder:
+    """Build the pretraining model of a config, its weights drawn from the config's seed."""
+    torch.manual_seed(config.runtime.seed)
+    unbounded = config.unifrac.unifrac_metric == "weighted_unifrac"
+    return SequenceEncoder(config.model, faith_pd=config.losses.faith_pd_weight > 0, unbounded=unbounded)
+
+
+def build_predictor(config: TrainConfig, outputs: int) -> SequencePredictor:
+    """Build the fine-tuning model of a config, its weights drawn from the config's seed."""
+    torch.manual_seed(config.runtime.seed)
+    return SequencePredictor(SequenceEncoder(config.model), outputs, config.target)
+
+
+def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> None:
+    """Copy the weights of a pretrained encoder; its head for Faith's PD is left behind."""
+    weights = {name: value for name, value in checkpoint.model.items() if not name.startswith("faith_pd_head.")}
+    predictor.encoder.load_state_dict(weights)
+
+
+def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: FinetuneConfig) -> ModelConfig:
+    """The model section for fine-tuning: the shape of the pretrained encoder, the rest as asked.
+
+    Raises:
+        InputError: the user asked for another shape than the pretrained one.
+    """
+    pretrained = PretrainConfig.model_validate(checkpoint.config).model
+    clashes = [
+        f"--{name.replace('_', '-')} {getattr(asked, name)} (pretrained with {getattr(pretrained, name)})"
+        for name in (*SHAPE, "max_bp")
+        if name in asked.model_fields_set and getattr(asked, name) != getattr(pretrained, name)
+    ]
+    if clashes:
+        raise InputError(f"--pretrained-encoder {finetune.pretrained_encoder} fixes {', '.join(clashes)}: leave it out")
+    return asked.model_copy(update={name: getattr(pretrained, name) for name in (*SHAPE, "max_bp", "distance_link")})
+
+
+def restore(path: Path) -> Restored:
+    """Rebuild a trained model from its checkpoint alone, in evaluation mode.
+
+    Raises:
+        InputError: no whole checkpoint is there.
+    """
+    checkpoint = read_checkpoint(path)
+    config: RunConfig
+    if checkpoint.kind == "pretrain":
+        config = PretrainConfig.model_validate(checkpoint.config)
+        encoder = build_encoder(config)
+        encoder.load_state_dict(checkpoint.model)
+        return Restored(config, encoder.eval(), None, None)
+    config = TrainConfig.model_validate(checkpoint.config)
+    target = TargetColumn.from_json(checkpoint.documents["target"])
+    predictor = build_predictor(config, target.outputs)
+    predictor.load_state_dict(checkpoint.model)
+    return Restored(config, predictor.encoder.eval(), predictor.eval(), target)

@@ -1,0 +1,488 @@
+"""Bad input, case by case: exit code 2, one message that says what, where and what to do, and nothing half-written."""
+
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aam.cli import main
+from aam.config import SimulateConfig, flag
+from aam.data.simulate import simulate_study, write_study
+
+SMALL = {"epochs": 1, "batch_size": 8, "embedding_dim": 8, "attention_heads": 2, "attention_layers": 1}
+SEQUENCES = ("ACGTACGTAC", "ACGTTTGTAC", "GGGTTTGTAC")
+
+Damage = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line, what the message must match (regular expressions, all of them), and how the files get bad."""
+
+    words: list[str]
+    says: tuple[str, ...]
+    damages: tuple[Damage, ...] = ()
+
+
+def _command(name: str, positional: tuple[str, ...] = (), **options: object) -> list[str]:
+    """Words of a command line; an option that is None is left out, one that is True is a switch."""
+    words = [name, *positional]
+    for option, value in options.items():
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [] if each is None else [flag(option)] if each is True else [flag(option), str(each)]
+    return words
+
+
+def pretrain(**changes: object) -> list[str]:
+    return _command("pretrain", **{"table": "table.biom", "tree": "tree.nwk", "output_dir": "out", **SMALL, **changes})
+
+
+def train(**changes: object) -> list[str]:
+    options = {"table": "table.biom", "metadata": "metadata.tsv", "metadata_column": "acidity", "output_dir": "out"}
+    return _command("train", **{**options, **SMALL, **changes})
+
+
+def predict(**changes: object) -> list[str]:
+    return _command("predict", **{"checkpoint": "trained", "table": "table.biom", "output": "p.tsv", **changes})
+
+
+def unifrac(**changes: object) -> list[str]:
+    options = {"table": "table.biom", "tree": "tree.nwk", "output": "d.tsv", "backend": "scikit-bio"}
+    return _command("unifrac", **{**options, **changes})
+
+
+def write(name: str, content: str | bytes) -> Damage:
+    path = Path(name)
+    return partial(path.write_text, content) if isinstance(content, str) else partial(path.write_bytes, content)
+
+
+def table(*rows: str, header: str = "#OTU ID s1 s2 s3") -> Damage:
+    """Write t.tsv; cells are parted by spaces here."""
+    lines = [header.replace("#OTU ID ", "#OTU ID\t").replace(" ", "\t").replace("#OTU\tID", "#OTU ID")]
+    return write("t.tsv", "\n".join([*lines, *(row.replace(" ", "\t") for row in rows)]) + "\n")
+
+
+def cut(name: str) -> Damage:
+    """Keep the first half of a file."""
+
+    def damage() -> None:
+        content = Path(name).read_bytes()
+        Path(name).write_bytes(content[: len(content) // 2])
+
+    return damage
+
+
+def replace(name: str, old: str, new: str, times: int = -1) -> Damage:
+    def damage() -> None:
+        text = Path(name).read_text()
+        assert old in text
+        Path(name).write_text(text.replace(old, new, times))
+
+    return damage
+
+
+def column(name: str, values: Callable[[int], str]) -> Damage:
+    """Add a column to the metadata; values by the number of the sample."""
+
+    def damage() -> None:
+        header, types, *rows = Path("metadata.tsv").read_text().splitlines()
+        kind = "numeric" if values(0).replace(".", "").isdigit() else "categorical"
+        lines = [f"{header}\t{name}", f"{types}\t{kind}"]
+        lines += [f"{row}\t{values(number)}" for number, row in enumerate(rows)]
+        Path("metadata.tsv").write_text("\n".join(lines) + "\n")
+
+    return damage
+
+
+def artifact(name: str, kind: str, payload: str = "data/tree.nwk") -> Damage:
+    def damage() -> None:
+        with zipfile.ZipFile(name, "w") as archive:
+            archive.writestr("5f0a/metadata.yaml", f"uuid: 5f0a\ntype: {kind}\nformat: F\n")
+            archive.writestr(f"5f0a/{payload}", "(a:1,b:1);")
+
+    return damage
+
+
+def hdf5(name: str) -> Damage:
+    def damage() -> None:
+        with h5py.File(name, "w") as file:
+            file["numbers"] = np.arange(3)
+
+    return damage
+
+
+def matrix(change: Callable[[np.ndarray], object] = lambda values: None, ids: int | None = None) -> Damage:
+    """Write d.npy and its ids, a random matrix over the samples of the study, changed as told."""
+
+    def damage() -> None:
+        rows = Path("metadata.tsv").read_text().splitlines()[2:]
+        names = [row.split("\t")[0] for row in rows]
+        values = np.random.default_rng(0).uniform(0.2, 0.9, (len(names), len(names)))
+        values = (values + values.T) / 2
+        np.fill_diagonal(values, 0)
+        change(values)
+        np.save("d.npy", values)
+        Path("ids.txt").write_text("\n".join(names[:ids]) + "\n")
+
+    return damage
+
+
+WITH_MATRIX = {"tree": None, "unifrac_matrix": "d.npy", "matrix_ids": "ids.txt"}
+
+TABLES = {
+    "no table": Case(pretrain(table=None), ("--table is needed",)),
+    "table missing": Case(pretrain(table="none.biom"), ("table none.biom: no such file",)),
+    "table is a folder": Case(pretrain(table="."), (r"table \.: this is a folder", "name the file")),
+    "table empty": Case(pretrain(table="t.biom"), ("table t.biom: the file is empty",), (write("t.biom", b""),)),
+    "table is prose": Case(pretrain(table="t.tsv"), ("t.tsv",), (write("t.tsv", "Dear colleague,\nsee below\n"),)),
+    "table is binary": Case(
+        pretrain(table="t.biom"), ("t.biom: not a text file in UTF-8",), (write("t.biom", bytes(range(128, 256))),)
+    ),
+    "table cut short": Case(
+        pretrain(), ("table.biom: the HDF5 file is damaged or cut short", "copy it again"), (cut("table.biom"),)
+    ),
+    "HDF5 but not BIOM": Case(pretrain(table="t.biom"), ("t.biom: an HDF5 file, but not BIOM",), (hdf5("t.biom"),)),
+    "JSON cut short": Case(pretrain(table="t.biom"), ("t.biom: not a BIOM JSON",), (write("t.biom", '{"id": nu'),)),
+    "JSON but not BIOM": Case(
+        pretrain(table="t.biom"), ("t.biom: not a BIOM JSON table",), (write("t.biom", '{"rows": 3}'),)
+    ),
+    "gzip cut short": Case(
+        pretrain(table="t.tsv.gz"),
+        ("t.tsv.gz: the gzip file is damaged or cut short",),
+        (write("t.tsv.gz", b"\x1f\x8b\x08\x00\x00"),),
+    ),
+    "artifact of another type": Case(
+        pretrain(table="t.qza"),
+        (r"t.qza: QIIME 2 artifact Phylogeny", "FeatureTable"),
+        (artifact("t.qza", "Phylogeny"),),
+    ),
+    "zip but no artifact": Case(
+        pretrain(table="t.qza"),
+        ("t.qza: a zip archive, but not a QIIME 2 artifact",),
+        (lambda: zipfile.ZipFile("t.qza", "w").writestr("a.txt", "a"),),
+    ),
+    "sample twice": Case(
+        pretrain(table="t.tsv"),
+        ("t.tsv: sample ids given more than once: s1", "rename or merge"),
+        (table(f"{SEQUENCES[0]} 1 2 3", header="#OTU ID s1 s2 s1"),),
+    ),
+    "ASV twice": Case(
+        pretrain(table="t.tsv"),
+        (f"t.tsv: ASV ids given more than once: {SEQUENCES[0]}",),
+        (table(f"{SEQUENCES[0]} 1 2 3", f"{SEQUENCES[0]} 1 2 3"),),
+    ),
+    "negative count": Case(
+        pretrain(table="t.tsv"),
+        (f"t.tsv: sample s2, ASV {SEQUENCES[0]}: -2 is",),
+        (table(f"{SEQUENCES[0]} 1 -2 3"),),
+    ),
+    "fractional count": Case(
+        pretrain(table="t.tsv"), (f"sample s3, ASV {SEQUENCES[0]}: 0.5 is",), (table(f"{SEQUENCES[0]} 1 2 0.5"),)
+    ),
+    "count is NaN": Case(pretrain(table="t.tsv"), ("sample s2, ASV",), (table(f"{SEQUENCES[0]} 1 nan 3"),)),
+    "count is a word": Case(
+        pretrain(table="t.tsv"),
+        ("t.tsv: line 2, sample s2: 'many' is not a number",),
+        (table(f"{SEQUENCES[0]} 1 many 3"),),
+    ),
+    "ragged row": Case(
+        pretrain(table="t.tsv"),
+        ("t.tsv: line 3 has 3 cells, the header has 4",),
+        (table(f"{SEQUENCES[0]} 1 2 3", f"{SEQUENCES[1]} 1 2"),),
+    ),
+    "no ASVs": Case(pretrain(table="t.tsv"), ("t.tsv: the table has no ASVs",), (table(),)),
+    "transposed": Case(
+        pretrain(table="t.tsv"),
+        ("t.tsv", "transposed"),
+        (table("s1 1 2", header=f"#OTU ID {SEQUENCES[0]} {SEQUENCES[1]}"),),
+    ),
+    "ids without sequences": Case(
+        pretrain(table="t.tsv"),
+        ("t.tsv: 1 of 2 ASVs", "asv2", "--rep-seqs", "--drop-missing-sequences"),
+        (table(f"{SEQUENCES[0]} 1 2 3", "asv2 1 2 3"),),
+    ),
+    "rep-seqs of another table": Case(
+        pretrain(table="t.tsv", rep_seqs="r.fasta"),
+        ("t.tsv", "asv1", "--rep-seqs"),
+        (table("asv1 1 2 3"), write("r.fasta", ">other\nACGT\n")),
+    ),
+    "rep-seqs with protein": Case(
+        pretrain(table="t.tsv", rep_seqs="r.fasta"),
+        ("asv1",),
+        (table("asv1 1 2 3"), write("r.fasta", ">asv1\nMKLE*\n")),
+    ),
+    "rep-seqs not FASTA": Case(
+        pretrain(table="t.tsv", rep_seqs="r.fasta"),
+        ("r.fasta",),
+        (table("asv1 1 2 3"), write("r.fasta", "ACGT\n")),
+    ),
+    "rep-seqs twice": Case(
+        pretrain(table="t.tsv", rep_seqs="r.fasta"),
+        ("r.fasta", "asv1"),
+        (table("asv1 1 2 3"), write("r.fasta", ">asv1\nACGT\n>asv1\nACGA\n")),
+    ),
+    "all samples without reads": Case(
+        pretrain(table="t.tsv"),
+        ("no sample is left: no reads for all of s1, s2, s3",),
+        (table(f"{SEQUENCES[0]} 0 0 0"),),
+    ),
+    "depth above every sample": Case(
+        pretrain(rarefy_depth=1_000_000), ("no sample is left: fewer reads than the sampling depth 1000000", "S0001")
+    ),
+}
+
+TREES = {
+    "no tree": Case(pretrain(tree=None), ("--tree", "--unifrac-matrix")),
+    "tree missing": Case(pretrain(tree="none.nwk"), ("tree none.nwk: no such file",)),
+    "tree empty": Case(pretrain(), ("tree tree.nwk: the file is empty",), (write("tree.nwk", ""),)),
+    "tree is prose": Case(pretrain(), ("tree tree.nwk", "not a Newick tree"), (write("tree.nwk", "no tree"),)),
+    "tree cut short": Case(pretrain(), ("tree tree.nwk", "not a Newick tree"), (cut("tree.nwk"),)),
+    "two closing brackets": Case(
+        pretrain(), ("tree.nwk, line 1", "not a Newick tree"), (write("tree.nwk", "((a:1,b:1)):1);"),)
+    ),
+    "tree of another table": Case(
+        pretrain(),
+        ("the tree has no tip for", "tips are named like a, b", "Give the tree made for this table"),
+        (write("tree.nwk", "(a:1,b:1);"),),
+    ),
+    "some tips missing": Case(
+        pretrain(table=("table.biom", "t.tsv")),
+        (f"no tip for 1 of .* ASVs .*{SEQUENCES[0]}", "--drop-missing-tips"),
+        (table(f"{SEQUENCES[0]} 1 2 3"),),
+    ),
+    "negative branch length": Case(pretrain(), ("tree.nwk", "negative|-0.5"), (write("tree.nwk", "(a:1,b:-0.5);"),)),
+    "branch length missing": Case(
+        pretrain(), ("tree.nwk", "tip b", "--missing-branch-lengths zero"), (write("tree.nwk", "(a:1,b);"),)
+    ),
+    "branch length is a word": Case(pretrain(), ("tree.nwk",), (write("tree.nwk", "(a:1,b:long);"),)),
+    "tip twice": Case(pretrain(), ("tree.nwk", "a"), (write("tree.nwk", "(a:1,a:1);"),)),
+    "unrooted artifact": Case(
+        pretrain(tree="t.qza"),
+        ("t.qza", r"Phylogeny\[Unrooted\]", "root it"),
+        (artifact("t.qza", "Phylogeny[Unrooted]"),),
+    ),
+    "artifact is a table": Case(
+        pretrain(tree="t.qza"),
+        ("t.qza", r"FeatureTable\[Frequency\]", r"Phylogeny\[Rooted\]"),
+        (artifact("t.qza", "FeatureTable[Frequency]"),),
+    ),
+}
+
+METADATA = {
+    "no metadata": Case(train(metadata=None), ("--metadata is needed",)),
+    "metadata missing": Case(train(metadata="none.tsv"), ("metadata none.tsv: no such file",)),
+    "metadata empty": Case(train(), ("metadata metadata.tsv: the file is empty",), (write("metadata.tsv", ""),)),
+    "metadata header unknown": Case(
+        train(), ("metadata.tsv", "sample"), (replace("metadata.tsv", "sample-id", "who"),)
+    ),
+    "metadata sample twice": Case(train(), ("metadata.tsv", "S0001"), (replace("metadata.tsv", "S0002\t", "S0001\t"),)),
+    "metadata column twice": Case(train(), ("metadata.tsv", "site"), (replace("metadata.tsv", "region", "site", 1),)),
+    "metadata type unknown": Case(
+        train(), ("metadata.tsv", "numbers"), (replace("metadata.tsv", "numeric", "numbers", 1),)
+    ),
+    "metadata of other samples": Case(
+        train(), ("no sample is left: no row in the metadata", "S0001"), (replace("metadata.tsv", "\nS0", "\nX0"),)
+    ),
+    "metadata not text": Case(
+        train(), ("metadata.tsv", "UTF-8"), (write("metadata.tsv", b"sample-id\tx\ns1\t\xff\xfe\n"),)
+    ),
+    "--where without a value": Case(train(where="habitat"), ("--where habitat: write COLUMN=VALUE",)),
+    "--where of no column": Case(train(where="habitt=gut"), ("no column 'habitt'", "habitat")),
+    "--where of no value": Case(train(where="habitat=moon"), ("--where habitat=moon", "'moon'", "gut")),
+    "--where of no sample": Case(
+        train(where=("habitat=gut", "habitat=skin")), ("no sample .*--where habitat=gut and --where habitat=skin",)
+    ),
+    "--where without metadata": Case(pretrain(where="habitat=gut"), ("--where", "give --metadata")),
+}
+
+TARGETS = {
+    "column absent": Case(train(metadata_column="acidty"), ("no column 'acidty'", "acidity")),
+    "column is text": Case(train(metadata_column="habitat"), ("column 'habitat' is not numeric", "--classifier")),
+    "column constant": Case(
+        train(metadata_column="same"),
+        ("the target is 3.0 in all .* training samples", "choose another column"),
+        (column("same", lambda _: "3"),),
+    ),
+    "column without values": Case(
+        train(metadata_column="nothing"),
+        ("nothing: no value for any", "choose another column"),
+        (column("nothing", lambda _: ""),),
+    ),
+    "one class only": Case(
+        train(metadata_column="same", classifier=True),
+        ("at least two classes", "yes"),
+        (column("same", lambda _: "yes"),),
+    ),
+    "logarithm of a negative number": Case(
+        train(metadata_column="signed", target_transform="log-zscore"),
+        ("log-zscore|logarithm|log", "negative|below"),
+        (column("signed", str), replace("metadata.tsv", "\t5\n", "\t-5\n")),
+    ),
+    "class weights of numbers": Case(train(class_weights="balanced"), ("--class-weights .*--classifier",)),
+}
+
+SPLITS = {
+    "group column absent": Case(train(group_column="person"), ("no column 'person'",)),
+    "one group": Case(
+        train(group_column="same"), ("--group-column 'same' has one group",), (column("same", lambda _: "yes"),)
+    ),
+    "group without metadata": Case(pretrain(group_column="subject"), ("--group-column subject", "give --metadata")),
+    "split column of other words": Case(
+        train(split_column="habitat"), ("'habitat' should say train, val or test", "gut")
+    ),
+    "split column without validation": Case(
+        train(split_column="fold"), ("no sample to 'val'",), (column("fold", lambda _: "train"),)
+    ),
+    "stratified numbers": Case(train(stratify=True), ("--stratify",)),
+    "class of one sample": Case(
+        train(metadata_column="rare", classifier=True, stratify=True),
+        ("--stratify needs every class", "odd"),
+        (column("rare", lambda number: "odd" if number == 0 else "even"),),
+    ),
+    "everything held out": Case(train(test_size=0.999), ("--test-size 0.999",)),
+}
+
+MATRICES = {
+    "matrix missing": Case(pretrain(**WITH_MATRIX), ("d.npy: no such file",)),
+    "matrix without ids": Case(pretrain(**{**WITH_MATRIX, "matrix_ids": None}), ("d.npy", "--matrix-ids"), (matrix(),)),
+    "too few ids": Case(pretrain(**WITH_MATRIX), ("ids.txt|d.npy", "23", "24"), (matrix(ids=23),)),
+    "matrix not symmetric": Case(
+        pretrain(**WITH_MATRIX), ("d.npy", "symmetric", "S0001"), (matrix(lambda d: d.itemset((0, 1), 0.1)),)
+    ),
+    "diagonal not zero": Case(
+        pretrain(**WITH_MATRIX), ("d.npy", "diagonal|itself", "S0001"), (matrix(lambda d: np.fill_diagonal(d, 0.1)),)
+    ),
+    "distance negative": Case(pretrain(**WITH_MATRIX), ("d.npy", "-0"), (matrix(lambda d: np.negative(d, out=d)),)),
+    "distance NaN": Case(
+        pretrain(**WITH_MATRIX), ("d.npy", "nan|NaN|not a number"), (matrix(lambda d: d.fill(np.nan)),)
+    ),
+    "distance above one": Case(pretrain(**WITH_MATRIX), ("d.npy", "1"), (matrix(lambda d: np.multiply(d, 9, out=d)),)),
+    "matrix of unknown kind": Case(
+        pretrain(**{**WITH_MATRIX, "unifrac_matrix": "d.doc"}), ("d.doc", ".npy"), (write("d.doc", "0 1\n1 0\n"),)
+    ),
+}
+
+CHECKPOINTS = {
+    "checkpoint missing": Case(predict(checkpoint="none"), ("none: no such folder",)),
+    "folder without checkpoint": Case(predict(checkpoint="empty"), ("empty holds no checkpoint",)),
+    "checkpoint of pretraining": Case(predict(checkpoint="pretrained"), ("pretrained", "aam train")),
+    "encoder is a fine-tuned model": Case(train(pretrained_encoder="trained"), ("trained", "aam pretrain")),
+    "weights cut short": Case(
+        predict(), ("model.safetensors is truncated",), (cut("trained/checkpoints/best/model.safetensors"),)
+    ),
+    "weights altered": Case(
+        predict(),
+        ("model.safetensors was altered|truncated",),
+        (write("trained/checkpoints/best/model.safetensors", b"\x00" * 100_000),),
+    ),
+    "manifest missing": Case(
+        predict(),
+        ("no checkpoint|manifest.*is missing",),
+        (lambda: [path.unlink() for path in Path("trained").rglob("manifest.json")],),
+    ),
+    "another shape than the encoder's": Case(
+        train(pretrained_encoder="pretrained", embedding_dim=16), ("--embedding-dim 16", "pretrained with 8")
+    ),
+    "frozen random weights": Case(train(freeze_base=True), ("--freeze-base", "--pretrained-encoder")),
+}
+
+OUTPUTS = {
+    "output folder is a file": Case(pretrain(output_dir="table.biom"), ("--output-dir table.biom is a file",)),
+    "output folder in a file": Case(pretrain(output_dir="table.biom/out"), ("--output-dir table.biom/out", "cannot")),
+    "output folder holds another run": Case(pretrain(output_dir="pretrained"), ("pretrained is not empty", "--resume")),
+    "nothing to resume": Case(pretrain(output_dir="empty", resume=True), ("--resume: empty holds no run",)),
+    "resumed with other options": Case(
+        pretrain(output_dir="pretrained", resume=True, lr=0.5), ("--resume: pretrained", r"--lr \(was .*, now 0.5\)")
+    ),
+    "resumed as another command": Case(train(output_dir="pretrained", resume=True), ("--resume: pretrained",)),
+    "--overwrite of a strange folder": Case(pretrain(output_dir="photos", overwrite=True), ("photos", "no run of aam")),
+    "predictions into no folder": Case(predict(output="none/p.tsv"), ("none",)),
+    "predictions onto a folder": Case(predict(output="photos"), ("photos",)),
+    "distances of unknown kind": Case(unifrac(output="d.doc"), ("d.doc", ".tsv")),
+    "distances without tree": Case(unifrac(tree=None), ("--tree",)),
+    "simulation over another": Case(_command("simulate", (".",)), (r"\. already holds table.biom", "--overwrite")),
+    "simulation into a file": Case(_command("simulate", ("table.biom/a",), samples=8, asvs=16), ("table.biom/a",)),
+}
+
+OPTIONS = {
+    "unknown option in the file": Case(
+        pretrain(config="o.toml"),
+        ("o.toml: unknown option 'epoch'; did you mean epochs",),
+        (write("o.toml", "epoch = 3"),),
+    ),
+    "value of another type in the file": Case(
+        pretrain(config="o.toml"), ("o.toml: lr = 'high': .*number",), (write("o.toml", 'lr = "high"'),)
+    ),
+    "file is not TOML": Case(pretrain(config="o.toml"), ("o.toml is not TOML",), (write("o.toml", "lr: 3"),)),
+    "value out of range": Case(pretrain(lr=-1), ("'--lr': -1.0 is not in the range x>0",)),
+    "heads do not divide the width": Case(pretrain(attention_heads=3), ("8 is not a multiple of --attention-heads 3",)),
+    "no GPU": Case(pretrain(device="cuda"), ("--device cuda",)),
+    "fp16 on a CPU": Case(pretrain(device="cpu", mixed_precision="fp16"), ("fp16", "bf16")),
+    "metric unknown": Case(pretrain(best_metric="val/nothing"), ("val/nothing", "val/loss")),
+    "no sample for a side": Case(
+        pretrain(where="subject=subject01", metadata="metadata.tsv"), ("too few|--test-size",)
+    ),
+}
+
+CASES = {**TABLES, **TREES, **METADATA, **TARGETS, **SPLITS, **MATRICES, **CHECKPOINTS, **OUTPUTS, **OPTIONS}
+
+
+def _leave(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    return left.value.code
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Path:
+    """A study of 24 samples, an encoder pretrained and a regressor trained on it, and two more folders."""
+    folder = tmp_path_factory.mktemp("bad-input")
+    config = SimulateConfig(directory=folder, samples=24, asvs=40, bp=30, depth=300, subjects=8)
+    write_study(simulate_study(config), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert _leave(pretrain(output_dir="pretrained")) == 0
+        assert _leave(train(output_dir="trained")) == 0
+        assert _leave(predict()) == 0
+        Path("p.tsv").unlink()
+        Path("empty").mkdir()
+        Path("photos").mkdir()
+        Path("photos/cat.jpg").write_bytes(b"cat")
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_bad_input_is_refused_with_one_message(case, study, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "study"
+    shutil.copytree(study, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    for damage in case.damages:
+        damage()
+    before = _contents(folder)
+    assert _leave(case.words) == 2
+    shown = capsys.readouterr()
+    errors = [line for line in shown.err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, shown.err
+    assert "Traceback" not in shown.err
+    assert len(errors[0]) < 700
+    for pattern in case.says:
+        assert re.search(pattern, errors[0]), f"{pattern!r} is not in {errors[0]!r}"
+    assert _contents(folder) == before
+
+
+def test_there_are_enough_cases():
+    assert len(CASES) >= 45

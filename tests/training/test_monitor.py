@@ -1,0 +1,166 @@
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from aam.errors import InputError
+from aam.training.monitor import Monitor, NullMonitor, cut_metrics
+
+logger = logging.getLogger("aam.somewhere")
+
+
+@pytest.fixture(autouse=True)
+def _loggers_are_left_as_they_were() -> Iterator[None]:
+    package = logging.getLogger("aam")
+    before = package.level, list(package.handlers), list(logging.getLogger().handlers)
+    yield
+    assert (package.level, package.handlers, logging.getLogger().handlers) == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    board = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in board.Scalars(name)]
+
+
+def test_a_run_leaves_curves_and_a_log(tmp_path: Path) -> None:
+    with Monitor(4, tmp_path) as monitor:
+        monitor.log_training(2, 1, {"train/loss": 0.1, "train/unifrac_loss": 1 / 3})
+        assert lines(tmp_path) == [{"step": 2, "epoch": 1, "train/loss": 0.1, "train/unifrac_loss": 1 / 3}]
+        logger.info("said on the way")
+        monitor.log_validation(4, 2, {"val/loss": 0.25, "val/r2": None})
+    assert lines(tmp_path)[1:] == [{"step": 4, "epoch": 2, "val/loss": 0.25, "val/r2": None}]
+    assert scalars(tmp_path, "train/unifrac_loss") == [(2, pytest.approx(1 / 3))]
+    log = (tmp_path / "training.log").read_text()
+    assert "said on the way" in log
+    assert "epoch 2, step 4 of 4, 00:00 left: val/loss 0.25, val/r2 undefined" in log
+
+
+def test_nothing_is_logged_to_the_file_after_the_run(tmp_path: Path) -> None:
+    with Monitor(4, tmp_path):
+        pass
+    logger.warning("later")
+    assert "later" not in (tmp_path / "training.log").read_text()
+
+
+def test_files_are_closed_when_the_run_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Monitor(4, tmp_path) as monitor:  # noqa: PT012
+        monitor.log_training(1, 1, {"train/loss": 1.0})
+        raise ZeroDivisionError
+    assert lines(tmp_path) == [{"step": 1, "epoch": 1, "train/loss": 1.0}]
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    with Monitor(4, tmp_path) as monitor:
+        monitor.log_training(1, 1, {"train/loss": float("nan"), "train/a": float("inf"), "train/b": 2.0})
+    assert lines(tmp_path) == [{"step": 1, "epoch": 1, "train/loss": None, "train/a": None, "train/b": 2.0}]
+
+
+def test_a_resumed_run_has_one_curve(tmp_path: Path) -> None:
+    with Monitor(8, tmp_path) as monitor:
+        for step in range(1, 7):
+            monitor.log_training(step, 1, {"train/loss": float(step)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "ep')
+    with Monitor(8, tmp_path, resumed_step=4) as monitor:
+        assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+        for step in range(5, 9):
+            monitor.log_training(step, 1, {"train/loss": float(step)})
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
+    assert scalars(tmp_path, "train/loss") == [(step, float(step)) for step in range(1, 9)]
+    assert not list(tmp_path.glob("tmp-*"))
+
+
+def test_a_run_that_starts_over_starts_its_curves_over(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        with Monitor(8, tmp_path) as monitor:
+            monitor.log_training(1, 1, {"train/loss": value})
+    assert [line["train/loss"] for line in lines(tmp_path)] == [2.0]
+    assert scalars(tmp_path, "train/loss") == [(1, 2.0)]
+
+
+def test_a_run_without_its_metrics_file_resumes(tmp_path: Path) -> None:
+    with Monitor(8, tmp_path, resumed_step=4) as monitor:
+        monitor.log_training(5, 1, {"train/loss": 1.0})
+    assert len(lines(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", "{}", '{"step": "x"}', "\udcff"])
+def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    text = f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n'
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
+        Monitor(8, tmp_path, resumed_step=4)
+    assert path.read_bytes() == text.encode(errors="surrogateescape")
+
+
+def test_an_unfinished_last_line_goes_at_every_length(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    last = b'{"step": 2, "epoch": 1, "train/loss": 0.5}\n'
+    for length in range(len(last)):
+        path.write_bytes(b'{"step": 1}\n' + last[:length])
+        cut_metrics(path, 9)
+        assert path.read_bytes() == b'{"step": 1}\n'
+
+
+def test_without_a_terminal_there_is_no_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    with Monitor(4, tmp_path) as monitor:
+        monitor.advance()
+        monitor.log_training(1, 1, {"train/loss": 1.0})
+        monitor.log_validation(1, 1, {"val/loss": 1.0})
+    assert capsys.readouterr() == ("", "")
+
+
+def test_at_a_terminal_a_bar_shows_losses_and_log_lines_pass_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    console = logging.StreamHandler(terminal)
+    package = logging.getLogger("aam")
+    package.addHandler(console)
+    with Monitor(10, None, resumed_step=4) as monitor:
+        monitor.advance()
+        monitor.log_training(5, 1, {"train/loss": 0.125, "train/learning_rate": 0.5})
+        logger.warning("a line")
+    package.removeHandler(console)
+    shown = terminal.getvalue()
+    assert "5/10" in shown
+    assert "loss=0.125" in shown
+    assert "learning_rate" not in shown
+    assert any(line == "a line" for line in shown.replace("\r", "\n").splitlines())
+    assert not list(tmp_path.iterdir())
+
+
+def test_in_a_notebook_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    with Monitor(4) as monitor:
+        monitor.advance()
+        monitor.log_training(1, 1, {"train/loss": 0.5})
+    assert "1/4" in capsys.readouterr().err
+
+
+def test_the_null_twin_takes_everything_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with NullMonitor() as monitor:
+        monitor.advance()
+        monitor.log_training(1, 1, {"train/loss": 1.0})
+        monitor.log_validation(1, 1, {"val/loss": None})
+    assert not list(tmp_path.iterdir())
