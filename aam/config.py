@@ -33,8 +33,8 @@ class Section(BaseModel):
     panel: ClassVar[str]
 
 
-class InputConfig(Section):
-    """The files of a study."""
+class TableConfig(Section):
+    """The files that every command reads."""
 
     panel: ClassVar[str] = "Input files"
 
@@ -42,18 +42,30 @@ class InputConfig(Section):
     """Feature table of counts: .biom (HDF5 or JSON), .tsv, .tsv.gz or QIIME 2 .qza. Repeat to merge several tables."""
     rep_seqs: Path | None = None
     """DNA sequence of each ASV (FASTA, FASTA.gz or .qza), needed where the ids of the table are not sequences."""
-    tree: Path | None = None
-    """Rooted phylogeny over the ASVs: Newick, gzipped Newick or QIIME 2 .qza."""
     metadata: Path | None = None
     """Sample metadata: a tab-separated file by the rules of QIIME 2."""
-    unifrac_matrix: Path | None = None
-    """Distance matrix to learn from instead of the tree: .npy, .npz, .h5 (ssu), .tsv, .csv or .qza."""
-    matrix_ids: Path | None = None
-    """Sample ids of a .npy matrix, one a line, in the order of its rows."""
     where: tuple[str, ...] = ()
     """Use only samples whose metadata agree: COLUMN=VALUE or COLUMN=VALUE,VALUE. Repeat to combine."""
     drop_missing_sequences: bool = False
     """Drop ASVs that have no sequence, saying how many reads that loses, instead of stopping."""
+
+
+class TargetInputConfig(TableConfig):
+    """The files of fine-tuning."""
+
+    tree: Path | None = None
+    """Not needed to predict a column, and not read; accepted so that one set of files serves every command."""
+
+
+class InputConfig(TableConfig):
+    """The files of a study, with what the distances between its samples come from."""
+
+    tree: Path | None = None
+    """Rooted phylogeny over the ASVs: Newick, gzipped Newick or QIIME 2 .qza."""
+    unifrac_matrix: Path | None = None
+    """Distance matrix to learn from instead of the tree: .npy, .npz, .h5 (ssu), .tsv, .csv or .qza."""
+    matrix_ids: Path | None = None
+    """Sample ids of a .npy matrix, one a line, in the order of its rows."""
     drop_missing_tips: bool = False
     """Drop ASVs that the tree lacks, saying how many reads that loses, instead of stopping."""
     missing_branch_lengths: Literal["error", "zero"] = "error"
@@ -146,8 +158,10 @@ class MaskConfig(Section):
 
     panel: ClassVar[str] = "Masked nucleotides"
 
+    nuc_asv_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of a batch's ASVs that hide nucleotides, in a second pass; the distances are learned from whole ASVs."""
     nuc_mask_ratio: Fraction = 0.15
-    """Share of the nucleotides that is hidden."""
+    """Share of the nucleotides that such an ASV hides."""
     nuc_mask_strategy: Literal["random", "span"] = "random"
     """Hide single nucleotides, or stretches of --nuc-mask-span."""
     nuc_mask_span: Positive = 5
@@ -475,7 +489,7 @@ class PretrainConfig(RunConfig):
 class TrainConfig(RunConfig):
     """Options of `aam train`."""
 
-    inputs: InputConfig = InputConfig()
+    inputs: TargetInputConfig = TargetInputConfig()
     output: OutputConfig
     target: TargetConfig
     finetune: FinetuneConfig = FinetuneConfig()
@@ -496,7 +510,7 @@ class PredictConfig(RunConfig):
     """Options of `aam predict`."""
 
     trained: CheckpointInputConfig
-    inputs: InputConfig = InputConfig()
+    inputs: TableConfig = TableConfig()
     inference: InferenceConfig
     runtime: RuntimeConfig = RuntimeConfig()
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from aam.config import SimulateConfig
+from aam.data.simulate import simulate_study, write_study
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -13,3 +16,12 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("real data: set AAM_TEST_DATA to a folder of studies (docs/testing.md)")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory) -> Path:
+    """Files of a simulated study (40 samples of 152 to 630 reads, 52 ASVs of 30 nucleotides); not to be changed."""
+    folder = tmp_path_factory.mktemp("study")
+    config = SimulateConfig(directory=folder, samples=40, asvs=60, bp=30, depth=300, subjects=8)
+    write_study(simulate_study(config), folder)
+    return folder

@@ -19,7 +19,9 @@ _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 def address_hash(*address: int | str, bits: int = 64) -> int:
     """Hash an address to an unsigned integer, the same on every machine and in every run of Python."""
-    return int.from_bytes(blake2b(repr(address).encode(), digest_size=bits // 8).digest(), "little")
+    # numpy's integers and strings are spelled differently by repr than Python's own
+    plain = tuple(str(part) if isinstance(part, str) else int(part) for part in address)
+    return int.from_bytes(blake2b(repr(plain).encode(), digest_size=bits // 8).digest(), "little")
 
 
 def generator(*address: int | str) -> np.random.Generator:

@@ -48,17 +48,8 @@ def read_text(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -
     Raises:
         InputError: as `read_bytes`, or the content is not UTF-8 text.
     """
-    return decode(read_bytes(path, kind, artifact_types), path, kind)
-
-
-def decode(content: bytes, path: Path | str, kind: str) -> str:
-    """Text of a file's content (UTF-8, a byte-order mark dropped).
-
-    Raises:
-        InputError: the content is not UTF-8 text.
-    """
     try:
-        return content.decode("utf-8-sig")
+        return read_bytes(path, kind, artifact_types).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{kind} {path}: not a text file in UTF-8 (byte {error.start}); save it as UTF-8 text"

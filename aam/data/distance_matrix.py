@@ -158,12 +158,13 @@ def _check_rows(ids: Sequence[str], values: Values, rows: slice, source: str) ->
     diagonal = np.arange(len(block))
     off_zero = np.zeros(block.shape, dtype=bool)
     off_zero[diagonal, diagonal + rows.start] = np.abs(np.diagonal(block, rows.start)) > tolerance
-    faults = {
-        "not a finite number": ~np.isfinite(block),
-        "negative": block < 0,
-        "not zero, but the distance of a sample to itself": off_zero,
-        "not the same in both directions": np.abs(block - values[:, rows].T) > tolerance,
-    }
+    with np.errstate(invalid="ignore"):
+        faults = {
+            "not a finite number": ~np.isfinite(block),
+            "negative": block < 0,
+            "not zero, but the distance of a sample to itself": off_zero,
+            "not the same in both directions": np.abs(block - values[:, rows].T) > tolerance,
+        }
     for fault, where in faults.items():
         if where.any():
             row, column = (int(place[0]) for place in np.nonzero(where))
@@ -179,7 +180,8 @@ def _read_lines(path: Path | str) -> list[str]:
 
 def _read_npy(path: Path, source: str) -> Values:
     try:
-        values = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            values: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise InputError(f"{source}: not a .npy array of numbers ({error})") from None
     except OSError as error:
@@ -189,7 +191,7 @@ def _read_npy(path: Path, source: str) -> Values:
 
 def _read_npz(path: Path, source: str) -> tuple[list[str], Values]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if not isinstance(arrays, np.lib.npyio.NpzFile) or not {"ids", "values"} <= set(arrays):
                 raise InputError(f"{source}: a .npz file with arrays ids and values is wanted")
             return [str(name) for name in arrays["ids"]], _numbers(arrays["values"], source)
@@ -210,25 +212,31 @@ def _read_h5(path: Path, source: str) -> tuple[list[str], Values]:
 
 
 def _read_delimited(path: Path, source: str) -> tuple[list[str], Values]:
-    delimiter = "," if path.suffix == ".csv" else "\t"
     text = read_text(path, "distance matrix", ("DistanceMatrix",))
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    ids = next(lines)[1:]
-    values = np.empty((len(ids), len(ids)))
-    row = 0
-    for row, line in enumerate(filter(None, lines), start=1):
-        if len(line) != len(ids) + 1 or row > len(ids) or line[0] != ids[row - 1]:
-            raise InputError(
-                f"{source}, line {lines.line_num}: {first_ids(line[:1])} with {len(line) - 1} values; the rows should be "
-                f"the {len(ids)} samples of the first line, in the same order, with a value for each"
-            )
-        try:
-            values[row - 1] = np.array(line[1:], dtype=np.float64)
-        except ValueError as error:
-            raise InputError(f"{source}, line {lines.line_num}, row {line[0]}: not a number ({error})") from None
-    if row < len(ids):
-        raise InputError(f"{source}: {len(ids)} columns, but {row} rows; is the file cut short?")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter="," if path.suffix == ".csv" else "\t")
+    try:
+        ids = next(lines)[1:]
+        values = np.empty((len(ids), len(ids)))
+        rows = 0
+        for rows, line in enumerate(filter(None, lines), start=1):
+            values[rows - 1] = _row_values(line, rows - 1, ids, f"{source}, line {lines.line_num}")
+    except csv.Error as error:
+        raise InputError(f"{source}, line {lines.line_num}: not a table of distances ({error})") from None
+    if rows < len(ids) or not ids:
+        raise InputError(f"{source}: {len(ids)} columns of distances, but {rows} rows; is the file cut short?")
     return ids, values
+
+
+def _row_values(line: Sequence[str], row: int, ids: Sequence[str], where: str) -> Values:
+    if row >= len(ids) or line[0] != ids[row] or len(line) != len(ids) + 1:
+        raise InputError(
+            f"{where}: {first_ids(line[:1])} with {len(line) - 1} values; the rows should be the {len(ids)} samples of "
+            "the first line, in the same order, with a value for each"
+        )
+    try:
+        return np.array(line[1:], dtype=np.float64)
+    except ValueError as error:
+        raise InputError(f"{where}, row {line[0]}: not a number ({error})") from None
 
 
 def _numbers(values: NDArray[Any], source: str) -> Values:

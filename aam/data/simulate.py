@@ -220,15 +220,14 @@ def _metadata(config: SimulateConfig, design: _Design, expected: FloatArray, mar
     of_site = np.linspace(-0.4, 0.4, MAX_SITES // len(REGIONS))[design.site // len(REGIONS)]
     acidity = 6.5 + 0.7 * ratio[0] + of_region + of_site + 0.15 * noise[0]
     illness = ratio[1] + 0.2 * noise[1]
-    return pd.DataFrame(
-        {
-            "subject": [f"subject{number + 1:02d}" for number in design.subject],
-            "site": [f"{REGIONS[region]}{site + 1}" for region, site in zip(design.region, design.site, strict=True)],
-            "region": [REGIONS[region] for region in design.region],
-            "habitat": [HABITATS[habitat] for habitat in design.habitat],
-            "day": design.day.astype(np.float64),
-            "acidity": acidity.round(3),
-            "health": np.where(illness > np.quantile(illness, 1 - SICK_SHARE), "sick", "healthy"),
-        },
-        index=pd.Index([f"S{number + 1:04d}" for number in range(config.samples)], name="sample-id"),
-    )
+    texts = {
+        "subject": [f"subject{number + 1:02d}" for number in design.subject],
+        "site": [f"{REGIONS[region]}{site + 1}" for region, site in zip(design.region, design.site, strict=True)],
+        "region": [REGIONS[region] for region in design.region],
+        "habitat": [HABITATS[habitat] for habitat in design.habitat],
+        "health": np.where(illness > np.quantile(illness, 1 - SICK_SHARE), "sick", "healthy"),
+    }
+    names = [f"S{number + 1:04d}" for number in range(config.samples)]
+    index = pd.Index(names, name="sample_id", dtype=object)
+    numbers = pd.DataFrame({"day": design.day.astype(np.float64), "acidity": acidity.round(3)}, index=index)
+    return pd.DataFrame(texts, index=index, dtype=object).join(numbers)

@@ -1,7 +1,7 @@
 """A study: the feature table joined by id to metadata, phylogeny and distances, with what was left out counted."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import InputConfig, SamplingConfig, UnifracConfig
+from aam.config import InputConfig, SamplingConfig, TableConfig, UnifracConfig
 from aam.data.dataset import DistanceSource
 from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix
 from aam.data.metadata import read_metadata, select_where
@@ -69,7 +69,7 @@ class Study:
 
 
 def load_study(
-    inputs: InputConfig,
+    inputs: TableConfig,
     sampling: SamplingConfig,
     unifrac: UnifracConfig | None = None,
     needs: Sequence[str] = (),
@@ -79,7 +79,7 @@ def load_study(
     Args:
         inputs: the files.
         sampling: the sampling depth, below which samples are left out.
-        unifrac: how the tree is used; None ignores tree and matrix.
+        unifrac: how tree and matrix are used; None where distances are not needed.
         needs: options of `inputs` that must be given, such as ``"metadata"``.
 
     Raises:
@@ -94,16 +94,26 @@ def load_study(
         raise InputError("--where looks at columns of the metadata: give --metadata")
     if metadata is not None:
         metadata = select_where(metadata, inputs.where)
-    phylogeny = matrix = None
-    if unifrac is not None and inputs.unifrac_matrix is not None:
-        matrix = read_distance_matrix(inputs.unifrac_matrix, inputs.matrix_ids)
-    elif unifrac is not None and inputs.tree is not None:
-        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths)
+    if unifrac is None or not isinstance(inputs, InputConfig):
+        return assemble_study(table, sampling, metadata=metadata)
+    matrix = read_matrix(inputs, unifrac)
     study = assemble_study(table, sampling, metadata=metadata, matrix=matrix)
-    if phylogeny is None:
+    if inputs.tree is None or matrix is not None:
         return study
-    assert unifrac is not None
+    phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths)
     return with_phylogeny(study, phylogeny, sampling, unifrac, inputs.drop_missing_tips)
+
+
+def read_matrix(inputs: InputConfig, unifrac: UnifracConfig) -> DistanceMatrix | None:
+    """Read the distance matrix that the inputs name, if any; weighted UniFrac may be above 1 unless normalized.
+
+    Raises:
+        InputError: the file is missing or wrong.
+    """
+    if inputs.unifrac_matrix is None:
+        return None
+    bounded = unifrac.unifrac_metric != "weighted_unifrac"
+    return read_distance_matrix(inputs.unifrac_matrix, inputs.matrix_ids, bounded)
 
 
 def assemble_study(
@@ -115,13 +125,13 @@ def assemble_study(
     """Join table, metadata and matrix by sample id, leaving out samples that cannot be used and logging how many."""
     study = Study(table, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
     if metadata is not None:
-        study = _keep(study, np.isin(table.sample_ids, metadata.index), "no row in the metadata (or not --where)")
+        study = _keep(study, _among(table, metadata.index), "no row in the metadata (or not --where)")
         without = len(metadata) - study.table.n_samples
         if without:
             logger.info("%d rows of the metadata have no sample in the table", without)
         study = replace(study, metadata=metadata.loc[list(study.table.sample_ids)])
     if matrix is not None:
-        study = _keep(study, np.isin(study.table.sample_ids, matrix.ids), "no row in the distance matrix")
+        study = _keep(study, _among(study.table, matrix.ids), "no row in the distance matrix")
     return replace(_without_unseen_asvs(_keep_deep(study, sampling)), matrix=matrix)
 
 
@@ -159,6 +169,12 @@ def select_samples(study: Study, rows: NDArray[np.int64], reason: str) -> Study:
     keep = np.zeros(study.table.n_samples, dtype=bool)
     keep[rows] = True
     return _keep(study, keep, reason)
+
+
+def _among(table: FeatureTable, ids: Iterable[str]) -> NDArray[np.bool_]:
+    """Which samples of a table are among some ids; by a set, since `np.isin` compares all pairs of objects."""
+    known = set(ids)
+    return np.array([name in known for name in table.sample_ids])
 
 
 def _keep(study: Study, keep: NDArray[np.bool_], reason: str) -> Study:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from scipy import sparse
 
-from aam.data.artifacts import decode, read_bytes
+from aam.data.artifacts import read_bytes
 from aam.errors import InputError
 
 KIND = "feature table"
@@ -64,7 +64,10 @@ def read_table_file(path: Path | str) -> RawTable:
     source = f"{KIND} {path}"
     if content.startswith(_HDF5):
         return _read_hdf5(content, source)
-    text = decode(content, path, f"{KIND} (neither BIOM nor tab-separated text)")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: neither BIOM (HDF5, JSON) nor tab-separated text in UTF-8") from None
     return _read_json(text, source) if text.lstrip().startswith("{") else _read_tsv(text, source)
 
 
@@ -167,11 +170,12 @@ def _dense_json(table: _BiomJson, source: str) -> sparse.csr_array[Any, tuple[in
 
 
 def _read_tsv(text: str, source: str) -> RawTable:
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    unix = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = [(number, line) for number, line in enumerate(unix.split("\n"), start=1) if line.strip()]
     start = next((at for at, (_, line) in enumerate(lines) if "\t" in line), None)
     if start is None:
         raise InputError(f"{source}: neither BIOM (HDF5, JSON) nor tab-separated text")
-    header = [cell.strip() for cell in lines[start][1].rstrip("\t\r").split("\t")]
+    header = [cell.strip() for cell in lines[start][1].split("\t")]
     sample_ids = tuple(header[1:])
     if sample_ids and sample_ids[-1].lower() in _TAXONOMY_HEADERS:
         logger.info("%s: the last column, %s, is not read", source, sample_ids[-1])
@@ -188,7 +192,7 @@ def _read_tsv(text: str, source: str) -> RawTable:
 def _tsv_row(
     number: int, line: str, width: int, sample_ids: Sequence[str], source: str
 ) -> tuple[str, NDArray[np.int64], NDArray[np.float64]]:
-    """ASV id, columns of the cells that are not zero, and their values."""
+    """ASV id, places of the cells that are not zero, and their values."""
     asv_id, *cells = line.split("\t")
     if len(cells) + 1 != width:
         raise InputError(f"{source}: line {number} has {len(cells) + 1} cells, the header has {width}")

@@ -249,10 +249,10 @@ def _positions(names: Sequence[str], position_of: Mapping[str, int]) -> NDArray[
 def _log_merge(tables: Sequence[FeatureTable], n_samples: int, n_asvs: int) -> None:
     repeated_sequences = sum(len(table.sequences) - len(set(table.sequences)) for table in tables)
     if repeated_sequences:
-        logger.info("%d ASVs have the sequence of another ASV of their table: counts summed", repeated_sequences)
+        logger.info("ASVs that repeat the sequence of another in their table: %d (counts summed)", repeated_sequences)
     if len(tables) > 1:
         shared = sum(table.n_samples for table in tables) - n_samples
         logger.info(
-            "merged %d tables: %d samples, %d ASVs; %d samples occur in more than one table: counts summed",
+            "merged %d tables: %d samples, %d ASVs; samples that repeat the id of an earlier table: %d (counts summed)",
             *(len(tables), n_samples, n_asvs, shared),
         )

@@ -53,6 +53,8 @@ class StudyTree:
         Raises:
             InputError: two ASVs are the same tip.
         """
+        if (tips < 0).any():
+            raise ValueError(f"{np.count_nonzero(tips < 0)} ASVs have no tip: leave them out of the table first")
         kept = np.zeros(len(phylogeny.tip_names), dtype=bool)
         kept[tips] = True
         if np.count_nonzero(kept) < len(tips):

@@ -71,35 +71,43 @@ class AsvEncoder(nn.Module):
             mask: bool [U, L], nucleotides to hide and predict; none of them padding.
 
         Returns:
-            Embeddings [U, D], and logits [M, V] of the hidden nucleotides (``tokens[mask]`` are the truth) if there is
-            a mask. Neither depends on the chunk size, on other ASVs, or on padding.
+            Embeddings [U, D] of the ASVs as they are, and logits [M, V] of the hidden nucleotides (``tokens[mask]`` are
+            the truth) if there is a mask, from a second pass over the ASVs that hide some. Neither depends on the chunk
+            size, on other ASVs, or on padding.
 
         Raises:
             ValueError: the ASVs are longer than the model reads.
         """
         if tokens.shape[1] > self.patches * self.patch:
             raise ValueError(f"{tokens.shape[1]} nucleotides given, the model reads {self.patches * self.patch}")
-        if mask is None:
-            embeddings = [self._embed(self._patches(chunk, PAD))[0] for chunk in torch.split(tokens, self.chunk_size)]
-            return AsvOutput(torch.cat(embeddings), None)
-        chunks = zip(torch.split(tokens, self.chunk_size), torch.split(mask, self.chunk_size), strict=True)
-        outputs = [self._embed_and_predict(chunk, hidden) for chunk, hidden in chunks]
-        return AsvOutput(torch.cat([row for row, _ in outputs]), torch.cat([logits for _, logits in outputs]))
+        chunks = torch.split(tokens, self.chunk_size)
+        embedding = torch.cat([self.pooling(*self._encode(chunk)) for chunk in chunks])
+        return AsvOutput(embedding, None if mask is None else self.predict_hidden(tokens, mask))
 
-    def _embed_and_predict(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        embedding, encoded = self._embed(self._patches(tokens.masked_fill(mask, MASK), PAD))
+    def predict_hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Predict hidden nucleotides alone: logits [M, V]; see `forward`."""
+        hiding = mask.any(dim=1).nonzero().squeeze(1)
+        chunks = zip(
+            torch.split(tokens[hiding], self.chunk_size), torch.split(mask[hiding], self.chunk_size), strict=True
+        )
+        return torch.cat([self._predict_chunk(chunk, hidden) for chunk, hidden in chunks])
+
+    def _predict_chunk(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        if not len(tokens):
+            return self.nucleotide_head.weight.new_zeros(0, VOCABULARY_SIZE)
+        encoded, _ = self._encode(tokens.masked_fill(mask, MASK))
         hidden = self._patches(mask, False)[:, : encoded.shape[1]].flatten(0, 1)
         affected = hidden.any(dim=1).nonzero().squeeze(1)
-        logits = self.nucleotide_head(encoded.flatten(0, 1).index_select(0, affected))
-        return embedding, logits.view(-1, VOCABULARY_SIZE)[hidden[affected].flatten()]
+        logits: Tensor = self.nucleotide_head(encoded.flatten(0, 1).index_select(0, affected))
+        return logits.view(-1, VOCABULARY_SIZE)[hidden[affected].flatten()]
 
-    def _embed(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode one chunk: integer [U, P, p] -> [U, D] and [U, P', D], P' the patches of its longest ASV."""
+    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encode one chunk: integer [U, L] -> [U, P', D] and its padding, P' the patches of its longest ASV."""
+        patches = self._patches(tokens, PAD)
         present = patches[:, :, 0] != PAD
         shortest, longest = torch.stack(present.sum(dim=1).aminmax()).tolist()
         padding = None if shortest == longest else ~present[:, :longest]
-        encoded = self.transformer(self.stem(patches[:, :longest]), padding)
-        return self.pooling(encoded, padding), encoded
+        return self.transformer(self.stem(patches[:, :longest]), padding), padding
 
     def _patches(self, values: Tensor, fill: int) -> Tensor:
         """Cut rows into patches: [U, L] -> [U, P, p]."""

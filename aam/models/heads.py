@@ -5,6 +5,7 @@ Shapes: B samples, S ASVs in a sample, D width, K outputs.
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from aam.config import TargetConfig
@@ -29,8 +30,9 @@ class TargetHead(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, sample_embedding: Tensor) -> Tensor:
-        """Predict: [B, D] -> [B, K]."""
-        prediction: Tensor = self.output(self.hidden(self.norm(sample_embedding)))
+        """Predict, in full precision under autocast too: [B, D] -> [B, K]."""
+        with torch.autocast(sample_embedding.device.type, enabled=False):
+            prediction: Tensor = self.output(self.hidden(self.norm(sample_embedding)))
         return prediction
 
 

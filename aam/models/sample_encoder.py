@@ -85,4 +85,7 @@ class SampleEncoder(nn.Module):
         projected = self.asv_project(self.asv_norm(asv_embedding))
         x = functional.embedding(slot, projected) + self.abundance(count, hidden_count)
         encoded = self.transformer(self.input_norm(x), padding)
-        return SampleOutput(self.pooling(encoded, padding), encoded if return_context else None)
+        # samples differ by little of their embeddings: rounding these to half precision would blur small distances
+        with torch.autocast(x.device.type, enabled=False):
+            embedding = self.pooling(encoded.to(self.pooling.value.weight.dtype), padding)
+        return SampleOutput(embedding, encoded if return_context else None)

@@ -67,7 +67,8 @@ class SequenceEncoder(nn.Module):
         """
         asvs = self.asv_encoder(tokens, mask)
         embedding = self.encode_samples(asvs.embedding, slot, count, hidden_count).embedding
-        faith_pd = None if self.faith_pd_head is None else self.faith_pd_head(embedding).squeeze(1)
+        with torch.autocast(embedding.device.type, enabled=False):
+            faith_pd = None if self.faith_pd_head is None else self.faith_pd_head(embedding).squeeze(1)
         return EncoderOutput(embedding, self.scale(embedding), asvs.nucleotide_logits, asvs.embedding, faith_pd)
 
     def embed_asvs(self, tokens: Tensor) -> Tensor:

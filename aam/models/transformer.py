@@ -48,7 +48,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
         """Mix positions: [R, N, D] -> [R, N, D]; ``attend``: bool [R, 1, 1, N], False where padding."""
         qkv = self.qkv(x)
-        if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16:
+        dtype = qkv.dtype
+        if qkv.device.type == "cpu" and dtype == torch.bfloat16:
             # the backward pass of the fused CPU kernel is up to five times slower in bfloat16 than in float32
             qkv = qkv.float()
         # heads are views: the kernels read the strides of the fused projection
@@ -56,7 +57,7 @@ class SelfAttention(nn.Module):
         kernel = attention_kernel(self.implementation, masked=attend is not None)
         with torch.autocast(qkv.device.type, enabled=False), kernel:
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attend)
-        projected: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        projected: Tensor = self.output(mixed.transpose(1, 2).flatten(2).to(dtype))
         return projected
 
 

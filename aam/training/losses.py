@@ -39,7 +39,7 @@ def nucleotide_loss(logits: Tensor, hidden: Tensor, weight: Tensor, total: Tenso
         weight: [M], occurrences of the ASV that each belongs to.
         total: sum of the weights over the optimizer step.
     """
-    loss = functional.cross_entropy(logits.float(), hidden, reduction="none")
+    loss = functional.cross_entropy(at_least_single(logits), hidden, reduction="none")
     return (loss * weight.to(loss.dtype)).sum() / total.clamp_min(1)
 
 
@@ -60,8 +60,13 @@ def class_loss(logits: Tensor, true: Tensor, weight: Tensor, total: Tensor) -> T
 
 def count_loss(predicted: Tensor, relative_abundance: Tensor, hidden: Tensor, total: Tensor) -> Tensor:
     """Squared error of the log relative abundance of hidden ASVs; all [B, S], total the number hidden in the step."""
-    true = relative_abundance.clamp_min(torch.finfo(predicted.dtype).tiny).log()
+    true = relative_abundance.clamp_min(torch.finfo(relative_abundance.dtype).tiny).log()
     return ((predicted - true).square() * hidden).sum() / total.clamp_min(1)
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Bring what autocast computed to single precision; double stays double."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,21 @@ def hidden_nucleotides(tokens: Tensor, keys: Tensor, config: MaskConfig, seed: i
     Args:
         tokens: uint8 [U, L], the nucleotides; padding is never hidden.
         keys: int64 [U], address of each ASV.
-        config: share, strategy, and length of the stretches.
+        config: share of the ASVs, share of their nucleotides, strategy, and length of the stretches.
         seed: seed of the run.
         step: number of the optimizer step; a word for masks that stay the same, as in validation.
 
     Returns:
-        bool [U, L]. Stretches start at each nucleotide with the probability that makes the expected share
-        ``nuc_mask_ratio``; they may overlap.
+        bool [U, L]: ASVs hide nucleotides with probability ``nuc_asv_share``. In these, stretches start at each
+        nucleotide with the probability that makes the expected share ``nuc_mask_ratio``; they may overlap.
     """
     span = config.nuc_mask_span if config.nuc_mask_strategy == "span" else 1
     start_probability = 1 - (1 - config.nuc_mask_ratio) ** (1 / span)
     # a stretch may start before the first nucleotide, so that the first ones are hidden as often as the others
     length = tokens.shape[1] + span - 1
     starts = uniforms(address_hash(seed, "hide", step), keys, length) < start_probability
-    return _spread(starts, span) & (tokens != PAD)
+    chosen = uniforms(address_hash(seed, "choose", step), keys, 1) < config.nuc_asv_share
+    return _spread(starts, span) & (tokens != PAD) & chosen
 
 
 def _spread(starts: Tensor, span: int) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score, roc_auc_score
 from torch import Tensor
 
 Metrics = dict[str, float | None]
@@ -186,29 +186,21 @@ class ClassificationMetrics:
         if not sum(map(len, self._true)):
             return dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc"))
         probabilities, true = np.concatenate(self._probabilities), np.concatenate(self._true)
-        confusion = np.zeros((self.classes, self.classes), dtype=np.int64)
-        np.add.at(confusion, (true, probabilities.argmax(axis=1)), 1)
-        hits, truths, predictions = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-        seen = truths + predictions > 0
-        own = probabilities[np.arange(len(true)), true]
+        predicted, classes = probabilities.argmax(axis=1), range(self.classes)
+        either = np.union1d(true, predicted)
         return {
-            "accuracy": float(hits.sum() / truths.sum()),
-            "balanced_accuracy": float(np.mean(hits[truths > 0] / truths[truths > 0])),
-            "macro_f1": float(np.mean(2 * hits[seen] / (truths + predictions)[seen])),
-            "log_loss": float(-np.log(np.maximum(own, sys.float_info.epsilon)).mean()),
+            "accuracy": float(accuracy_score(true, predicted)),
+            "balanced_accuracy": float(recall_score(true, predicted, labels=np.unique(true), average="macro")),
+            "macro_f1": float(f1_score(true, predicted, labels=either, average="macro", zero_division=0.0)),
+            "log_loss": float(log_loss(true, probabilities, labels=classes)),
             "auroc": _macro_auroc(probabilities, true),
         }
 
 
 def _macro_auroc(probabilities: NDArray[np.float64], true: NDArray[np.int64]) -> float | None:
-    """Mean of the classes' AUROC, each from the ranks of its probabilities (Mann-Whitney U)."""
-    areas = []
-    for index in range(probabilities.shape[1]):
-        positive = true == index
-        inside, outside = int(positive.sum()), int((~positive).sum())
-        if inside and outside:
-            ranks = rankdata(probabilities[:, index])
-            areas.append((ranks[positive].sum() - inside * (inside + 1) / 2) / (inside * outside))
+    """Mean AUROC of each class against the rest, over the classes that have samples on both sides."""
+    separable = [index for index in range(probabilities.shape[1]) if 0 < (true == index).sum() < len(true)]
+    areas = [roc_auc_score(true == index, probabilities[:, index]) for index in separable]
     return float(np.mean(areas)) if areas else None
 
 

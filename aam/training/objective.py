@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aam.config import PretrainConfig
+from aam.config import MaskConfig, PretrainConfig
 from aam.data.addressed import address_hash, generator
 from aam.data.dataset import DistanceSource, FixedBatches, SampleBatch, StepBatch
 from aam.data.rarefaction import FIXED
@@ -44,6 +44,10 @@ class Objective(Protocol):
 
     def validate(self) -> dict[str, float | None]:
         """Metrics over all held-out samples, with names such as ``val/loss``; None where undefined."""
+        ...
+
+    def metric_names(self) -> set[str]:
+        """Names of the metrics that `validate` gives."""
         ...
 
 
@@ -90,7 +94,7 @@ class PretrainObjective:
         computed without a graph, then each batch is run again with the gradient of the pairs at its embeddings
         (gradient cache: Gao et al. 2021, Scaling deep contrastive learning batch size under memory limited setup).
         """
-        hidden = [self._hide(batch.asv, step.plan.step) for batch in step.micro]
+        hidden = [self._hide(batch.asv, step.plan.step, self.config.masking) for batch in step.micro]
         weights = [batch.occurrence for batch in step.micro]
         total = torch.stack([(h.sum(1) * w).sum() for h, w in zip(hidden, weights, strict=True)]).sum()
         if len(step.micro) == 1:
@@ -125,10 +129,8 @@ class PretrainObjective:
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
         return {"loss": self.loss(sums)} | sums
 
-    def _hide(self, asv: Tensor, step: int | str) -> Tensor:
-        return hidden_nucleotides(
-            self.nucleotides[asv], self.keys[asv], self.config.masking, self.config.runtime.seed, step
-        )
+    def _hide(self, asv: Tensor, step: int | str, masking: MaskConfig) -> Tensor:
+        return hidden_nucleotides(self.nucleotides[asv], self.keys[asv], masking, self.config.runtime.seed, step)
 
     def _forward(self, step: StepBatch, index: int, mask: Tensor) -> EncoderOutput:
         # dropout is the one draw of torch's own generator: seeded by address, so that a step can be run again
@@ -179,6 +181,15 @@ class PretrainObjective:
         total = sum(self.loss.weights[name] * value for name, value in losses.items())
         return {"val/loss": total} | {f"val/{name}": value for name, value in losses.items()} | metrics
 
+    def metric_names(self) -> set[str]:
+        """Names of the metrics that `validate` gives; see `Objective`."""
+        names = {"loss"} | {name for name in self.loss.weights if self.loss.active(name)}
+        if self.loss.active("unifrac_loss"):
+            names |= {f"unifrac_{name}" for name in DistanceMetrics().compute()}
+        if self.loss.active("nucleotide_loss"):
+            names.add("nucleotide_accuracy")
+        return {f"val/{name}" for name in names}
+
     def compare_pairs(self, embedding: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Compare predicted and true distances of held-out samples, each pair once, in blocks of bounded size.
 
@@ -214,16 +225,17 @@ class PretrainObjective:
         return float((predicted - true.to(predicted).log1p()).square().mean())
 
     def _predict_hidden(self) -> tuple[float, float | None]:
-        """Loss and accuracy of hidden nucleotides, ASVs weighed by the held-out samples that hold them."""
+        """Loss and accuracy of hidden nucleotides of every held-out ASV, weighed by the samples that hold it."""
+        masking = self.config.masking.model_copy(update={"nuc_asv_share": 1.0})
         asvs = asvs_of(self.held_out)
         counts = self.held_out.draws.table.counts[self.held_out.samples]
         occurrence = torch.from_numpy(np.bincount(counts.indices, minlength=counts.shape[1])[asvs])
         accuracy, loss, total = NucleotideMetrics(), 0.0, 0.0
         for part in torch.split(torch.arange(len(asvs)), self.model.config.asv_chunk_size):
             asv = torch.from_numpy(asvs)[part].to(self.compute.device)
-            mask = self._hide(asv, VALIDATION)
+            mask = self._hide(asv, VALIDATION, masking)
             with self.compute.autocast():
-                logits = self.model.asv_encoder(self.nucleotides[asv], mask).nucleotide_logits
+                logits = self.model.asv_encoder.predict_hidden(self.nucleotides[asv], mask)
             true = self.nucleotides[asv][mask].long()
             weight = occurrence[part].to(mask.device)[:, None].expand_as(mask)[mask]
             accuracy.update(logits, true, weight)

@@ -18,7 +18,7 @@ from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
 from aam.training.compute import Compute
 from aam.training.inference import embed_samples
-from aam.training.losses import MultiTaskLoss, class_loss, count_loss, target_loss
+from aam.training.losses import MultiTaskLoss, at_least_single, class_loss, count_loss, target_loss
 from aam.training.metrics import ClassificationMetrics, Metrics, RegressionMetrics
 from aam.training.objective import Scale
 
@@ -67,8 +67,11 @@ class TargetObjective:
         self.asv_embedding = self._embed_frozen() if config.finetune.freeze_base else None
 
     def _embed_frozen(self) -> Tensor:
+        self.model.eval()  # no dropout in what is kept for the whole run
         with torch.no_grad(), self.compute.autocast():
-            return self.model.encoder.embed_asvs(self.nucleotides)
+            embedding = self.model.encoder.embed_asvs(self.nucleotides)
+        self.model.train()
+        return embedding
 
     def backward(self, step: StepBatch, scale: Scale) -> dict[str, Tensor]:
         """Add the gradient of one optimizer step; see `Objective`. Losses are over all samples of the step."""
@@ -81,11 +84,11 @@ class TargetObjective:
             torch.manual_seed(address_hash(self.config.runtime.seed, "dropout", step.plan.step, i))
             with self.compute.autocast():
                 output = self._predict(batch, mask)
-            parts = {"target_loss": self._target_loss(output.prediction.float(), batch.sample, total)}
+            parts = {"target_loss": self._target_loss(at_least_single(output.prediction), batch.sample, total)}
             if mask is not None:
                 assert output.counts is not None
                 relative = batch.count / batch.count.sum(dim=1, keepdim=True)
-                parts["count_loss"] = count_loss(output.counts.float(), relative, mask, concealed)
+                parts["count_loss"] = count_loss(at_least_single(output.counts), relative, mask, concealed)
             scale(self.loss(parts)).backward()  # type: ignore[no-untyped-call]
             for name, part in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
@@ -123,6 +126,10 @@ class TargetObjective:
         weighted = self.config.target.target_weight * loss
         return {"val/loss": weighted, "val/target_loss": loss} | {f"val/{k}": value for k, value in metrics.items()}
 
+    def metric_names(self) -> set[str]:
+        """Names of the metrics that `validate` gives; see `Objective`."""
+        return {f"val/{name}" for name in ("loss", "target_loss", *_metrics(self.targets.column).compute())}
+
 
 def predict_outputs(
     model: SequencePredictor, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
@@ -141,13 +148,15 @@ def predict_outputs(
 
 def score(column: TargetColumn, outputs: NDArray[np.float64], encoded: NDArray[np.float64]) -> Metrics:
     """Compare what the model gives, [samples, K], with encoded targets, [samples], in the target's own units."""
+    metrics = _metrics(column)
     if column.classes is not None:
-        classes = ClassificationMetrics(column.outputs)
-        classes.update(torch.from_numpy(outputs).softmax(dim=1), torch.from_numpy(encoded))
-        return classes.compute()
-    assert column.scale is not None
-    regression = RegressionMetrics()
-    regression.update(
-        torch.from_numpy(column.scale.inverse(outputs[:, 0])), torch.from_numpy(column.scale.inverse(encoded))
-    )
-    return regression.compute()
+        metrics.update(torch.from_numpy(outputs).softmax(dim=1), torch.from_numpy(encoded))
+    else:
+        assert column.scale is not None
+        predicted, true = column.scale.inverse(outputs[:, 0]), column.scale.inverse(encoded)
+        metrics.update(torch.from_numpy(predicted), torch.from_numpy(true))
+    return metrics.compute()
+
+
+def _metrics(column: TargetColumn) -> ClassificationMetrics | RegressionMetrics:
+    return RegressionMetrics() if column.classes is None else ClassificationMetrics(column.outputs)

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss or a weight is no longer a number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,8 @@ class Trainer:
             if self._is_exhausted():
                 logger.info("no better %s in %d validations: stopped early", self.best_metric, self.progress.stale)
                 break
-            self._log_losses(step, self.train_step(step))
+            rate = self.schedule.lr
+            self._log_losses(step, self.train_step(step), rate)
             if step.plan.closes_epoch:
                 self.save_checkpoint(best=self.validate(step.plan.epoch))
             elif self._is_due(self.config.output.checkpoint_every):
@@ -128,10 +130,9 @@ class Trainer:
         self._check_finite(f"epoch {epoch}")
         metrics = self.objective.validate()
         self.monitor.log_validation(self.progress.step, epoch, metrics)
-        if self.best_metric not in metrics:
-            known = ", ".join(sorted(metrics))
-            raise InputError(f"--best-metric {self.best_metric} is not a metric of this run; these are: {known}")
         value = metrics[self.best_metric]
+        if value is not None and not math.isfinite(value):  # such as the inverse of a log transform, overflowing
+            value = None
         sign = -1.0 if higher_is_better(self.best_metric) else 1.0
         if value is not None:
             self.schedule.plateau(sign * value)
@@ -192,12 +193,10 @@ class Trainer:
             pin_memory=self.compute.device.type == "cuda",
         )
 
-    def _log_losses(self, step: StepBatch, losses: Mapping[str, Tensor]) -> None:
+    def _log_losses(self, step: StepBatch, losses: Mapping[str, Tensor], rate: float) -> None:
         if self._is_due(self.config.output.log_every):
             values = {f"train/{name}": float(value) for name, value in losses.items()}
-            self.monitor.log_training(
-                self.progress.step, step.plan.epoch, values | {"train/learning_rate": self.schedule.lr}
-            )
+            self.monitor.log_training(self.progress.step, step.plan.epoch, values | {"train/learning_rate": rate})
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0
@@ -208,8 +207,10 @@ class Trainer:
 
     def _check_finite(self, when: str) -> None:
         """Fail before weights that are not numbers are judged or written; rarely called, since it waits for a GPU."""
-        if not bool(self.finite):
+        # a gradient can overflow where the loss does not
+        finite = torch.stack([self.finite, *(weight.isfinite().all() for weight in self.model.parameters())]).all()
+        if not bool(finite):
             raise TrainingDivergedError(
-                f"the loss became NaN or infinite before {when}; the last checkpoint is from before. Try a lower --lr, "
-                "or --mixed-precision none"
+                f"loss or weights became NaN or infinite before {when}; the last checkpoint is from before. Try a "
+                "lower --lr, or --mixed-precision none"
             )

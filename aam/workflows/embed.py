@@ -20,9 +20,9 @@ def embed(config: EmbedConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    paths = [path for path in (config.inference.output, config.asvs.asv) if path is not None]
-    for path in paths:
-        check_output(path)
+    check_output(config.inference.output)
+    if config.asvs.asv is not None:
+        check_output(config.asvs.asv, "--asv")
     trained = restore(config.trained.checkpoint)
     study = load_study(config.inputs, trained.config.sampling)
     samples = embed_study(trained, study, config.inference.batch_size, config.runtime)

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from aam.config import PretrainFindLrConfig
+from aam.errors import InputError
 from aam.evaluation.figures import figure
 from aam.training.optim import make_optimizer
 from aam.workflows.fit import Run
@@ -34,6 +35,8 @@ def find_lr(config: PretrainFindLrConfig) -> float:
     check_folder(config, config.output)
     run = prepare_pretraining(load_pretraining_study(config), config)
     curve = sweep(run, config)
+    if len(curve) < 3:
+        raise InputError(f"--lr-min {config.search.lr_min} diverges within {len(curve)} steps: begin lower")
     folder = open_folder(config, config.output)
     write_table(curve.set_index("lr"), folder / "find_lr.tsv")
     slope = np.gradient(curve["smoothed_loss"].to_numpy(), np.log(curve["lr"].to_numpy()))
@@ -62,12 +65,14 @@ def sweep(run: Run, config: PretrainFindLrConfig) -> pd.DataFrame:
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = float(run.objective.backward(step.to(run.material.compute.device), lambda value: value)["loss"])
+        if not np.isfinite(loss):
+            break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smoothed = mean / (1 - SMOOTHING ** (len(rows) + 1))
         rows.append((float(rate), loss, smoothed))
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.optim.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if not np.isfinite(loss) or smoothed > DIVERGED * min(row[2] for row in rows):
+        if smoothed > DIVERGED * min(row[2] for row in rows):
             break
     return pd.DataFrame(rows, columns=["lr", "loss", "smoothed_loss"])

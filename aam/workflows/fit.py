@@ -13,9 +13,10 @@ from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
 from aam.data.rarefaction import SampleDraws
 from aam.data.splits import Split, write_split
 from aam.data.study import Study
+from aam.errors import InputError
 from aam.training.checkpoint import CheckpointStore, Kind, read_checkpoint
 from aam.training.compute import Compute
-from aam.training.monitor import Monitor
+from aam.training.monitor import Monitor, NullMonitor
 from aam.training.objective import Objective
 from aam.training.trainer import Identity, Trainer
 from aam.workflows.folder import open_folder
@@ -60,13 +61,14 @@ class Run:
     documents: dict[str, Any]
     """What a checkpoint needs besides config and weights."""
 
-    def trainer(self, store: CheckpointStore, monitor: Monitor) -> Trainer:
-        """Make the trainer of this run."""
+    def trainer(self, store: CheckpointStore) -> Trainer:
+        """Make the trainer of this run, silent until it is given a monitor."""
         identity = Identity(
             self.kind, self.config.model_dump(mode="json"), self.documents, self.material.study.fingerprint()
         )
         data = (self.material.sampler(self.config), self.dataset)
-        return Trainer(self.model, self.objective, data, self.config, self.material.compute, (store, identity), monitor)
+        store_as = (store, identity)
+        return Trainer(self.model, self.objective, data, self.config, self.material.compute, store_as, NullMonitor())
 
 
 def gather_material(study: Study, split: Split, config: PretrainConfig | TrainConfig, compute: Compute) -> Material:
@@ -85,19 +87,30 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig) -> Path:
 
     Returns:
         The output folder.
+
+    Raises:
+        InputError: there is no metric of the name ``best_metric``, or the checkpoint to resume from is damaged or of
+            another study; nothing has been written then.
     """
-    folder = open_folder(asked, asked.output)
-    store = CheckpointStore(folder / "checkpoints")
-    write_split(folder / "split.tsv", run.material.split, run.material.study.table.sample_ids)
+    _check_best_metric(run)
+    store = CheckpointStore(asked.output.output_dir / "checkpoints")
+    trainer = run.trainer(store)
     last = store.last() if asked.output.resume else None
-    state = read_checkpoint(last, with_state=True).state if last is not None else None
-    resumed = state["progress"]["step"] if state is not None else None
-    with Monitor(len(run.material.sampler(run.config)), folder, resumed) as monitor:
-        trainer = run.trainer(store, monitor)
+    if last is not None:
+        trainer.load_checkpoint(last)
+    folder = open_folder(asked, asked.output)
+    write_split(folder / "split.tsv", run.material.split, run.material.study.table.sample_ids)
+    resumed = trainer.progress.step if last is not None else None
+    with Monitor(len(trainer.train_sampler), folder, resumed) as trainer.monitor:
         if last is not None:
-            trainer.load_checkpoint(last)
             logger.info("resumed at step %d", trainer.progress.step)
         trainer.fit()
     run.model.load_state_dict(read_checkpoint(folder).model)
     logger.info("best %s: %s at step %s", trainer.best_metric, trainer.progress.best, trainer.progress.best_step)
     return folder
+
+
+def _check_best_metric(run: Run) -> None:
+    name, known = run.config.optim.best_metric, run.objective.metric_names()
+    if name is not None and name not in known:
+        raise InputError(f"--best-metric {name} is not a metric of this run; these are: {', '.join(sorted(known))}")

@@ -30,12 +30,12 @@ def check_folder(config: RunConfig, output: OutputConfig) -> None:
         raise InputError(f"--output-dir {folder}: {writable} cannot be written")
     if output.resume:
         _check_same_run(config, folder)
-    elif folder.exists() and any(folder.iterdir()) and not output.overwrite:
+    elif _holds_files(folder) and not output.overwrite:
         raise InputError(
             f"--output-dir {folder} is not empty; continue its run with --resume, replace it with --overwrite, or name "
             "another folder"
         )
-    elif output.overwrite and folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+    elif _holds_files(folder) and not (folder / CONFIG).exists():
         raise InputError(
             f"--overwrite: {folder} holds files but no run of aam ({CONFIG} is missing); name another folder"
         )
@@ -57,6 +57,11 @@ def replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether more is there than what a run leaves that was killed in its first moment."""
+    return folder.exists() and any(path.name != f"{CONFIG}.tmp" for path in folder.iterdir())
 
 
 def _check_same_run(config: RunConfig, folder: Path) -> None:

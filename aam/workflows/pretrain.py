@@ -34,12 +34,21 @@ def load_pretraining_study(config: PretrainConfig) -> Study:
     Raises:
         InputError: a file is missing or wrong.
     """
-    inputs, losses = config.inputs, config.losses
-    if losses.unifrac_weight > 0 and inputs.tree is None and inputs.unifrac_matrix is None:
+    check_distances(config, has_tree=config.inputs.tree is not None)
+    return load_study(config.inputs, config.sampling, config.unifrac)
+
+
+def check_distances(config: PretrainConfig, has_tree: bool) -> None:
+    """Refuse losses that compare with what is not given, before anything is read.
+
+    Raises:
+        InputError: there is no tree or matrix for a loss that needs it.
+    """
+    losses, has_matrix = config.losses, config.inputs.unifrac_matrix is not None
+    if losses.unifrac_weight > 0 and not has_tree and not has_matrix:
         raise InputError("distances are learned from a tree: give --tree (or --unifrac-matrix, or --unifrac-weight 0)")
-    if losses.faith_pd_weight > 0 and (inputs.tree is None or inputs.unifrac_matrix is not None):
+    if losses.faith_pd_weight > 0 and (not has_tree or has_matrix):
         raise InputError("--faith-pd-weight: Faith's PD is computed from --tree (without --unifrac-matrix)")
-    return load_study(inputs, config.sampling, config.unifrac)
 
 
 def pretrain_study(study: Study, config: PretrainConfig) -> tuple[Run, Path]:

@@ -11,7 +11,7 @@ from aam.data.target_column import TargetColumn
 from aam.errors import InputError
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training.checkpoint import Checkpoint, read_checkpoint
+from aam.training.checkpoint import Checkpoint, Kind, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -83,3 +83,11 @@ def restore(path: Path) -> Restored:
     predictor = build_predictor(config, target.outputs)
     predictor.load_state_dict(checkpoint.model)
     return Restored(config, predictor.encoder.eval(), predictor.eval(), target)
+
+
+def checkpoint_of(trained: Restored) -> Checkpoint:
+    """Make the checkpoint from which `restore` rebuilds an equal model; it holds no state to resume from."""
+    kind: Kind = "pretrain" if trained.target is None else "train"
+    documents = {} if trained.target is None else {"target": trained.target.to_json()}
+    model = trained.encoder if trained.predictor is None else trained.predictor
+    return Checkpoint(kind, trained.config.model_dump(mode="json"), documents, model.state_dict())

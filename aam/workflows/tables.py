@@ -8,19 +8,19 @@ import pandas as pd
 from aam.errors import InputError
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, option: str = "--output") -> None:
     """Refuse a file that cannot be written, before any work is done.
 
     Raises:
         InputError: the folder is missing or cannot be written, or the path is a folder.
     """
     if path.is_dir():
-        raise InputError(f"--output {path} is a folder; name a file in it, such as {path / 'predictions.tsv'}")
+        raise InputError(f"{option} {path} is a folder; name a file in it, such as {path / 'table.tsv'}")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise InputError(f"--output {path}: there is no folder {folder}; make it first")
+        raise InputError(f"{option} {path}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--output {path}: the folder {folder} cannot be written; choose another place")
+        raise InputError(f"{option} {path}: the folder {folder} cannot be written; choose another place")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

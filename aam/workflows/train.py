@@ -33,6 +33,8 @@ def train(config: TrainConfig) -> None:
         InputError: a file or an option is wrong; nothing has been written then.
     """
     check_folder(config, config.output)
+    if config.inputs.tree is not None:
+        logger.info("--tree is not needed to predict a column, and is not read")
     study = load_study(config.inputs, config.sampling, needs=("metadata",))
     train_study(study, config)
 

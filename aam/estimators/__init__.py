@@ -1,0 +1,6 @@
+"""Objects for notebooks, by the conventions of scikit-learn: `SampleEncoder`, `SampleRegressor`, `SampleClassifier`."""
+
+from aam.estimators.encoder import SampleEncoder
+from aam.estimators.predictors import SampleClassifier, SampleRegressor
+
+__all__ = ["SampleClassifier", "SampleEncoder", "SampleRegressor"]

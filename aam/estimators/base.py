@@ -1,0 +1,180 @@
+"""What the estimators share: parameters, output folder, embeddings, saving."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeAlias
+
+import pandas as pd
+from pydantic.fields import FieldInfo
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from aam.config import PretrainConfig, RunConfig, RuntimeConfig, TrainConfig
+from aam.data.study import Study, assemble_study
+from aam.data.tables import FeatureTable, feature_table
+from aam.errors import InputError
+from aam.estimators.inputs import TableLike
+from aam.training.checkpoint import read_checkpoint, write_checkpoint
+from aam.workflows.embed import embed_study
+from aam.workflows.fit import Run
+from aam.workflows.restore import Restored, checkpoint_of, restore
+
+Sequences: TypeAlias = Mapping[str, str]
+"""DNA by ASV id."""
+
+Kind: TypeAlias = Literal["SampleEncoder", "SampleRegressor", "SampleClassifier"]
+"""Which estimator a trained model belongs to."""
+
+OF_METHODS = frozenset(
+    {"table", "rep_seqs", "tree", "metadata", "where", "metadata_column", "classifier", "pretrained_encoder"}
+)
+"""Options of the command line that are arguments of `fit`, or parameters under another name, here."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SampleModel(BaseEstimator):  # type: ignore[misc]
+    """Parameters and methods of every estimator; see `SampleEncoder` for what the parameters are."""
+
+    embedding_dim: int = 128
+    attention_heads: int = 4
+    attention_layers: int = 3
+    nucleotide_patch: int = 5
+    rarefy_depth: int | None = None
+    max_asvs: int | None = 1024
+    test_size: float = 0.2
+    epochs: int = 50
+    batch_size: int = 32
+    lr: float = 1e-3
+    patience: int | None = None
+    seed: int = 42
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_workers: int = 0
+    output_dir: Path | str | None = None
+    options: Mapping[str, Any] | None = None
+
+    kind: ClassVar[Kind]
+    config_type: ClassVar[type[PretrainConfig | TrainConfig]]
+
+    def embed(self, table: TableLike, *, sequences: Sequences | None = None) -> pd.DataFrame:
+        """Embed samples.
+
+        Args:
+            table: feature table of counts.
+            sequences: DNA by ASV id, where the ids of the table are not sequences.
+
+        Returns:
+            A row for each sample of the table, in its order, by sample id; a column for each dimension. NaN for
+            samples that cannot be used (no reads, or fewer than `rarefy_depth`), which are logged.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            InputError: the table is wrong, or none of its samples can be used.
+        """
+        whole, study = self._study(table, sequences)
+        rows = embed_study(self.trained_, study, self.batch_size, self._runtime())
+        return rows.reindex(list(whole.sample_ids)).rename_axis("sample_id")
+
+    def save(self, path: Path | str) -> None:
+        """Write the trained model as a checkpoint, which `aam predict` and `aam embed` read too.
+
+        Args:
+            path: folder to write; must not exist.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            InputError: the folder exists.
+        """
+        check_is_fitted(self, "trained_")
+        checkpoint = checkpoint_of(self.trained_)
+        write_checkpoint(replace(checkpoint, documents=checkpoint.documents | self._documents()), Path(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what `save` wrote, or the output folder or a checkpoint of a run of `aam`.
+
+        Parameters are those of the run, but for `output_dir` and `encoder`: the encoder's weights are in the model.
+
+        Raises:
+            InputError: no whole checkpoint is there, or it is one of another kind of model.
+        """
+        trained = restore(Path(path))
+        if _kind_of(trained) != cls.kind:
+            raise InputError(f"{path} is no model of aam.{cls.kind}: use aam.{_kind_of(trained)}.load")
+        estimator = cls(**cls._parameters_of(trained.config))
+        estimator._take_model(trained, read_checkpoint(Path(path)).documents)
+        return estimator
+
+    def _documents(self) -> dict[str, Any]:
+        """What a checkpoint needs besides the model."""
+        return {}
+
+    def _take_model(self, trained: Restored, documents: Mapping[str, Any]) -> None:
+        self.trained_ = trained
+
+    def _take_run(self, run: Run, folder: Path) -> None:
+        """Keep what a run has learned; its folder may be gone afterwards."""
+        self.trained_ = restore(folder)
+        self.history_ = pd.read_json(folder / "metrics.jsonl", lines=True)
+        self.left_out_ = run.material.study.left_out
+
+    def _study(self, table: TableLike, sequences: Sequences | None) -> tuple[FeatureTable, Study]:
+        """The whole table, and the study of its samples that the trained model can use."""
+        check_is_fitted(self, "trained_")
+        config = self.trained_.config
+        whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
+        return whole, assemble_study(whole, config.sampling)
+
+    def _runtime(self) -> RuntimeConfig:
+        """The machine that the parameters name now, which need not be the one of the training."""
+        machine = {"device": self.device, "num_workers": self.num_workers}
+        return self.trained_.config.runtime.model_copy(update=machine)
+
+    def _flat(self) -> dict[str, Any]:
+        """Flat options that the parameters and `options` set.
+
+        Defaults are left out: a pretrained encoder fixes the shape of a model, and a default does not contradict it.
+
+        Raises:
+            InputError: `options` repeats a parameter, or holds what is an argument of `fit`.
+        """
+        parameters = self.get_params(deep=False)
+        extra = dict(self.options or {})
+        misplaced = sorted(set(extra) & (set(parameters) | OF_METHODS))
+        if misplaced:
+            raise InputError(f"options: {', '.join(misplaced)} has its own place: a parameter, or an argument of fit")
+        declared = self.config_type.options()
+        given = {name: value for name, value in parameters.items() if name in declared and name != "output_dir"}
+        return {name: value for name, value in given.items() if not _is_default(value, declared[name][1])} | extra
+
+    @classmethod
+    def _parameters_of(cls, config: RunConfig) -> dict[str, Any]:
+        """Parameters with which `_flat` gives the options of a run."""
+        own = {field.name for field in fields(cls)} - {"output_dir"}
+        not_options = own | OF_METHODS | {"output_dir", "resume", "overwrite"}
+        declared, flat = config.options(), config.flat()
+        parameters = {name: value for name, value in flat.items() if name in own}
+        extra = {name: value for name, value in flat.items() if name not in not_options}
+        extra = {name: value for name, value in extra.items() if not _is_default(value, declared[name][1])}
+        return parameters | {"options": extra or None}
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.no_validation = True  # tables come as files and biom.Tables too; aam checks them by its own rules
+        return tags
+
+
+def _kind_of(trained: Restored) -> Kind:
+    if trained.target is None:
+        return "SampleEncoder"
+    return "SampleRegressor" if trained.target.classes is None else "SampleClassifier"
+
+
+def _is_default(value: Any, declared: FieldInfo) -> bool:
+    return bool(value == declared.default)
+
+
+def run_folder(output_dir: Path | str | None, scratch: Path) -> Path:
+    """Where a run writes: what the user names, else a folder that is deleted with `scratch`."""
+    return scratch / "run" if output_dir is None else Path(output_dir)

@@ -1,0 +1,127 @@
+"""Pretraining for notebooks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from aam.config import PretrainConfig, TrainConfig, UnifracMetric
+from aam.data.study import Study, assemble_study, read_matrix, with_phylogeny
+from aam.data.tables import FeatureTable, feature_table
+from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
+from aam.estimators.inputs import MetadataLike, TableLike, TreeLike, as_metadata, as_phylogeny
+from aam.workflows.embed import embed_study_asvs
+from aam.workflows.folder import check_folder
+from aam.workflows.pretrain import check_distances, pretrain_study
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
+    """Learns, without labels, to encode ASVs and samples: hidden nucleotides, and UniFrac distances between samples.
+
+    Parameters have the names and defaults of the options of `aam pretrain`, whose help says more. They are checked by
+    `fit`. ``encoder.embed(table)`` gives embeddings by sample id, ``encoder.transform(table)`` as an array.
+
+    Args:
+        embedding_dim: width of every embedding.
+        attention_heads: attention heads of each layer; divides `embedding_dim`.
+        attention_layers: transformer layers of each level (nucleotides, ASVs).
+        nucleotide_patch: nucleotides read as one position.
+        rarefy_depth: sampling depth; samples with fewer reads cannot be used. None: all reads.
+        max_asvs: the most ASVs of a sample that the model reads.
+        test_size: share of the samples that is held out to choose the best checkpoint.
+        epochs: passes over the training samples.
+        batch_size: samples in a batch.
+        lr: highest learning rate.
+        patience: stop after this many validations that are no better. None: never.
+        seed: seed of every draw; the same seed gives the same model on a CPU.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        num_workers: processes that prepare batches beside the main one.
+        output_dir: folder for what `aam pretrain` leaves (checkpoints, curves, plots); None: nothing is left.
+        options: any other option of `aam pretrain` by its name with underscores, such as
+            ``{"weight_decay": 0.1, "group_column": "subject"}``.
+        unifrac_metric: distance between samples that is learned.
+
+    Attributes:
+        trained_: the model (`trained_.encoder`, a `torch.nn.Module`) and the full config.
+        history_: losses and metrics by step, as in ``metrics.jsonl`` (after `fit`, not after `load`).
+        left_out_: samples that could not be used, with the reason (after `fit`, not after `load`).
+    """
+
+    unifrac_metric: UnifracMetric = "unweighted_unifrac"
+
+    kind: ClassVar[Kind] = "SampleEncoder"
+    config_type: ClassVar[type[PretrainConfig | TrainConfig]] = PretrainConfig
+
+    def fit(
+        self,
+        table: TableLike,
+        y: object = None,
+        *,
+        tree: TreeLike | None = None,
+        metadata: MetadataLike | None = None,
+        sequences: Sequences | None = None,
+    ) -> Self:
+        """Pretrain.
+
+        Args:
+            table: feature table of counts: a `biom.Table`, a path, or a DataFrame of samples x ASVs. ASVs whose ids
+                are not sequences need `sequences`.
+            y: ignored, for pipelines.
+            tree: rooted phylogeny over the ASVs: a path, a Newick string or a `skbio.TreeNode`.
+            metadata: DataFrame by sample id, or a path; only for options such as ``group_column``. Samples without a
+                row are left out.
+            sequences: DNA by ASV id.
+
+        Raises:
+            InputError: a parameter or an input is wrong.
+        """
+        with TemporaryDirectory(prefix="aam-") as scratch:
+            output = run_folder(self.output_dir, Path(scratch))
+            config = PretrainConfig.from_flat(self._flat() | {"output_dir": output})
+            check_folder(config, config.output)
+            check_distances(config, has_tree=tree is not None)
+            whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
+            study = _pretraining_study(whole, as_metadata(metadata), tree, config)
+            self._take_run(*pretrain_study(study, config))
+        return self
+
+    def transform(self, table: TableLike, *, sequences: Sequences | None = None) -> NDArray[np.float32]:
+        """Embed samples as `embed` does: float32 [samples, embedding_dim], in the table's order."""
+        return self.embed(table, sequences=sequences).to_numpy(np.float32)
+
+    def embed_asvs(self, table: TableLike, *, sequences: Sequences | None = None) -> pd.DataFrame:
+        """Embed the ASVs that the usable samples of a table hold: by ASV id, a column for each dimension.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            InputError: the table is wrong, or none of its samples can be used.
+        """
+        _, study = self._study(table, sequences)
+        return embed_study_asvs(self.trained_, study, self._runtime())
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
+        """Names of the columns of `transform`, for ``set_output(transform="pandas")``."""
+        check_is_fitted(self, "trained_")
+        width = self.trained_.config.model.embedding_dim
+        return np.array([f"dim_{i}" for i in range(width)], dtype=object)
+
+
+def _pretraining_study(
+    table: FeatureTable, metadata: pd.DataFrame | None, tree: TreeLike | None, config: PretrainConfig
+) -> Study:
+    """Join what pretraining needs; a distance matrix goes before the tree, as on the command line."""
+    matrix = read_matrix(config.inputs, config.unifrac)
+    phylogeny = None
+    if tree is not None and matrix is None:
+        phylogeny = as_phylogeny(tree, config.inputs.missing_branch_lengths)
+    study = assemble_study(table, config.sampling, metadata=metadata, matrix=matrix)
+    if phylogeny is None:
+        return study
+    return with_phylogeny(study, phylogeny, config.sampling, config.unifrac, config.inputs.drop_missing_tips)

@@ -1,0 +1,120 @@
+"""What Python users hold - tables, trees, metadata and targets, in memory or in files - as the library reads it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import biom
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from skbio import TreeNode
+
+from aam.data.metadata import read_metadata
+from aam.data.phylogeny import MissingLengths, Phylogeny, parse_newick, read_phylogeny
+from aam.errors import InputError, first_ids
+
+TableLike: TypeAlias = biom.Table | pd.DataFrame | Path | str
+"""A `biom.Table`, a DataFrame of counts (samples x ASVs, ids in index and columns), or a path."""
+TreeLike: TypeAlias = TreeNode | Path | str
+"""A `skbio.TreeNode`, a path, or a Newick string."""
+MetadataLike: TypeAlias = pd.DataFrame | Path | str
+"""A DataFrame by sample id, or a path."""
+TargetLike: TypeAlias = pd.Series | Sequence[Any] | NDArray[Any]
+"""A Series by sample id; or values in the order of a DataFrame's rows."""
+
+UNNAMED = "target"
+
+
+def as_phylogeny(tree: TreeLike, missing_branch_lengths: MissingLengths) -> Phylogeny:
+    """Read a tree.
+
+    Raises:
+        InputError: the file or the text holds no such tree.
+    """
+    if isinstance(tree, TreeNode):
+        return parse_newick(_newick(tree), missing_branch_lengths, "the TreeNode")
+    if isinstance(tree, str) and (tree.lstrip().startswith("(") or tree.rstrip().endswith(";")):
+        return parse_newick(tree, missing_branch_lengths, "the Newick string")
+    return read_phylogeny(tree, missing_branch_lengths)
+
+
+def _newick(tree: TreeNode) -> str:
+    """Write a tree with all tip names quoted: scikit-bio's own writer turns blanks in names into underscores."""
+    pieces: list[str] = []
+    ahead: list[TreeNode | str] = [tree]
+    while ahead:
+        item = ahead.pop()
+        if isinstance(item, str):
+            pieces.append(item)
+            continue
+        length = "" if item.length is None else f":{float(item.length)!r}"
+        if not item.children:
+            name = (item.name or "").replace("'", "''")
+            pieces.append(f"'{name}'{length}")
+            continue
+        pieces.append("(")
+        ahead.append(")" + length)
+        for i, child in enumerate(reversed(item.children)):
+            ahead += [",", child] if i else [child]
+    return "".join(pieces) + ";"
+
+
+def as_metadata(metadata: MetadataLike | None) -> pd.DataFrame | None:
+    """Take a DataFrame as it is, or read a file by the rules of QIIME 2.
+
+    Raises:
+        InputError: the file is wrong, or the index does not hold one text id for each sample.
+    """
+    if metadata is None:
+        return None
+    if not isinstance(metadata, pd.DataFrame):
+        return read_metadata(metadata)
+    _check_sample_ids(metadata.index, "metadata")
+    return metadata
+
+
+def as_target(y: TargetLike, table: TableLike) -> "pd.Series[Any]":
+    """Give every target its sample id.
+
+    Args:
+        y: a Series by sample id, in any order; or values in the order of the rows of a DataFrame.
+        table: what `y` belongs to.
+
+    Returns:
+        Values by sample id, named as the Series, or ``target``.
+
+    Raises:
+        InputError: there are no sample ids, or they are repeated or not text, or the lengths differ.
+    """
+    if isinstance(y, pd.Series):
+        _check_sample_ids(y.index, "y")
+        return y.rename(UNNAMED if y.name is None else str(y.name))
+    if not isinstance(table, pd.DataFrame) or np.ndim(y) != 1:
+        raise InputError(
+            "y must be a pandas Series whose index holds sample ids; plain values are taken only with a DataFrame "
+            "table, one for each of its rows"
+        )
+    if len(y) != len(table):
+        raise InputError(f"y has {len(y)} values and the table {len(table)} samples; give a pandas Series by sample id")
+    _check_sample_ids(table.index, "the table")
+    return pd.Series(list(y), index=table.index, name=UNNAMED)
+
+
+def with_target(metadata: pd.DataFrame | None, target: "pd.Series[Any]") -> pd.DataFrame:
+    """Join the target to the metadata by sample id; samples stay that have both."""
+    column = target.to_frame()
+    if metadata is None:
+        return column
+    return metadata.drop(columns=column.columns, errors="ignore").join(column, how="inner")
+
+
+def _check_sample_ids(index: "pd.Index[Any]", what: str) -> None:
+    wrong = [name for name in index if not isinstance(name, str)]
+    if wrong:
+        raise InputError(
+            f"the index of {what} must hold sample ids as text; these are not: {first_ids(wrong)}. Set the index to "
+            "the sample ids (and read them with dtype=str, so that 007 stays 007)"
+        )
+    if not index.is_unique:
+        raise InputError(f"the index of {what} repeats samples {first_ids(index[index.duplicated()].unique())}")

@@ -1,0 +1,283 @@
+"""Fine-tuning for notebooks: regression and classification of a metadata column."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+
+from aam.config import PretrainConfig, TargetLoss, TargetTransform, TrainConfig
+from aam.data.metadata import categorical_column
+from aam.data.study import assemble_study
+from aam.data.tables import feature_table
+from aam.data.target_column import target_values
+from aam.errors import InputError, first_ids
+from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
+from aam.estimators.encoder import SampleEncoder
+from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
+from aam.workflows.folder import check_folder
+from aam.workflows.predict import predict_study, with_left_out
+from aam.workflows.restore import Restored
+from aam.workflows.train import train_study
+
+logger = logging.getLogger(__name__)
+
+ONLY_FOR_TARGETS = frozenset({"stratify", "best_metric"})
+"""Options of `aam train` that mean something else, or nothing, in pretraining."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SamplePredictor(SampleModel):
+    """Fits an encoder with a target head; `SampleRegressor` and `SampleClassifier` say what the parameters are."""
+
+    encoder: SampleEncoder | Path | str | None = None
+    freeze_base: bool = False
+    pretrain_epochs: int = 50
+
+    config_type: ClassVar[type[PretrainConfig | TrainConfig]] = TrainConfig
+
+    def fit(
+        self,
+        table: TableLike,
+        y: TargetLike,
+        *,
+        tree: TreeLike | None = None,
+        metadata: MetadataLike | None = None,
+        sequences: Sequences | None = None,
+    ) -> Self:
+        """Fine-tune on a target; where there is a tree and no `encoder`, pretrain on the same table first.
+
+        Samples are joined by id. Those without a value of `y` are left out of fine-tuning, and counted in the log and
+        in `left_out_`; pretraining, which needs no labels, uses them too.
+
+        Args:
+            table: feature table of counts: a `biom.Table`, a path, or a DataFrame of samples x ASVs. ASVs whose ids
+                are not sequences need `sequences`.
+            y: a pandas Series by sample id, in any order. A list or an array is taken only with a DataFrame, one value
+                for each of its rows.
+            tree: rooted phylogeny over the ASVs: a path, a Newick string or a `skbio.TreeNode`. Only pretraining reads
+                it: without it, and without `encoder`, training starts from random weights.
+            metadata: DataFrame by sample id, or a path; only for options such as ``group_column``. Samples without a
+                row are left out.
+            sequences: DNA by ASV id.
+
+        Raises:
+            InputError: a parameter or an input is wrong.
+            NotFittedError: `encoder` is a `SampleEncoder` that was not fitted.
+        """
+        target, columns = as_target(y, table), as_metadata(metadata)
+        pretrains = self.encoder is None and tree is not None
+        with TemporaryDirectory(prefix="aam-") as scratch:
+            start = Path(scratch) / "encoder"
+            output = run_folder(self.output_dir, Path(scratch))
+            config = self._config(str(target.name), output / "train" if pretrains else output, start, pretrains)
+            check_folder(config, config.output)
+            whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
+            study = assemble_study(whole, config.sampling, metadata=with_target(columns, target))
+            assert study.metadata is not None
+            target_values(study.metadata, config.target)  # a wrong target is not found out only after pretraining
+            if pretrains:
+                self._pretraining().fit(table, tree=tree, metadata=columns, sequences=sequences).save(start)
+            elif isinstance(self.encoder, SampleEncoder):
+                self.encoder.save(start)
+            self._take_run(*train_study(study, config))
+        self._take_labels(target)
+        return self
+
+    def predictions(self, table: TableLike, *, sequences: Sequences | None = None) -> pd.DataFrame:
+        """Predict samples, as `aam predict` writes it.
+
+        Args:
+            table: feature table of counts.
+            sequences: DNA by ASV id, where the ids of the table are not sequences.
+
+        Returns:
+            By sample id, a row for each sample of the table, in its order: ``prediction``, for classes (as text) also
+            ``probability_NAME``, and ``note``, the reason where a sample cannot be used and its values are missing.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            InputError: the table is wrong, or none of its samples can be used.
+        """
+        whole, study = self._study(table, sequences)
+        predicted = predict_study(self.trained_, study, self.batch_size, self._runtime())
+        return with_left_out(predicted, study).loc[list(whole.sample_ids)]
+
+    def _scored(
+        self, table: TableLike, y: TargetLike, sequences: Sequences | None
+    ) -> tuple["pd.Series[Any]", "pd.Series[Any]"]:
+        """True and predicted values of the samples that have both, joined by id."""
+        predicted = self.predictions(table, sequences=sequences)["prediction"]
+        config = self.trained_.config
+        assert isinstance(config, TrainConfig)
+        column = as_target(y, table).rename(config.target.metadata_column).reindex(predicted.index)
+        true = target_values(column.to_frame(), config.target)
+        both = true.notna() & predicted.notna()
+        if not both.any():
+            raise InputError(f"no sample has both a value of y and a prediction: {first_ids(predicted.index)}")
+        if not both.all():
+            lost = first_ids(both.index[~both])
+            logger.warning("scored %d of %d samples; without y or prediction: %s", both.sum(), len(both), lost)
+        return true[both], predicted[both]
+
+    def _config(self, column: str, output: Path, start: Path, pretrains: bool) -> TrainConfig:
+        encoder = self.encoder
+        if pretrains or isinstance(encoder, SampleEncoder):
+            encoder = start
+        places = {"output_dir": output, "pretrained_encoder": encoder}
+        return TrainConfig.from_flat(
+            self._flat() | {"metadata_column": column, "classifier": self.kind == "SampleClassifier"} | places
+        )
+
+    def _pretraining(self) -> SampleEncoder:
+        """An encoder with the parameters of this predictor."""
+        shared = {field.name: getattr(self, field.name) for field in fields(SampleModel)}
+        known = PretrainConfig.options().keys() - ONLY_FOR_TARGETS
+        shared["options"] = {name: value for name, value in (self.options or {}).items() if name in known}
+        shared["output_dir"] = None if self.output_dir is None else Path(self.output_dir) / "pretrain"
+        return SampleEncoder(**shared | {"epochs": self.pretrain_epochs})
+
+    def _take_labels(self, target: "pd.Series[Any]") -> None:
+        """Keep what turns the model's answers into the user's; numbers need nothing."""
+
+    def __sklearn_clone__(self) -> Self:
+        """Copy the parameters; a fitted encoder is where training starts and stays fitted, as a path would."""
+        fresh: Self = super().__sklearn_clone__()
+        fresh.encoder = self.encoder
+        return fresh
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
+    """Predicts a number of every sample.
+
+    ``fit(table, y, tree=...)`` pretrains an encoder on the table and then fine-tunes it; give `encoder` to start from
+    one that is pretrained already. A share of the samples, `test_size`, is held out in both to choose the best
+    checkpoint: judge the result on samples that `fit` has not seen at all.
+
+    Args:
+        encoder: a fitted `SampleEncoder`, or the path of an output folder or checkpoint of `aam pretrain`. It fixes
+            `embedding_dim`, `attention_heads`, `attention_layers` and `nucleotide_patch`. `clone` keeps it fitted.
+        freeze_base: train only the new heads.
+        pretrain_epochs: epochs of pretraining, where `fit` gets a tree and there is no `encoder`. It shares the other
+            parameters and `options`; to choose more about it, fit a `SampleEncoder`.
+        target_transform: scale on which the number is learned; undone in predictions.
+        target_loss: ``huber``, ``mse`` or ``mae``.
+        output_dir: folder for what `aam train` leaves, in ``train`` and ``pretrain`` where both are done; None: nothing
+            is left.
+        options: any other option of `aam train`, by its name with underscores.
+
+    The other parameters are those of `SampleEncoder`.
+
+    Attributes:
+        trained_: the model (`trained_.predictor`, a `torch.nn.Module`), the target's scale, and the full config.
+        history_: losses and metrics by step, as in ``metrics.jsonl`` (after `fit`, not after `load`).
+        left_out_: samples that could not be used, with the reason (after `fit`, not after `load`).
+    """
+
+    target_transform: TargetTransform = "zscore"
+    target_loss: TargetLoss = "huber"
+
+    kind: ClassVar[Kind] = "SampleRegressor"
+
+    def predict(self, table: TableLike, *, sequences: Sequences | None = None) -> NDArray[np.float64]:
+        """Predict samples: float64 [samples], in the table's order and the target's own units.
+
+        NaN for samples that cannot be used (no reads, or fewer than `rarefy_depth`); `predictions` gives the reason,
+        and all by sample id.
+        """
+        return self.predictions(table, sequences=sequences)["prediction"].to_numpy(np.float64)
+
+    def score(self, table: TableLike, y: TargetLike, *, sequences: Sequences | None = None) -> float:
+        """R2 of the predictions, over samples with a value of `y` and a prediction; others are logged.
+
+        Raises:
+            InputError: there is no such sample, or `y` or the table is wrong.
+        """
+        return float(r2_score(*self._scored(table, y, sequences)))
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
+    """Predicts a class of every sample.
+
+    Works as `SampleRegressor` and has its parameters, but for those of regression.
+
+    Args:
+        class_weights: ``balanced`` weighs classes by inverse frequency.
+        stratify: hold out the same share of every class to choose the best checkpoint.
+
+    Attributes:
+        classes_: the classes, sorted, as they were in `y` (text where the model was trained by `aam train`).
+        trained_, history_, left_out_: as in `SampleRegressor`.
+    """
+
+    class_weights: Literal["none", "balanced"] = "none"
+    stratify: bool = False
+
+    kind: ClassVar[Kind] = "SampleClassifier"
+
+    def predict(self, table: TableLike, *, sequences: Sequences | None = None) -> NDArray[Any]:
+        """Predict samples: classes [samples], in the table's order.
+
+        Raises:
+            InputError: samples cannot be used (no reads, or fewer than `rarefy_depth`), for which no class would be
+                honest; `predictions` gives what can be given.
+        """
+        probabilities = self.predict_proba(table, sequences=sequences)
+        classes: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return classes
+
+    def predict_proba(self, table: TableLike, *, sequences: Sequences | None = None) -> NDArray[np.float64]:
+        """Probability of every class: float64 [samples, classes], in the order of the table and of `classes_`.
+
+        Raises:
+            InputError: as `predict`.
+        """
+        predicted = self.predictions(table, sequences=sequences)
+        unusable = predicted[predicted["prediction"].isna()]
+        if len(unusable):
+            raise InputError(
+                f"no class can be predicted for {first_ids(unusable.index)}: {', '.join(unusable['note'].unique())}; "
+                "leave them out, or use predictions(), which gives the reasons beside the predictions of the others"
+            )
+        columns = [f"probability_{name}" for name in _texts(pd.Series(self.classes_))]
+        return predicted[columns].to_numpy(np.float64)
+
+    def score(self, table: TableLike, y: TargetLike, *, sequences: Sequences | None = None) -> float:
+        """Accuracy of the predictions, over samples with a value of `y` and a prediction; others are logged.
+
+        Raises:
+            InputError: there is no such sample, or `y` or the table is wrong.
+        """
+        return float(accuracy_score(*self._scored(table, y, sequences)))
+
+    def _documents(self) -> dict[str, Any]:
+        return {"labels": self.classes_.tolist()}
+
+    def _take_model(self, trained: Restored, documents: Mapping[str, Any]) -> None:
+        super()._take_model(trained, documents)
+        assert trained.target is not None
+        assert trained.target.classes is not None
+        written_here = "labels" in documents  # `aam train` knows the classes as text only
+        self.classes_ = np.array(documents["labels"] if written_here else trained.target.classes.classes)
+
+    def _take_labels(self, target: "pd.Series[Any]") -> None:
+        assert self.trained_.target is not None
+        assert self.trained_.target.classes is not None
+        known = target.dropna()
+        label_of = dict(zip(_texts(known), known.tolist(), strict=True))
+        plain = {text: label if isinstance(label, bool | int | float) else text for text, label in label_of.items()}
+        self.classes_ = np.unique([plain[text] for text in self.trained_.target.classes.classes])
+
+
+def _texts(labels: "pd.Series[Any]") -> list[str]:
+    """Labels as the model knows them."""
+    return list(categorical_column(labels.to_frame("label"), "label"))

@@ -1,0 +1,29 @@
+"""`aam unifrac`: the distances between all samples of a study, as a file."""
+
+import logging
+
+from aam.config import SamplingConfig, UnifracCommandConfig
+from aam.data.distance_matrix import check_writable, write_distance_matrix
+from aam.data.study import load_study
+from aam.data.unifrac_backends import available_backend, compute_matrix
+from aam.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def write_unifrac(config: UnifracCommandConfig) -> None:
+    """Compute UniFrac between all samples with an established program and write the matrix.
+
+    Raises:
+        InputError: a file or an option is wrong; nothing has been written then.
+    """
+    if config.inputs.unifrac_matrix is not None:
+        raise InputError("--unifrac-matrix is a result of this command: leave it out, and give --table and --tree")
+    check_writable(config.matrix.output)
+    backend = available_backend(config.matrix.backend)
+    study = load_study(config.inputs, SamplingConfig(), config.unifrac, needs=("tree",))
+    assert study.tree is not None
+    metric = config.unifrac.unifrac_metric
+    logger.info("computing %s between %d samples with %s", metric, study.table.n_samples, backend)
+    write_distance_matrix(compute_matrix(study.table, study.tree, config.unifrac, backend), config.matrix.output)
+    logger.info("wrote %s", config.matrix.output)

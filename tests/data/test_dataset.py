@@ -1,0 +1,160 @@
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from aam.config import InputConfig, SamplingConfig, UnifracConfig
+from aam.data.dataset import AddressedSampler, FixedBatches, SampleBatch, StepBatch, StepDataset, StepPlan, collate
+from aam.data.rarefaction import FIXED, SampleDraws
+from aam.data.study import Study, load_study
+
+SAMPLES = np.arange(3, 40)
+
+
+def sampler(batch_size: int = 4, accumulation: int = 1, epochs: int = 3, start: int = 0, **options) -> AddressedSampler:
+    given = {"samples": SAMPLES, "seed": 5, **options}
+    return AddressedSampler(batch_size=batch_size, accumulation_steps=accumulation, epochs=epochs, start=start, **given)
+
+
+def listed(plans) -> list[tuple]:
+    return [(p.step, p.epoch, p.closes_epoch, [rows.tolist() for rows in p.micro]) for p in plans]
+
+
+@given(count=st.integers(1, 50), batch_size=st.integers(1, 9), accumulation=st.integers(1, 4))
+def test_every_epoch_sees_every_training_sample_once(count, batch_size, accumulation):
+    plans = list(sampler(batch_size, accumulation, samples=np.arange(100, 100 + count)))
+    assert [plan.step for plan in plans] == list(range(len(plans)))
+    for epoch in range(3):
+        steps = [plan for plan in plans if plan.epoch == epoch]
+        assert [plan.closes_epoch for plan in steps] == [False] * (len(steps) - 1) + [True]
+        seen = np.concatenate([plan.samples for plan in steps])
+        assert sorted(seen) == list(range(100, 100 + count))
+        sizes = [len(rows) for rows in chain.from_iterable(plan.micro for plan in steps)]
+        assert max(sizes) <= batch_size
+        assert all(size == batch_size for size in sizes[:-1])
+        assert all(len(plan.micro) == accumulation for plan in steps[:-1])
+
+
+def test_the_order_changes_with_epoch_and_seed():
+    first, second, third = (np.concatenate([p.samples for p in sampler().plan_epoch(epoch)]) for epoch in range(3))
+    other_seed = np.concatenate([p.samples for p in sampler(seed=6).plan_epoch(0)])
+    orders = [tuple(order) for order in (first, second, third, other_seed, SAMPLES)]
+    assert len(set(orders)) == 5
+
+
+@pytest.mark.parametrize("start", [0, 1, 9, 10, 11, 29, 30])
+def test_a_resumed_sampler_gives_the_tail(start):
+    whole = listed(sampler())
+    resumed = sampler(start=start)
+    assert len(resumed) == len(whole) - start
+    assert listed(resumed) == whole[start:]
+
+
+def test_the_samples_of_a_step_do_not_depend_on_how_it_is_cut_into_batches():
+    whole = [plan.samples.tolist() for plan in sampler(12, 1)]
+    for batch_size, accumulation in [(6, 2), (4, 3), (1, 12)]:
+        assert [plan.samples.tolist() for plan in sampler(batch_size, accumulation)] == whole
+
+
+@pytest.fixture(scope="module")
+def study(study_folder) -> Study:
+    inputs = InputConfig(table=(study_folder / "table.biom",), tree=study_folder / "tree.nwk")
+    return load_study(inputs, SamplingConfig(), UnifracConfig())
+
+
+def draws_of(study: Study, **options) -> SampleDraws:
+    return SampleDraws(study.table, SamplingConfig(**options), 9)
+
+
+def dataset_of(study: Study) -> StepDataset:
+    return StepDataset(draws_of(study, rarefy_depth=100), study.distance_source(UnifracConfig()), study.tree)
+
+
+def rebuilt(batch: SampleBatch, asvs: int) -> np.ndarray:
+    """Counts of the samples of a batch, from its slots: [B, ASVs of the table]."""
+    counts = np.zeros((len(batch.sample), asvs), dtype=np.int64)
+    for row in range(len(batch.sample)):
+        for slot, count in zip(batch.slot[row].tolist(), batch.count[row].tolist(), strict=True):
+            counts[row, batch.asv[slot]] += count
+    return counts
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"rarefy_depth": 120}, {"max_asvs": 5}, {"max_asvs": 5, "asv_choice": "random"}]
+)
+def test_collate_keeps_every_count_and_each_asv_once(study, options):
+    draws = draws_of(study, **options)
+    samples = np.array([7, 0, 31, 7])
+    batch = collate(draws, samples, draws.rows(samples, 2), 2)
+    expected = np.zeros((4, study.table.n_asvs), dtype=np.int64)
+    for row, sample in enumerate(samples):
+        asv, count = draws.choose(sample, 2, draws.counts(sample, 2))
+        expected[row, asv] = count
+    assert np.array_equal(rebuilt(batch, study.table.n_asvs), expected)
+    assert batch.sample.tolist() == samples.tolist()
+    assert batch.asv.tolist() == np.flatnonzero(expected.sum(axis=0)).tolist()
+    assert batch.occurrence.tolist() == np.count_nonzero(expected, axis=0)[batch.asv].tolist()
+    assert batch.slot.shape == batch.count.shape == (4, np.count_nonzero(expected, axis=1).max())
+    assert not batch.slot[batch.count == 0].any()
+
+
+def tensors(value: object) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, StepBatch | SampleBatch):
+        value = tuple(vars(value).values())
+    return list(chain.from_iterable(tensors(item) for item in value)) if isinstance(value, tuple) else []
+
+
+def equal(one: StepBatch, other: StepBatch) -> bool:
+    return listed([one.plan]) == listed([other.plan]) and all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True)
+    )
+
+
+def test_workers_make_the_same_steps_as_the_main_process(study):
+    plans = sampler(6, 2, epochs=2)
+    here, there = (
+        list(DataLoader(dataset_of(study), sampler=plans, batch_size=None, num_workers=workers)) for workers in (0, 2)
+    )
+    assert len(here) == len(plans) == 8
+    assert len(tensors(here[0])) == 2 * 5 + 2
+    assert all(equal(one, other) for one, other in zip(here, there, strict=True))
+    assert not equal(here[0], here[1])
+
+
+def test_a_step_knows_the_distances_of_all_its_samples(study):
+    dataset = dataset_of(study)
+    plan = StepPlan(step=4, epoch=1, closes_epoch=False, micro=(np.array([3, 1]), np.array([8])))
+    step = dataset[plan]
+    together = dataset[StepPlan(step=4, epoch=1, closes_epoch=False, micro=(np.array([3, 1, 8]),))]
+    assert step.distance.shape == (3, 3)
+    assert torch.equal(step.distance, together.distance)
+    assert torch.equal(step.faith_pd, together.faith_pd)
+    counts = [rebuilt(batch, study.table.n_asvs) for batch in (*step.micro, *together.micro)]
+    assert np.array_equal(np.concatenate(counts[:2]), counts[2])
+    assert (counts[2].sum(axis=1) == 100).all()
+
+
+def test_moving_a_step_keeps_its_values(study):
+    step = dataset_of(study)[next(iter(sampler(4, 2)))]
+    moved = step.to(torch.device("meta"))
+    assert all(tensor.is_meta for tensor in tensors(moved))
+    assert [t.shape for t in tensors(moved)] == [t.shape for t in tensors(step)]
+    assert equal(step.to(torch.device("cpu")), step)
+    assert moved.plan is step.plan
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fixed_batches_are_the_samples_in_order_as_validation_draws_them(study, workers):
+    draws = draws_of(study, rarefy_depth=100)
+    batches = FixedBatches(draws, SAMPLES, 5)
+    assert len(batches) == 8
+    seen = list(DataLoader(batches, batch_size=None, num_workers=workers))
+    assert torch.cat([batch.sample for batch in seen]).tolist() == SAMPLES.tolist()
+    counts = np.concatenate([rebuilt(batch, study.table.n_asvs) for batch in seen])
+    assert np.array_equal(counts, draws.rows(SAMPLES, FIXED).toarray())

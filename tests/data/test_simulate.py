@@ -1,0 +1,188 @@
+"""The simulated study: what was put in is there, and the files say the same."""
+
+import io
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import skbio
+from skbio.diversity import beta_diversity
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import balanced_accuracy_score, r2_score
+
+from aam.config import SimulateConfig, SplitConfig
+from aam.data.metadata import read_metadata
+from aam.data.simulate import FILES, simulate_study, write_study
+from aam.data.splits import split_samples
+from aam.data.tables import read_tables
+from aam.errors import InputError
+
+SEEDS = (42, 43, 44)
+
+
+def config(**options):
+    return SimulateConfig.model_validate({"directory": "unused", **options})
+
+
+@pytest.fixture(scope="module")
+def study():
+    return simulate_study(config())
+
+
+@pytest.fixture(scope="module")
+def counts(study):
+    return study.table.counts.toarray()
+
+
+def relative(study):
+    counts = study.table.counts.toarray()
+    return counts / counts.sum(axis=1, keepdims=True)
+
+
+def test_200_samples_take_less_than_ten_seconds(tmp_path):
+    start = time.perf_counter()
+    write_study(simulate_study(config()), tmp_path)
+    assert time.perf_counter() - start < 10
+
+
+def test_the_table_is_sound(study, counts):
+    assert counts.shape == (200, study.table.n_asvs)
+    assert counts.dtype == np.int64
+    assert counts.sum(axis=0).min() > 0
+    assert study.table.asv_ids == study.table.sequences
+    assert len(set(study.table.sequences)) == study.table.n_asvs <= 400
+    assert counts.sum(axis=1).mean() == pytest.approx(2000, rel=0.1)
+
+
+def test_a_sample_holds_about_a_quarter_of_its_habitats_asvs(study, counts):
+    habitats = study.metadata["habitat"].to_numpy()
+    pools = {habitat: (counts[habitats == habitat].sum(axis=0) > 0).sum() for habitat in set(habitats)}
+    shares = [(row > 0).sum() / pools[habitat] for row, habitat in zip(counts, habitats, strict=True)]
+    assert 0.18 < np.mean(shares) < 0.28
+
+
+def test_columns_are_nested(study):
+    metadata = study.metadata
+    for child, parent, children in (("subject", "site", 20), ("site", "region", 6)):
+        assert (metadata.groupby(child)[parent].nunique() == 1).all()
+        assert metadata[child].nunique() == children
+    assert metadata["region"].nunique() == metadata["habitat"].nunique() == 3
+    assert (metadata.groupby("subject")["day"].apply(lambda day: (day.diff().dropna() > 0).all())).all()
+    assert metadata["health"].value_counts().to_dict() == {"healthy": 120, "sick": 80}
+
+
+def test_unifrac_grows_from_host_to_habitat_to_between(study, counts):
+    tree = skbio.TreeNode.read(io.StringIO(study.newick))
+    distance = beta_diversity("unweighted_unifrac", counts, tree=tree, taxa=list(study.table.asv_ids)).data
+    first, second = np.triu_indices(len(counts), 1)
+    same = {name: (codes := study.metadata[name].to_numpy())[first] == codes[second] for name in study.metadata}
+    pairs = distance[first, second]
+    host = pairs[same["subject"] & same["habitat"]].mean()
+    habitat = pairs[same["habitat"] & ~same["subject"]].mean()
+    between = pairs[~same["habitat"]].mean()
+    assert host + 0.1 < habitat < between - 0.05
+    assert between < 0.9
+
+
+def test_communities_drift_with_time(study):
+    share = np.sqrt(relative(study))
+    metadata = study.metadata.reset_index(drop=True)
+    near, far = [], []
+    for _, host in metadata.groupby(["subject", "habitat"]):
+        for first, second in zip(*np.triu_indices(len(host), 1), strict=True):
+            rows = host.index[[first, second]]
+            gap = abs(metadata["day"][rows[0]] - metadata["day"][rows[1]])
+            (near if gap <= 14 else far).append(np.square(share[rows[0]] - share[rows[1]]).sum())
+    assert np.mean(near) < 0.9 * np.mean(far)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_target_and_class_are_learnable_and_the_site_helps(seed):
+    study = simulate_study(config(seed=seed))
+    metadata, share = study.metadata, relative(study)
+    split = split_samples(study.table.sample_ids, metadata, SplitConfig(test_size=0.3), seed)
+
+    def predict(model, features, column):
+        return model.fit(features[split.train], metadata[column].iloc[split.train]).predict(features[split.val])
+
+    truth = metadata.iloc[split.val]
+    forest = RandomForestRegressor(100, max_features=0.3, random_state=0)
+    assert r2_score(truth["acidity"], predict(forest, share, "acidity")) > 0.3
+    classes = predict(RandomForestClassifier(200, random_state=0), share, "health")
+    assert balanced_accuracy_score(truth["health"], classes) > 0.7
+
+    ridge = RidgeCV(np.logspace(-1, 4, 20))
+    site = pd.get_dummies(metadata[["site", "region"]]).to_numpy(np.float64)
+    community = np.log(share + 1e-3)
+    without = r2_score(truth["acidity"], predict(ridge, community, "acidity"))
+    with_site = r2_score(truth["acidity"], predict(ridge, np.hstack([community, 3 * site]), "acidity"))
+    assert with_site > without + 0.1
+
+
+def test_equal_seeds_agree_and_others_differ(study):
+    again, other = simulate_study(config()), simulate_study(config(seed=43))
+    pd.testing.assert_frame_equal(again.metadata, study.metadata)
+    assert again.newick == study.newick
+    assert (again.table.counts != study.table.counts).nnz == 0
+    assert not set(other.table.sequences) & set(study.table.sequences)
+    assert not other.metadata["acidity"].equals(study.metadata["acidity"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"samples": 8, "asvs": 16, "bp": 20, "depth": 50, "subjects": 2},
+        {"samples": 8, "subjects": 100, "asvs": 60},
+        {"samples": 30, "subjects": 3, "asvs": 17},
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_smallest_studies_work(options, seed):
+    study = simulate_study(config(seed=seed, **options))
+    assert study.table.n_samples == options["samples"]
+    assert study.table.depth.min() >= 10
+    assert study.metadata["health"].nunique() == 2
+    assert study.metadata["acidity"].notna().all()
+
+
+def test_files_read_back(study, tmp_path):
+    write_study(study, tmp_path / "new" / "study")
+    folder = tmp_path / "new" / "study"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    table = read_tables([folder / "table.biom"])
+    assert (table.sample_ids, table.asv_ids) == (study.table.sample_ids, study.table.asv_ids)
+    assert (table.counts != study.table.counts).nnz == 0
+    pd.testing.assert_frame_equal(read_metadata(folder / "metadata.tsv"), study.metadata)
+    tips = {tip.name for tip in skbio.TreeNode.read(folder / "tree.nwk").tips()}
+    assert tips > set(table.asv_ids)
+    taxonomy = pd.read_csv(folder / "taxonomy.tsv", sep="\t")
+    assert list(taxonomy.columns) == ["Feature ID", "Taxon", "Confidence"]
+    assert tuple(taxonomy["Feature ID"]) == table.asv_ids
+
+
+def test_files_of_one_seed_are_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_study(simulate_study(config(samples=20, asvs=40)), tmp_path / name)
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_existing_files_are_kept_unless_overwrite(tmp_path):
+    small = simulate_study(config(samples=8, asvs=16))
+    (tmp_path / "metadata.tsv").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine too")
+    with pytest.raises(InputError, match=r"already holds metadata\.tsv.*--overwrite"):
+        write_study(small, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metadata.tsv", "notes.txt"]
+    write_study(small, tmp_path, overwrite=True)
+    assert (tmp_path / "metadata.tsv").read_text().startswith("sample-id\t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "notes.txt"])
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(InputError, match="cannot write there"):
+            write_study(simulate_study(config(samples=8, asvs=16)), folder)

@@ -1,0 +1,109 @@
+"""Tables, trees, metadata and targets as Python users hold them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from skbio import TreeNode
+
+from aam.data.phylogeny import parse_newick
+from aam.errors import InputError
+from aam.estimators.inputs import as_metadata, as_phylogeny, as_target, with_target
+
+NEWICK = "((a_1:1,'b 2':2.5)90:0.25,('it''s':3,d:1e-3,'(e)':0):1);"
+NAMES = ("a_1", "b 2", "it's", "d", "(e)")
+
+
+def _arrays(tree):
+    return [tree.length.tolist(), tree.start.tolist(), tree.stop.tolist(), tree.tip_names]
+
+
+def test_a_tree_is_the_same_as_text_file_and_object(tmp_path):
+    path = tmp_path / "tree.nwk"
+    path.write_text(NEWICK)
+    expected = _arrays(parse_newick(NEWICK))
+    assert expected[3] == NAMES
+    node = TreeNode.read([NEWICK], convert_underscores=False)
+    for tree in (NEWICK, "\n " + NEWICK + "\n", path, str(path), node):
+        assert _arrays(as_phylogeny(tree, "error")) == expected
+
+
+def test_a_deep_tree_object_is_read_without_recursion():
+    tree = TreeNode(name="tip0", length=1.0)
+    for i in range(1, 5000):
+        tree = TreeNode(children=[tree, TreeNode(name=f"tip{i}", length=1.0)], length=1.0)
+    read = as_phylogeny(tree, "error")
+    assert read.tip_names == tuple(f"tip{i}" for i in range(5000))
+    assert len(read.length) == 9999
+
+
+def test_a_tree_object_without_lengths():
+    tree = TreeNode.read(["((a,b),c);"])
+    with pytest.raises(InputError, match="the TreeNode: 4 of 5 branches have no length"):
+        as_phylogeny(tree, "error")
+    assert as_phylogeny(tree, "zero").length.tolist() == [0] * 5
+
+
+def test_broken_newick_text_is_not_taken_for_a_path():
+    with pytest.raises(InputError, match="the Newick string"):
+        as_phylogeny("((a:1,b:2):1" * 100, "error")
+
+
+def test_a_path_that_is_not_there():
+    with pytest.raises(InputError, match=r"nowhere\.nwk"):
+        as_phylogeny("nowhere.nwk", "error")
+
+
+def test_metadata_of_a_file_and_of_a_frame(tmp_path):
+    path = tmp_path / "metadata.tsv"
+    path.write_text("sample-id\tage\n007\t3\n")
+    assert as_metadata(path).index.tolist() == ["007"]
+    frame = pd.DataFrame({"age": [3.0]}, index=["007"])
+    assert as_metadata(frame) is frame
+    assert as_metadata(None) is None
+
+
+@pytest.mark.parametrize("index", [[1, 2], ["a", "a"], ["a", None]])
+def test_indexes_that_are_no_sample_ids(index):
+    with pytest.raises(InputError, match="index of metadata"):
+        as_metadata(pd.DataFrame({"age": [1, 2]}, index=index))
+    with pytest.raises(InputError, match="index of y"):
+        as_target(pd.Series([1, 2], index=index), pd.DataFrame(index=["a", "b"]))
+
+
+TABLE = pd.DataFrame({"ACGT" * 5: [1, 2]}, index=["s1", "s2"])
+
+
+@pytest.mark.parametrize("y", [[3.0, 4.0], (3.0, 4.0), np.array([3.0, 4.0])])
+def test_plain_values_belong_to_the_rows_of_a_frame(y):
+    target = as_target(y, TABLE)
+    assert target.to_dict() == {"s1": 3.0, "s2": 4.0}
+    assert target.name == "target"
+
+
+def test_a_series_keeps_its_ids_and_its_name():
+    y = pd.Series([4.0, 3.0], index=["s2", "s1"], name="age")
+    assert as_target(y, TABLE).equals(y)
+    assert as_target(y, "table.biom").name == "age"
+    assert as_target(y.rename(None), TABLE).name == "target"
+    assert as_target(y.rename(7), TABLE).name == "7"
+
+
+@pytest.mark.parametrize("y", [None, "age", 3, [[1.0], [2.0]], TABLE])
+def test_what_is_no_target(y):
+    with pytest.raises(InputError, match="y must be a pandas Series"):
+        as_target(y, TABLE)
+
+
+def test_plain_values_need_a_frame_of_their_length():
+    with pytest.raises(InputError, match="y must be a pandas Series"):
+        as_target([1.0, 2.0], "table.biom")
+    with pytest.raises(InputError, match="y has 3 values and the table 2 samples"):
+        as_target([1.0, 2.0, 3.0], TABLE)
+    with pytest.raises(InputError, match="the index of the table must hold sample ids as text"):
+        as_target([1.0, 2.0], TABLE.reset_index(drop=True))
+
+
+def test_target_and_metadata_are_joined_by_id():
+    metadata = pd.DataFrame({"age": [1, 2, 3], "subject": ["a", "b", "c"]}, index=["s1", "s2", "s3"])
+    joined = with_target(metadata, pd.Series([30, 20, 40], index=["s3", "s2", "s4"], name="age"))
+    assert joined.to_dict("index") == {"s2": {"subject": "b", "age": 20}, "s3": {"subject": "c", "age": 30}}

@@ -1,0 +1,99 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from aam.config import ModelConfig
+from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE
+from aam.models.asv_encoder import AsvEncoder, PatchStem
+
+exact = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def encoder(config: ModelConfig) -> AsvEncoder:
+    torch.manual_seed(0)
+    return AsvEncoder(config).double()
+
+
+def test_stem_is_embedding_then_concatenation_then_projection():
+    torch.manual_seed(0)
+    stem = PatchStem(patch=3, patches=4, width=8)
+    patches = torch.randint(0, VOCABULARY_SIZE, (5, 4, 3), dtype=torch.uint8)
+    # any embedding E and projection W give such a stem; here E is the identity
+    concatenated = functional.one_hot(patches.long(), VOCABULARY_SIZE).float().flatten(2)
+    torch.testing.assert_close(stem(patches), concatenated @ stem.project.weight.T + stem.position)
+
+
+@pytest.mark.parametrize("patch", [1, 4, 5])
+def test_logits_of_hidden_nucleotides_are_those_of_the_full_head(make_config, make_batch, patch: int):
+    model = encoder(make_config(nucleotide_patch=patch))
+    tokens, _, _, mask = make_batch(1)
+    output = model(tokens, mask)
+    _, encoded = model._embed(model._patches(tokens.masked_fill(mask, MASK), PAD))
+    every = model.nucleotide_head(encoded).view(len(tokens), -1, VOCABULARY_SIZE)[:, : tokens.shape[1]]
+    assert output.nucleotide_logits is not None
+    torch.testing.assert_close(output.nucleotide_logits, every[mask], **exact)
+
+
+def test_hidden_nucleotides_are_not_seen(make_config, make_batch):
+    model = encoder(make_config())
+    tokens, _, _, mask = make_batch(2)
+    other = torch.where(mask, 1 + tokens % 4, tokens)
+    first, second = model(tokens, mask), model(other, mask)
+    assert torch.equal(first.embedding, second.embedding)
+    assert torch.equal(first.nucleotide_logits, second.nucleotide_logits)
+    assert not torch.equal(model(tokens).embedding, model(other).embedding)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), chunk=st.integers(1, 12), patch=st.sampled_from([1, 3, 4]), same=st.booleans())
+def test_chunks_and_lengths_change_nothing(make_config, make_batch, seed: int, chunk: int, patch: int, same: bool):
+    tokens, _, _, mask = make_batch(seed, same_length=same)
+    chunked = encoder(make_config(nucleotide_patch=patch, asv_chunk_size=chunk))(tokens, mask)
+    model = encoder(make_config(nucleotide_patch=patch))
+    whole = model(tokens, mask)
+    torch.testing.assert_close(chunked, whole, **exact)
+    length = (tokens != PAD).sum(1).tolist()
+    alone = torch.cat(
+        [model(row[None, :end], m[None, :end])[0] for row, m, end in zip(tokens, mask, length, strict=True)]
+    )
+    torch.testing.assert_close(whole.embedding, alone, **exact)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), extra=st.integers(1, 9))
+def test_order_and_extra_padding_change_nothing(make_config, make_batch, seed: int, extra: int):
+    model = encoder(make_config(max_bp=32))
+    tokens, _, _, mask = make_batch(seed)
+    embedding, logits = model(tokens, mask)
+    wider = model(functional.pad(tokens, (0, extra), value=PAD), functional.pad(mask, (0, extra), value=False))
+    torch.testing.assert_close(wider, (embedding, logits), **exact)
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(model(tokens[order], mask[order]).embedding, embedding[order], **exact)
+
+
+def test_every_length_up_to_the_longest_is_told_apart(make_config):
+    model = encoder(make_config(max_bp=12))
+    ones = torch.ones(12, 12, dtype=torch.uint8).tril()
+    embedding = model(ones).embedding
+    assert torch.pdist(embedding).min() > 1e-6
+
+
+def test_nothing_hidden_gives_no_logits(make_config, make_batch):
+    model = encoder(make_config())
+    tokens, _, _, mask = make_batch(3)
+    assert model(tokens).nucleotide_logits is None
+    logits = model(tokens, torch.zeros_like(mask)).nucleotide_logits
+    assert logits is not None
+    assert logits.shape == (0, VOCABULARY_SIZE)
+
+
+def test_asvs_that_are_too_long_are_refused(make_config):
+    with pytest.raises(ValueError, match="25 nucleotides given, the model reads 24"):
+        encoder(make_config())(torch.ones(1, 25, dtype=torch.uint8))
+
+
+def test_open_max_bp_is_refused(make_config):
+    with pytest.raises(ValueError, match="max_bp must be resolved"):
+        AsvEncoder(make_config(max_bp=None))

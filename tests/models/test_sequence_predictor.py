@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from aam.config import TargetConfig
+from aam.models.sequence_predictor import SequencePredictor
+
+
+@pytest.fixture
+def make_predictor(make_encoder):
+    def make(outputs: int = 1, **options: object) -> SequencePredictor:
+        config = TargetConfig.model_validate({"metadata_column": "age"} | options)
+        torch.manual_seed(0)
+        return SequencePredictor(make_encoder(), outputs, config)
+
+    return make
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize("hidden", [(), (8,), (12, 5)])
+def test_shapes(make_predictor, make_batch, outputs: int, hidden: tuple[int, ...]):
+    tokens, slot, count, _ = make_batch(0)
+    output = make_predictor(outputs, regressor_hidden_dims=hidden)(tokens, slot, count)
+    assert output.prediction.shape == (4, outputs)
+    assert output.sample_embedding.shape == (4, 16)
+    assert output.counts is None
+
+
+def test_hidden_widths_shape_the_head(make_predictor):
+    head = make_predictor(3, regressor_hidden_dims=(12, 5), regressor_dropout=0.1).target_head
+    widths = [module.out_features for module in head.modules() if isinstance(module, torch.nn.Linear)]
+    assert widths == [12, 5, 3]
+
+
+def test_hidden_abundances_are_predicted(make_predictor, make_batch):
+    tokens, slot, count, _ = make_batch(1)
+    hidden = (count > 0) & (slot % 2 == 0)
+    model = make_predictor(count_weight=0.5)
+    counts = model(tokens, slot, count, hidden).counts
+    assert counts.shape == slot.shape
+    assert model(tokens, slot, count).counts is None
+    counts[hidden].sum().backward()
+    assert model.encoder.sample_encoder.abundance.expand.weight.grad[:, 2].abs().sum() > 0
+
+
+def test_hidden_abundances_need_their_head(make_predictor, make_batch):
+    tokens, slot, count, _ = make_batch(1)
+    model = make_predictor()
+    assert model.count_head is None
+    with pytest.raises(ValueError, match="count_weight > 0"):
+        model(tokens, slot, count, count > 0)
+
+
+def test_prediction_from_embedded_asvs_is_the_same(make_predictor, make_batch):
+    tokens, slot, count, _ = make_batch(2)
+    model = make_predictor()
+    asvs = model.encoder.embed_asvs(tokens)
+    assert torch.equal(model.predict_samples(asvs, slot, count).prediction, model(tokens, slot, count).prediction)
+
+
+def test_dropout_only_in_training(make_predictor, make_batch):
+    tokens, slot, count, _ = make_batch(3)
+    model = make_predictor(regressor_dropout=0.5)
+    assert not torch.equal(model(tokens, slot, count).prediction, model(tokens, slot, count).prediction)
+    model.eval()
+    assert torch.equal(model(tokens, slot, count).prediction, model(tokens, slot, count).prediction)
+
+
+def test_first_predictions_are_near_zero(make_predictor, make_batch):
+    tokens, slot, count, _ = make_batch(4)
+    assert make_predictor(3)(tokens, slot, count).prediction.abs().max() < 0.5
+
+
+def test_every_parameter_has_a_gradient(make_predictor, make_batch):
+    tokens, slot, count, _ = make_batch(5)
+    model = make_predictor(2, regressor_hidden_dims=(8,), count_weight=1.0)
+    output = model(tokens, slot, count, count > 0)
+    (output.prediction.sum() + output.counts.sum()).backward()
+    unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    # what only pretraining reads
+    assert unused == {
+        "encoder.log_tau",
+        "encoder.asv_encoder.nucleotide_head.weight",
+        "encoder.asv_encoder.nucleotide_head.bias",
+    }
+
+
+def test_predictions_are_not_rounded_under_autocast(make_predictor, make_batch):
+    tokens, slot, count, _ = make_batch(6)
+    model = make_predictor(count_weight=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(tokens, slot, count, count > 0)
+    assert output.prediction.dtype == output.sample_embedding.dtype == torch.float32
+    assert output.counts.isfinite().all()

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from aam.models.pooling import AttentionPooling
+from aam.models.transformer import SelfAttention, Transformer
+
+
+def padded(rows: int = 3, positions: int = 6, width: int = 16) -> tuple[Tensor, Tensor]:
+    x = torch.randn(rows, positions, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    padding = torch.arange(positions) >= torch.tensor([[6], [4], [1]])
+    return x, padding
+
+
+def attention_by_loops(module: SelfAttention, x: Tensor, present: int) -> Tensor:
+    """Textbook attention of one row over its first positions, a head and a position at a time."""
+    width = x.shape[1]
+    each = width // module.heads
+    query, key, value = (x @ module.qkv.weight.T).split(width, dim=1)
+    mixed = torch.zeros_like(x)
+    for head in range(module.heads):
+        part = slice(head * each, (head + 1) * each)
+        for position in range(len(x)):
+            score = [float(query[position, part] @ key[other, part]) / math.sqrt(each) for other in range(present)]
+            weight = torch.tensor(score, dtype=x.dtype).softmax(0)
+            mixed[position, part] = sum(w * value[other, part] for other, w in enumerate(weight))
+    return mixed @ module.output.weight.T
+
+
+def test_attention_agrees_with_loops(make_config):
+    torch.manual_seed(0)
+    module = SelfAttention(make_config()).double()
+    x, padding = padded()
+    result = module(x, ~padding[:, None, None, :])
+    for row, present in enumerate([6, 4, 1]):
+        torch.testing.assert_close(result[row], attention_by_loops(module, x[row], present))
+
+
+@pytest.mark.parametrize("implementation", ["flash", "math"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_kernels_agree(make_config, implementation: str, masked: bool):
+    x, padding = padded()
+    torch.manual_seed(0)
+    chosen = Transformer(make_config(attn_implementation=implementation), 0.0).double()
+    default = Transformer(make_config(), 0.0).double()
+    default.load_state_dict(chosen.state_dict())
+    absent = padding if masked else None
+    here = ~padding if masked else torch.ones_like(padding)
+    torch.testing.assert_close(chosen(x, absent)[here], default(x, absent)[here], rtol=1e-10, atol=1e-10)
+
+
+def test_padding_changes_nothing(make_config):
+    torch.manual_seed(0)
+    module = Transformer(make_config(), 0.0).double()
+    x, padding = padded()
+    result = module(x, padding)
+    for row, present in enumerate([6, 4, 1]):
+        alone = module(x[row : row + 1, :present], None)
+        torch.testing.assert_close(result[row, :present], alone[0], rtol=1e-10, atol=1e-10)
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(make_config):
+    x, padding = padded()
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        module = Transformer(make_config(gradient_checkpointing=checkpointing), 0.1).double()
+        torch.manual_seed(1)
+        module(x, padding).square().sum().backward()
+        gradients.append([parameter.grad for parameter in module.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert torch.equal(plain, checkpointed)
+
+
+def test_dropout_is_off_in_evaluation(make_config):
+    x, padding = padded()
+    torch.manual_seed(0)
+    module = Transformer(make_config(), 0.5).double()
+    assert not torch.equal(module(x, padding), module(x, padding))
+    module.eval()
+    assert torch.equal(module(x, padding), module(x, padding))
+
+
+def test_pooling_agrees_with_textbook_attention():
+    torch.manual_seed(0)
+    pooling = AttentionPooling(16, 2).double()
+    x, padding = padded()
+    result = pooling(x, padding)
+    for row, present in enumerate([6, 4, 1]):
+        weight = (x[row, :present] @ pooling.score.weight.T).softmax(0)
+        expected = pooling.value(torch.cat([weight[:, head] @ x[row, :present] for head in range(2)]))
+        torch.testing.assert_close(result[row], expected)
+
+
+def test_pooling_of_nothing_is_a_constant():
+    pooling = AttentionPooling(16, 2).double()
+    x, padding = padded()
+    result = pooling(x, torch.ones_like(padding))
+    torch.testing.assert_close(result, pooling.value.bias.expand(3, -1))
