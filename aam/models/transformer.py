@@ -11,7 +11,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from aam.config import AttnImplementation, ModelConfig
+from aam.config import AttnImplementation, MixedPrecision, ModelConfig
+from aam.errors import InputError
 
 
 def attention_kernel(implementation: AttnImplementation, masked: bool) -> AbstractContextManager[object]:
@@ -33,6 +34,18 @@ def attention_kernel(implementation: AttnImplementation, masked: bool) -> Abstra
         case "sdpa":
             return nullcontext()
     return sdpa_kernel(backends)
+
+
+def check_attention(implementation: AttnImplementation, device: torch.device, precision: MixedPrecision) -> None:
+    """Refuse a kernel that the device does not have, before anything is computed.
+
+    Raises:
+        InputError: the kernel needs a GPU, or half precision.
+    """
+    if implementation == "mem_efficient" and device.type == "cpu":
+        raise InputError("--attn-implementation mem_efficient needs a GPU; on a CPU give sdpa, flash or math")
+    if implementation == "flash" and device.type != "cpu" and precision == "none":
+        raise InputError("--attn-implementation flash needs half precision on a GPU: add --mixed-precision bf16")
 
 
 class SelfAttention(nn.Module):

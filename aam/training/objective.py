@@ -135,9 +135,10 @@ class PretrainObjective:
     def _forward(self, step: StepBatch, index: int, mask: Tensor) -> EncoderOutput:
         # dropout is the one draw of torch's own generator: seeded by address, so that a step can be run again
         torch.manual_seed(address_hash(self.config.runtime.seed, "dropout", step.plan.step, index))
-        batch = step.micro[index]
+        batch, tokens = step.micro[index], self.nucleotides[step.micro[index].asv]
+        hidden = mask if self.loss.active("nucleotide_loss") else None
         with self.compute.autocast():
-            return self.model(self.nucleotides[batch.asv], batch.slot, batch.count, mask)  # type: ignore[no-any-return]
+            return self.model(tokens, batch.slot, batch.count, hidden)  # type: ignore[no-any-return]
 
     def _sample_losses(self, z: Tensor, pd: Tensor | None, step: StepBatch) -> dict[str, Tensor]:
         parts = {}

@@ -1,4 +1,5 @@
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_metadata_are_joined_by_id(caplog):
 
 def test_no_sample_in_common_is_an_error():
     metadata = pd.DataFrame({"x": [4.0]}, index=["A"])
-    with pytest.raises(InputError, match="no sample is left.*metadata.*a, b, c, empty, e"):
+    with pytest.raises(InputError, match=r"no sample is left.*metadata.*a, b, c, empty, e"):
         assemble_study(make_table(), SamplingConfig(), metadata=metadata)
     with pytest.raises(InputError, match="sampling depth 1000"):
         assemble_study(make_table(), SamplingConfig(rarefy_depth=1000))
@@ -137,7 +138,7 @@ def test_asvs_without_a_tip_are_an_error_or_dropped_with_their_reads(caplog):
 
 def test_a_tree_of_other_asvs_is_an_error_even_where_tips_may_be_dropped():
     study = assemble_study(make_table(), SamplingConfig())
-    with pytest.raises(InputError, match="4 of 4 ASVs.*named like x, y") as caught:
+    with pytest.raises(InputError, match=r"4 of 4 ASVs.*named like x, y") as caught:
         with_phylogeny(study, parse_newick("(x:1,y:1);"), SamplingConfig(), UnifracConfig(), True)
     assert "--drop-missing-tips" not in str(caught.value)
 
@@ -172,6 +173,7 @@ def test_the_fingerprint_knows_the_study():
 
 def test_cut_asvs_are_told(caplog):
     study = assemble_study(make_table(), SamplingConfig())
+    caplog.clear()
     assert study.nucleotides(None).shape == (4, 24)
     assert not caplog.records
     assert study.nucleotides(20).shape == (4, 20)
@@ -229,9 +231,9 @@ def test_what_a_command_needs_is_named(study_folder):
 
 
 def test_where_selects_samples(study_folder):
-    study = load(study_folder, where=("habitat=gut,skin", "health=sick"))
+    study = load(study_folder, where=("habitat=gut,skin", "subject=subject01,subject02"))
     assert set(study.metadata["habitat"]) == {"gut", "skin"}
-    assert set(study.metadata["health"]) == {"sick"}
+    assert set(study.metadata["subject"]) == {"subject01", "subject02"}
     assert study.table.n_samples + len(study.left_out) == 40
 
 
@@ -245,12 +247,14 @@ def test_distances_above_one_are_refused_but_for_weighted_unifrac(study_folder, 
     assert study.matrix.values.max() > 1
 
 
-@pytest.mark.parametrize("count", [30_000])
-def test_joining_many_samples_takes_no_time_by_pairs(count):
+def test_joining_many_samples_is_not_done_pair_by_pair():
     """30,000 ids against 30,000 ids, one by one, would be a billion comparisons of texts: half a minute."""
+    count = 30_000
     names = tuple(f"sample{number}" for number in range(count))
     counts = csr_array(np.ones((count, 1), dtype=np.int64))
     table = FeatureTable(counts, names, ASVS[:1], ASVS[:1])
     metadata = pd.DataFrame({"x": np.arange(count)}, index=pd.Index(names[::-1], dtype=object))
+    before = time.process_time()
     study = assemble_study(table, SamplingConfig(), metadata=metadata)
+    assert time.process_time() - before < 5
     assert study.metadata["x"].tolist() == list(range(count))[::-1]

@@ -30,7 +30,7 @@ def test_logits_of_hidden_nucleotides_are_those_of_the_full_head(make_config, ma
     model = encoder(make_config(nucleotide_patch=patch))
     tokens, _, _, mask = make_batch(1)
     output = model(tokens, mask)
-    _, encoded = model._embed(model._patches(tokens.masked_fill(mask, MASK), PAD))
+    encoded, _ = model._encode(tokens.masked_fill(mask, MASK))
     every = model.nucleotide_head(encoded).view(len(tokens), -1, VOCABULARY_SIZE)[:, : tokens.shape[1]]
     assert output.nucleotide_logits is not None
     torch.testing.assert_close(output.nucleotide_logits, every[mask], **exact)
@@ -41,9 +41,28 @@ def test_hidden_nucleotides_are_not_seen(make_config, make_batch):
     tokens, _, _, mask = make_batch(2)
     other = torch.where(mask, 1 + tokens % 4, tokens)
     first, second = model(tokens, mask), model(other, mask)
-    assert torch.equal(first.embedding, second.embedding)
     assert torch.equal(first.nucleotide_logits, second.nucleotide_logits)
-    assert not torch.equal(model(tokens).embedding, model(other).embedding)
+    assert not torch.equal(first.embedding, second.embedding)
+
+
+def test_embeddings_are_of_whole_asvs(make_config, make_batch):
+    model = encoder(make_config())
+    tokens, _, _, mask = make_batch(2)
+    assert torch.equal(model(tokens, mask).embedding, model(tokens).embedding)
+
+
+def test_only_asvs_that_hide_nucleotides_are_encoded_again(make_config, make_batch):
+    model = encoder(make_config())
+    tokens, _, _, mask = make_batch(3)
+    hiding = torch.arange(len(tokens)) % 2 == 0
+    some = mask & hiding[:, None]
+    rows = []
+    model.stem.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    logits = model(tokens, some).nucleotide_logits
+    assert rows == [len(tokens), int(some.any(dim=1).sum())]
+    torch.testing.assert_close(
+        logits, model(tokens, mask).nucleotide_logits[hiding.repeat_interleave(mask.sum(dim=1))], **exact
+    )
 
 
 @settings(max_examples=25, deadline=None)

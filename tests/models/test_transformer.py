@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from aam.errors import InputError
 from aam.models.pooling import AttentionPooling
-from aam.models.transformer import SelfAttention, Transformer
+from aam.models.transformer import SelfAttention, Transformer, attention_kernel, check_attention
 
 
 def padded(rows: int = 3, positions: int = 6, width: int = 16) -> tuple[Tensor, Tensor]:
@@ -99,3 +100,35 @@ def test_pooling_of_nothing_is_a_constant():
     x, padding = padded()
     result = pooling(x, torch.ones_like(padding))
     torch.testing.assert_close(result, pooling.value.bias.expand(3, -1))
+
+
+@pytest.mark.parametrize(
+    ("implementation", "device", "precision", "message"),
+    [("mem_efficient", "cpu", "none", "needs a GPU"), ("flash", "cuda", "none", "--mixed-precision bf16")],
+)
+def test_kernels_that_the_device_lacks_are_refused(implementation, device: str, precision, message: str):
+    with pytest.raises(InputError, match=message):
+        check_attention(implementation, torch.device(device), precision)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "flash", "math"])
+def test_kernels_of_the_cpu_are_accepted_and_work(implementation):
+    check_attention(implementation, torch.device("cpu"), "bf16")
+    query = torch.ones(1, 2, 3, 4)
+    with attention_kernel(implementation, masked=False):
+        assert torch.nn.functional.scaled_dot_product_attention(query, query, query).shape == query.shape
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_in_and_out(make_config, autocast: bool):
+    x, padding = padded()
+    module = Transformer(make_config(), 0.0)
+    exact = module(x.float(), padding)[~padding]
+    if autocast:
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = module(x.float(), padding)[~padding]
+        assert rounded.dtype == torch.float32
+    else:
+        rounded = module.bfloat16()(x.bfloat16(), padding)[~padding]
+        assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.15)

@@ -1,0 +1,545 @@
+"""The objects for notebooks: conventions of scikit-learn, joins by id, and the same results as the command line."""
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import biom
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_predict, cross_val_score
+from sklearn.utils import estimator_checks
+
+import aam
+from aam.config import PredictConfig, PretrainConfig, TrainConfig
+from aam.data.metadata import read_metadata
+from aam.data.tables import read_tables
+from aam.workflows.predict import predict
+from aam.workflows.pretrain import pretrain
+from aam.workflows.train import train
+
+ESTIMATORS = [aam.SampleEncoder, aam.SampleRegressor, aam.SampleClassifier]
+PREDICTORS = ESTIMATORS[1:]
+TINY = {
+    "embedding_dim": 16,
+    "attention_heads": 2,
+    "attention_layers": 1,
+    "epochs": 2,
+    "batch_size": 16,
+    "rarefy_depth": 150,
+    "device": "cpu",
+}
+FAST = TINY | {"epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def table(study_folder):
+    """Counts, samples x ASVs."""
+    read = read_tables([study_folder / "table.biom"])
+    return pd.DataFrame(read.counts.toarray(), index=list(read.sample_ids), columns=list(read.asv_ids))
+
+
+@pytest.fixture(scope="module")
+def tree(study_folder):
+    return study_folder / "tree.nwk"
+
+
+@pytest.fixture(scope="module")
+def metadata(study_folder):
+    return read_metadata(study_folder / "metadata.tsv")
+
+
+@pytest.fixture(scope="module")
+def encoder(table, tree):
+    return aam.SampleEncoder(**TINY).fit(table, tree=tree)
+
+
+@pytest.fixture(scope="module")
+def regressor(table, metadata):
+    return aam.SampleRegressor(**TINY).fit(table, metadata["acidity"])
+
+
+@pytest.fixture(scope="module")
+def classifier(table, metadata):
+    return aam.SampleClassifier(**TINY, stratify=True).fit(table, metadata["health"])
+
+
+@pytest.fixture
+def with_an_empty_sample(table):
+    """Six samples in another order than in the study, the third without reads."""
+    some = table.iloc[[30, 2, 7, 5, 21, 11]].copy()
+    some.iloc[2] = 0
+    return some
+
+
+def _weights(estimator):
+    model = estimator.trained_.predictor or estimator.trained_.encoder
+    return model.state_dict()
+
+
+def _assert_same_weights(one, other):
+    torch.testing.assert_close(_weights(one), _weights(other), rtol=0, atol=0)
+
+
+# the package
+
+
+def test_importing_the_package_does_not_wait_for_the_heavy_libraries():
+    code = "import sys, aam; print(sorted({'torch', 'pandas', 'sklearn', 'skbio', 'biom'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_names_of_the_package():
+    assert set(aam.__all__) <= set(dir(aam))
+    for name in aam.__all__:
+        assert getattr(aam, name) is not None
+    assert issubclass(aam.InputError, ValueError)
+    with pytest.raises(AttributeError, match="nonsense"):
+        aam.nonsense  # noqa: B018
+
+
+def test_version_agrees_with_the_project():
+    path = Path(aam.__file__).parent.parent / "pyproject.toml"
+    assert tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"] == aam.__version__
+
+
+# parameters
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_defaults_are_those_of_the_command_line(kind):
+    declared = kind.config_type.options()
+    parameters = kind().get_params(deep=False)
+    beside = {"options", "output_dir", "encoder", "pretrain_epochs"}
+    for name in parameters.keys() - beside:
+        assert parameters[name] == declared[name][1].default, name
+    assert parameters.get("pretrain_epochs", 50) == PretrainConfig.options()["epochs"][1].default
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_choices_are_those_of_the_command_line(kind):
+    declared = kind.config_type.options()
+    choices = {field.name: field.type for field in fields(kind) if get_origin(field.type) is Literal}
+    assert "device" in choices
+    for name, choice in choices.items():
+        assert get_args(choice) == get_args(declared[name][1].annotation), name
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_every_parameter_is_documented(kind):
+    text = kind.__doc__ if kind is aam.SampleEncoder else aam.SampleEncoder.__doc__ + aam.SampleRegressor.__doc__
+    for name in kind().get_params(deep=False):
+        assert re.search(rf"^ +{name}: ", text + kind.__doc__, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_set_params,
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_mixin_order,
+        estimator_checks.check_valid_tag_types,
+    ],
+)
+def test_conventions_of_scikit_learn(kind, check):
+    check(kind.__name__, kind())
+
+
+def test_kinds():
+    assert is_regressor(aam.SampleRegressor())
+    assert is_classifier(aam.SampleClassifier())
+    assert not is_regressor(aam.SampleEncoder())
+
+
+def test_parameters_are_stored_as_given_and_checked_by_fit(table, tree):
+    options = {"weight_decay": 0.5}
+    model = aam.SampleEncoder(epochs=-3, options=options)
+    assert model.epochs == -3
+    assert model.options is options
+    with pytest.raises(aam.InputError, match="--epochs -3"):
+        model.fit(table, tree=tree)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 3}, "epochs has its own place"),
+        ({"tree": "tree.nwk"}, "tree has its own place"),
+        ({"metadata_column": "age"}, "metadata_column has its own place"),
+        ({"wait_decay": 1}, "unknown option wait_decay"),
+        ({"weight_decay": -1}, "--weight-decay -1"),
+    ],
+)
+def test_wrong_options(table, metadata, options, message):
+    with pytest.raises(aam.InputError, match=message):
+        aam.SampleRegressor(options=options).fit(table, metadata["acidity"])
+
+
+def test_options_reach_the_run(table, tree):
+    options = {"nuc_mask_ratio": 0.3, "weight_decay": 0.5, "nucleotide_weight": 0.0}
+    config = aam.SampleEncoder(**FAST, max_asvs=20, options=options).fit(table, tree=tree).trained_.config
+    flat = config.flat()
+    assert {name: flat[name] for name in options} == options
+    assert {name: flat[name] for name in FAST} == FAST
+    assert flat["max_asvs"] == 20
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+@pytest.mark.parametrize("method", ["embed", "transform", "embed_asvs", "predict", "predict_proba", "predictions"])
+def test_not_fitted(kind, method, table):
+    if method in dir(kind):
+        with pytest.raises(NotFittedError):
+            getattr(kind(), method)(table)
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_not_fitted_cannot_be_scored_or_saved(kind, table, metadata, tmp_path):
+    with pytest.raises(NotFittedError):
+        kind().save(tmp_path / "model")
+    if kind is not aam.SampleEncoder:
+        with pytest.raises(NotFittedError):
+            kind().score(table, metadata["health"])
+
+
+# the same functions as the command line
+
+
+def test_encoder_learns_what_the_command_line_learns(encoder, study_folder, tmp_path):
+    files = {"table": [study_folder / "table.biom"], "tree": study_folder / "tree.nwk"}
+    pretrain(PretrainConfig.from_flat(TINY | files | {"output_dir": tmp_path / "run"}))
+    _assert_same_weights(aam.SampleEncoder.load(tmp_path / "run"), encoder)
+
+
+def test_regressor_learns_and_predicts_what_the_command_line_does(regressor, study_folder, tmp_path):
+    inputs = {"table": [study_folder / "table.biom"], "metadata": study_folder / "metadata.tsv"}
+    train(TrainConfig.from_flat(TINY | inputs | {"metadata_column": "acidity", "output_dir": tmp_path / "run"}))
+    _assert_same_weights(aam.SampleRegressor.load(tmp_path / "run"), regressor)
+
+    regressor.save(tmp_path / "saved")
+    output = tmp_path / "predictions.tsv"
+    predict(PredictConfig.from_flat({"checkpoint": tmp_path / "saved", "table": inputs["table"], "output": output}))
+    written = pd.read_csv(output, sep="\t", index_col=0)
+    given = regressor.predictions(study_folder / "table.biom")
+    assert list(given.columns) == list(written.columns)
+    # the command line writes what the sampling depth leaves out after the others
+    np.testing.assert_allclose(given["prediction"], written["prediction"].loc[given.index], rtol=1e-5)
+
+
+# inputs
+
+
+def test_every_kind_of_table_gives_the_same(encoder, table, study_folder):
+    expected = encoder.embed(table)
+    short = {f"asv{i}": sequence for i, sequence in enumerate(table.columns)}
+    renamed = table.set_axis(list(short), axis=1)
+    counts = biom.Table(csr_matrix(table.to_numpy().T), list(short), list(table.index))
+    for given, sequences in [
+        (study_folder / "table.biom", None),
+        (str(study_folder / "table.biom"), None),
+        (renamed, short),
+        (counts, short),
+    ]:
+        pd.testing.assert_frame_equal(encoder.embed(given, sequences=sequences), expected)
+    with pytest.raises(aam.InputError, match="without a sequence"):
+        encoder.embed(renamed)
+
+
+def test_tables_and_trees_in_memory_are_learned_as_those_in_files(encoder, table, tree):
+    counts = biom.Table(csr_matrix(table.to_numpy().T), list(table.columns), list(table.index))
+    _assert_same_weights(aam.SampleEncoder(**TINY).fit(counts, tree=tree.read_text()), encoder)
+
+
+def test_pretraining_needs_a_tree(table):
+    with pytest.raises(aam.InputError, match="distances are learned from a tree"):
+        aam.SampleEncoder(**FAST).fit(table)
+
+
+def test_the_order_of_a_series_does_not_matter(regressor, table, metadata):
+    shuffled = metadata["acidity"].sample(frac=1, random_state=1)
+    assert list(shuffled.index) != list(table.index)
+    _assert_same_weights(aam.SampleRegressor(**TINY).fit(table, shuffled), regressor)
+
+
+def test_plain_values_go_with_the_rows_of_a_frame(regressor, table, metadata):
+    values = metadata["acidity"].loc[table.index].tolist()
+    _assert_same_weights(aam.SampleRegressor(**TINY).fit(table, values), regressor)
+
+
+def test_numbered_targets_are_not_joined_by_position(table, metadata):
+    with pytest.raises(aam.InputError, match="index of y must hold sample ids"):
+        aam.SampleRegressor(**FAST).fit(table, metadata["acidity"].reset_index(drop=True))
+
+
+def test_samples_without_a_target_are_left_out_and_counted(table, metadata):
+    y = metadata["acidity"].copy()
+    y.iloc[3] = np.nan
+    y = y.drop(y.index[5])
+    y["elsewhere"] = 7.0
+    model = aam.SampleRegressor(**FAST).fit(table, y)
+    reasons = model.left_out_.set_index("sample_id")["reason"]
+    assert set(reasons.index) == {metadata.index[3], metadata.index[5]}
+    assert reasons[metadata.index[3]] == "no value of acidity"
+
+
+def test_a_wrong_target_is_refused_before_pretraining(table, tree, metadata, tmp_path):
+    model = aam.SampleRegressor(**FAST, output_dir=tmp_path / "run")
+    with pytest.raises(aam.InputError, match="'health' is not numeric"):
+        model.fit(table, metadata["health"], tree=tree)
+    assert not (tmp_path / "run").exists()
+
+
+def test_groups_of_the_metadata_stay_on_one_side(table, metadata, tmp_path):
+    options = {"group_column": "subject"}
+    model = aam.SampleRegressor(**FAST, output_dir=tmp_path / "run", options=options)
+    model.fit(table, metadata["acidity"], metadata=metadata)
+    side = pd.read_csv(tmp_path / "run" / "split.tsv", sep="\t", index_col=0)["split"]
+    assert set(side) == {"train", "val"}
+    assert side.groupby(metadata["subject"]).nunique().max() == 1
+
+
+# where results go
+
+
+def test_nothing_is_left_behind_without_an_output_folder(table, tree, metadata, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    aam.SampleRegressor(**FAST, pretrain_epochs=1).fit(table, metadata["acidity"], tree=tree)
+    with pytest.raises(aam.InputError, match="nothing to learn"):
+        aam.SampleRegressor(**FAST).fit(table, pd.Series(1.0, index=table.index))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_is_not_shared_by_two_runs(table, tree, tmp_path):
+    model = aam.SampleEncoder(**FAST, output_dir=tmp_path / "run").fit(table, tree=tree)
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    with pytest.raises(aam.InputError, match="not empty"):
+        model.fit(table, tree=tree)
+    model.set_params(options={"overwrite": True}).fit(table, tree=tree)
+
+
+def test_history_has_every_validation(encoder):
+    validations = encoder.history_.dropna(subset="val/loss")
+    assert len(validations) == TINY["epochs"]
+    assert validations["val/unifrac_loss"].notna().all()
+
+
+# predictions
+
+
+def test_rows_come_in_the_order_of_the_table(regressor, table):
+    predicted = pd.Series(regressor.predict(table), index=table.index)
+    assert predicted.notna().all()
+    assert predicted.std() > 0
+    backwards = table.iloc[::-1]
+    np.testing.assert_allclose(regressor.predict(backwards), predicted[backwards.index], rtol=1e-5)
+
+
+def test_samples_that_cannot_be_used_are_missing_numbers(regressor, encoder, with_an_empty_sample):
+    missing = [False, False, True, False, False, False]
+    assert np.isnan(regressor.predict(with_an_empty_sample)).tolist() == missing
+    assert np.isnan(encoder.transform(with_an_empty_sample)).all(axis=1).tolist() == missing
+    by_id = regressor.predictions(with_an_empty_sample)
+    assert list(by_id.index) == list(with_an_empty_sample.index)
+    assert by_id["note"].tolist() == ["", "", "no reads", "", "", ""]
+
+
+def test_no_class_is_invented_for_samples_that_cannot_be_used(classifier, with_an_empty_sample):
+    name = with_an_empty_sample.index[2]
+    for method in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(aam.InputError, match=f"no class can be predicted for {name}: no reads"):
+            method(with_an_empty_sample)
+    by_id = classifier.predictions(with_an_empty_sample)
+    assert by_id["prediction"].isna().tolist() == [False, False, True, False, False, False]
+    assert len(classifier.predict(with_an_empty_sample.drop(index=name))) == 5
+
+
+def test_a_table_without_a_usable_sample(regressor, table):
+    with pytest.raises(aam.InputError, match="no sample is left"):
+        regressor.predict(table.iloc[:2] * 0)
+
+
+def test_score_is_over_samples_with_a_target(regressor, table, metadata, caplog):
+    predicted = pd.Series(regressor.predict(table), index=table.index)
+    y = metadata["acidity"].loc[table.index].iloc[:30]
+    residual = ((y - predicted[y.index]) ** 2).sum()
+    expected = 1 - residual / ((y - y.mean()) ** 2).sum()
+    assert regressor.score(table, y.sample(frac=1, random_state=2)) == pytest.approx(expected)
+    assert "scored 30 of 40 samples" in caplog.text
+    with pytest.raises(aam.InputError, match="no value for any"):
+        regressor.score(table, y.rename(index=lambda name: name + "x"))
+
+
+def test_accuracy(classifier, table, metadata):
+    right = classifier.predict(table) == metadata["health"].loc[table.index]
+    assert classifier.score(table, metadata["health"]) == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize(
+    ("classes", "kind"),
+    [([2, 10], int), ([False, True], bool), ([0.5, 1.0], float), (["no", "yes"], str)],
+)
+def test_classes_come_back_as_they_were(table, metadata, tmp_path, classes, kind):
+    sick = metadata["health"].loc[table.index] == "sick"
+    y = sick.map({False: classes[0], True: classes[1]})
+    model = aam.SampleClassifier(**FAST).fit(table, y)
+    assert model.classes_.tolist() == classes
+    probabilities = model.predict_proba(table)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    predicted = model.predict(table)
+    assert all(isinstance(label, kind) for label in predicted.tolist())
+    assert predicted.tolist() == [classes[i] for i in probabilities.argmax(axis=1)]
+    by_id = model.predictions(table)
+    assert by_id["prediction"].tolist() == [str(int(p) if p == 1.0 and kind is float else p) for p in predicted]
+    model.save(tmp_path / "model")
+    again = aam.SampleClassifier.load(tmp_path / "model")
+    assert again.classes_.tolist() == classes
+    assert again.predict(table).tolist() == predicted.tolist()
+    assert again.score(table, y) == model.score(table, y)
+
+
+def test_classes_of_the_command_line_are_text(study_folder, table, tmp_path):
+    inputs = {"table": [study_folder / "table.biom"], "metadata": study_folder / "metadata.tsv"}
+    target = {"metadata_column": "habitat", "classifier": True, "output_dir": tmp_path / "run"}
+    train(TrainConfig.from_flat(FAST | inputs | target))
+    model = aam.SampleClassifier.load(tmp_path / "run")
+    assert model.classes_.tolist() == ["gut", "oral", "skin"]
+    assert set(model.predict(table)) <= {"gut", "oral", "skin"}
+
+
+# saving
+
+
+def test_saved_encoder(encoder, table, tmp_path):
+    encoder.save(tmp_path / "model")
+    again = aam.SampleEncoder.load(tmp_path / "model")
+    pd.testing.assert_frame_equal(again.embed(table), encoder.embed(table))
+    pd.testing.assert_frame_equal(again.embed_asvs(table), encoder.embed_asvs(table))
+    assert {name: again.get_params()[name] for name in TINY} == TINY
+    with pytest.raises(aam.InputError, match="exists already"):
+        encoder.save(tmp_path / "model")
+
+
+def test_saved_regressor_keeps_options(table, metadata, tmp_path):
+    options = {"weight_decay": 0.5, "max_bp": 20, "regressor_hidden_dims": (8,)}
+    model = aam.SampleRegressor(**FAST, target_transform="minmax", options=options).fit(table, metadata["acidity"])
+    model.save(tmp_path / "model")
+    again = aam.SampleRegressor.load(tmp_path / "model")
+    assert again.get_params() == model.get_params()
+    assert again.predict(table).tolist() == model.predict(table).tolist()
+    _assert_same_weights(clone(again).fit(table, metadata["acidity"]), model)
+
+
+def test_models_of_another_kind_are_refused(encoder, regressor, classifier, tmp_path):
+    for model in (encoder, regressor, classifier):
+        path = tmp_path / model.kind
+        model.save(path)
+        for other in ESTIMATORS:
+            if not isinstance(model, other):
+                with pytest.raises(aam.InputError, match=f"use aam.{model.kind}.load"):
+                    other.load(path)
+    with pytest.raises(aam.InputError, match="no such folder"):
+        aam.SampleEncoder.load(tmp_path / "nowhere")
+
+
+def test_a_saved_model_holds_no_pickle(classifier, tmp_path):
+    classifier.save(tmp_path / "model")
+    assert {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    assert json.loads((tmp_path / "model" / "labels.json").read_text()) == ["healthy", "sick"]
+
+
+def test_other_processes_can_use_a_fitted_model(regressor, table):
+    """joblib, for instance, pickles what it hands to them."""
+    again = pickle.loads(pickle.dumps(regressor))
+    assert again.predict(table).tolist() == regressor.predict(table).tolist()
+
+
+# starting from an encoder
+
+
+def test_a_fitted_encoder_is_where_training_starts(encoder, table, metadata, tmp_path):
+    encoder.save(tmp_path / "encoder")
+    fitted = aam.SampleRegressor(**FAST, encoder=encoder, freeze_base=True).fit(table, metadata["acidity"])
+    by_path = aam.SampleRegressor(**FAST, encoder=tmp_path / "encoder", freeze_base=True)
+    _assert_same_weights(by_path.fit(table, metadata["acidity"]), fitted)
+    frozen = fitted.trained_.encoder.state_dict()
+    for name, value in _weights(encoder).items():
+        torch.testing.assert_close(frozen[name], value, rtol=0, atol=0)
+    # the frozen encoder embeds samples as before
+    pd.testing.assert_frame_equal(fitted.embed(table), encoder.embed(table))
+
+
+def test_the_encoder_fixes_the_shape(encoder, table, metadata):
+    model = aam.SampleRegressor(encoder=encoder, epochs=1, rarefy_depth=150).fit(table, metadata["acidity"])
+    assert model.trained_.config.model.embedding_dim == TINY["embedding_dim"]
+    with pytest.raises(aam.InputError, match="--embedding-dim 32"):
+        aam.SampleRegressor(encoder=encoder, epochs=1, embedding_dim=32).fit(table, metadata["acidity"])
+
+
+def test_an_encoder_must_be_fitted(table, metadata):
+    with pytest.raises(NotFittedError):
+        aam.SampleRegressor(encoder=aam.SampleEncoder(**FAST), epochs=1).fit(table, metadata["acidity"])
+
+
+@pytest.mark.parametrize("kind", PREDICTORS)
+def test_cloning_keeps_the_encoder_fitted(kind, encoder):
+    model = clone(kind(encoder=encoder, epochs=3))
+    assert model.encoder is encoder
+    assert model.epochs == 3
+    with pytest.raises(NotFittedError):
+        clone(encoder).save("anywhere")
+
+
+def test_fit_with_a_tree_pretrains_first(encoder, table, tree, metadata, tmp_path):
+    y = metadata["acidity"].drop(metadata.index[:3])
+    two_steps = aam.SampleRegressor(**FAST, encoder=encoder).fit(table, y)
+    one_step = aam.SampleRegressor(**FAST, pretrain_epochs=TINY["epochs"], output_dir=tmp_path / "run")
+    one_step.fit(table, y, tree=tree)
+    _assert_same_weights(one_step, two_steps)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["pretrain", "train"]
+    _assert_same_weights(aam.SampleEncoder.load(tmp_path / "run" / "pretrain"), encoder)
+
+
+def test_options_for_targets_do_not_stop_pretraining(table, tree, metadata):
+    options = {"best_metric": "val/accuracy", "weight_decay": 0.5}
+    model = aam.SampleClassifier(**FAST, pretrain_epochs=1, stratify=True, options=options)
+    assert model.fit(table, metadata["health"], tree=tree).trained_.config.optim.best_metric == "val/accuracy"
+
+
+# scikit-learn's tools
+
+
+def test_cross_validation(encoder, table, metadata):
+    y = metadata.loc[table.index]
+    regressor = aam.SampleRegressor(**FAST, encoder=encoder)
+    scores = cross_val_score(regressor, table, y["acidity"], cv=2, error_score="raise")
+    assert np.isfinite(scores).all()
+    by_array = cross_val_score(regressor, table, y["acidity"].to_numpy(), cv=2, error_score="raise")
+    np.testing.assert_allclose(by_array, scores)
+    classifier = aam.SampleClassifier(**FAST)
+    auc = cross_val_score(classifier, table, y["health"], cv=2, scoring="roc_auc", error_score="raise")
+    assert ((auc >= 0) & (auc <= 1)).all()
+    probabilities = cross_val_predict(classifier, table, y["habitat"], cv=2, method="predict_proba")
+    assert probabilities.shape == (len(table), 3)
+
+
+def test_embeddings_as_a_frame(encoder, table):
+    as_frame = clone(encoder).set_output(transform="pandas")
+    as_frame.trained_ = encoder.trained_
+    pd.testing.assert_frame_equal(as_frame.transform(table), encoder.embed(table), check_names=False)

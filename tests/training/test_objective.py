@@ -1,0 +1,250 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import skbio
+import torch
+
+from aam.config import UnifracConfig
+from aam.data.dataset import AddressedSampler, StepPlan
+from aam.data.rarefaction import FIXED, row_of
+from aam.training import objective as module
+from aam.training.masking import hidden_nucleotides
+from aam.training.objective import VALIDATION, PretrainObjective
+from aam.workflows.fit import Run
+from aam.workflows.pretrain import prepare_pretraining
+
+ALL_PARTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "faith_pd_weight": 0.2, "nuc_asv_share": 0.6}
+
+
+@pytest.fixture
+def double_run(study, make_pretrain_config):
+    """A prepared run in double precision."""
+
+    def prepare(**options) -> Run:
+        run = prepare_pretraining(study, make_pretrain_config(**{**ALL_PARTS, **options}))
+        run.model.double()
+        return run
+
+    return prepare
+
+
+def cut(plan: StepPlan, *sizes: int) -> StepPlan:
+    """The same step in batches of these sizes."""
+    return replace(plan, micro=tuple(np.split(plan.samples, np.cumsum(sizes)[:-1])))
+
+
+def first_plan(run: Run, samples: int = 12) -> StepPlan:
+    return next(iter(AddressedSampler(run.material.split.train, samples, 1, 1, seed=7)))
+
+
+def step_of(run: Run, plan: StepPlan, gradient) -> tuple[dict[str, float], torch.Tensor]:
+    losses = run.objective.backward(run.dataset[plan], lambda loss: loss)
+    assert not any(loss.requires_grad for loss in losses.values())
+    return {name: float(loss) for name, loss in losses.items()}, gradient(run.model)
+
+
+PARTS = [
+    {},
+    {"unifrac_weight": 0.0, "faith_pd_weight": 0.0},
+    {"nucleotide_weight": 0.0, "faith_pd_weight": 0.0},
+    {"nucleotide_weight": 0.0, "unifrac_weight": 0.0},
+    {"distance_link": "cosine", "nuc_mask_strategy": "span"},
+    {"gradient_checkpointing": True, "asv_chunk_size": 5},
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"), [*((options, (5, 7)) for options in PARTS), ({}, (4, 4, 4)), ({}, (1, 10, 1))]
+)
+def test_the_gradient_of_accumulated_batches_is_that_of_one(double_run, gradient, options, sizes):
+    run = double_run(**options)
+    plan = first_plan(run)
+    whole_losses, whole = step_of(run, plan, gradient)
+    losses, accumulated = step_of(run, cut(plan, *sizes), gradient)
+    assert losses == pytest.approx(whole_losses, rel=1e-10)
+    assert (accumulated - whole).norm() <= 1e-10 * whole.norm()
+    assert whole.norm() > 1e-3
+
+
+def test_batches_of_a_step_share_asvs(double_run):
+    """Else the test above would say nothing about ASVs that several batches hold."""
+    run = double_run()
+    step = run.dataset[cut(first_plan(run), 4, 4, 4)]
+    one, other = (set(batch.asv.tolist()) for batch in step.micro[:2])
+    assert len(one & other) > 10
+
+
+def test_dropout_is_the_same_in_both_passes_of_an_accumulated_step(double_run, gradient):
+    """With dropout the batches differ from one large batch, but the loss must belong to the gradient."""
+    run = double_run(nucleotide_dropout=0.2, sample_dropout=0.2, nucleotide_weight=0.0)
+    plan = cut(first_plan(run), 6, 6)
+    before, pull = step_of(run, plan, gradient)
+    assert step_of(run, plan, gradient)[0] == before
+    with torch.no_grad():
+        start = torch.nn.utils.parameters_to_vector(run.model.parameters())
+        step = 1e-6 / pull.norm()
+        torch.nn.utils.vector_to_parameters(start + step * pull, run.model.parameters())
+    after, _ = step_of(run, plan, gradient)
+    assert (after["loss"] - before["loss"]) / step == pytest.approx(float(pull.square().sum()), rel=1e-3)
+
+
+def test_the_scale_of_the_loss_scales_the_gradient(double_run, gradient):
+    run = double_run()
+    for plan in (first_plan(run), cut(first_plan(run), 6, 6)):
+        _, plain = step_of(run, plan, gradient)
+        losses = run.objective.backward(run.dataset[plan], lambda loss: 8 * loss)
+        assert torch.allclose(gradient(run.model), 8 * plain, rtol=1e-10, atol=0)
+        assert float(losses["loss"]) == pytest.approx(step_of(run, plan, gradient)[0]["loss"])
+
+
+def reference_losses(run: Run, plan: StepPlan, newick) -> dict[str, float]:
+    """The losses of a step by loops over samples, ASVs and pairs; distances and diversities from scikit-bio."""
+    model, study = run.model, run.material.study
+    drawn = run.material.draws.rows(plan.samples, plan.epoch)
+    tokens = run.material.nucleotides
+    keys = torch.from_numpy(study.asv_keys)
+    mask = hidden_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
+    embeddings, cross_entropies = [], []
+    for row in range(len(plan.samples)):
+        asv, count = row_of(drawn, row)
+        alone = model(
+            tokens[asv], torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone(), mask[asv].contiguous()
+        )
+        embeddings.append(alone.sample_embedding[0])
+        logits = iter(alone.nucleotide_logits.tolist())
+        for number in asv:
+            for token in tokens[number][mask[number]].tolist():
+                values = next(logits)
+                cross_entropies.append(math.log(sum(map(math.exp, values))) - values[token])
+        assert next(logits, None) is None
+    tree = skbio.TreeNode.read([newick.read_text()], format="newick", convert_underscores=False)
+    counts, taxa = drawn.toarray(), list(study.table.asv_ids)
+    true = skbio.diversity.beta_diversity("unweighted_unifrac", counts, taxa=taxa, tree=tree, validate=False)
+    pd = skbio.diversity.alpha_diversity("faith_pd", counts, taxa=taxa, tree=tree, validate=False)
+    tau, errors, pd_errors = math.exp(float(model.log_tau)), [], []
+    for i, one in enumerate(embeddings):
+        pd_errors.append((float(model.faith_pd_head(one)) - math.log(1 + pd.iloc[i])) ** 2)
+        for j in range(i):
+            apart = math.dist(one.tolist(), embeddings[j].tolist()) / tau
+            softened = math.sqrt(apart**2 + 1e-6) - 1e-3
+            errors.append((1 - math.exp(-softened) - true.data[i, j]) ** 2)
+    parts = {
+        "unifrac_loss": sum(errors) / len(errors),
+        "nucleotide_loss": sum(cross_entropies) / len(cross_entropies),
+        "faith_pd_loss": sum(pd_errors) / len(pd_errors),
+    }
+    return {"loss": 1.3 * parts["unifrac_loss"] + 0.4 * parts["nucleotide_loss"] + 0.2 * parts["faith_pd_loss"]} | parts
+
+
+@pytest.mark.parametrize("sizes", [(6,), (4, 2)])
+def test_the_losses_are_those_of_plain_loops(double_run, gradient, newick, sizes):
+    run = double_run()
+    plan = replace(first_plan(run, 6), step=31, epoch=4)
+    with torch.no_grad():
+        expected = reference_losses(run, plan, newick)
+    losses, _ = step_of(run, cut(plan, *sizes), gradient)
+    assert losses == pytest.approx(expected, rel=1e-9)
+
+
+def test_masks_change_with_the_step_and_draws_with_the_epoch(double_run, gradient):
+    run = double_run()
+    plan = first_plan(run)
+    losses = [step_of(run, changed, gradient)[0] for changed in (plan, replace(plan, step=1), replace(plan, epoch=1))]
+    assert losses[0]["nucleotide_loss"] != losses[1]["nucleotide_loss"]
+    assert losses[0]["faith_pd_loss"] != losses[2]["faith_pd_loss"]
+
+
+def validated(run: Run) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """Metrics, and all true and predicted distances of held-out samples, one pair after the other."""
+    objective = run.objective
+    assert isinstance(objective, PretrainObjective)
+    metrics = objective.validate()
+    assert run.model.training
+    samples, draws = objective.held_out.samples, run.material.draws
+    true = run.material.study.distance_source(UnifracConfig()).distances(samples, draws.rows(samples, FIXED)).numpy()
+    run.model.eval()
+    embeddings = []
+    for sample in samples:
+        asv, count = draws.counts(sample, FIXED)
+        with torch.no_grad():
+            embedded = run.model.embed_asvs(run.material.nucleotides[asv])
+            slot = torch.arange(len(asv))[None]
+            embeddings.append(run.model.embed_samples(embedded, slot, torch.from_numpy(count)[None].clone())[0])
+    z = run.model.scale(torch.stack(embeddings))
+    predicted = run.model.distance(z, z).detach().numpy()
+    run.model.train()
+    pairs = np.triu_indices(len(samples), 1)
+    return metrics, true[pairs], predicted[pairs]
+
+
+@pytest.mark.parametrize(("group", "block"), [(4096, 512), (4096, 3)])
+def test_validation_is_over_all_pairs_of_held_out_samples(double_run, monkeypatch, group, block):
+    monkeypatch.setattr(module, "PAIR_GROUP", group)
+    monkeypatch.setattr(module, "PAIR_BLOCK", block)
+    run = double_run()
+    metrics, true, predicted = validated(run)
+    assert len(true) == 8 * 7 / 2
+    assert metrics["val/unifrac_loss"] == pytest.approx(np.square(true - predicted).mean(), rel=1e-9)
+    assert metrics["val/unifrac_pearson"] == pytest.approx(np.corrcoef(true, predicted)[0, 1], rel=1e-9)
+    assert metrics["val/unifrac_mae"] == pytest.approx(np.abs(true - predicted).mean(), rel=1e-9)
+
+
+def test_validation_of_many_samples_compares_within_groups(double_run, monkeypatch):
+    monkeypatch.setattr(module, "PAIR_GROUP", 4)
+    run = double_run()
+    objective = run.objective
+    pairs = [predicted for predicted, _ in objective.compare_pairs(torch.randn(8, 8).double())]
+    assert sum(map(len, pairs)) == 2 * 4 * 3 / 2
+
+
+def test_validation_weighs_hidden_nucleotides_by_the_samples_that_hold_them(double_run):
+    run = double_run(asv_chunk_size=7)
+    metrics = run.objective.validate()
+    counts = run.material.study.table.counts[run.material.split.val].toarray()
+    tokens = run.material.nucleotides
+    keys = torch.from_numpy(run.material.study.asv_keys)
+    masking = run.config.masking.model_copy(update={"nuc_asv_share": 1.0})
+    mask = hidden_nucleotides(tokens, keys, masking, run.config.runtime.seed, VALIDATION)
+    losses, hits, weights = [], [], []
+    for asv in np.flatnonzero(counts.sum(axis=0)):
+        with torch.no_grad():
+            logits = run.model.asv_encoder(tokens[asv : asv + 1], mask[asv : asv + 1]).nucleotide_logits
+        true = tokens[asv][mask[asv]].long()
+        losses += torch.nn.functional.cross_entropy(logits, true, reduction="none").tolist()
+        hits += (logits.argmax(1) == true).tolist()
+        weights += [np.count_nonzero(counts[:, asv])] * len(true)
+    assert metrics["val/nucleotide_loss"] == pytest.approx(np.average(losses, weights=weights), rel=1e-9)
+    assert metrics["val/nucleotide_accuracy"] == pytest.approx(np.average(hits, weights=weights), rel=1e-9)
+
+
+def test_validation_of_faith_pd_is_on_the_logarithm(double_run, newick):
+    run = double_run()
+    metrics = run.objective.validate()
+    samples = run.material.split.val
+    tree = skbio.TreeNode.read([newick.read_text()], format="newick", convert_underscores=False)
+    counts = run.material.draws.rows(samples, FIXED).toarray()
+    taxa = list(run.material.study.table.asv_ids)
+    pd = skbio.diversity.alpha_diversity("faith_pd", counts, taxa=taxa, tree=tree, validate=False)
+    with torch.no_grad():
+        embedding = torch.cat([rows for _, rows in run.objective._embed_held_out()])
+        predicted = run.model.faith_pd_head(embedding)[:, 0].numpy()
+    assert metrics["val/faith_pd_loss"] == pytest.approx(np.square(predicted - np.log1p(pd)).mean(), rel=1e-9)
+
+
+@pytest.mark.parametrize("options", PARTS[:4])
+def test_the_names_of_the_metrics_are_known_before_validating(double_run, options):
+    run = double_run(**options)
+    metrics = run.objective.validate()
+    assert set(metrics) == run.objective.metric_names()
+    weights = run.config.losses
+    total = sum(
+        getattr(weights, f"{n}_weight") * metrics.get(f"val/{n}_loss", 0) for n in ("unifrac", "nucleotide", "faith_pd")
+    )
+    assert metrics["val/loss"] == pytest.approx(total)
+
+
+def test_validation_draws_and_masks_stay_the_same(double_run):
+    run = double_run(nucleotide_dropout=0.3, sample_dropout=0.3)
+    assert run.objective.validate() == run.objective.validate()
