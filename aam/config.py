@@ -57,19 +57,24 @@ class TargetInputConfig(TableConfig):
     """Not needed to predict a column, and not read; accepted so that one set of files serves every command."""
 
 
-class InputConfig(TableConfig):
-    """The files of a study, with what the distances between its samples come from."""
+class PhylogenyConfig(TableConfig):
+    """The files of a study with its phylogeny."""
 
     tree: Path | None = None
     """Rooted phylogeny over the ASVs: Newick, gzipped Newick or QIIME 2 .qza."""
-    unifrac_matrix: Path | None = None
-    """Distance matrix to learn from instead of the tree: .npy, .npz, .h5 (ssu), .tsv, .csv or .qza."""
-    matrix_ids: Path | None = None
-    """Sample ids of a .npy matrix, one a line, in the order of its rows."""
     drop_missing_tips: bool = False
     """Drop ASVs that the tree lacks, saying how many reads that loses, instead of stopping."""
     missing_branch_lengths: Literal["error", "zero"] = "error"
     """What to do where the tree gives no branch length: stop, or take zero."""
+
+
+class InputConfig(PhylogenyConfig):
+    """The files of pretraining: distances between samples come from the phylogeny or from a matrix."""
+
+    unifrac_matrix: Path | None = None
+    """Distance matrix to learn from instead of the tree: .npy, .npz, .h5 (ssu), .tsv, .csv or .qza."""
+    matrix_ids: Path | None = None
+    """Sample ids of a .npy matrix, one a line, in the order of its rows."""
 
     @model_validator(mode="after")
     def _matrix_ids_need_a_matrix(self) -> Self:
@@ -524,7 +529,7 @@ class EmbedConfig(PredictConfig):
 class UnifracCommandConfig(RunConfig):
     """Options of `aam unifrac`."""
 
-    inputs: InputConfig = InputConfig()
+    inputs: PhylogenyConfig = PhylogenyConfig()
     matrix: MatrixOutputConfig
     unifrac: UnifracConfig = UnifracConfig()
 

@@ -161,7 +161,6 @@ def test_values_out_of_range_are_refused(options, message):
     [
         ({"embedding_dim": 100, "attention_heads": 3}, "100 is not a multiple of --attention-heads 3"),
         ({"keep_shallow": True}, "--keep-shallow is about samples below --rarefy-depth"),
-        ({"matrix_ids": "ids.txt"}, "--matrix-ids names the rows of --unifrac-matrix"),
         ({"freeze_base": True}, "--freeze-base would keep random weights"),
         ({"class_weights": "balanced"}, "--class-weights is for classes: give --classifier too"),
         ({"split_column": "fold", "group_column": "subject"}, "--split-column fixes the split"),
@@ -179,7 +178,6 @@ def test_contradictions_are_refused_and_their_remedies_accepted(options, message
     [
         {"embedding_dim": 96, "attention_heads": 3},
         {"keep_shallow": True, "rarefy_depth": 100},
-        {"matrix_ids": "ids.txt", "unifrac_matrix": "d.npy"},
         {"freeze_base": True, "pretrained_encoder": "pretrained"},
         {"class_weights": "balanced", "classifier": True},
         {"split_column": "fold"},
@@ -189,6 +187,12 @@ def test_contradictions_are_refused_and_their_remedies_accepted(options, message
 def test_options_that_go_together_are_accepted(options):
     flat = TrainConfig.from_flat({**MINIMAL[TrainConfig], **options}).flat()
     assert {name: str(flat[name]) for name in options} == {name: str(value) for name, value in options.items()}
+
+
+def test_ids_of_a_matrix_need_a_matrix():
+    with pytest.raises(InputError, match="--matrix-ids names the rows of --unifrac-matrix"):
+        PretrainConfig.from_flat({"output_dir": "o", "matrix_ids": "ids.txt"})
+    assert PretrainConfig.from_flat({"output_dir": "o", "matrix_ids": "ids.txt", "unifrac_matrix": "d.npy"})
 
 
 def test_pretraining_needs_some_loss():

@@ -219,4 +219,6 @@ class FixedBatches(Dataset[SampleBatch]):
 
     def __getitem__(self, index: int) -> SampleBatch:
         rows = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
+        if not len(rows):
+            raise IndexError(index)
         return collate(self.draws, rows, self.draws.rows(rows, FIXED), FIXED)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import InputConfig, SamplingConfig, TableConfig, UnifracConfig
+from aam.config import InputConfig, PhylogenyConfig, SamplingConfig, TableConfig, UnifracConfig
 from aam.data.dataset import DistanceSource
 from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix
 from aam.data.metadata import read_metadata, select_where
@@ -94,9 +94,9 @@ def load_study(
         raise InputError("--where looks at columns of the metadata: give --metadata")
     if metadata is not None:
         metadata = select_where(metadata, inputs.where)
-    if unifrac is None or not isinstance(inputs, InputConfig):
+    if unifrac is None or not isinstance(inputs, PhylogenyConfig):
         return assemble_study(table, sampling, metadata=metadata)
-    matrix = read_matrix(inputs, unifrac)
+    matrix = read_matrix(inputs, unifrac) if isinstance(inputs, InputConfig) else None
     study = assemble_study(table, sampling, metadata=metadata, matrix=matrix)
     if inputs.tree is None or matrix is not None:
         return study

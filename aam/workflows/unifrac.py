@@ -6,7 +6,6 @@ from aam.config import SamplingConfig, UnifracCommandConfig
 from aam.data.distance_matrix import check_writable, write_distance_matrix
 from aam.data.study import load_study
 from aam.data.unifrac_backends import available_backend, compute_matrix
-from aam.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +16,6 @@ def write_unifrac(config: UnifracCommandConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    if config.inputs.unifrac_matrix is not None:
-        raise InputError("--unifrac-matrix is a result of this command: leave it out, and give --table and --tree")
     check_writable(config.matrix.output)
     backend = available_backend(config.matrix.backend)
     study = load_study(config.inputs, SamplingConfig(), config.unifrac, needs=("tree",))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skbio import TreeNode
 
-from aam.config import InputConfig, MatrixOutputConfig, UnifracCommandConfig, UnifracConfig, UnifracMetric
+from aam.config import MatrixOutputConfig, PhylogenyConfig, UnifracCommandConfig, UnifracConfig, UnifracMetric
 from aam.data import unifrac_backends
 from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix
 from aam.data.phylogeny import parse_newick, read_phylogeny
@@ -238,7 +238,7 @@ def write_study(folder: Path, newick: str = TREE) -> UnifracCommandConfig:
         table.to_hdf5(file, "test")
     (folder / "tree.nwk").write_text(newick)
     return UnifracCommandConfig(
-        inputs=InputConfig(table=(folder / "table.biom",), tree=folder / "tree.nwk"),
+        inputs=PhylogenyConfig(table=(folder / "table.biom",), tree=folder / "tree.nwk"),
         matrix=MatrixOutputConfig(output=folder / "matrix.tsv", backend="scikit-bio"),
     )
 
@@ -258,10 +258,3 @@ def test_asvs_outside_the_tree_stop_the_command_before_it_computes(tmp_path: Pat
     with pytest.raises(InputError, match=r"no tip for 1 of 3 ASVs.*ACGTACGTACGTACGTACGTGG.*--drop-missing-tips"):
         write_unifrac(config)
     assert not (tmp_path / "matrix.tsv").exists()
-
-
-def test_the_command_refuses_a_matrix_as_input(tmp_path: Path) -> None:
-    config = write_study(tmp_path)
-    inputs = config.inputs.model_copy(update={"unifrac_matrix": tmp_path / "other.tsv"})
-    with pytest.raises(InputError, match="leave it out"):
-        write_unifrac(config.model_copy(update={"inputs": inputs}))

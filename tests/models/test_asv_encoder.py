@@ -36,7 +36,7 @@ def test_logits_of_hidden_nucleotides_are_those_of_the_full_head(make_config, ma
     torch.testing.assert_close(output.nucleotide_logits, every[mask], **exact)
 
 
-def test_hidden_nucleotides_are_not_seen(make_config, make_batch):
+def test_predictions_do_not_see_what_is_hidden(make_config, make_batch):
     model = encoder(make_config())
     tokens, _, _, mask = make_batch(2)
     other = torch.where(mask, 1 + tokens % 4, tokens)
@@ -45,23 +45,21 @@ def test_hidden_nucleotides_are_not_seen(make_config, make_batch):
     assert not torch.equal(first.embedding, second.embedding)
 
 
-def test_embeddings_are_of_whole_asvs(make_config, make_batch):
+def test_embeddings_are_those_of_whole_asvs(make_config, make_batch):
     model = encoder(make_config())
     tokens, _, _, mask = make_batch(2)
     assert torch.equal(model(tokens, mask).embedding, model(tokens).embedding)
 
 
-def test_only_asvs_that_hide_nucleotides_are_encoded_again(make_config, make_batch):
-    model = encoder(make_config())
-    tokens, _, _, mask = make_batch(3)
-    hiding = torch.arange(len(tokens)) % 2 == 0
-    some = mask & hiding[:, None]
-    rows = []
-    model.stem.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
-    logits = model(tokens, some).nucleotide_logits
-    assert rows == [len(tokens), int(some.any(dim=1).sum())]
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_asvs_that_hide_nothing_change_no_prediction(make_config, make_batch, chunk: int):
+    model = encoder(make_config(asv_chunk_size=chunk))
+    tokens, _, _, mask = make_batch(4)
+    mask[::2] = False
+    hiding = mask.any(1)
+    assert 0 < hiding.sum() < len(mask)
     torch.testing.assert_close(
-        logits, model(tokens, mask).nucleotide_logits[hiding.repeat_interleave(mask.sum(dim=1))], **exact
+        model.predict_hidden(tokens, mask), model.predict_hidden(tokens[hiding], mask[hiding]), **exact
     )
 
 

@@ -1,0 +1,218 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as reference
+
+from aam.data.addressed import address_hash, uniforms
+from aam.data.dataset import AddressedSampler, StepPlan
+from aam.data.rarefaction import FIXED, row_of
+from aam.training.checkpoint import Checkpoint, write_checkpoint
+from aam.training.target_objective import TargetObjective, predict_outputs
+from aam.workflows.fit import Run
+from aam.workflows.pretrain import prepare_pretraining
+from aam.workflows.train import prepare_training
+
+REGRESSION = {"count_weight": 0.3, "target_weight": 0.7, "count_mask_ratio": 0.4, "regressor_hidden_dims": (6,)}
+CLASSES = {**REGRESSION, "metadata_column": "habitat", "classifier": True, "class_weights": "balanced"}
+
+
+@pytest.fixture
+def double_run(study, make_train_config):
+    """A prepared run in double precision."""
+
+    def prepare(**options) -> Run:
+        run = prepare_training(study, make_train_config(**options))
+        run.model.double()
+        objective = run.objective
+        assert isinstance(objective, TargetObjective)
+        targets = objective.targets
+        value = targets.value if targets.column.classes is not None else targets.value.double()
+        objective.targets = replace(targets, value=value, weight=targets.weight.double())
+        return run
+
+    return prepare
+
+
+def first_plan(run: Run, samples: int = 12) -> StepPlan:
+    return next(iter(AddressedSampler(run.material.split.train, samples, 1, 1, seed=7)))
+
+
+def cut(plan: StepPlan, *sizes: int) -> StepPlan:
+    return replace(plan, micro=tuple(np.split(plan.samples, np.cumsum(sizes)[:-1])))
+
+
+def step_of(run: Run, plan: StepPlan, gradient) -> tuple[dict[str, float], torch.Tensor]:
+    losses = run.objective.backward(run.dataset[plan], lambda loss: loss)
+    return {name: float(loss) for name, loss in losses.items()}, gradient(run.model)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        (REGRESSION, (5, 7)),
+        (REGRESSION, (1, 10, 1)),
+        (CLASSES, (4, 4, 4)),
+        ({**REGRESSION, "count_weight": 0.0, "target_loss": "mae"}, (5, 7)),
+    ],
+)
+def test_the_gradient_of_accumulated_batches_is_that_of_one(double_run, gradient, options, sizes):
+    run = double_run(**options)
+    plan = first_plan(run)
+    whole_losses, whole = step_of(run, plan, gradient)
+    losses, accumulated = step_of(run, cut(plan, *sizes), gradient)
+    assert losses == pytest.approx(whole_losses, rel=1e-10)
+    assert (accumulated - whole).norm() <= 1e-10 * whole.norm()
+    assert whole.norm() > 1e-3
+    assert ("count_loss" in losses) == (options["count_weight"] > 0)
+
+
+def reference_losses(run: Run, plan: StepPlan) -> dict[str, float]:
+    """Losses by loops over the samples of a step, each alone, and over their ASVs."""
+    study, config, model = run.material.study, run.config, run.model
+    train = study.metadata.iloc[run.material.split.train]
+    address = address_hash(config.runtime.seed, "hide abundances", plan.step)
+    errors, weights, count_errors = [], [], []
+    for sample in plan.samples:
+        asv, count = run.material.draws.counts(sample, plan.epoch)
+        keys = torch.tensor([(int(sample) << 32) ^ int(number) for number in asv])
+        hidden = uniforms(address, keys, 1)[:, 0] < config.target.count_mask_ratio
+        slot, reads = torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone()
+        output = model(run.material.nucleotides[asv], slot, reads, hidden[None])
+        for at in hidden.nonzero()[:, 0].tolist():
+            count_errors.append((float(output.counts[0, at]) - np.log(count[at] / count.sum())) ** 2)
+        row = study.metadata.iloc[sample]
+        if config.target.classifier:
+            names = sorted(set(train["habitat"]))
+            weights.append(len(train) / (len(names) * (train["habitat"] == row["habitat"]).sum()))
+            logits = output.prediction[0].numpy()
+            errors.append(np.log(np.exp(logits).sum()) - logits[names.index(row["habitat"])])
+        else:
+            weights.append(1.0)
+            true = (row["acidity"] - train["acidity"].mean()) / train["acidity"].std(ddof=0)
+            error = abs(float(output.prediction[0, 0]) - true)
+            errors.append(error**2 / 2 if error < 1 else error - 0.5)
+    target = np.average(errors, weights=weights)
+    counts = np.mean(count_errors)
+    return {"loss": 0.7 * target + 0.3 * counts, "target_loss": target, "count_loss": counts}
+
+
+@pytest.mark.parametrize("options", [REGRESSION, CLASSES])
+@pytest.mark.parametrize("sizes", [(6,), (4, 2)])
+def test_the_losses_are_those_of_plain_loops(double_run, gradient, options, sizes):
+    run = double_run(**options)
+    plan = replace(first_plan(run, 6), step=3, epoch=1)
+    with torch.no_grad():
+        expected = reference_losses(run, plan)
+    assert step_of(run, cut(plan, *sizes), gradient)[0] == pytest.approx(expected, rel=1e-5)  # targets are float32
+
+
+def test_hidden_abundances_change_with_the_step(double_run):
+    run = double_run(**REGRESSION)
+    batch = run.dataset[first_plan(run)].micro[0]
+    masks = [run.objective._hide_abundances(batch, step) for step in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+    assert not masks[0][batch.count == 0].any()
+    assert 0.25 < masks[0][batch.count > 0].double().mean() < 0.55
+
+
+@pytest.fixture
+def pretrained(study, make_pretrain_config, tmp_path):
+    """A checkpoint of an encoder, of random weights."""
+
+    def write(**options) -> dict:
+        run = prepare_pretraining(study, make_pretrain_config(**options))
+        folder = tmp_path / "encoder"
+        write_checkpoint(Checkpoint("pretrain", run.config.model_dump(mode="json"), {}, run.model.state_dict()), folder)
+        return {"pretrained_encoder": folder}
+
+    return write
+
+
+def test_a_frozen_encoder_gives_the_losses_of_a_free_one(double_run, gradient, study, make_train_config, pretrained):
+    options = {**REGRESSION, **pretrained()}
+    free, frozen = (prepare_training(study, make_train_config(**options, freeze_base=freeze)) for freeze in (0, 1))
+    for sizes in [(12,), (5, 7)]:
+        plan = cut(first_plan(free), *sizes)
+        losses, pull = step_of(free, plan, gradient)
+        frozen_losses, frozen_pull = step_of(frozen, plan, gradient)
+        assert frozen_losses == pytest.approx(losses, rel=1e-5)
+        heads = sum(p.numel() for p in frozen.model.parameters() if p.requires_grad)
+        assert torch.allclose(frozen_pull[-heads:], pull[-heads:], rtol=1e-3, atol=1e-6)
+        assert not frozen_pull[:-heads].any()
+        assert pull[:-heads].any()
+
+
+def test_a_frozen_encoder_keeps_no_dropout_in_its_embeddings(study, make_train_config, pretrained):
+    encoder = pretrained()
+    runs = [
+        prepare_training(study, make_train_config(**encoder, freeze_base=True, nucleotide_dropout=rate))
+        for rate in (0.0, 0.5)
+    ]
+    one, other = (run.objective.asv_embedding for run in runs)
+    assert torch.equal(one, other)
+    assert not one.requires_grad
+    assert runs[1].model.training
+
+
+def alone(run: Run) -> np.ndarray:
+    """Outputs of the model for every held-out sample, by itself."""
+    run.model.eval()
+    rows = []
+    for sample in run.material.split.val:
+        asv, count = row_of(run.material.draws.rows(np.array([sample]), FIXED), 0)
+        with torch.no_grad():
+            slot, reads = torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone()
+            rows.append(run.model(run.material.nucleotides[asv], slot, reads).prediction[0].double().numpy())
+    run.model.train()
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("transform", ["zscore", "log-minmax"])
+def test_validation_of_numbers_is_in_their_own_units(study, make_train_config, transform):
+    run = prepare_training(study, make_train_config(**REGRESSION, target_transform=transform, sample_dropout=0.3))
+    metrics = run.objective.validate()
+    assert run.model.training
+    true = study.metadata["acidity"].to_numpy()[run.material.split.val]
+    train = study.metadata["acidity"].to_numpy()[run.material.split.train]
+    outputs = alone(run)[:, 0]
+    if transform == "zscore":
+        predicted = outputs * train.std() + train.mean()
+    else:
+        low, high = np.log1p(train).min(), np.log1p(train).max()
+        predicted = np.expm1(outputs * (high - low) + low)
+    assert metrics["val/r2"] == pytest.approx(reference.r2_score(true, predicted), rel=1e-4)
+    assert metrics["val/mae"] == pytest.approx(np.abs(true - predicted).mean(), rel=1e-4)
+    assert metrics["val/loss"] == pytest.approx(0.7 * metrics["val/target_loss"])
+    assert set(metrics) == run.objective.metric_names()
+
+
+def test_validation_of_classes_weighs_the_loss_only(study, make_train_config):
+    run = prepare_training(study, make_train_config(**CLASSES))
+    metrics = run.objective.validate()
+    habitat = study.metadata["habitat"].to_numpy()
+    train, val = habitat[run.material.split.train], habitat[run.material.split.val]
+    names = sorted(set(train))
+    outputs = alone(run)
+    probability = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+    own = -np.log(probability[np.arange(len(val)), [names.index(name) for name in val]])
+    weights = [len(train) / (3 * (train == name).sum()) for name in val]
+    assert metrics["val/target_loss"] == pytest.approx(np.average(own, weights=weights), rel=1e-4)
+    assert metrics["val/log_loss"] == pytest.approx(own.mean(), rel=1e-4)
+    assert metrics["val/accuracy"] == np.mean(np.array(names)[outputs.argmax(axis=1)] == val)
+    assert set(metrics) == run.objective.metric_names()
+
+
+def test_outputs_do_not_depend_on_the_batches_or_the_workers(study, make_train_config):
+    run = prepare_training(study, make_train_config(**REGRESSION, max_asvs=9, asv_choice="random"))
+    objective = run.objective
+    outputs = [
+        predict_outputs(objective.model, objective.nucleotides, run.material.held_out(size), objective.compute, workers)
+        for size, workers in [(8, 0), (8, 2), (1, 0), (3, 0)]
+    ]
+    assert outputs[0].dtype == np.float64
+    assert np.array_equal(outputs[0], outputs[1])
+    assert outputs[0] == pytest.approx(outputs[2], abs=1e-5)
+    assert outputs[0] == pytest.approx(outputs[3], abs=1e-5)
