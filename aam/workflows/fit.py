@@ -14,6 +14,7 @@ from aam.data.rarefaction import SampleDraws
 from aam.data.splits import Split, write_split
 from aam.data.study import Study
 from aam.errors import InputError
+from aam.models.transformer import check_attention
 from aam.training.checkpoint import CheckpointStore, Kind, read_checkpoint
 from aam.training.compute import Compute
 from aam.training.monitor import Monitor, NullMonitor
@@ -72,7 +73,12 @@ class Run:
 
 
 def gather_material(study: Study, split: Split, config: PretrainConfig | TrainConfig, compute: Compute) -> Material:
-    """Bring a study to the device."""
+    """Bring a study to the device.
+
+    Raises:
+        InputError: the device does not have the attention kernel that was asked for.
+    """
+    check_attention(config.model.attn_implementation, compute.device, config.runtime.mixed_precision)
     tokens = study.nucleotides(config.model.max_bp)
     draws = SampleDraws(study.table, config.sampling, config.runtime.seed)
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
@@ -98,6 +104,9 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig) -> Path:
     last = store.last() if asked.output.resume else None
     if last is not None:
         trainer.load_checkpoint(last)
+    if run.config.runtime.compile_model:
+        # in place, so that weights keep their names; dynamic, since every batch has other sizes
+        run.model.compile(dynamic=True)
     folder = open_folder(asked, asked.output)
     write_split(folder / "split.tsv", run.material.split, run.material.study.table.sample_ids)
     resumed = trainer.progress.step if last is not None else None

@@ -1,9 +1,11 @@
 """The output folder of a run: made only when the input is known to be good, and never shared by two runs."""
 
-import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from aam.config import OutputConfig, RunConfig
 from aam.errors import InputError
@@ -68,13 +70,17 @@ def _check_same_run(config: RunConfig, folder: Path) -> None:
     stored = folder / CONFIG
     if not stored.exists():
         raise InputError(f"--resume: {folder} holds no run ({CONFIG} is missing); start one without --resume")
-    before = _flat(json.loads(stored.read_text(encoding="utf-8")))
-    now = _flat(json.loads(config.model_dump_json()))
+    before, now = _flat(stored.read_bytes(), stored), _flat(config.model_dump_json(), stored)
     changed = [name for name in now if name not in MAY_CHANGE and before.get(name) != now[name]]
     if set(before) != set(now) or changed:
         named = ", ".join(f"--{name.replace('_', '-')} (was {before.get(name)}, now {now[name]})" for name in changed)
         raise InputError(f"--resume: {folder} was started with other options: {named or 'another command'}")
 
 
-def _flat(nested: dict[str, dict[str, object]]) -> dict[str, object]:
+def _flat(text: bytes | str, source: Path) -> dict[str, Any]:
+    """Options by flat name, from the JSON of a config."""
+    try:
+        nested = TypeAdapter(dict[str, dict[str, Any]]).validate_json(text)
+    except ValidationError:
+        raise InputError(f"--resume: {source} is damaged (not the options of a run); use --overwrite") from None
     return {name: value for section in nested.values() for name, value in section.items()}

@@ -3,8 +3,10 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from pydantic import ValidationError
 
 from aam.config import FinetuneConfig, ModelConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.target_column import TargetColumn
@@ -12,6 +14,8 @@ from aam.errors import InputError
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, Kind, read_checkpoint
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: Finet
     Raises:
         InputError: the user asked for another shape than the pretrained one.
     """
-    pretrained = PretrainConfig.model_validate(checkpoint.config).model
+    pretrained = _config(PretrainConfig, checkpoint).model
     clashes = [
         f"--{name.replace('_', '-')} {getattr(asked, name)} (pretrained with {getattr(pretrained, name)})"
         for name in (*SHAPE, "max_bp")
@@ -72,17 +76,28 @@ def restore(path: Path) -> Restored:
         InputError: no whole checkpoint is there.
     """
     checkpoint = read_checkpoint(path)
-    config: RunConfig
     if checkpoint.kind == "pretrain":
-        config = PretrainConfig.model_validate(checkpoint.config)
-        encoder = build_encoder(config)
+        pretraining = _config(PretrainConfig, checkpoint)
+        encoder = build_encoder(pretraining)
         encoder.load_state_dict(checkpoint.model)
-        return Restored(config, encoder.eval(), None, None)
-    config = TrainConfig.model_validate(checkpoint.config)
+        return Restored(pretraining, encoder.eval(), None, None)
+    config = _config(TrainConfig, checkpoint)
     target = TargetColumn.from_json(checkpoint.documents["target"])
     predictor = build_predictor(config, target.outputs)
     predictor.load_state_dict(checkpoint.model)
     return Restored(config, predictor.encoder.eval(), predictor.eval(), target)
+
+
+def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
+    """Read the config of a checkpoint, whose options are those of the aam that wrote it."""
+    try:
+        return kind.model_validate(checkpoint.config)
+    except ValidationError as error:
+        names = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        raise InputError(
+            f"the checkpoint of `aam {checkpoint.kind}` has options that this aam does not know ({names}): read it "
+            "with the version of aam that wrote it"
+        ) from None
 
 
 def checkpoint_of(trained: Restored) -> Checkpoint:

@@ -143,9 +143,9 @@ def toy_run(study, make_pretrain_config):
     """A run over real samples (4 steps an epoch) of a model with one weight."""
 
     def make(values: list, losses=square, **options) -> Run:
-        metric = options.get("best_metric", "val/loss")
+        metric = options.pop("best_metric", "val/loss")
         run = prepare_pretraining(
-            study, make_pretrain_config(epochs=len(values), **{"lr": 0.1, **options}, best_metric=None)
+            study, make_pretrain_config(epochs=len(values), **{"lr": 0.1, **options})
         )
         config = run.config.model_copy(update={"optim": run.config.optim.model_copy(update={"best_metric": metric})})
         torch.manual_seed(0)
@@ -232,7 +232,7 @@ def test_a_diverged_run_stops_and_keeps_its_last_sound_checkpoint(toy_run, bad, 
 
 def test_a_metric_that_is_not_there_is_refused_before_anything_is_written(study, make_pretrain_config):
     run = prepare_pretraining(study, make_pretrain_config(best_metric="val/auroc"))
-    with pytest.raises(InputError, match="--best-metric val/auroc.*val/unifrac_r2"):
+    with pytest.raises(InputError, match=r"--best-metric val/auroc.*val/unifrac_r2"):
         fit(run, run.config)
     assert not run.config.output.output_dir.exists()
 
@@ -247,7 +247,7 @@ def test_resuming_on_another_study_is_refused_and_changes_nothing(study, make_pr
     before = contents(folder)
     fewer = replace(study, table=study.table.select_samples(range(30)), metadata=study.metadata.iloc[:30])
     other = prepare_pretraining(fewer, make_pretrain_config(epochs=1, resume=True))
-    with pytest.raises(InputError, match="--resume.*other samples or counts"):
+    with pytest.raises(InputError, match=r"--resume.*other samples or counts"):
         fit(other, other.config)
     assert contents(folder) == before
 

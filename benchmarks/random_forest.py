@@ -1,0 +1,84 @@
+"""A random forest on the split of an aam run, to hold aam's predictions against.
+
+usage: python benchmarks/random_forest.py RUN     (RUN: the output folder of `aam train`, with its config and split)
+
+500 trees (scikit-learn) on centred log-ratios (one pseudocount) of the ASVs that at least 2 % of the training samples hold;
+the same samples train it and the same samples judge it as in the run.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+from aam.config import TrainConfig
+from aam.data.study import load_study, select_samples
+from aam.data.target_column import target_values
+from aam.training.metrics import ClassificationMetrics, Metrics, RegressionMetrics
+
+SEEDS = (0, 1, 2)
+
+Rows = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+
+def main() -> None:
+    """Print the metrics of the run and of forests with three seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    run = parser.parse_args().run
+    config = TrainConfig.model_validate_json((run / "config.json").read_text())
+    study = load_study(config.inputs, config.sampling, needs=("metadata",))
+    values = target_values(study.metadata, config.target)
+    study = select_samples(study, np.flatnonzero(values.notna()), "no value")
+    values = values.loc[list(study.table.sample_ids)]
+    side = pd.read_csv(run / "split.tsv", sep="\t", dtype=str, index_col=0)["split"].reindex(values.index)
+    train, val = (np.flatnonzero(side == name) for name in ("train", "val"))
+    features = centred_log_ratios(study.table.counts, train)
+    print("aam", json.dumps(rounded(json.loads((run / "val_metrics.json").read_text()))))
+    for seed in SEEDS:
+        fit = score_classes if config.target.classifier else score_values
+        print(f"random forest, seed {seed}", json.dumps(rounded(fit(features, values, train, val, seed))))
+
+
+def centred_log_ratios(counts: csr_array, train: Rows) -> Values:
+    """Centred log-ratios of prevalent ASVs, [samples, ASVs]."""
+    prevalent = np.bincount(counts[train].indices, minlength=counts.shape[1]) >= 0.02 * len(train)
+    logs = np.log(counts[:, np.flatnonzero(prevalent)].toarray() + 1.0)
+    return logs - logs.mean(axis=1, keepdims=True)
+
+
+def score_values(features: Values, values: "pd.Series[Any]", train: Rows, val: Rows, seed: int) -> Metrics:
+    """Metrics of a regression forest on the held-out samples."""
+    forest = RandomForestRegressor(500, max_features=0.2, min_samples_leaf=2, n_jobs=-1, random_state=seed)
+    forest.fit(features[train], values.iloc[train].astype(float))
+    metrics = RegressionMetrics()
+    true = values.iloc[val].to_numpy(np.float64)
+    metrics.update(torch.from_numpy(forest.predict(features[val])), torch.from_numpy(true))
+    return metrics.compute()
+
+
+def score_classes(features: Values, values: "pd.Series[Any]", train: Rows, val: Rows, seed: int) -> Metrics:
+    """Metrics of a classification forest on the held-out samples."""
+    forest = RandomForestClassifier(500, n_jobs=-1, random_state=seed).fit(features[train], values.iloc[train])
+    index = {name: i for i, name in enumerate(forest.classes_)}
+    metrics = ClassificationMetrics(len(index))
+    true = torch.tensor([index[name] for name in values.iloc[val]])
+    metrics.update(torch.from_numpy(forest.predict_proba(features[val])), true)
+    return metrics.compute()
+
+
+def rounded(values: Metrics) -> Metrics:
+    """Three digits of each."""
+    return {name: None if value is None else round(value, 3) for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    main()

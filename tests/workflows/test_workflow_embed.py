@@ -1,0 +1,66 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from aam.config import EmbedConfig
+from aam.data.rarefaction import FIXED, SampleDraws
+from aam.data.sequences import encode_sequences
+from aam.data.tables import read_tables
+from aam.errors import InputError
+from aam.workflows.embed import embed
+from aam.workflows.restore import restore
+
+
+def read(path, index: str) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", index_col=index)
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "classifier"])
+def test_embeddings_are_those_of_the_encoder(kind, request, aam, study_folder, tmp_path):
+    folder = request.getfixturevalue(kind)
+    options = {"checkpoint": folder, "table": study_folder / "table.biom", "device": "cpu"}
+    assert aam("embed", **options, output=tmp_path / "s.tsv", asv=tmp_path / "a.tsv.gz") == 0
+    samples, asvs = read(tmp_path / "s.tsv", "sample_id"), read(tmp_path / "a.tsv.gz", "asv_id")
+    table, trained = read_tables([study_folder / "table.biom"]), restore(folder)
+    assert list(samples.columns) == [*(f"dim_{i}" for i in range(8)), "note"]
+    assert tuple(samples.index) == table.sample_ids
+    assert tuple(asvs.index) == table.asv_ids
+    with torch.no_grad():
+        tokens = torch.from_numpy(encode_sequences(table.sequences))
+        expected = trained.encoder.embed_asvs(tokens)
+        assert asvs.to_numpy() == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5)
+        draws = SampleDraws(table, trained.config.sampling, trained.config.runtime.seed)
+        for row in (0, 17, 39):
+            asv, count = draws.counts(row, FIXED)
+            slot = torch.from_numpy(asv)[None]
+            alone = trained.encoder.embed_samples(expected, slot, torch.from_numpy(count)[None].clone())[0]
+            assert samples.iloc[row, :8].to_numpy(np.float64) == pytest.approx(alone.numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_the_batch_size_changes_nothing_beyond_rounding(aam, pretrained, study_folder, tmp_path):
+    options = {"checkpoint": pretrained, "table": study_folder / "table.biom", "device": "cpu"}
+    for size, workers in [(32, 0), (5, 2)]:
+        output = tmp_path / f"{size}.tsv"
+        assert aam("embed", **options, batch_size=size, num_workers=workers, output=output) == 0
+    one, other = (read(tmp_path / f"{size}.tsv", "sample_id").drop(columns="note") for size in (32, 5))
+    pd.testing.assert_frame_equal(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_that_cannot_be_embedded_are_reported(aam, pretrained, study_folder, tmp_path):
+    known = read_tables([study_folder / "table.biom"]).sequences[0]
+    (tmp_path / "more.tsv").write_text(f"#OTU ID\tblank\tshallow\n{known}\t0\t7\n")
+    tables = (study_folder / "table.biom", tmp_path / "more.tsv")
+    assert aam("embed", checkpoint=pretrained, table=tables, output=tmp_path / "s.tsv", device="cpu") == 0
+    table = read(tmp_path / "s.tsv", "sample_id")
+    assert table.loc["blank", "note"] == "no reads"
+    assert "sampling depth 150" in table.loc["shallow", "note"]
+    assert table.loc[["blank", "shallow"], "dim_0"].isna().all()
+    assert table["note"].isna().sum() == 40
+
+
+def test_a_place_that_cannot_be_written_is_named_by_its_option(pretrained, study_folder, tmp_path):
+    options = {"checkpoint": pretrained, "table": (study_folder / "table.biom",), "output": tmp_path / "s.tsv"}
+    with pytest.raises(InputError, match="--asv.*none"):
+        embed(EmbedConfig.from_flat({**options, "asv": tmp_path / "none/a.tsv"}))
+    assert not list(tmp_path.iterdir())

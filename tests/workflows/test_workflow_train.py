@@ -1,0 +1,207 @@
+import json
+import logging
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics as reference
+
+from aam.config import PredictConfig, TrainConfig
+from aam.data.tables import read_tables
+from aam.errors import InputError
+from aam.training.checkpoint import read_checkpoint
+from aam.workflows.predict import predict
+from aam.workflows.restore import restore
+from aam.workflows.train import train
+
+
+def read_table(path) -> pd.DataFrame:
+    """Text as it is, so that two files are compared to the last digit."""
+    return pd.read_csv(path, sep="\t", index_col="sample_id", dtype=str, keep_default_na=False)
+
+
+def validations(folder) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "val/loss" in line]
+
+
+@pytest.mark.parametrize("kind", ["regressor", "classifier"])
+def test_the_output_folder_holds_what_the_readme_lists(kind, request):
+    folder = request.getfixturevalue(kind)
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "split.tsv",
+        "metrics.jsonl",
+        "training.log",
+        "tensorboard",
+        "plots",
+        "checkpoints",
+        "val_predictions.tsv",
+        "val_metrics.json",
+    }
+    assert (folder / "plots/val_predictions.png").stat().st_size > 5000
+
+
+def test_no_group_is_on_both_sides(regressor, study_folder):
+    split = pd.read_csv(regressor / "split.tsv", sep="\t", index_col=0)["split"]
+    subject = pd.read_csv(study_folder / "metadata.tsv", sep="\t", index_col=0)["subject"][split.index]
+    assert not set(subject[split == "train"]) & set(subject[split == "val"])
+    assert set(read_table(regressor / "val_predictions.tsv").index) == set(split.index[split == "val"])
+
+
+def test_the_metrics_are_those_of_the_predictions_as_written(regressor, study_folder):
+    table = pd.read_csv(regressor / "val_predictions.tsv", sep="\t", index_col="sample_id")
+    assert list(table.columns) == ["true", "prediction"]
+    metadata = pd.read_csv(study_folder / "metadata.tsv", sep="\t", index_col=0, comment="#")
+    assert table["true"].to_dict() == pytest.approx(metadata["acidity"].astype(float)[table.index].to_dict())
+    values = json.loads((regressor / "val_metrics.json").read_text())
+    assert values["r2"] == pytest.approx(reference.r2_score(table["true"], table["prediction"]), abs=1e-4)
+    assert values["mae"] == pytest.approx(reference.mean_absolute_error(table["true"], table["prediction"]), abs=1e-4)
+    best = min(validations(regressor), key=lambda line: line["val/loss"])
+    assert values == pytest.approx({name: best[f"val/{name}"] for name in values}, rel=1e-4)
+
+
+def test_class_metrics_are_those_of_the_predictions_as_written(classifier):
+    table = pd.read_csv(classifier / "val_predictions.tsv", sep="\t", index_col="sample_id")
+    classes = ["gut", "oral", "skin"]
+    assert list(table.columns) == ["true", "prediction", *(f"probability_{name}" for name in classes)]
+    probability = table.iloc[:, 2:].to_numpy()
+    assert probability.sum(axis=1) == pytest.approx(np.ones(len(table)), abs=1e-4)
+    assert [classes[i] for i in probability.argmax(axis=1)] == list(table["prediction"])
+    values = json.loads((classifier / "val_metrics.json").read_text())
+    assert values["accuracy"] == pytest.approx((table["true"] == table["prediction"]).mean())
+
+
+def words(folder, study_folder, output, **options) -> dict:
+    return {"checkpoint": folder, "table": study_folder / "table.biom", "output": output, "device": "cpu", **options}
+
+
+@pytest.fixture(params=["regressor", "classifier"])
+def trained(request):
+    return request.getfixturevalue(request.param)
+
+
+def held_out_table(trained, study_folder, tmp_path):
+    """A table with the held-out samples of a run alone."""
+    table = read_tables([study_folder / "table.biom"])
+    names = read_table(trained / "val_predictions.tsv").index
+    frame = pd.DataFrame(table.counts.toarray(), index=table.sample_ids, columns=table.asv_ids).loc[list(names)]
+    frame.T.to_csv(tmp_path / "held-out.tsv", sep="\t", index_label="#OTU ID")
+    return tmp_path / "held-out.tsv"
+
+
+def test_predictions_of_held_out_samples_are_those_of_validation(trained, study_folder, aam, tmp_path):
+    table = held_out_table(trained, study_folder, tmp_path)
+    assert aam("predict", **words(trained, study_folder, tmp_path / "p.tsv", table=table, batch_size=8)) == 0
+    expected = read_table(trained / "val_predictions.tsv").drop(columns="true")
+    found = read_table(tmp_path / "p.tsv")
+    assert set(found.pop("note")) == {""}
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_predictions_do_not_depend_on_the_other_samples(trained, study_folder, aam, tmp_path):
+    assert aam("predict", **words(trained, study_folder, tmp_path / "p.tsv")) == 0
+    found = pd.read_csv(tmp_path / "p.tsv", sep="\t", index_col="sample_id").drop(columns="note")
+    assert list(found.index) == list(read_tables([study_folder / "table.biom"]).sample_ids)
+    expected = pd.read_csv(trained / "val_predictions.tsv", sep="\t", index_col="sample_id").drop(columns="true")
+    pd.testing.assert_frame_equal(found.loc[expected.index], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_prediction_needs_nothing_but_the_checkpoint(trained, study_folder, aam, tmp_path):
+    shutil.copytree((trained / "checkpoints/best").resolve(), tmp_path / "alone")
+    for folder, output in [(trained, "a.tsv"), (tmp_path / "alone", "b.tsv"), (trained / "checkpoints/best", "c.tsv")]:
+        assert aam("predict", **words(folder, study_folder, tmp_path / output)) == 0
+    assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes() == (tmp_path / "c.tsv").read_bytes()
+
+
+def test_samples_without_a_usable_asv_are_reported(regressor, study_folder, aam, tmp_path, capsys):
+    known = read_tables([study_folder / "table.biom"]).sequences[0]
+    (tmp_path / "more.tsv").write_text(
+        f"#OTU ID\tblank\tstrange\tshallow\n{known}\t0\t0\t7\nasv-without-sequence\t0\t900\t500\n"
+    )
+    options = words(regressor, study_folder, tmp_path / "p.tsv", drop_missing_sequences=True)
+    options["table"] = (options["table"], tmp_path / "more.tsv")
+    assert aam("predict", **options) == 0
+    table = read_table(tmp_path / "p.tsv")
+    assert table.loc[["blank", "strange"], "note"].tolist() == ["no reads", "no reads"]
+    assert "sampling depth 160" in table.loc["shallow", "note"]
+    assert table.loc[["blank", "strange", "shallow"], "prediction"].tolist() == ["", "", ""]
+    assert (table["note"] == "").sum() == (table["prediction"] != "").sum()
+    assert "blank" in capsys.readouterr().err
+
+
+def test_samples_without_a_target_are_left_out(train_options, study_folder, tmp_path, caplog):
+    header, types, *rows = (study_folder / "metadata.tsv").read_text().splitlines()
+    at = header.split("\t").index("acidity")
+    cells = [row.split("\t") for row in rows]
+    for row in cells[3:8]:
+        row[at] = ""
+    (tmp_path / "metadata.tsv").write_text("\n".join([header, types, *("\t".join(row) for row in cells)]) + "\n")
+    options = train_options(tmp_path / "run", metadata=tmp_path / "metadata.tsv", epochs=1, group_column=None)
+    with caplog.at_level(logging.WARNING, "aam"):
+        train(TrainConfig.from_flat(options))
+    assert "left out 5 of 40 samples, no value of acidity" in caplog.text
+    split = read_table(tmp_path / "run/split.tsv")
+    assert len(split) == 35
+    assert not {row[0] for row in cells[3:8]} & set(split.index)
+
+
+def test_the_scale_is_fitted_to_the_training_samples(train_options, study_folder, tmp_path):
+    options = train_options(tmp_path / "run", target_transform="minmax", epochs=1)
+    train(TrainConfig.from_flat(options))
+    split = read_table(tmp_path / "run/split.tsv")["split"]
+    values = pd.read_csv(study_folder / "metadata.tsv", sep="\t", index_col=0, comment="#")["acidity"].astype(float)
+    scale = restore(tmp_path / "run").target.scale
+    train_values = values[split.index[split == "train"]]
+    assert (scale.offset, scale.scale) == (train_values.min(), train_values.max() - train_values.min())
+
+
+def test_a_frozen_encoder_keeps_the_pretrained_weights(train_options, pretrained, tmp_path):
+    options = {"pretrained_encoder": pretrained, "freeze_base": True, "epochs": 1, "nucleotide_dropout": 0.2}
+    train(TrainConfig.from_flat(train_options(tmp_path / "run", **options)))
+    encoder = read_checkpoint(pretrained).model
+    model = read_checkpoint(tmp_path / "run").model
+    assert {name.removeprefix("encoder.") for name in model if name.startswith("encoder.")} == set(encoder)
+    assert all(torch.equal(model[f"encoder.{name}"], value) for name, value in encoder.items())
+
+
+def test_a_free_encoder_starts_from_the_pretrained_weights(regressor, pretrained, train_options, tmp_path):
+    encoder, model = read_checkpoint(pretrained).model, read_checkpoint(regressor).model
+    name = "asv_encoder.stem.project.weight"
+    change = (model[f"encoder.{name}"] - encoder[name]).norm() / encoder[name].norm()
+    assert 0 < change < 0.5
+    assert restore(regressor).config.model.max_bp == 30
+
+
+def test_a_resumed_run_writes_the_same_report(aam, regressor, train_options, pretrained, tmp_path):
+    shutil.copytree(regressor, tmp_path / "run", symlinks=True)
+    (tmp_path / "run/val_predictions.tsv").unlink()
+    options = train_options(tmp_path / "run", pretrained_encoder=pretrained, rarefy_depth=160)
+    assert aam("train", **options) == 2
+    assert aam("train", **options, resume=True) == 0
+    for name in ("val_predictions.tsv", "metrics.jsonl", "split.tsv"):
+        assert (tmp_path / "run" / name).read_bytes() == (regressor / name).read_bytes()
+
+
+def test_a_pretrained_encoder_predicts_no_column(pretrained, study_folder, tmp_path):
+    options = {"checkpoint": pretrained, "table": (study_folder / "table.biom",), "output": tmp_path / "p.tsv"}
+    with pytest.raises(InputError, match="aam train"):
+        predict(PredictConfig.from_flat(options))
+    assert not (tmp_path / "p.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"metadata": None}, "--metadata is needed"),
+        ({"stratify": True, "group_column": None}, "--stratify"),
+        ({"best_metric": "val/auroc"}, "--best-metric val/auroc"),
+        ({"pretrained_encoder": "nowhere"}, "nowhere"),
+    ],
+)
+def test_a_refused_run_leaves_nothing(train_options, tmp_path, options, says):
+    with pytest.raises(InputError, match=says):
+        train(TrainConfig.from_flat(train_options(tmp_path / "run", **options)))
+    assert not (tmp_path / "run").exists()
