@@ -12,6 +12,7 @@ TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.ipynb"
 @pytest.mark.slow
 def test_tutorial_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where the tutorial writes its study
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tests run side by side: more threads than cores are slow
     notebook = nbformat.read(TUTORIAL, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

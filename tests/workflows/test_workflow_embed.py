@@ -61,6 +61,6 @@ def test_samples_that_cannot_be_embedded_are_reported(aam, pretrained, study_fol
 
 def test_a_place_that_cannot_be_written_is_named_by_its_option(pretrained, study_folder, tmp_path):
     options = {"checkpoint": pretrained, "table": (study_folder / "table.biom",), "output": tmp_path / "s.tsv"}
-    with pytest.raises(InputError, match="--asv.*none"):
+    with pytest.raises(InputError, match=r"--asv.*none"):
         embed(EmbedConfig.from_flat({**options, "asv": tmp_path / "none/a.tsv"}))
     assert not list(tmp_path.iterdir())
