@@ -2,7 +2,7 @@
 
 usage: python benchmarks/random_forest.py RUN     (RUN: the output folder of `aam train`, with its config and split)
 
-500 trees (scikit-learn) on centred log-ratios (one pseudocount) of the ASVs that at least 2 % of the training samples hold;
+500 trees (scikit-learn) on centred log-ratios (one pseudocount) of the ASVs in at least 2 % of the training samples;
 the same samples train it and the same samples judge it as in the run.
 """
 

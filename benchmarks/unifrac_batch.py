@@ -19,11 +19,16 @@ import torch
 from _common import arguments, print_table, seconds, write_json
 from skbio import TreeNode
 from skbio.diversity import beta_diversity
+from torch.nn import functional
 
-from aam.config import UnifracConfig, UnifracMetric
+from aam.config import MaskConfig, ModelConfig, UnifracConfig, UnifracMetric
 from aam.data.distance_matrix import DistanceMatrix
 from aam.data.phylogeny import parse_newick
+from aam.data.sequences import A, T
 from aam.data.unifrac import StudyTree, cross_distances, distances
+from aam.models.sequence_encoder import SequenceEncoder
+from aam.training.losses import pairwise_loss
+from aam.training.masking import hidden_nucleotides
 
 BATCH, IN_A_SAMPLE, POOL = 32, 150, 2300
 PROJECTED = 300_000
@@ -97,6 +102,28 @@ def time_unifrac(case: Case) -> float | None:
     return seconds(lambda: unifrac.unweighted_fp64(table, tree))
 
 
+def time_step(case: Case, rng: np.random.Generator) -> float:
+    """Seconds of a pretraining step on the batch, its distances given: width 64, two layers a level, 150 nucleotides."""
+    columns, slot = np.unique(case.counts.indices, return_inverse=True)
+    tokens = torch.from_numpy(rng.integers(A, T + 1, (len(columns), 150), dtype=np.uint8))
+    mask = hidden_nucleotides(tokens, torch.arange(len(columns)), MaskConfig(), seed=0, step=0)
+    slots = torch.from_numpy(slot.reshape(BATCH, IN_A_SAMPLE))
+    count = torch.from_numpy(case.counts.data.reshape(BATCH, IN_A_SAMPLE))
+    true = distances(case.tree, case.counts, UnifracConfig())
+    model = SequenceEncoder(ModelConfig(embedding_dim=64, attention_layers=2, max_bp=150))
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        output = model(tokens, slots, count, mask)
+        loss = pairwise_loss(model.distance(output.z, output.z), true)
+        loss = loss + functional.cross_entropy(output.nucleotide_logits, tokens[mask].long())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return seconds(step, repeats=3)
+
+
 def batch_line(tips: int, rng: np.random.Generator) -> dict[str, Any]:
     """Measure one size of tree."""
     case = make_case(tips, BATCH, rng)
@@ -108,6 +135,7 @@ def batch_line(tips: int, rng: np.random.Generator) -> dict[str, Any]:
     }
     scikit_bio, difference = time_scikit_bio(case)
     package = time_unifrac(case)
+    step = time_step(case, rng)
     return {
         "tips": tips,
         "unique ASVs": len(np.unique(case.counts.indices)),
@@ -118,6 +146,8 @@ def batch_line(tips: int, rng: np.random.Generator) -> dict[str, Any]:
         "scikit-bio / exact": scikit_bio / exact,
         "unifrac ms": None if package is None else 1e3 * package,
         "unifrac / exact": None if package is None else package / exact,
+        "pretraining step ms": 1e3 * step,
+        "share of the step": exact / (step + exact),
         "largest difference": difference,
         "tree MB": sum(array.nbytes for array in vars(case.tree).values()) / 1e6,
     }

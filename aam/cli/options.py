@@ -35,16 +35,15 @@ class _QuietSwitch(RichOption):
 
 
 def parameters(config: type[RunConfig], positional: Collection[str] = ()) -> list[click.Parameter]:
-    """One click parameter per option of a config, in the order and the panels of its sections.
+    """One click parameter per option of a config, in the order of its sections.
 
     Args:
         config: the run config of a command.
         positional: options to take as arguments, without a flag.
     """
-    sections = config.sections()
     return [
-        _argument(name, field) if name in positional else _option(name, field, sections[section].panel)
-        for name, (section, field) in config.options().items()
+        _argument(name, field) if name in positional else _option(name, field)
+        for name, (_, field) in config.options().items()
     ]
 
 
@@ -62,9 +61,9 @@ def _argument(name: str, field: FieldInfo) -> RichArgument:
     return RichArgument([name], type=_click_type(kind), metavar=name.upper(), help=field.description)
 
 
-def _option(name: str, field: FieldInfo, panel: str) -> RichOption:
+def _option(name: str, field: FieldInfo) -> RichOption:
     kind = _kind(field.annotation, field.metadata)
-    common: dict[str, Any] = {"help": _help(field, kind), "panel": panel, "required": field.is_required()}
+    common: dict[str, Any] = {"help": _help(field, kind), "required": field.is_required()}
     if kind.type is bool:
         return _switch(name, default=field.default, **common)
     if not field.is_required() and field.default not in (None, ()):
