@@ -103,7 +103,7 @@ def time_unifrac(case: Case) -> float | None:
 
 
 def time_step(case: Case, rng: np.random.Generator) -> float:
-    """Seconds of a pretraining step on the batch, its distances given: width 64, two layers a level, 150 nucleotides."""
+    """Seconds of a pretraining step, the distances given: width 64, two layers a level, 150 nucleotides."""
     columns, slot = np.unique(case.counts.indices, return_inverse=True)
     tokens = torch.from_numpy(rng.integers(A, T + 1, (len(columns), 150), dtype=np.uint8))
     mask = hidden_nucleotides(tokens, torch.arange(len(columns)), MaskConfig(), seed=0, step=0)

@@ -144,9 +144,7 @@ def toy_run(study, make_pretrain_config):
 
     def make(values: list, losses=square, **options) -> Run:
         metric = options.pop("best_metric", "val/loss")
-        run = prepare_pretraining(
-            study, make_pretrain_config(epochs=len(values), **{"lr": 0.1, **options})
-        )
+        run = prepare_pretraining(study, make_pretrain_config(epochs=len(values), **{"lr": 0.1, **options}))
         config = run.config.model_copy(update={"optim": run.config.optim.model_copy(update={"best_metric": metric})})
         torch.manual_seed(0)
         model = nn.Linear(1, 1, bias=False)
@@ -190,11 +188,11 @@ def test_without_any_defined_value_the_last_weights_are_kept(toy_run):
 
 
 def test_patience_counts_validations_without_a_better_value(toy_run, caplog):
-    run = toy_run([3.0, 2.0, 2.5, 2.5, 1.0, 0.5], patience=2)
+    run = toy_run([3.0, 3.5, 2.0, 2.5, 2.5, 1.0], patience=2)
     folder = fit(run, run.config)
-    assert progress_of(folder) == {"step": 16, "best": 2.0, "best_step": 8, "stale": 2}
+    assert progress_of(folder) == {"step": 20, "best": 2.0, "best_step": 12, "stale": 2}
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1]) == {"step": 16, "epoch": 3, "val/loss": 2.5}
+    assert json.loads(lines[-1]) == {"step": 20, "epoch": 4, "val/loss": 2.5}
     assert "stopped early" in (folder / "training.log").read_text()
 
 
