@@ -7,10 +7,12 @@ Sources: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3 (Philox
 splittable pseudorandom number generators (SplitMix64).
 """
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -22,6 +24,11 @@ def address_hash(*address: int | str, bits: int = 64) -> int:
     # numpy's integers and strings are spelled differently by repr than Python's own
     plain = tuple(str(part) if isinstance(part, str) else int(part) for part in address)
     return int.from_bytes(blake2b(repr(plain).encode(), digest_size=bits // 8).digest(), "little")
+
+
+def address_keys(names: Iterable[str]) -> NDArray[np.int64]:
+    """Hash each name to a key for `uniforms`: int64 [names]."""
+    return np.array([address_hash(name) for name in names], dtype=np.uint64).view(np.int64)
 
 
 def generator(*address: int | str) -> np.random.Generator:

@@ -122,7 +122,14 @@ def assemble_study(
     metadata: pd.DataFrame | None = None,
     matrix: DistanceMatrix | None = None,
 ) -> Study:
-    """Join table, metadata and matrix by sample id, leaving out samples that cannot be used and logging how many."""
+    """Join table, metadata and matrix by sample id, leaving out samples that cannot be used and logging how many.
+
+    ASVs that no sample holds go, and the others are put in the order of their sequences, so that draws from a sample do
+    not depend on the order of the table's ASVs.
+
+    Raises:
+        InputError: no sample is left, or the matrix lacks some of them.
+    """
     study = Study(table, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
     if metadata is not None:
         study = _keep(study, _among(table, metadata.index), "no row in the metadata (or not --where)")
@@ -130,9 +137,10 @@ def assemble_study(
         if without:
             logger.info("%d rows of the metadata have no sample in the table", without)
         study = replace(study, metadata=metadata.loc[list(study.table.sample_ids)])
+    study = _keep_deep(study, sampling)
     if matrix is not None:
-        study = _keep(study, _among(study.table, matrix.ids), "no row in the distance matrix")
-    return replace(_without_unseen_asvs(_keep_deep(study, sampling)), matrix=matrix)
+        _check_covered(study.table, matrix)
+    return replace(_with_asvs_in_order(study), matrix=matrix)
 
 
 def with_phylogeny(
@@ -198,8 +206,17 @@ def _keep_deep(study: Study, sampling: SamplingConfig) -> Study:
     return _keep(study, study.table.depth >= sampling.rarefy_depth, reason)
 
 
-def _without_unseen_asvs(study: Study) -> Study:
+def _check_covered(table: FeatureTable, matrix: DistanceMatrix) -> None:
+    covered = _among(table, matrix.ids)
+    if not covered.all():
+        lost = [table.sample_ids[i] for i in np.flatnonzero(~covered)]
+        raise InputError(
+            f"the distance matrix has no row for {len(lost)} of {table.n_samples} samples of the table: "
+            f"{first_ids(lost)}; give a matrix over all of them, or choose samples with --where"
+        )
+
+
+def _with_asvs_in_order(study: Study) -> Study:
     seen = np.unique(study.table.counts.indices)
-    if len(seen) == study.table.n_asvs:
-        return study
-    return replace(study, table=study.table.select_asvs(seen.astype(np.int64)))
+    order = sorted(seen.tolist(), key=study.table.sequences.__getitem__)
+    return replace(study, table=study.table.select_asvs(np.array(order, dtype=np.int64)))

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import TrainConfig
-from aam.data.addressed import address_hash, uniforms
+from aam.data.addressed import address_hash, address_keys, uniforms
 from aam.data.dataset import FixedBatches, SampleBatch, StepBatch
+from aam.data.sequences import sequence_keys
 from aam.data.target_column import TargetColumn
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
@@ -64,6 +65,9 @@ class TargetObjective:
         self.loss = MultiTaskLoss(
             {"target_loss": config.target.target_weight, "count_loss": config.target.count_weight}
         )
+        table = held_out.draws.table
+        self.sample_keys = torch.from_numpy(address_keys(table.sample_ids)).to(compute.device)
+        self.asv_keys = torch.from_numpy(sequence_keys(table.sequences)).to(compute.device)
         self.asv_embedding = self._embed_frozen() if config.finetune.freeze_base else None
 
     def _embed_frozen(self) -> Tensor:
@@ -110,7 +114,7 @@ class TargetObjective:
         """Choose abundances to hide, a function of (seed, step, sample, ASV): bool [B, S]."""
         if self.model.count_head is None:
             return None
-        keys = (batch.sample[:, None] << 32) ^ batch.asv[batch.slot]
+        keys = self.sample_keys[batch.sample][:, None] ^ self.asv_keys[batch.asv][batch.slot]
         address = address_hash(self.config.runtime.seed, "hide abundances", step)
         draw = uniforms(address, keys.flatten(), 1).view(keys.shape)
         return (draw < self.config.target.count_mask_ratio) & (batch.count > 0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,10 +43,10 @@ class Material:
 
     def sampler(self, config: PretrainConfig | TrainConfig) -> AddressedSampler:
         """Plan the steps of the whole run over the training samples."""
-        optim = config.optim
-        return AddressedSampler(
-            self.split.train, optim.batch_size, optim.accumulation_steps, optim.epochs, config.runtime.seed
-        )
+        optim, ids = config.optim, self.study.table.sample_ids
+        # shuffled from the order of their ids, so that the order of the table does not matter
+        samples = np.array(sorted(self.split.train.tolist(), key=ids.__getitem__), dtype=np.int64)
+        return AddressedSampler(samples, optim.batch_size, optim.accumulation_steps, optim.epochs, config.runtime.seed)
 
 
 @dataclass(frozen=True, eq=False)

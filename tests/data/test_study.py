@@ -41,7 +41,8 @@ def test_samples_without_reads_are_left_out_with_a_reason():
 def test_samples_below_the_depth_are_left_out_or_kept():
     dropped = assemble_study(make_table(), SamplingConfig(rarefy_depth=10))
     assert dropped.table.sample_ids == ("a", "e")
-    assert dropped.table.asv_ids == (ASVS[0], ASVS[2], ASVS[3])  # the other one occurs in no sample that is left
+    # in the order of their sequences; the other one occurs in no sample that is left
+    assert dropped.table.asv_ids == (ASVS[0], ASVS[3], ASVS[2])
     assert set(reasons(dropped)) == {"empty", "b", "c"}
     assert "sampling depth 10" in reasons(dropped)["b"]
     kept = assemble_study(make_table(), SamplingConfig(rarefy_depth=10, keep_shallow=True))
@@ -54,7 +55,8 @@ def test_metadata_are_joined_by_id(caplog):
         study = assemble_study(make_table(), SamplingConfig(), metadata=metadata)
     assert study.table.sample_ids == tuple(study.metadata.index) == ("a", "c", "e")
     assert study.metadata["x"].tolist() == [1.0, 3.0, 4.0]
-    assert study.table.counts.toarray().tolist() == COUNTS[[0, 2, 4]][:, [0, 1, 2, 3]].tolist()
+    assert study.table.asv_ids == tuple(sorted(ASVS))
+    assert study.table.counts.toarray().tolist() == COUNTS[[0, 2, 4]][:, [1, 0, 3, 2]].tolist()
     assert set(reasons(study)) == {"b", "empty"}
     assert "left out 2 of 5 samples" in caplog.text
     assert "1 rows of the metadata have no sample in the table" in caplog.text
@@ -89,10 +91,19 @@ def test_a_matrix_in_any_order_gives_the_same_distances():
     assert one[1, 2] == matrix.values[4, 1]
 
 
-def test_samples_that_the_matrix_lacks_are_left_out_with_a_reason():
-    study = assemble_study(make_table(), SamplingConfig(), matrix=matrix_of(["a", "e", "zzz"]))
-    assert study.table.sample_ids == ("a", "e")
-    assert reasons(study)["b"] == "no row in the distance matrix"
+def test_a_matrix_that_lacks_samples_is_refused():
+    with pytest.raises(InputError, match=r"no row for 2 of 4 samples of the table: b, c; .*--where"):
+        assemble_study(make_table(), SamplingConfig(), matrix=matrix_of(["a", "e", "zzz"]))
+
+
+def test_the_order_of_asvs_in_the_table_does_not_change_draws():
+    table, config = make_table(), SamplingConfig(rarefy_depth=3, keep_shallow=True)
+    turned = table.select_asvs(np.arange(table.n_asvs)[::-1])
+    drawn = [
+        SampleDraws(assemble_study(each, config).table, config, seed=1).rows(np.arange(4), epoch=0).toarray()
+        for each in (table, turned)
+    ]
+    assert np.array_equal(*drawn)
 
 
 def test_with_matrix_and_tree_the_matrix_gives_the_distances():

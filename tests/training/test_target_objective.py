@@ -5,9 +5,10 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from aam.data.addressed import address_hash, uniforms
+from aam.data.addressed import address_hash, address_keys, uniforms
 from aam.data.dataset import AddressedSampler, StepPlan
 from aam.data.rarefaction import FIXED, row_of
+from aam.data.sequences import sequence_keys
 from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.target_objective import TargetObjective, predict_outputs
 from aam.workflows.fit import Run
@@ -76,7 +77,9 @@ def reference_losses(run: Run, plan: StepPlan) -> dict[str, float]:
     errors, weights, count_errors = [], [], []
     for sample in plan.samples:
         asv, count = run.material.draws.counts(sample, plan.epoch)
-        keys = torch.tensor([(int(sample) << 32) ^ int(number) for number in asv])
+        table = study.table
+        named = address_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
+        keys = torch.from_numpy(named)
         hidden = uniforms(address, keys, 1)[:, 0] < config.target.count_mask_ratio
         slot, reads = torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone()
         output = model(run.material.nucleotides[asv], slot, reads, hidden[None])

@@ -3,9 +3,10 @@ import pandas as pd
 import pytest
 import torch
 
-from aam.config import EmbedConfig
+from aam.config import EmbedConfig, SamplingConfig
 from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.sequences import encode_sequences
+from aam.data.study import assemble_study
 from aam.data.tables import read_tables
 from aam.errors import InputError
 from aam.workflows.embed import embed
@@ -22,7 +23,8 @@ def test_embeddings_are_those_of_the_encoder(kind, request, aam, study_folder, t
     options = {"checkpoint": folder, "table": study_folder / "table.biom", "device": "cpu"}
     assert aam("embed", **options, output=tmp_path / "s.tsv", asv=tmp_path / "a.tsv.gz") == 0
     samples, asvs = read(tmp_path / "s.tsv", "sample_id"), read(tmp_path / "a.tsv.gz", "asv_id")
-    table, trained = read_tables([study_folder / "table.biom"]), restore(folder)
+    table = assemble_study(read_tables([study_folder / "table.biom"]), SamplingConfig()).table
+    trained = restore(folder)
     assert list(samples.columns) == [*(f"dim_{i}" for i in range(8)), "note"]
     assert tuple(samples.index) == table.sample_ids
     assert tuple(asvs.index) == table.asv_ids

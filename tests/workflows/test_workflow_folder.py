@@ -28,7 +28,6 @@ def test_a_new_or_empty_folder_is_taken(tmp_path):
     start(tmp_path / "deep/new", epochs=3)
     stored = json.loads((tmp_path / "deep/new/config.json").read_text())
     assert stored["optim"]["epochs"] == 3
-    check(tmp_path, overwrite=False) if not any(tmp_path.iterdir()) else None
     (tmp_path / "empty").mkdir()
     start(tmp_path / "empty")
 
