@@ -31,7 +31,8 @@ def write_distance_report(objective: PretrainObjective, folder: Path) -> Metrics
     with torch.no_grad():
         batches = embed_samples(objective.model, objective.nucleotides, objective.held_out, objective.compute)
         embedding = torch.cat([rows for _, rows in batches])
-        counts, edges = _histogram(objective.compare_pairs(embedding), metrics)
+        edges = np.linspace(0.0, _largest(objective, embedding), BINS + 1)
+        counts = _histogram(objective.compare_pairs(embedding), metrics, edges)
     values = metrics.compute()
     pairs = {"pairs": int(metrics.moments.count), "samples": len(embedding)}
     (folder / "val_distances.json").write_text(json.dumps(pairs | values, indent=2) + "\n", encoding="utf-8")
@@ -39,17 +40,23 @@ def write_distance_report(objective: PretrainObjective, folder: Path) -> Metrics
     return values
 
 
+def _largest(objective: PretrainObjective, embedding: torch.Tensor) -> float:
+    """Upper end of the distances: 1, or the largest true one where nothing bounds them."""
+    if objective.config.unifrac.unifrac_metric != "weighted_unifrac":
+        return 1.0
+    return max(float(true.max()) for _, true in objective.compare_pairs(embedding) if len(true))
+
+
 def _histogram(
-    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], metrics: DistanceMetrics
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], metrics: DistanceMetrics, edges: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Count pairs by true and predicted distance, so that the memory does not grow with their number."""
-    edges = np.linspace(0.0, 1.0, BINS + 1)
     counts = np.zeros((BINS, BINS))
     for predicted, true in pairs:
         metrics.update(predicted, true)
-        x, y = true.clamp(0, 1).double().numpy(), predicted.clamp(0, 1).double().numpy()
+        x, y = (values.double().clamp(0, edges[-1]).numpy() for values in (true, predicted))
         counts += np.histogram2d(x, y, bins=(edges, edges))[0]
-    return counts, edges
+    return counts
 
 
 def _draw(counts: NDArray[np.float64], edges: NDArray[np.float64], values: Metrics, path: Path) -> None:
@@ -57,8 +64,8 @@ def _draw(counts: NDArray[np.float64], edges: NDArray[np.float64], values: Metri
     low = edges[max(0, occupied.min() - 2)] if len(occupied) else 0.0
     with figure(path) as axes:
         axes.pcolormesh(edges, edges, np.ma.masked_equal(counts, 0).T, norm="log", cmap="viridis", rasterized=True)
-        axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-        axes.set(xlim=(low, 1), ylim=(low, 1), aspect="equal")
+        axes.plot([0, edges[-1]], [0, edges[-1]], color="black", linewidth=0.8, linestyle="--")
+        axes.set(xlim=(low, edges[-1]), ylim=(low, edges[-1]), aspect="equal")
         axes.set(xlabel="true distance", ylabel="predicted distance")
         shown = [f"{name} {value:.3f}" for name, value in values.items() if value is not None]
         axes.set_title("Pairs of held-out samples: " + ", ".join(shown[:2]), fontsize=10)
