@@ -32,6 +32,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
     panel: ClassVar[str]
 
+    def _refuse_unused(self, option: str, needed: str) -> None:
+        """Refuse an option that has no effect here and yet is not left at its default."""
+        value = getattr(self, option)
+        if value != type(self).model_fields[option].default:
+            raise ValueError(f"{flag(option)} {value} only has an effect with {needed}")
+
 
 class TableConfig(Section):
     """The files that every command reads."""
@@ -94,8 +100,8 @@ class SamplingConfig(Section):
     """Draw the reads afresh in every epoch, or once for the run. Validation is always drawn once."""
     keep_shallow: bool = False
     """Keep samples with fewer reads than --rarefy-depth as they are, instead of dropping them with a count."""
-    max_asvs: Positive | None = 1024
-    """The most ASVs of a sample that the model reads (UniFrac targets use them all)."""
+    max_asvs: Annotated[int, Field(ge=0)] = 1024
+    """The most ASVs of a sample that the model reads (0: all); UniFrac targets use them all."""
     asv_choice: Literal["abundance", "random", "first"] = "abundance"
     """Which ASVs to read where a sample has more than --max-asvs."""
 
@@ -107,7 +113,7 @@ class SamplingConfig(Section):
 
 
 class UnifracConfig(Section):
-    """Which distance between samples is learned."""
+    """Which distance between samples is computed."""
 
     panel: ClassVar[str] = "UniFrac"
 
@@ -117,6 +123,25 @@ class UnifracConfig(Section):
     """Weight of abundant lineages in generalized UniFrac (0: all alike, 1: weighted normalized UniFrac)."""
     include_root_length: bool = False
     """Count a length on the root itself, as scikit-bio does; unifrac and ssu ignore it."""
+
+    @model_validator(mode="after")
+    def _alpha_is_of_one_metric(self) -> Self:
+        if self.unifrac_metric != "generalized_unifrac":
+            self._refuse_unused("generalized_alpha", "--unifrac-metric generalized_unifrac")
+        return self
+
+
+class DistanceConfig(UnifracConfig):
+    """Which distance between samples is learned, and how embeddings give it."""
+
+    distance_link: DistanceLink = "laplace"
+    """From embeddings to a distance up to 1: laplace 1-exp(-d), tanh(d), or cosine (1-cos)/2."""
+
+    @model_validator(mode="after")
+    def _links_end_at_one(self) -> Self:
+        if self.unifrac_metric == "weighted_unifrac":
+            self._refuse_unused("distance_link", "a --unifrac-metric that ends at 1, which weighted_unifrac does not")
+        return self
 
 
 class ModelConfig(Section):
@@ -136,8 +161,6 @@ class ModelConfig(Section):
     """Nucleotides of an ASV that the model reads; longer ASVs are cut. Default: the longest ASV of the study."""
     nucleotide_patch: Positive = 5
     """Nucleotides read as one position (1: each alone; 5 is several times faster)."""
-    distance_link: DistanceLink = "laplace"
-    """From embeddings to a distance: laplace 1-exp(-d), tanh(d), or cosine (1-cos)/2."""
     nucleotide_dropout: Fraction = 0.0
     """Dropout in the nucleotide level."""
     sample_dropout: Fraction = 0.0
@@ -165,12 +188,18 @@ class MaskConfig(Section):
 
     nuc_asv_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of a batch's ASVs that hide nucleotides, in a second pass; the distances are learned from whole ASVs."""
-    nuc_mask_ratio: Fraction = 0.15
-    """Share of the nucleotides that such an ASV hides."""
+    nuc_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the nucleotides that such an ASV hides (the defaults: 0.15 in 0.25 of the ASVs, 0.04 of all)."""
     nuc_mask_strategy: Literal["random", "span"] = "random"
     """Hide single nucleotides, or stretches of --nuc-mask-span."""
     nuc_mask_span: Positive = 5
     """Nucleotides in a hidden stretch."""
+
+    @model_validator(mode="after")
+    def _span_is_of_one_strategy(self) -> Self:
+        if self.nuc_mask_strategy != "span":
+            self._refuse_unused("nuc_mask_span", "--nuc-mask-strategy span")
+        return self
 
 
 class PretrainLossConfig(Section):
@@ -233,40 +262,56 @@ class SplitConfig(Section):
     test_size: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the samples (or of the groups) that is held out for validation."""
     split_column: str | None = None
-    """Metadata column that says train or val (or test) for each sample; replaces --test-size."""
+    """Metadata column that says train, val or test (not used by the run) for each sample; replaces --test-size."""
     group_column: str | None = None
     """Metadata column of subjects or studies: no group is on both sides."""
-    stratify: bool = False
-    """Hold out the same share of every class (of --metadata-column)."""
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> Self:
-        if self.split_column is not None and (self.group_column is not None or self.stratify):
-            raise ValueError("--split-column fixes the split: drop --group-column and --stratify")
+        if self.split_column is not None and self.group_column is not None:
+            raise ValueError("--split-column fixes the split: drop --group-column")
         return self
 
 
-class OptimConfig(Section):
-    """How the weights are learned."""
+class TargetSplitConfig(SplitConfig):
+    """Which samples train the model and which judge it, where the samples have classes."""
+
+    stratify: bool = False
+    """Hold out the same share of every class of --metadata-column."""
+
+    @model_validator(mode="after")
+    def _one_way_to_stratify(self) -> Self:
+        if self.split_column is not None and self.stratify:
+            raise ValueError("--split-column fixes the split: drop --stratify")
+        return self
+
+
+class StepConfig(Section):
+    """One step of the optimizer."""
 
     panel: ClassVar[str] = "Training"
 
-    epochs: Positive = 50
-    """Passes over the training samples."""
     batch_size: Positive = 32
-    """Samples in a batch; every pair of them gives a distance to learn."""
+    """Samples in a batch; pretraining learns the distances of all pairs of them."""
     accumulation_steps: Positive = 1
     """Batches in one step of the optimizer; pairs across them count too."""
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Highest learning rate."""
     weight_decay: NonNegative = 0.01
     """Weight decay of AdamW (not on biases and norms)."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients longer than this are shortened to it."""
+
+
+class OptimConfig(StepConfig):
+    """How the weights are learned."""
+
+    epochs: Positive = 50
+    """Passes over the training samples."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Highest learning rate."""
     scheduler: Scheduler = "cosine"
     """Course of the learning rate after the warm-up."""
     warmup_fraction: Fraction = 0.1
     """Share of the run in which the learning rate rises."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients longer than this are shortened to it."""
     patience: Positive | None = None
     """Stop after this many validations without a better --best-metric. Default: never."""
     best_metric: str | None = None
@@ -290,8 +335,8 @@ class FinetuneConfig(Section):
         return self
 
 
-class RuntimeConfig(Section):
-    """The machine."""
+class MachineConfig(Section):
+    """The machine, and how precisely it computes."""
 
     panel: ClassVar[str] = "Machine"
 
@@ -301,25 +346,40 @@ class RuntimeConfig(Section):
     """Processes that prepare batches beside the main one."""
     mixed_precision: MixedPrecision = "none"
     """Lower precision where it is safe: bf16 or fp16 (fp16 on GPUs only)."""
-    compile_model: bool = False
-    """Compile the model with torch.compile."""
     tf32: bool = True
     """Allow TF32 matrix products on GPUs that have them (never for distances)."""
+
+
+class SeededMachineConfig(MachineConfig):
+    """The machine, and the seed of what is drawn."""
+
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Seed of every draw: split, shuffling, rarefaction, masks, weights."""
 
 
-class OutputConfig(Section):
+class RuntimeConfig(SeededMachineConfig):
+    """The machine of a whole run."""
+
+    compile_model: bool = False
+    """Compile the model with torch.compile."""
+
+
+class FolderConfig(Section):
     """Where results go."""
 
     panel: ClassVar[str] = "Output"
 
     output_dir: Path
     """Folder for results; made if absent."""
-    resume: bool = False
-    """Continue the run in --output-dir at the step where it stopped."""
     overwrite: bool = False
     """Replace what an earlier run left in --output-dir."""
+
+
+class OutputConfig(FolderConfig):
+    """Where the results of a run go, and what it leaves on the way."""
+
+    resume: bool = False
+    """Continue the run in --output-dir at the step where it stopped."""
     log_every: Positive = 10
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: Positive | None = None
@@ -348,6 +408,8 @@ class InferenceConfig(Section):
 
     output: Path
     """File to write: a tab-separated table by sample id."""
+    overwrite: bool = False
+    """Replace files that are there already."""
     batch_size: Positive = 32
     """Samples in a batch; changes the speed and not the result."""
 
@@ -391,6 +453,8 @@ class MatrixOutputConfig(Section):
 
     output: Path
     """File to write: .tsv, .csv, .npz or .h5, by its ending."""
+    overwrite: bool = False
+    """Replace the file if it is there already."""
     backend: Literal["auto", "unifrac", "ssu", "scikit-bio"] = "auto"
     """Program that computes the matrix; auto takes the first of unifrac, ssu, scikit-bio that is there."""
 
@@ -476,17 +540,25 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-class PretrainConfig(RunConfig):
-    """Options of `aam pretrain`."""
+class PretrainingConfig(RunConfig):
+    """What every command reads that pretrains."""
 
     inputs: InputConfig = InputConfig()
-    output: OutputConfig
+    output: FolderConfig
     sampling: SamplingConfig = SamplingConfig()
-    unifrac: UnifracConfig = UnifracConfig()
+    unifrac: DistanceConfig = DistanceConfig()
     model: ModelConfig = ModelConfig()
     masking: MaskConfig = MaskConfig()
     losses: PretrainLossConfig = PretrainLossConfig()
     split: SplitConfig = SplitConfig()
+    optim: StepConfig = StepConfig()
+    runtime: SeededMachineConfig = SeededMachineConfig()
+
+
+class PretrainConfig(PretrainingConfig):
+    """Options of `aam pretrain`."""
+
+    output: OutputConfig
     optim: OptimConfig = OptimConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -500,15 +572,19 @@ class TrainConfig(RunConfig):
     finetune: FinetuneConfig = FinetuneConfig()
     sampling: SamplingConfig = SamplingConfig()
     model: ModelConfig = ModelConfig()
-    split: SplitConfig = SplitConfig()
+    split: TargetSplitConfig = TargetSplitConfig()
     optim: OptimConfig = OptimConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-class PretrainFindLrConfig(PretrainConfig):
+class PretrainFindLrConfig(PretrainingConfig):
     """Options of `aam find-lr`."""
 
     search: FindLrConfig = FindLrConfig()
+
+    def pretraining(self) -> PretrainConfig:
+        """The pretraining whose learning rate is sought."""
+        return PretrainConfig.model_validate(self.model_dump(exclude={"search"}))
 
 
 class PredictConfig(RunConfig):
@@ -517,7 +593,7 @@ class PredictConfig(RunConfig):
     trained: CheckpointInputConfig
     inputs: TableConfig = TableConfig()
     inference: InferenceConfig
-    runtime: RuntimeConfig = RuntimeConfig()
+    runtime: MachineConfig = MachineConfig()
 
 
 class EmbedConfig(PredictConfig):

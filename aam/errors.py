@@ -1,4 +1,4 @@
-"""The one exception for input that the user can mend."""
+"""The exceptions whose message alone tells the user what to do."""
 
 from collections.abc import Iterable
 
@@ -9,6 +9,10 @@ class InputError(ValueError):
     The command line prints the message alone and exits with code 2. A defect in aam is never raised as an `InputError`,
     so that it stays a loud traceback.
     """
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or a weight is no longer a number; the command line prints the message alone and exits with code 1."""
 
 
 def first_ids(ids: Iterable[object], limit: int = 5) -> str:

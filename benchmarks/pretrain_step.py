@@ -52,6 +52,8 @@ class Work(NamedTuple):
     """int64 [B, S]."""
     count: Tensor
     """int64 [B, S]."""
+    depth: Tensor
+    """int64 [B]."""
     mask: Tensor
     """bool [rows, L]."""
     weight: Tensor
@@ -73,7 +75,8 @@ def load_batches(data: Path, batch_size: int) -> tuple[list[Work], list[dict[str
     for batch in map(batches.__getitem__, range(BATCHES)):
         true = torch.rand(batch_size, batch_size, generator=generator)
         weight = batch.occurrence.float()
-        works.append(Work(nucleotides[batch.asv], batch.slot, batch.count, hidden[batch.asv], weight, true))
+        drawn = (batch.slot, batch.count, batch.depth)
+        works.append(Work(nucleotides[batch.asv], *drawn, hidden[batch.asv], weight, true))
         rows.append({"unique": len(batch.asv), "packed": int((batch.count > 0).sum()), "padded": batch.count.numel()})
     return works, rows
 
@@ -82,7 +85,8 @@ def padded(work: Work) -> Work:
     """The same batch with a row for every ASV of every sample and for padding."""
     slot, present = work.slot.flatten(), (work.count > 0).flatten()
     own = torch.arange(len(slot)).view(work.slot.shape)
-    return Work(work.tokens[slot], own, work.count, work.mask[slot] & present[:, None], present.float(), work.true)
+    mask = work.mask[slot] & present[:, None]
+    return Work(work.tokens[slot], own, work.count, work.depth, mask, present.float(), work.true)
 
 
 def measure(side: str, data: Path, batch_size: int, checkpointing: bool) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def measure(side: str, data: Path, batch_size: int, checkpointing: bool) -> dict
 
 def step(model: SequenceEncoder, optimizer: torch.optim.Optimizer, work: Work) -> list[float]:
     """One step of the optimizer; returns its losses, predicted distances and sample embeddings."""
-    output = model(work.tokens, work.slot, work.count, work.mask)
+    output = model(work.tokens, work.slot, work.count, work.depth, work.mask)
     distance = model.distance(output.z, output.z)
     weight = work.weight.repeat_interleave(work.mask.sum(dim=1))
     nucleotide = nucleotide_loss(output.nucleotide_logits, work.tokens[work.mask].long(), weight, weight.sum())

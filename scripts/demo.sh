@@ -17,7 +17,7 @@ run aam pretrain --table "$study/table.biom" --tree "$study/tree.nwk" --output-d
   "${small[@]}" --lr 0.002
 run aam train --table "$study/table.biom" --metadata "$study/metadata.tsv" --metadata-column acidity \
   --pretrained-encoder "$out/pretrained" --output-dir "$out/acidity" --overwrite "${small[@]}"
-run aam predict --checkpoint "$out/acidity" --table "$study/table.biom" --output "$out/predictions.tsv"
+run aam predict --checkpoint "$out/acidity" --table "$study/table.biom" --output "$out/predictions.tsv" --overwrite
 
 cat <<END
 

@@ -148,6 +148,7 @@ def test_all_missing_options_are_named_at_once():
         ({"scheduler": "linear"}, "--scheduler linear: .*'cosine'"),
         ({"rarefy_depth": 0}, "--rarefy-depth 0: .*greater than 0"),
         ({"max_bp": 0}, "--max-bp 0: .*greater than 0"),
+        ({"max_asvs": -1}, "--max-asvs -1: .*greater than or equal to 0"),
         ({"patience": 0}, "--patience 0: .*greater than 0"),
     ],
 )
@@ -193,6 +194,51 @@ def test_ids_of_a_matrix_need_a_matrix():
     with pytest.raises(InputError, match="--matrix-ids names the rows of --unifrac-matrix"):
         PretrainConfig.from_flat({"output_dir": "o", "matrix_ids": "ids.txt"})
     assert PretrainConfig.from_flat({"output_dir": "o", "matrix_ids": "ids.txt", "unifrac_matrix": "d.npy"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "remedy"),
+    [
+        (
+            {"generalized_alpha": 0.3},
+            "--generalized-alpha 0.3 only has an effect with --unifrac-metric generalized_unifrac",
+            {"unifrac_metric": "generalized_unifrac"},
+        ),
+        (
+            {"distance_link": "tanh", "unifrac_metric": "weighted_unifrac"},
+            "--distance-link tanh only has an effect with a --unifrac-metric that ends at 1",
+            {"unifrac_metric": "weighted_normalized_unifrac"},
+        ),
+        (
+            {"nuc_mask_span": 3},
+            "--nuc-mask-span 3 only has an effect with --nuc-mask-strategy span",
+            {"nuc_mask_strategy": "span"},
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(options, message, remedy):
+    with pytest.raises(InputError, match=message):
+        PretrainConfig.from_flat({"output_dir": "o", **options})
+    assert PretrainConfig.from_flat({"output_dir": "o", **options, **remedy})
+
+
+def test_some_nucleotides_are_hidden():
+    with pytest.raises(InputError, match=r"--nuc-mask-ratio 0.0: .*greater than 0"):
+        PretrainConfig.from_flat({"output_dir": "o", "nuc_mask_ratio": 0.0})
+
+
+def test_the_effective_share_of_hidden_nucleotides_is_in_the_help():
+    masking = PretrainConfig.from_flat({"output_dir": "o"}).masking
+    share = f"{masking.nuc_mask_ratio} in {masking.nuc_asv_share} of the ASVs"
+    assert f"{share}, {masking.nuc_mask_ratio * masking.nuc_asv_share:.2f} of all" in (
+        PretrainConfig.options()["nuc_mask_ratio"][1].description
+    )
+
+
+def test_the_learning_rate_is_sought_for_a_pretraining_with_the_same_options():
+    given = {"output_dir": "o", "batch_size": 7, "seed": 3, "distance_link": "tanh", "nucleotide_weight": 0.0}
+    search = PretrainFindLrConfig.from_flat({**given, "lr_steps": 9})
+    assert search.pretraining() == PretrainConfig.from_flat(given)
 
 
 def test_pretraining_needs_some_loss():

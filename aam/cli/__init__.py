@@ -7,14 +7,14 @@ from typing import NoReturn
 import click
 
 from aam.cli.app import app
-from aam.errors import InputError
+from aam.errors import InputError, TrainingDivergedError
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code.
 
-    Code 2 and one message stand for input that the user can mend, 130 for an interrupt. Any other exception is a defect
-    of aam and keeps its traceback.
+    One message and a code stand for what the user can mend: 2 for input, 1 for a training that diverged, 130 for an
+    interrupt. Any other exception is a defect of aam and keeps its traceback.
 
     Args:
         arguments: the words after ``aam``; by default those of the process.
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+    except TrainingDivergedError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
     except click.Abort:
         click.echo("Interrupted.", err=True)
         sys.exit(130)

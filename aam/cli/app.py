@@ -56,9 +56,8 @@ def command(
     """Make a command of a function that takes a config; its name is the function's, its help the docstring."""
 
     def decorate(function: Callable[[Config], None]) -> RichCommand:
-        def run(quiet: bool, verbose: bool, **_: Any) -> None:
-            level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-            with _messages_to_stderr(level):
+        def run(quiet: bool, **_: Any) -> None:
+            with _messages_to_stderr(logging.WARNING if quiet else logging.INFO):
                 function(config.from_flat(given_values(click.get_current_context(), config)))
 
         made = RichCommand(
@@ -80,7 +79,7 @@ def _option_panels(config: type[RunConfig]) -> list[Any]:
     sections = [
         RichOptionPanel(section.panel, options=list(section.model_fields)) for section in config.sections().values()
     ]
-    return [*sections, RichOptionPanel(_GENERAL, options=["config", "quiet", "verbose", "help"])]
+    return [*sections, RichOptionPanel(_GENERAL, options=["config", "quiet", "help"])]
 
 
 def _general_options(config: type[RunConfig]) -> list[click.Parameter]:
@@ -96,10 +95,9 @@ def _general_options(config: type[RunConfig]) -> list[click.Parameter]:
             is_eager=True,  # before the options whose values it may hold
             expose_value=False,
             callback=take_file,
-            help="TOML file of options, such as epochs = 20. Options given here win: --no-resume undoes resume = true.",
+            help="TOML file of options, such as epochs = 20. Options given here win, such as --no-overwrite.",
         ),
         RichOption(["--quiet"], is_flag=True, help="Show warnings and errors only."),
-        RichOption(["--verbose"], is_flag=True, help="Show details besides."),
     ]
 
 
@@ -109,7 +107,7 @@ def _messages_to_stderr(level: int) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(level)
     before = logger.level
-    logger.setLevel(min(level, logging.INFO))
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield

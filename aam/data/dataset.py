@@ -6,6 +6,7 @@ Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, G samples of a 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -58,6 +59,8 @@ class SampleBatch(_Tensors):
     """int64 [B, S], which of the U each ASV of a sample is; 0 where padding."""
     count: Tensor
     """int64 [B, S], reads of the ASV in the sample; 0 marks padding."""
+    depth: Tensor
+    """int64 [B], reads drawn of the sample, also of ASVs that ``max_asvs`` leaves out."""
     occurrence: Tensor
     """int64 [U], samples of the batch that hold the ASV."""
 
@@ -107,12 +110,17 @@ class DistanceSource:
         assert self.tree is not None
         return unifrac.distances(self.tree, drawn, self.config)
 
-    def cross(self, draws: SampleDraws, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
-        """Distances between two sets of samples as validation draws them, float64 [rows, columns]."""
+    def cross(
+        self,
+        samples: tuple[NDArray[np.int64], NDArray[np.int64]],
+        drawn: tuple[csr_array, csr_array],
+        device: torch.device,
+    ) -> Tensor:
+        """Distances between two sets of samples, float64 [rows, columns] on a device, from their drawn counts."""
         if self.matrix is not None:
-            return self.matrix.block(self._matrix_rows(rows), self._matrix_rows(columns))
+            return self.matrix.block(self._matrix_rows(samples[0]), self._matrix_rows(samples[1])).to(device)
         assert self.tree is not None
-        return unifrac.cross_distances(self.tree, draws.rows(rows, FIXED), draws.rows(columns, FIXED), self.config)
+        return unifrac.cross_distances(self.tree, *drawn, self.config, device)
 
     def _matrix_rows(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         assert self.matrix is not None
@@ -138,7 +146,8 @@ def collate(draws: SampleDraws, samples: NDArray[np.int64], drawn: csr_array, ep
     count = np.zeros(filled.shape, dtype=np.int64)
     slot[filled] = inverse
     count[filled] = np.concatenate([count for _, count in chosen])
-    return SampleBatch(*map(torch.from_numpy, (samples, unique, slot, count, occurrence)))
+    depth = drawn.sum(axis=1)
+    return SampleBatch(*map(torch.from_numpy, (samples, unique, slot, count, depth, occurrence)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,11 +223,16 @@ class FixedBatches(Dataset[SampleBatch]):
     samples: NDArray[np.int64]
     batch_size: int
 
+    @cached_property
+    def drawn(self) -> csr_array:
+        """Counts of the samples, int64 [samples, ASVs of the table]."""
+        return self.draws.rows(self.samples, FIXED)
+
     def __len__(self) -> int:
         return math.ceil(len(self.samples) / self.batch_size)
 
     def __getitem__(self, index: int) -> SampleBatch:
-        rows = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
-        if not len(rows):
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        if rows.start >= len(self.samples):
             raise IndexError(index)
-        return collate(self.draws, rows, self.draws.rows(rows, FIXED), FIXED)
+        return collate(self.draws, self.samples[rows], self.drawn[rows], FIXED)

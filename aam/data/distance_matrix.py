@@ -146,8 +146,8 @@ def _checked(ids: Sequence[str], values: Values, source: str, bounded: bool) -> 
     if bounded and largest > 1 + _TOLERANCE[values.dtype.name]:
         row, column = divmod(int(values.argmax()), len(values))
         raise InputError(
-            f"{source}: the distance {largest:g} of {ids[row]} and {ids[column]} is above 1; the distances do not "
-            "belong to this --unifrac-metric"
+            f"{source}: the distance {largest:g} of {ids[row]} and {ids[column]} is above 1, as only those of "
+            "--unifrac-metric weighted_unifrac may be; give that metric, or a matrix of the one that was given"
         )
     return DistanceMatrix(tuple(ids), values)
 

@@ -20,6 +20,13 @@ def row_of(counts: csr_array, row: int) -> tuple[NDArray[np.int64], NDArray[np.i
     return counts.indices[span].astype(np.int64), counts.data[span]
 
 
+def mean_log_abundance(table: FeatureTable, samples: NDArray[np.int64]) -> float:
+    """Mean over samples and their ASVs of the natural logarithm of the relative abundance; samples hold reads."""
+    counts = table.counts[samples]
+    depth = np.repeat(table.depth[samples], np.diff(counts.indptr))
+    return float(np.log(counts.data / depth).mean())
+
+
 @dataclass(frozen=True, eq=False)
 class SampleDraws:
     """The counts of any sample in any epoch, as a function of (seed, epoch, sample id)."""
@@ -58,10 +65,10 @@ class SampleDraws:
     def choose(
         self, sample: int, epoch: int | str, drawn: tuple[NDArray[np.int64], NDArray[np.int64]]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Keep at most ``max_asvs`` of a sample's drawn ASVs, still in ascending order of column."""
+        """Keep at most ``max_asvs`` (0: all) of a sample's drawn ASVs, still in ascending order of column."""
         asv, count = drawn
         limit = self.config.max_asvs
-        if limit is None or len(asv) <= limit:
+        if limit == 0 or len(asv) <= limit:
             return drawn
         if self.config.asv_choice == "abundance":
             kept = np.sort(np.argsort(-count, kind="stable")[:limit])

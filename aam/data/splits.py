@@ -1,46 +1,49 @@
 """Which samples train the model and which validate it: drawn at random, by group or by class, or given by a column.
 
-A drawn split is a function of the seed and of the set of sample ids: the order of rows in the table does not matter.
+Samples, or groups of them, are held out in the order of a hash of seed and id. So the order of the table does not
+matter, and most samples keep their side where others join or leave the study.
 """
 
 import csv
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
 
 from aam.config import SplitConfig
-from aam.data.addressed import generator
+from aam.data.addressed import address_hash, generator
 from aam.data.metadata import categorical_column
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
 
 HEADER = ["sample_id", "split"]
-SIDES = {"train": "train", "val": "val", "validation": "val"}
+SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 # Group splits that compete when classes should be balanced too; the draw that balances them best is taken.
 GROUP_DRAWS = 200
 
 TextArray = NDArray[np.str_]
 IndexArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers of the two sides, each sorted; a sample may be on neither.
+    """Row numbers of the sides, each sorted; a sample may be on none.
 
     Attributes:
         train: rows that train the model, int64.
         val: rows that validate it, int64.
+        test: rows that the run does not use, kept for the user to judge by, int64.
     """
 
     train: IndexArray
     val: IndexArray
+    test: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 def split_samples(
@@ -57,7 +60,7 @@ def split_samples(
         metadata: sample metadata by id, needed for ``split_column`` and ``group_column``.
         config: share to hold out, and the columns that constrain it.
         seed: seed of the draw.
-        strata: class of each sample, needed for ``stratify``.
+        strata: class of each sample, where the same share of every class is to be held out.
 
     Raises:
         InputError: a column is missing or incomplete, a class or group is too small to divide, or a side is empty.
@@ -65,25 +68,20 @@ def split_samples(
     ids = np.asarray(sample_ids, dtype=np.str_)
     if config.split_column is not None:
         return _given_split(ids, _column(metadata, config.split_column, "--split-column"), config.split_column)
-    if config.stratify and strata is None:
-        raise InputError("--stratify divides the classes of --metadata-column: it needs a classifier")
-    order = np.argsort(ids)
-    random = np.random.RandomState(generator(seed, "split").bit_generator)  # scikit-learn takes no Generator
-    classes = np.asarray(strata, dtype=np.str_)[order] if config.stratify else None
+    classes = np.asarray(strata, dtype=np.str_) if strata is not None else None
     if config.group_column is not None:
-        groups = _groups(ids[order], _column(metadata, config.group_column, "--group-column"), config.group_column)
-        train, val = _draw_groups(groups, classes, config, random)
+        groups = _groups(ids, _column(metadata, config.group_column, "--group-column"), config.group_column)
+        held_out = _draw_groups(ids, groups, classes, config, seed)
     elif classes is not None:
-        train, val = _draw_stratified(classes, config.test_size, random)
+        held_out = _draw_stratified(ids, classes, config.test_size, seed)
     else:
-        held_out = _held_out(ids.size, config.test_size, "samples")
-        train, val = next(ShuffleSplit(1, test_size=held_out, random_state=random).split(order))
-    return Split(np.sort(order[train]), np.sort(order[val]))
+        held_out = _first(ids, _held_out(ids.size, config.test_size, "samples"), seed)
+    return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
 def write_split(path: Path, split: Split, sample_ids: Sequence[str]) -> None:
-    """Write the side of every sample that has one: a tab-separated table ``sample_id``, ``split`` (train or val)."""
-    side = dict.fromkeys(split.train.tolist(), "train") | dict.fromkeys(split.val.tolist(), "val")
+    """Write the side of every sample that has one: a tab-separated table ``sample_id``, ``split``."""
+    side = {row: name for name in ("train", "val", "test") for row in getattr(split, name).tolist()}
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(HEADER)
@@ -102,9 +100,9 @@ def read_split(path: Path, sample_ids: Sequence[str]) -> Split:
         header, *rows = list(csv.reader(file, delimiter="\t")) or [[]]
     if header != HEADER:
         raise InputError(f"{path}: the first line is not '{' '.join(HEADER)}' (tab-separated)")
-    wrong = [number for number, row in enumerate(rows, 2) if len(row) != 2 or row[1] not in ("train", "val")]
+    wrong = [number for number, row in enumerate(rows, 2) if len(row) != 2 or row[1] not in SIDES]
     if wrong:
-        raise InputError(f"{path}: not a sample id and train or val in line {first_ids(wrong)}")
+        raise InputError(f"{path}: not a sample id and train, val or test in line {first_ids(wrong)}")
     side: dict[str, str] = dict(rows)
     if len(side) < len(rows):
         raise InputError(f"{path}: {len(rows) - len(side)} lines repeat a sample id")
@@ -129,7 +127,7 @@ def _values_of(ids: TextArray, values: pd.Series, column: str) -> "pd.Series[str
 
 def _given_split(ids: TextArray, values: pd.Series, column: str) -> Split:
     words = _values_of(ids, values, column).fillna("").astype(str).str.strip().str.lower()
-    unknown = words[~words.isin([*SIDES, "test", ""])]
+    unknown = words[~words.isin([*SIDES, ""])]
     if len(unknown):
         raise InputError(
             f"column '{column}' should say train, val or test; it says {first_ids(sorted(set(unknown)))}"
@@ -139,13 +137,15 @@ def _given_split(ids: TextArray, values: pd.Series, column: str) -> Split:
 
 
 def _split_of_sides(side: TextArray, source: str) -> Split:
-    split = Split(np.flatnonzero(side == "train"), np.flatnonzero(side == "val"))
+    split = Split(*(np.flatnonzero(side == name) for name in ("train", "val", "test")))
     for name, rows in (("train", split.train), ("val", split.val)):
         if rows.size == 0:
             raise InputError(f"{source} gives no sample to '{name}': give each side at least one")
-    left_out = side.size - split.train.size - split.val.size
+    if split.test.size:
+        logger.info("%d samples are for a test by %s: the run does not use them", split.test.size, source)
+    left_out = side.size - split.train.size - split.val.size - split.test.size
     if left_out:
-        logger.info("%d samples are in neither train nor val by %s", left_out, source)
+        logger.info("%d samples are on no side by %s", left_out, source)
     return split
 
 
@@ -166,44 +166,51 @@ def _held_out(total: int, share: float, what: str) -> int:
     return count
 
 
-def _refuse_small(counts: "pd.Series[int]", what: str) -> None:
-    small = counts[counts < 2]
-    if len(small):
-        raise InputError(
-            f"--stratify needs every class in at least two {what}; too small: {first_ids(sorted(small.index))}"
-        )
+def _first(names: TextArray, count: int, seed: int) -> BoolArray:
+    """Mark the first names in the order of their hashes: bool [names]."""
+    hashes = np.array([address_hash(seed, "split", name) for name in names.tolist()], dtype=np.uint64)
+    first = np.zeros(names.size, dtype=np.bool_)
+    first[np.argsort(hashes)[:count]] = True
+    return first
 
 
-def _draw_stratified(classes: TextArray, share: float, random: np.random.RandomState) -> tuple[IndexArray, IndexArray]:
-    counts = pd.Series(classes).value_counts()
-    _refuse_small(counts, "samples")
-    held_out = _held_out(classes.size, share, "samples")
-    if min(held_out, classes.size - held_out) < len(counts):
-        raise InputError(
-            f"--stratify: {held_out} of {classes.size} samples held out, but each side needs one of each of the"
-            f" {len(counts)} classes: change --test-size"
-        )
-    train, val = next(StratifiedShuffleSplit(1, test_size=held_out, random_state=random).split(classes, classes))
-    return train, val
+def _draw_stratified(ids: TextArray, classes: TextArray, share: float, seed: int) -> BoolArray:
+    """Hold out a share of every class, one sample at least."""
+    held_out = np.zeros(ids.size, dtype=np.bool_)
+    names, sizes = np.unique(classes, return_counts=True)
+    _refuse_small(names[sizes < 2], "samples", ids, classes)
+    for name, size in zip(names, sizes.tolist(), strict=True):
+        rows = np.flatnonzero(classes == name)
+        held_out[rows] = _first(ids[rows], min(max(1, round(share * size)), size - 1), seed)
+    return held_out
 
 
 def _draw_groups(
-    groups: TextArray, classes: TextArray | None, config: SplitConfig, random: np.random.RandomState
-) -> tuple[IndexArray, IndexArray]:
-    held_out = _held_out(np.unique(groups).size, config.test_size, "groups")
-    draws = 1 if classes is None else GROUP_DRAWS
-    splits = GroupShuffleSplit(draws, test_size=held_out, random_state=random).split(groups, groups=groups)
+    ids: TextArray, groups: TextArray, classes: TextArray | None, config: SplitConfig, seed: int
+) -> BoolArray:
+    """Hold out a share of the groups; where there are classes, by the draw of many that divides them best."""
+    names, members = np.unique(groups, return_inverse=True)
+    count = _held_out(names.size, config.test_size, "groups")
     if classes is None:
-        train, val = next(splits)
-        return train, val
-    _refuse_small(pd.DataFrame({"class": classes, "group": groups}).groupby("class")["group"].nunique(), "groups")
-    names, codes = np.unique(classes, return_inverse=True)
-    totals = np.bincount(codes)
+        return _first(names, count, seed)[members]
+    kinds, codes, totals = np.unique(classes, return_inverse=True, return_counts=True)
+    in_groups = np.array([np.unique(members[codes == kind]).size for kind in range(kinds.size)])
+    _refuse_small(kinds[in_groups < 2], "groups", ids, classes)
 
-    def imbalance(draw: tuple[IndexArray, IndexArray]) -> tuple[int, float]:
-        shares = np.bincount(codes[draw[1]], minlength=names.size) / totals
+    def imbalance(held_out: BoolArray) -> tuple[int, float]:
+        shares = np.bincount(codes[held_out], minlength=kinds.size) / totals
         one_sided = int(((shares == 0) | (shares == 1)).sum())
         return one_sided, float(np.square(shares - config.test_size).sum())
 
-    train, val = min(splits, key=imbalance)
-    return train, val
+    orders = (generator(seed, "split", draw).permutation(names.size) for draw in range(GROUP_DRAWS))
+    return min(((order < count)[members] for order in orders), key=imbalance)
+
+
+def _refuse_small(small: TextArray, what: str, ids: TextArray, classes: TextArray) -> None:
+    """Refuse classes that cannot be on both sides, naming their samples."""
+    if small.size:
+        samples = ids[np.isin(classes, small)]
+        raise InputError(
+            f"--stratify needs every class in at least two {what}; too small: {first_ids(small.tolist())} (samples "
+            f"{first_ids(sorted(samples.tolist()))}): leave these out with --where, which lists the classes to keep"
+        )

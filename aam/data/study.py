@@ -58,14 +58,30 @@ class Study:
         """True distances between samples, from the matrix if there is one, else from the tree."""
         return DistanceSource(self.table, config, None if self.matrix is not None else self.tree, self.matrix)
 
-    def fingerprint(self) -> str:
-        """Hash of the ids, sequences and counts, to know the same study again when a run is resumed."""
-        digest = blake2b(digest_size=16)
-        for text in (self.table.sample_ids, self.table.sequences):
-            digest.update("\n".join(text).encode())
-        for array in (self.table.counts.indptr, self.table.counts.indices, self.table.counts.data):
-            digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
-        return digest.hexdigest()
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of table, tree and matrix by name, to know the same study again when a run is resumed.
+
+        Of the metadata, what a run uses (split and target) is for the run to add.
+        """
+        table, tree = self.table, self.tree
+        counts = (part.astype(np.int64) for part in (table.counts.indptr, table.counts.indices, table.counts.data))
+        prints = {"table": digest(["\n".join(table.sample_ids), "\n".join(table.sequences), *counts])}
+        if tree is not None:
+            prints["tree"] = digest([tree.length, tree.start, tree.stop, tree.order])
+        if self.matrix is not None:
+            rows = self.matrix.index(table.sample_ids)
+            prints["matrix"] = digest(self.matrix.values[row, rows].astype(np.float64) for row in rows)
+        return prints
+
+
+def digest(parts: Iterable[str | NDArray[np.generic]]) -> str:
+    """Hash texts and arrays."""
+    hashed = blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes()
+        hashed.update(len(content).to_bytes(8, "little"))
+        hashed.update(content)
+    return hashed.hexdigest()
 
 
 def load_study(
@@ -93,7 +109,7 @@ def load_study(
     if inputs.where and metadata is None:
         raise InputError("--where looks at columns of the metadata: give --metadata")
     if metadata is not None:
-        metadata = select_where(metadata, inputs.where)
+        table, metadata = _select(table, metadata, inputs.where)
     if unifrac is None or not isinstance(inputs, PhylogenyConfig):
         return assemble_study(table, sampling, metadata=metadata)
     matrix = read_matrix(inputs, unifrac) if isinstance(inputs, InputConfig) else None
@@ -132,7 +148,7 @@ def assemble_study(
     """
     study = Study(table, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
     if metadata is not None:
-        study = _keep(study, _among(table, metadata.index), "no row in the metadata (or not --where)")
+        study = _keep(study, _among(table, metadata.index), "no row in the metadata")
         without = len(metadata) - study.table.n_samples
         if without:
             logger.info("%d rows of the metadata have no sample in the table", without)
@@ -170,6 +186,18 @@ def with_phylogeny(
         study = _keep_deep(study, sampling)
         tips = tips[found]
     return replace(study, tree=StudyTree.cut(phylogeny, tips, unifrac.include_root_length))
+
+
+def _select(table: FeatureTable, metadata: pd.DataFrame, where: Sequence[str]) -> tuple[FeatureTable, pd.DataFrame]:
+    """Choose the samples of the user; those that were not chosen are no part of the study, so not left out either."""
+    chosen = select_where(metadata, where)
+    keep = ~_among(table, metadata.index.difference(chosen.index))
+    if keep.all():
+        return table, chosen
+    if not keep.any():
+        raise InputError(f"no sample is left: --where {' --where '.join(where)} holds for none of the table's samples")
+    logger.info("--where chooses %d of %d samples", keep.sum(), len(keep))
+    return table.select_samples(np.flatnonzero(keep)), chosen
 
 
 def select_samples(study: Study, rows: NDArray[np.int64], reason: str) -> Study:

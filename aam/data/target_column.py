@@ -47,7 +47,7 @@ class TargetColumn:
     def encode(self, values: "pd.Series[Any]") -> NDArray[Any]:
         """Bring values to the learned scale (float64 [samples]) or to class indices (int64 [samples])."""
         if self.classes is not None:
-            return self.classes.encode(list(values))
+            return self.classes.encode(list(values), list(values.index))
         assert self.scale is not None
         return self.scale.transform(values.to_numpy(np.float64), list(values.index))
 

@@ -112,8 +112,12 @@ class ClassEncoder:
             )
         return cls(classes)
 
-    def encode(self, labels: Sequence[str]) -> NDArray[np.int64]:
+    def encode(self, labels: Sequence[str], sample_ids: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Indices of labels [samples].
+
+        Args:
+            labels: class of each sample.
+            sample_ids: ids of the samples, for messages [samples].
 
         Raises:
             InputError: a label is missing or is no class of the training samples.
@@ -122,9 +126,12 @@ class ClassEncoder:
         index = {name: number for number, name in enumerate(self.classes)}
         unseen = sorted(set(names) - set(index))
         if unseen:
+            ids = _names(len(names), sample_ids)
+            of_these = [sample for sample, name in zip(ids, names, strict=True) if name not in index]
             raise InputError(
-                f"class without a training sample: {first_ids(unseen)}; known are {first_ids(self.classes, 20)};"
-                " leave those samples out, or split with --stratify"
+                f"class without a training sample: {first_ids(unseen)} (samples {first_ids(of_these)}); known are "
+                f"{first_ids(self.classes, 20)}; leave the others out with --where COLUMN={','.join(self.classes[:20])}"
+                ", or split with --stratify if they have two samples or more each"
             )
         return np.array([index[name] for name in names], dtype=np.int64)
 
@@ -177,9 +184,13 @@ def _logarithm(values: FloatArray, kind: TargetTransform, sample_ids: Sequence[s
 def _require(valid: NDArray[np.bool_], values: FloatArray, sample_ids: Sequence[str] | None, problem: str) -> None:
     if valid.all():
         return
-    names = [f"row {row + 1}" for row in range(values.size)] if sample_ids is None else sample_ids
+    names = _names(values.size, sample_ids)
     wrong = [f"{names[row]} ({values[row]})" for row in np.flatnonzero(~valid).tolist()]
     raise InputError(f"{problem}; samples: {first_ids(wrong)}")
+
+
+def _names(count: int, sample_ids: Sequence[str] | None) -> Sequence[str]:
+    return [f"row {row + 1}" for row in range(count)] if sample_ids is None else sample_ids
 
 
 def _text(labels: Sequence[str]) -> list[str]:

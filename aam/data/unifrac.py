@@ -21,6 +21,9 @@ from aam.data.phylogeny import Phylogeny
 from aam.data.tables import FeatureTable
 from aam.errors import InputError, first_ids
 
+_FAITH_BLOCK = 256
+"""Samples whose branches are in memory at a time for Faith's PD."""
+
 
 @dataclass(frozen=True, eq=False)
 class StudyTree:
@@ -149,8 +152,9 @@ def faith_pd(tree: StudyTree, counts: sp.csr_array, device: torch.device | str =
         float64 [B] on `device`, in the tree's unit of length.
     """
     with _full_precision(device):
-        reads = _reads_below_branches(tree, counts, device)
-        return reads.length @ reads.present
+        starts = range(0, max(1, counts.shape[0]), _FAITH_BLOCK)
+        blocks = (_reads_below_branches(tree, counts[i : i + _FAITH_BLOCK], device) for i in starts)
+        return torch.cat([reads.length @ reads.present for reads in blocks])
 
 
 class _Reads(NamedTuple):

@@ -67,6 +67,16 @@ def available_backend(choice: BackendChoice = "auto") -> Backend:
     return "scikit-bio"
 
 
+def check_metric(metric: UnifracMetric, backend: Backend) -> None:
+    """Refuse a distance that a program does not have.
+
+    Raises:
+        InputError: scikit-bio is asked for generalized UniFrac.
+    """
+    if metric == "generalized_unifrac" and backend == "scikit-bio":
+        raise InputError(f"scikit-bio has no generalized UniFrac; the unifrac package has: {_INSTALL}")
+
+
 def compute_matrix(table: FeatureTable, tree: StudyTree, config: UnifracConfig, backend: Backend) -> DistanceMatrix:
     """Compute the distances between all samples of a table.
 
@@ -85,6 +95,7 @@ def compute_matrix(table: FeatureTable, tree: StudyTree, config: UnifracConfig, 
     """
     if len(tree.order) != table.n_asvs:
         raise ValueError(f"the table has {table.n_asvs} ASVs, but the tree was cut to {len(tree.order)}")
+    check_metric(config.unifrac_metric, backend)
     values = _PROGRAMS[backend](table, cut_newick(tree), config)
     # 0/0 is NaN for the programs and 0 for aam: samples that reach no branch with a length
     nowhere = np.flatnonzero(faith_pd(tree, table.counts).numpy() == 0)
@@ -151,8 +162,6 @@ def _by_ssu(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[
 
 
 def _by_scikit_bio(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[np.float64]:
-    if config.unifrac_metric == "generalized_unifrac":
-        raise InputError(f"scikit-bio has no generalized UniFrac; the unifrac package has: {_INSTALL}")
     weighted = config.unifrac_metric != "unweighted_unifrac"
     normalized = {"normalized": config.unifrac_metric == "weighted_normalized_unifrac"} if weighted else {}
     with np.errstate(invalid="ignore"):

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from aam.config import PretrainConfig, RunConfig, RuntimeConfig, TrainConfig
+from aam.config import MachineConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.study import Study, assemble_study
 from aam.data.tables import FeatureTable, feature_table
 from aam.errors import InputError
@@ -42,7 +42,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     attention_layers: int = 3
     nucleotide_patch: int = 5
     rarefy_depth: int | None = None
-    max_asvs: int | None = 1024
+    max_asvs: int = 1024
     test_size: float = 0.2
     epochs: int = 50
     batch_size: int = 32
@@ -126,7 +126,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
         return whole, assemble_study(whole, config.sampling)
 
-    def _runtime(self) -> RuntimeConfig:
+    def _runtime(self) -> MachineConfig:
         """The machine that the parameters name now, which need not be the one of the training."""
         machine = {"device": self.device, "num_workers": self.num_workers}
         return self.trained_.config.runtime.model_copy(update=machine)

@@ -34,7 +34,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         attention_layers: transformer layers of each level (nucleotides, ASVs).
         nucleotide_patch: nucleotides read as one position.
         rarefy_depth: sampling depth; samples with fewer reads cannot be used. None: all reads.
-        max_asvs: the most ASVs of a sample that the model reads.
+        max_asvs: the most ASVs of a sample that the model reads (0: all).
         test_size: share of the samples that is held out to choose the best checkpoint.
         epochs: passes over the training samples.
         batch_size: samples in a batch.
@@ -116,10 +116,10 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
 def _pretraining_study(
     table: FeatureTable, metadata: pd.DataFrame | None, tree: TreeLike | None, config: PretrainConfig
 ) -> Study:
-    """Join what pretraining needs; a distance matrix goes before the tree, as on the command line."""
+    """Join what pretraining needs: the phylogeny, or a distance matrix."""
     matrix = read_matrix(config.inputs, config.unifrac)
     phylogeny = None
-    if tree is not None and matrix is None:
+    if tree is not None:
         phylogeny = as_phylogeny(tree, config.inputs.missing_branch_lengths)
     study = assemble_study(table, config.sampling, metadata=metadata, matrix=matrix)
     if phylogeny is None:

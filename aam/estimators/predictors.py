@@ -29,8 +29,8 @@ from aam.workflows.train import train_study
 
 logger = logging.getLogger(__name__)
 
-ONLY_FOR_TARGETS = frozenset({"stratify", "best_metric"})
-"""Options of `aam train` that mean something else, or nothing, in pretraining."""
+ONLY_FOR_TARGETS = frozenset({"best_metric"})
+"""Options of `aam train` that mean something else in pretraining."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

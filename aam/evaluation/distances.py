@@ -1,6 +1,5 @@
 """Predicted against true distances of held-out samples."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aam.data.whole_files import write_json
 from aam.evaluation.figures import figure
 from aam.training.inference import embed_samples
 from aam.training.metrics import DistanceMetrics, Metrics
@@ -29,13 +29,14 @@ def write_distance_report(objective: PretrainObjective, folder: Path) -> Metrics
     objective.model.eval()
     metrics = DistanceMetrics()
     with torch.no_grad():
-        batches = embed_samples(objective.model, objective.nucleotides, objective.held_out, objective.compute)
+        workers = objective.config.runtime.num_workers
+        batches = embed_samples(objective.model, objective.nucleotides, objective.held_out, objective.compute, workers)
         embedding = torch.cat([rows for _, rows in batches])
         edges = np.linspace(0.0, _largest(objective, embedding), BINS + 1)
         counts = _histogram(objective.compare_pairs(embedding), metrics, edges)
     values = metrics.compute()
     pairs = {"pairs": int(metrics.moments.count), "samples": len(embedding)}
-    (folder / "val_distances.json").write_text(json.dumps(pairs | values, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "val_distances.json", pairs | values)
     _draw(counts, edges, values, folder / "plots" / "val_distances.png")
     return values
 

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aam.data.whole_files import whole_file
+
 
 @contextmanager
 def figure(path: Path, width: float = 5.0, height: float = 4.6) -> Iterator[Axes]:
@@ -26,4 +28,5 @@ def figure(path: Path, width: float = 5.0, height: float = 4.6) -> Iterator[Axes
     axes.spines[["top", "right"]].set_visible(False)
     yield axes
     path.parent.mkdir(exist_ok=True)
-    drawn.savefig(path, dpi=150)
+    with whole_file(path) as draft:
+        drawn.savefig(draft, dpi=150)

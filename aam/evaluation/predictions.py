@@ -1,6 +1,5 @@
 """Predicted against true values of a metadata column, for held-out samples."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from aam.data.target_column import TargetColumn
+from aam.data.whole_files import whole_file, write_json
 from aam.evaluation.figures import figure
 from aam.training.metrics import Metrics
 from aam.training.target_objective import score
@@ -27,13 +27,20 @@ def write_prediction_report(
         folder: the output folder.
 
     Returns:
-        Metrics in the target's own units, of the predictions as written.
+        Metrics in the target's own units, of the predictions as written: exactly those that `aam predict`'s give.
     """
     table = column.decode(outputs, list(true.index))
+    numbers = table.select_dtypes(np.float64).map("{:.6g}".format)  # as `aam predict` writes them
+    table[numbers.columns] = numbers
     table.insert(0, "true", true.to_numpy())
-    table.to_csv(folder / "val_predictions.tsv", sep="\t", float_format="%.6g")
-    values = score(column, outputs, column.encode(true))
-    (folder / "val_metrics.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with whole_file(folder / "val_predictions.tsv") as draft:
+        table.to_csv(draft, sep="\t")
+    predicted = numbers.to_numpy().astype(np.float64)
+    if column.classes is None:
+        values = score(column, predicted[:, 0], true.to_numpy(np.float64, copy=True))
+    else:
+        values = score(column, predicted, column.encode(true))
+    write_json(folder / "val_metrics.json", values)
     path = folder / "plots" / "val_predictions.png"
     if column.classes is None:
         _draw_values(table, column.name, values, path)
@@ -43,7 +50,7 @@ def write_prediction_report(
 
 
 def _draw_values(table: pd.DataFrame, name: str, values: Metrics, path: Path) -> None:
-    true, predicted = table["true"].to_numpy(np.float64), table["prediction"].to_numpy(np.float64)
+    true, predicted = (table[name].astype(np.float64).to_numpy() for name in ("true", "prediction"))
     ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
     with figure(path) as axes:
         axes.plot(ends, ends, color="black", linewidth=0.8, linestyle="--")

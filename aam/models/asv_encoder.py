@@ -12,7 +12,6 @@ from aam.config import ModelConfig
 from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE
 from aam.models.pooling import AttentionPooling
 from aam.models.transformer import Transformer
-from aam.models.types import AsvOutput
 
 
 class PatchStem(nn.Module):
@@ -63,29 +62,32 @@ class AsvEncoder(nn.Module):
         nn.init.normal_(self.nucleotide_head.weight, std=0.02)
         nn.init.zeros_(self.nucleotide_head.bias)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> AsvOutput:
+    def forward(self, tokens: Tensor) -> Tensor:
         """Encode unique ASVs, a chunk of rows at a time.
 
         Args:
             tokens: integer [U, L], nucleotides; padding only at the end of a row.
-            mask: bool [U, L], nucleotides to hide and predict; none of them padding.
 
         Returns:
-            Embeddings [U, D] of the ASVs as they are, and logits [M, V] of the hidden nucleotides (``tokens[mask]`` are
-            the truth) if there is a mask, from a second pass over the ASVs that hide some. Neither depends on the chunk
-            size, on other ASVs, or on padding.
+            Embeddings [U, D], which depend neither on the chunk size, nor on other ASVs, nor on padding.
 
         Raises:
             ValueError: the ASVs are longer than the model reads.
         """
         if tokens.shape[1] > self.patches * self.patch:
             raise ValueError(f"{tokens.shape[1]} nucleotides given, the model reads {self.patches * self.patch}")
-        chunks = torch.split(tokens, self.chunk_size)
-        embedding = torch.cat([self.pooling(*self._encode(chunk)) for chunk in chunks])
-        return AsvOutput(embedding, None if mask is None else self.predict_hidden(tokens, mask))
+        return torch.cat([self.pooling(*self._encode(chunk)) for chunk in torch.split(tokens, self.chunk_size)])
 
     def predict_hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Predict hidden nucleotides alone: logits [M, V]; see `forward`."""
+        """Predict hidden nucleotides, from a pass over the ASVs that hide some.
+
+        Args:
+            tokens: integer [U, L], nucleotides; padding only at the end of a row.
+            mask: bool [U, L], nucleotides to hide and predict; none of them padding.
+
+        Returns:
+            Logits [M, V], where ``tokens[mask]`` are the truth; with no dependence on other rows, as of `forward`.
+        """
         hiding = mask.any(dim=1).nonzero().squeeze(1)
         chunks = zip(
             torch.split(tokens[hiding], self.chunk_size), torch.split(mask[hiding], self.chunk_size), strict=True
@@ -94,7 +96,11 @@ class AsvEncoder(nn.Module):
 
     def _predict_chunk(self, tokens: Tensor, mask: Tensor) -> Tensor:
         if not len(tokens):
-            return self.nucleotide_head.weight.new_zeros(0, VOCABULARY_SIZE)
+            # through the head, so that a loss over nothing still has a graph
+            nothing: Tensor = self.nucleotide_head(
+                self.nucleotide_head.weight.new_zeros(0, self.stem.position.shape[1])
+            )
+            return nothing.view(-1, VOCABULARY_SIZE)
         encoded, _ = self._encode(tokens.masked_fill(mask, MASK))
         hidden = self._patches(mask, False)[:, : encoded.shape[1]].flatten(0, 1)
         affected = hidden.any(dim=1).nonzero().squeeze(1)

@@ -48,7 +48,8 @@ def cosine(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 Link = Callable[[Tensor, Tensor], Tensor]
-LINKS: Final[dict[DistanceLink | Literal["euclidean"], Link]] = {
+LinkName = DistanceLink | Literal["euclidean"]
+LINKS: Final[dict[LinkName, Link]] = {
     "laplace": laplace,
     "tanh": tanh,
     "cosine": cosine,

@@ -42,6 +42,13 @@ class CountHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.output = nn.Linear(width, 1)
+        nn.init.normal_(self.output.weight, std=0.1 * width**-0.5)
+        nn.init.zeros_(self.output.bias)
+
+    @torch.no_grad()
+    def start_at(self, log_abundance: float) -> None:
+        """Let the first predictions be near a mean, from which it would take the bias long to get there by steps."""
+        self.output.bias.fill_(log_abundance)
 
     def forward(self, asv_context: Tensor) -> Tensor:
         """Predict: [B, S, D] -> [B, S]."""

@@ -23,11 +23,12 @@ class AbundanceEmbedding(nn.Module):
         nn.init.normal_(self.contract.weight, std=0.5 * width**-0.5)
         nn.init.zeros_(self.contract.bias)
 
-    def forward(self, count: Tensor, hidden: Tensor | None) -> Tensor:
+    def forward(self, count: Tensor, depth: Tensor, hidden: Tensor | None) -> Tensor:
         """Embed abundances.
 
         Args:
             count: int [B, S], reads; 0 where padding.
+            depth: int [B], reads of the whole sample, also of ASVs that are not among the S.
             hidden: bool [B, S], abundances to conceal; they still add to the depth of the sample.
 
         Returns:
@@ -35,9 +36,9 @@ class AbundanceEmbedding(nn.Module):
         """
         dtype = self.expand.weight.dtype
         reads = count.clamp_min(1).to(dtype)
-        depth = count.sum(dim=1, keepdim=True).clamp_min(1).to(dtype)
+        whole = depth.clamp_min(1).to(dtype)[:, None]
         # shifted and scaled so that common values lie within about one unit of zero
-        features = torch.stack([reads.log() / 3 - 1, (reads / depth).log() / 3 + 1.5, torch.zeros_like(reads)], dim=-1)
+        features = torch.stack([reads.log() / 3 - 1, (reads / whole).log() / 3 + 1.5, torch.zeros_like(reads)], dim=-1)
         if hidden is not None:
             concealed = torch.tensor([0.0, 0.0, 1.0], dtype=dtype, device=count.device)
             features = torch.where(hidden[..., None], concealed, features)
@@ -65,6 +66,7 @@ class SampleEncoder(nn.Module):
         asv_embedding: Tensor,
         slot: Tensor,
         count: Tensor,
+        depth: Tensor,
         hidden_count: Tensor | None = None,
         return_context: bool = False,
     ) -> SampleOutput:
@@ -74,6 +76,7 @@ class SampleEncoder(nn.Module):
             asv_embedding: [U, D].
             slot: int64 [B, S], which of the U each ASV is; any valid index where padding.
             count: int [B, S], reads of the ASV; 0 marks padding.
+            depth: int [B], reads of the sample, also of ASVs that are not among the S.
             hidden_count: bool [B, S], ASVs whose abundance is concealed.
             return_context: also return each ASV in the light of its sample.
 
@@ -83,7 +86,7 @@ class SampleEncoder(nn.Module):
         padding = count == 0
         # projected before the gather: there are fewer unique ASVs than ASVs of samples
         projected = self.asv_project(self.asv_norm(asv_embedding))
-        x = functional.embedding(slot, projected) + self.abundance(count, hidden_count)
+        x = functional.embedding(slot, projected) + self.abundance(count, depth, hidden_count)
         encoded = self.transformer(self.input_norm(x), padding)
         # samples differ by little of their embeddings: rounding these to half precision would blur small distances
         with torch.autocast(x.device.type, enabled=False):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aam.config import ModelConfig
 from aam.models.asv_encoder import AsvEncoder
-from aam.models.distance_link import LINKS
+from aam.models.distance_link import LINKS, LinkName
 from aam.models.sample_encoder import SampleEncoder
 from aam.models.types import EncoderOutput, SampleOutput
 
@@ -28,21 +28,20 @@ class SequenceEncoder(nn.Module):
     padding, on the other samples of the batch, or on how the ASVs are cut into chunks.
     """
 
-    def __init__(self, config: ModelConfig, faith_pd: bool = False, unbounded: bool = False) -> None:
+    def __init__(self, config: ModelConfig, faith_pd: bool = False, link: LinkName = "laplace") -> None:
         """Build the model; weights are drawn from torch's global generator.
 
         Args:
             config: shape of the network, ``max_bp`` resolved.
             faith_pd: also predict Faith's PD of each sample.
-            unbounded: the distances to learn may exceed 1 (weighted UniFrac that is not normalized); they are then
-                Euclidean, whatever ``config.distance_link`` says.
+            link: from embeddings to a distance, by its name in `LINKS`; euclidean where distances may exceed 1.
 
         Raises:
             ValueError: ``max_bp`` was left open.
         """
         super().__init__()
         self.config = config
-        self.link = LINKS["euclidean" if unbounded else config.distance_link]
+        self.link = LINKS[link]
         self.asv_encoder = AsvEncoder(config)
         self.sample_encoder = SampleEncoder(config)
         self.faith_pd_head = nn.Linear(config.embedding_dim, 1) if faith_pd else None
@@ -53,6 +52,7 @@ class SequenceEncoder(nn.Module):
         tokens: Tensor,
         slot: Tensor,
         count: Tensor,
+        depth: Tensor,
         mask: Tensor | None = None,
         hidden_count: Tensor | None = None,
     ) -> EncoderOutput:
@@ -62,34 +62,38 @@ class SequenceEncoder(nn.Module):
             tokens: integer [U, L], nucleotides of the unique ASVs, padding at the end.
             slot: int64 [B, S], which of the U each ASV of a sample is.
             count: int [B, S], reads; 0 marks padding.
+            depth: int [B], reads of the sample, also of ASVs that are not among the S.
             mask: bool [U, L], nucleotides to hide and predict.
             hidden_count: bool [B, S], ASVs whose abundance is concealed.
         """
-        asvs = self.asv_encoder(tokens, mask)
-        embedding = self.encode_samples(asvs.embedding, slot, count, hidden_count).embedding
+        asv_embedding = self.embed_asvs(tokens)
+        embedding = self.encode_samples(asv_embedding, slot, count, depth, hidden_count).embedding
+        # last, so that the dropout of all that comes before is the same with a mask and without
+        logits = None if mask is None else self.asv_encoder.predict_hidden(tokens, mask)
         with torch.autocast(embedding.device.type, enabled=False):
             faith_pd = None if self.faith_pd_head is None else self.faith_pd_head(embedding).squeeze(1)
-        return EncoderOutput(embedding, self.scale(embedding), asvs.nucleotide_logits, asvs.embedding, faith_pd)
+        return EncoderOutput(embedding, self.scale(embedding), logits, asv_embedding, faith_pd)
 
     def embed_asvs(self, tokens: Tensor) -> Tensor:
         """Embed unique ASVs, a chunk at a time: integer [U, L] -> [U, D]."""
-        embedding: Tensor = self.asv_encoder(tokens).embedding
+        embedding: Tensor = self.asv_encoder(tokens)
         return embedding
 
-    def embed_samples(self, asv_embedding: Tensor, slot: Tensor, count: Tensor) -> Tensor:
-        """Embed samples from ASVs that are embedded already: [U, D], [B, S], [B, S] -> [B, D]."""
-        return self.encode_samples(asv_embedding, slot, count).embedding
+    def embed_samples(self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor) -> Tensor:
+        """Embed samples from ASVs that are embedded already: [U, D], [B, S], [B, S], [B] -> [B, D]."""
+        return self.encode_samples(asv_embedding, slot, count, depth).embedding
 
     def encode_samples(
         self,
         asv_embedding: Tensor,
         slot: Tensor,
         count: Tensor,
+        depth: Tensor,
         hidden_count: Tensor | None = None,
         return_context: bool = False,
     ) -> SampleOutput:
         """Encode samples from ASVs that are embedded already; see `SampleEncoder.forward`."""
-        output: SampleOutput = self.sample_encoder(asv_embedding, slot, count, hidden_count, return_context)
+        output: SampleOutput = self.sample_encoder(asv_embedding, slot, count, depth, hidden_count, return_context)
         return output
 
     def scale(self, sample_embedding: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, D width, K outputs.
 """
 
+from typing import Self
+
 from torch import Tensor, nn
 
 from aam.config import TargetConfig
@@ -27,9 +29,23 @@ class SequencePredictor(nn.Module):
         self.encoder = encoder
         self.target_head = TargetHead(width, outputs, config)
         self.count_head = CountHead(width) if config.count_weight > 0 else None
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Learn the heads alone: the encoder's weights stay, and it drops nothing out in training either."""
+        self.frozen = True
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; a frozen encoder is always in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
     def forward(
-        self, tokens: Tensor, slot: Tensor, count: Tensor, hidden_count: Tensor | None = None
+        self, tokens: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
     ) -> PredictorOutput:
         """Predict for a batch.
 
@@ -37,21 +53,24 @@ class SequencePredictor(nn.Module):
             tokens: integer [U, L], nucleotides of the unique ASVs, padding at the end.
             slot: int64 [B, S], which of the U each ASV of a sample is.
             count: int [B, S], reads; 0 marks padding.
+            depth: int [B], reads of the sample, also of ASVs that are not among the S.
             hidden_count: bool [B, S], ASVs whose abundance is concealed and predicted.
 
         Raises:
             ValueError: abundances are hidden, and there is no head to predict them.
         """
-        return self.predict_samples(self.encoder.embed_asvs(tokens), slot, count, hidden_count)
+        return self.predict_samples(self.encoder.embed_asvs(tokens), slot, count, depth, hidden_count)
 
     def predict_samples(
-        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, hidden_count: Tensor | None = None
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
     ) -> PredictorOutput:
         """Predict from ASVs that are embedded already: [U, D] in place of their nucleotides; see `forward`."""
         if hidden_count is None:
-            embedding = self.encoder.embed_samples(asv_embedding, slot, count)
+            embedding = self.encoder.embed_samples(asv_embedding, slot, count, depth)
             return PredictorOutput(self.target_head(embedding), embedding, None)
         if self.count_head is None:
             raise ValueError("hidden_count needs a model built with count_weight > 0")
-        embedding, context = self.encoder.encode_samples(asv_embedding, slot, count, hidden_count, return_context=True)
+        embedding, context = self.encoder.encode_samples(
+            asv_embedding, slot, count, depth, hidden_count, return_context=True
+        )
         return PredictorOutput(self.target_head(embedding), embedding, self.count_head(context))

@@ -8,15 +8,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class AsvOutput(NamedTuple):
-    """What the nucleotide level returns."""
-
-    embedding: Tensor
-    """[U, D], one vector for each unique ASV."""
-    nucleotide_logits: Tensor | None
-    """[M, V] at the hidden nucleotides, in row-major order of the mask; None where nothing was hidden."""
-
-
 class SampleOutput(NamedTuple):
     """What the sample level returns."""
 

@@ -1,12 +1,16 @@
 """Where and how precisely the model computes."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from aam.config import RuntimeConfig
+from aam.config import MachineConfig
 from aam.errors import InputError
+
+CPU = torch.device("cpu")
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -20,7 +24,7 @@ class Compute:
     """Type of autocast; None computes in float32."""
 
     @classmethod
-    def of(cls, device: torch.device, config: RuntimeConfig) -> "Compute":
+    def of(cls, device: torch.device, config: MachineConfig) -> "Compute":
         """Take the precision from the config.
 
         Raises:
@@ -39,3 +43,19 @@ class Compute:
     def scaler(self) -> torch.amp.GradScaler:
         """Scaler of the loss, which does something for fp16 alone."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
+    """Seed torch's own generator for what is drawn in this context; afterwards it goes on as if nothing had been."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+def draws_dropout(model: nn.Module) -> bool:
+    """Whether a model draws random numbers in training."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())

@@ -17,9 +17,8 @@ from aam.training.compute import Compute
 
 
 def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
-    """Columns of the table that the samples of some batches hold, ascending: int64 [U]."""
-    counts = batches.draws.table.counts
-    return np.unique(counts[batches.samples].indices).astype(np.int64)
+    """Columns of the table that samples hold as they were drawn, ascending: int64 [U]."""
+    return np.unique(batches.drawn.indices).astype(np.int64)
 
 
 @torch.no_grad()
@@ -44,6 +43,17 @@ def embed_samples(
     encoder: SequenceEncoder, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
 ) -> Iterator[tuple[SampleBatch, Tensor]]:
     """Embed samples batch by batch: yields each batch, on the device, with its sample embeddings [B, D]."""
+    for batch, asv_embedding in embed_batches(encoder, nucleotides, batches, compute, num_workers):
+        with compute.autocast():
+            embedding = encoder.embed_samples(asv_embedding, batch.slot, batch.count, batch.depth)
+        yield batch, embedding
+
+
+@torch.no_grad()
+def embed_batches(
+    encoder: SequenceEncoder, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
+) -> Iterator[tuple[SampleBatch, Tensor]]:
+    """Embed the ASVs of samples: yields each batch, on the device, with the embeddings [U, D] of its ASVs."""
     asv = asvs_of(batches)
     place = torch.zeros(batches.draws.table.n_asvs, dtype=torch.int64)
     place[torch.from_numpy(asv)] = torch.arange(len(asv))
@@ -51,6 +61,4 @@ def embed_samples(
     asv_embedding = embed_asvs(encoder, nucleotides, asv, compute)
     for batch in DataLoader(batches, batch_size=None, num_workers=num_workers):
         here = batch.to(compute.device)
-        with compute.autocast():
-            embedding = encoder.embed_samples(asv_embedding[place[here.asv]], here.slot, here.count)
-        yield here, embedding
+        yield here, asv_embedding[place[here.asv]]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor
 
 Metrics = dict[str, float | None]
@@ -168,7 +168,7 @@ class ClassificationMetrics:
         """Add samples.
 
         Args:
-            probabilities: [B, K], each row summing to 1; the predicted class is the largest.
+            probabilities: [B, K], each row summing to 1 up to rounding; the predicted class is the largest.
             true: class indices [B].
         """
         if probabilities.shape != (len(true), self.classes):
@@ -186,13 +186,15 @@ class ClassificationMetrics:
         if not sum(map(len, self._true)):
             return dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc"))
         probabilities, true = np.concatenate(self._probabilities), np.concatenate(self._true)
-        predicted, classes = probabilities.argmax(axis=1), range(self.classes)
+        predicted = probabilities.argmax(axis=1)
+        # the logarithm of zero would be infinite
+        certainty = probabilities[np.arange(len(true)), true].clip(np.finfo(np.float64).eps, 1.0)
         either = np.union1d(true, predicted)
         return {
             "accuracy": float(accuracy_score(true, predicted)),
             "balanced_accuracy": float(recall_score(true, predicted, labels=np.unique(true), average="macro")),
             "macro_f1": float(f1_score(true, predicted, labels=either, average="macro", zero_division=0.0)),
-            "log_loss": float(log_loss(true, probabilities, labels=classes)),
+            "log_loss": float(-np.log(certainty).mean()),
             "auroc": _macro_auroc(probabilities, true),
         }
 
@@ -232,7 +234,10 @@ class NucleotideMetrics:
 
 def higher_is_better(name: str) -> bool:
     """Whether a larger value of a metric, such as ``val/r2``, is a better one."""
-    return name.rsplit("/", 1)[-1].removeprefix("unifrac_").removeprefix("nucleotide_") in _HIGHER_IS_BETTER
+    plain = name.rsplit("/", 1)[-1]
+    for task in ("unifrac_", "nucleotide_", "faith_pd_"):
+        plain = plain.removeprefix(task)
+    return plain in _HIGHER_IS_BETTER
 
 
 _HIGHER_IS_BETTER = {"pearson", "r2", "accuracy", "balanced_accuracy", "macro_f1", "auroc"}

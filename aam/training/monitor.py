@@ -3,11 +3,10 @@
 import json
 import logging
 import math
-import os
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from aam.data.whole_files import whole_file
 from aam.errors import InputError
+from aam.training.checkpoint_files import delete
 
 logger = logging.getLogger(__name__)
 
@@ -113,12 +114,13 @@ class Curves:
     def __init__(self, folder: Path, resumed_step: int | None) -> None:
         path = folder / "metrics.jsonl"
         if resumed_step is None:
-            path.unlink(missing_ok=True)
+            delete(path)
+            delete(folder / "tensorboard")
         elif path.exists():
             cut_metrics(path, resumed_step)
         self._lines = path.open("a", encoding="utf-8", buffering=1)
         self._board = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=0 if resumed_step is None else resumed_step + 1
+            str(folder / "tensorboard"), purge_step=None if resumed_step is None else resumed_step + 1
         )
 
     def write(self, step: int, epoch: int, values: Values) -> None:
@@ -128,6 +130,8 @@ class Curves:
         for name, value in finite.items():
             if value is not None:
                 self._board.add_scalar(name, value, step)
+        # or a kill loses what the resumed run, which starts after the last checkpoint, does not write again
+        self._board.flush()
 
     def close(self) -> None:
         """Close both."""
@@ -145,12 +149,8 @@ def cut_metrics(path: Path, step: int) -> None:
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     kept = [line for number, line in enumerate(lines, 1) if _step_of(line, number, path) <= step]
-    draft = path.with_name(f"tmp-{path.name}")
-    with draft.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_bytes(b"".join(kept))
 
 
 def _step_of(line: bytes, number: int, path: Path) -> int:
@@ -162,12 +162,41 @@ def _step_of(line: bytes, number: int, path: Path) -> int:
         ) from None
 
 
+class _Early(logging.Handler):
+    """Keeps records for a file that is not there yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.records.append(record)
+
+
+@contextmanager
+def early_records() -> Iterator[None]:
+    """Keep what aam logs from here on, so that the next `Monitor` begins its ``training.log`` with it."""
+    with ExitStack() as stack:
+        _attach(_Early(), stack)
+        yield
+
+
 def _log_to_file(path: Path, stack: ExitStack) -> None:
-    """Send what aam logs to a file as well, until the stack closes."""
-    package = logging.getLogger("aam")
+    """Send what aam logs to a file as well, until the stack closes; early records come first."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     stack.callback(handler.close)
+    package = logging.getLogger("aam")
+    for early in [each for each in package.handlers if isinstance(each, _Early)]:
+        for record in early.records:
+            handler.handle(record)
+        package.removeHandler(early)
+    _attach(handler, stack)
+
+
+def _attach(handler: logging.Handler, stack: ExitStack) -> None:
+    package = logging.getLogger("aam")
     package.addHandler(handler)
     stack.callback(package.removeHandler, handler)
     if not package.isEnabledFor(logging.INFO):

@@ -5,24 +5,24 @@ Shapes: B samples, U unique ASVs of a batch, L nucleotides, G samples of an opti
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aam.config import MaskConfig, PretrainConfig
 from aam.data.addressed import address_hash, generator
 from aam.data.dataset import DistanceSource, FixedBatches, SampleBatch, StepBatch
-from aam.data.rarefaction import FIXED
 from aam.data.unifrac import faith_pd
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.types import EncoderOutput
-from aam.training.compute import Compute
-from aam.training.inference import asvs_of, embed_samples
+from aam.training.compute import Compute, draws_dropout, seeded
+from aam.training.inference import embed_samples
 from aam.training.losses import MultiTaskLoss, nucleotide_loss, pairwise_loss
 from aam.training.masking import hidden_nucleotides
-from aam.training.metrics import DistanceMetrics, NucleotideMetrics
+from aam.training.metrics import DistanceMetrics, Metrics, NucleotideMetrics, RegressionMetrics
 
 Scale = Callable[[Tensor], Tensor]
 """Multiplies the loss before the backward pass (a gradient scaler's, for fp16)."""
@@ -37,6 +37,11 @@ PAIR_BLOCK = 512
 
 class Objective(Protocol):
     """What the trainer needs to know of a task."""
+
+    @property
+    def compiled(self) -> nn.Module:
+        """The module that a step calls, which ``--compile-model`` compiles."""
+        ...
 
     def backward(self, step: StepBatch, scale: Scale) -> Mapping[str, Tensor]:
         """Add the gradient of one optimizer step to the parameters; return the losses, detached."""
@@ -78,6 +83,7 @@ class PretrainObjective:
         self.config = config
         self.compute = compute
         self.held_out, self.source = validation
+        self.draws_dropout = draws_dropout(model)
         losses = config.losses
         self.loss = MultiTaskLoss(
             {
@@ -86,6 +92,11 @@ class PretrainObjective:
                 "faith_pd_loss": losses.faith_pd_weight,
             }
         )
+
+    @property
+    def compiled(self) -> nn.Module:
+        """The whole encoder; see `Objective`."""
+        return self.model
 
     def backward(self, step: StepBatch, scale: Scale) -> dict[str, Tensor]:
         """Add the gradient of one optimizer step; see `Objective`.
@@ -107,7 +118,7 @@ class PretrainObjective:
 
     def _backward_cached(self, step: StepBatch, hidden: list[Tensor], total: Tensor, scale: Scale) -> dict[str, Tensor]:
         with torch.no_grad():
-            first = [self._forward(step, i, mask) for i, mask in enumerate(hidden)]
+            first = [self._forward(step, i, None) for i in range(len(hidden))]
         z = torch.cat([output.z for output in first]).requires_grad_()
         faith = [output.faith_pd for output in first if output.faith_pd is not None]
         pd = torch.cat(faith).requires_grad_() if faith else None
@@ -132,13 +143,13 @@ class PretrainObjective:
     def _hide(self, asv: Tensor, step: int | str, masking: MaskConfig) -> Tensor:
         return hidden_nucleotides(self.nucleotides[asv], self.keys[asv], masking, self.config.runtime.seed, step)
 
-    def _forward(self, step: StepBatch, index: int, mask: Tensor) -> EncoderOutput:
+    def _forward(self, step: StepBatch, index: int, mask: Tensor | None) -> EncoderOutput:
         # dropout is the one draw of torch's own generator: seeded by address, so that a step can be run again
-        torch.manual_seed(address_hash(self.config.runtime.seed, "dropout", step.plan.step, index))
+        seed = address_hash(self.config.runtime.seed, "dropout", step.plan.step, index)
         batch, tokens = step.micro[index], self.nucleotides[step.micro[index].asv]
         hidden = mask if self.loss.active("nucleotide_loss") else None
-        with self.compute.autocast():
-            return self.model(tokens, batch.slot, batch.count, hidden)  # type: ignore[no-any-return]
+        with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
+            return self.model(tokens, batch.slot, batch.count, batch.depth, hidden)  # type: ignore[no-any-return]
 
     def _sample_losses(self, z: Tensor, pd: Tensor | None, step: StepBatch) -> dict[str, Tensor]:
         parts = {}
@@ -175,7 +186,8 @@ class PretrainObjective:
                 losses["unifrac_loss"] = (distance.moments.rmse or 0.0) ** 2
                 metrics |= {f"val/unifrac_{name}": value for name, value in distance.compute().items()}
             if self.model.faith_pd_head is not None:
-                losses["faith_pd_loss"] = self._faith_pd_error(embedding)
+                losses["faith_pd_loss"], faith_pd = self._judge_faith_pd(embedding)
+                metrics |= {f"val/faith_pd_{name}": value for name, value in faith_pd.items()}
         if self.loss.active("nucleotide_loss"):
             losses["nucleotide_loss"], metrics["val/nucleotide_accuracy"] = self._predict_hidden()
         self.model.train()
@@ -187,6 +199,8 @@ class PretrainObjective:
         names = {"loss"} | {name for name in self.loss.weights if self.loss.active(name)}
         if self.loss.active("unifrac_loss"):
             names |= {f"unifrac_{name}" for name in DistanceMetrics().compute()}
+        if self.loss.active("faith_pd_loss"):
+            names |= {f"faith_pd_{name}" for name in RegressionMetrics().compute()}
         if self.loss.active("nucleotide_loss"):
             names.add("nucleotide_accuracy")
         return {f"val/{name}" for name in names}
@@ -204,33 +218,40 @@ class PretrainObjective:
         z = self.model.scale(embedding)
         order = generator(self.config.runtime.seed, "pairs").permutation(len(z))
         groups = np.array_split(order, math.ceil(len(z) / PAIR_GROUP))
+        samples, drawn = self.held_out.samples, self.held_out.drawn
         for group in groups:
             blocks = [np.sort(group)[i : i + PAIR_BLOCK] for i in range(0, len(group), PAIR_BLOCK)]
             for i, rows in enumerate(blocks):
                 for columns in blocks[i:]:
-                    samples = self.held_out.samples
-                    true = self.source.cross(self.held_out.draws, samples[rows], samples[columns])
+                    true = self.source.cross(
+                        (samples[rows], samples[columns]), (drawn[rows], drawn[columns]), self.compute.device
+                    )
                     predicted = self.model.distance(z[rows], z[columns])
-                    each_once = torch.from_numpy(rows[:, None] < columns[None, :])
-                    yield predicted[each_once.to(predicted.device)].cpu(), true[each_once]
+                    each_once = torch.from_numpy(rows[:, None] < columns[None, :]).to(predicted.device)
+                    yield predicted[each_once].cpu(), true[each_once].cpu()
 
     def _embed_held_out(self) -> Iterator[tuple[SampleBatch, Tensor]]:
-        return embed_samples(self.model, self.nucleotides, self.held_out, self.compute)
+        workers = self.config.runtime.num_workers
+        return embed_samples(self.model, self.nucleotides, self.held_out, self.compute, workers)
 
-    def _faith_pd_error(self, embedding: Tensor) -> float:
+    def _judge_faith_pd(self, embedding: Tensor) -> tuple[float, Metrics]:
+        """Loss, on the logarithm, and metrics in the tree's unit of length."""
         assert self.model.faith_pd_head is not None
         assert self.source is not None
         assert self.source.tree is not None
-        true = faith_pd(self.source.tree, self.held_out.draws.rows(self.held_out.samples, FIXED))
-        predicted = self.model.faith_pd_head(embedding).squeeze(1)
-        return float((predicted - true.to(predicted).log1p()).square().mean())
+        true = faith_pd(self.source.tree, self.held_out.drawn, self.compute.device)
+        predicted = self.model.faith_pd_head(embedding).squeeze(1).double()
+        metrics = RegressionMetrics()
+        metrics.update(predicted.expm1(), true)
+        return float((predicted - true.log1p()).square().mean()), metrics.compute()
 
     def _predict_hidden(self) -> tuple[float, float | None]:
         """Loss and accuracy of hidden nucleotides of every held-out ASV, weighed by the samples that hold it."""
         masking = self.config.masking.model_copy(update={"nuc_asv_share": 1.0})
-        asvs = asvs_of(self.held_out)
         counts = self.held_out.draws.table.counts[self.held_out.samples]
-        occurrence = torch.from_numpy(np.bincount(counts.indices, minlength=counts.shape[1])[asvs])
+        times = np.bincount(counts.indices)
+        asvs = np.flatnonzero(times)
+        occurrence = torch.from_numpy(times[asvs])
         accuracy, loss, total = NucleotideMetrics(), 0.0, 0.0
         for part in torch.split(torch.arange(len(asvs)), self.model.config.asv_chunk_size):
             asv = torch.from_numpy(asvs)[part].to(self.compute.device)

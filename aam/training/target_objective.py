@@ -3,12 +3,14 @@
 Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, K outputs.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from aam.config import TrainConfig
 from aam.data.addressed import address_hash, address_keys, uniforms
@@ -17,11 +19,11 @@ from aam.data.sequences import sequence_keys
 from aam.data.target_column import TargetColumn
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
-from aam.training.compute import Compute
-from aam.training.inference import embed_samples
+from aam.training.compute import Compute, draws_dropout, seeded
+from aam.training.inference import embed_batches
 from aam.training.losses import MultiTaskLoss, at_least_single, class_loss, count_loss, target_loss
 from aam.training.metrics import ClassificationMetrics, Metrics, RegressionMetrics
-from aam.training.objective import Scale
+from aam.training.objective import VALIDATION, Scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class TargetObjective:
     """A metadata column, and hidden abundances where the model has a head for them.
 
     Args:
-        model: encoder and heads; with a frozen encoder its ASVs are embedded once, here.
+        model: encoder and heads; with a frozen encoder the ASVs are embedded once, at the first step.
         nucleotides: uint8 [ASVs of the table, L], on the device.
         targets: target and weight of every sample.
         config: losses, weights and seed.
@@ -68,14 +70,18 @@ class TargetObjective:
         table = held_out.draws.table
         self.sample_keys = torch.from_numpy(address_keys(table.sample_ids)).to(compute.device)
         self.asv_keys = torch.from_numpy(sequence_keys(table.sequences)).to(compute.device)
-        self.asv_embedding = self._embed_frozen() if config.finetune.freeze_base else None
+        self.draws_dropout = draws_dropout(model)
 
-    def _embed_frozen(self) -> Tensor:
-        self.model.eval()  # no dropout in what is kept for the whole run
+    @cached_property
+    def frozen_asvs(self) -> Tensor:
+        """Embeddings of all ASVs of the table, [ASVs, D]; not before the weights of a resumed run are loaded."""
         with torch.no_grad(), self.compute.autocast():
-            embedding = self.model.encoder.embed_asvs(self.nucleotides)
-        self.model.train()
-        return embedding
+            return self.model.encoder.embed_asvs(self.nucleotides)
+
+    @property
+    def compiled(self) -> nn.Module:
+        """The model, or its sample level where the rest is frozen and computed once; see `Objective`."""
+        return self.model.encoder.sample_encoder if self.model.frozen else self.model
 
     def backward(self, step: StepBatch, scale: Scale) -> dict[str, Tensor]:
         """Add the gradient of one optimizer step; see `Objective`. Losses are over all samples of the step."""
@@ -85,23 +91,22 @@ class TargetObjective:
         sums: dict[str, Tensor] = {}
         for i, (batch, mask) in enumerate(zip(step.micro, hidden, strict=True)):
             # dropout is the one draw of torch's own generator: seeded by address
-            torch.manual_seed(address_hash(self.config.runtime.seed, "dropout", step.plan.step, i))
-            with self.compute.autocast():
+            seed = address_hash(self.config.runtime.seed, "dropout", step.plan.step, i)
+            with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
                 output = self._predict(batch, mask)
             parts = {"target_loss": self._target_loss(at_least_single(output.prediction), batch.sample, total)}
             if mask is not None:
-                assert output.counts is not None
-                relative = batch.count / batch.count.sum(dim=1, keepdim=True)
-                parts["count_loss"] = count_loss(at_least_single(output.counts), relative, mask, concealed)
+                parts["count_loss"] = _count_loss(output, batch, mask, concealed)
             scale(self.loss(parts)).backward()  # type: ignore[no-untyped-call]
             for name, part in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
         return {"loss": self.loss(sums)} | sums
 
     def _predict(self, batch: SampleBatch, hidden: Tensor | None) -> PredictorOutput:
-        if self.asv_embedding is not None:
-            return self.model.predict_samples(self.asv_embedding[batch.asv], batch.slot, batch.count, hidden)
-        output: PredictorOutput = self.model(self.nucleotides[batch.asv], batch.slot, batch.count, hidden)
+        inputs = (batch.slot, batch.count, batch.depth, hidden)
+        if self.model.frozen:
+            return self.model.predict_samples(self.frozen_asvs[batch.asv], *inputs)
+        output: PredictorOutput = self.model(self.nucleotides[batch.asv], *inputs)
         return output
 
     def _target_loss(self, prediction: Tensor, sample: Tensor, total: Tensor) -> Tensor:
@@ -110,7 +115,7 @@ class TargetObjective:
             return class_loss(prediction, true, weight, total)
         return target_loss(self.config.target.target_loss, prediction[:, 0], true, weight, total)
 
-    def _hide_abundances(self, batch: SampleBatch, step: int) -> Tensor | None:
+    def _hide_abundances(self, batch: SampleBatch, step: int | str) -> Tensor | None:
         """Choose abundances to hide, a function of (seed, step, sample, ASV): bool [B, S]."""
         if self.model.count_head is None:
             return None
@@ -122,17 +127,36 @@ class TargetObjective:
     @torch.no_grad()
     def validate(self) -> dict[str, float | None]:
         """Metrics on all held-out samples, in the target's own units; see `Objective`."""
-        outputs = predict_outputs(self.model, self.nucleotides, self.held_out, self.compute)
+        outputs, losses = self._judge_samples()
         samples = torch.from_numpy(self.held_out.samples).to(self.compute.device)
         predicted = torch.from_numpy(outputs).to(self.compute.device, torch.float32)
-        loss = float(self._target_loss(predicted, samples, self.targets.weight[samples].sum()))
-        metrics = score(self.targets.column, outputs, self.targets.value[samples].cpu().numpy())
-        weighted = self.config.target.target_weight * loss
-        return {"val/loss": weighted, "val/target_loss": loss} | {f"val/{k}": value for k, value in metrics.items()}
+        total = self.targets.weight[samples].sum()
+        losses = {"target_loss": float(self._target_loss(predicted, samples, total))} | losses
+        metrics = losses | _score_outputs(self.targets.column, outputs, self.targets.value[samples].cpu().numpy())
+        weighted = sum(self.loss.weights[name] * value for name, value in losses.items())
+        return {"val/loss": weighted} | {f"val/{name}": value for name, value in metrics.items()}
+
+    def _judge_samples(self) -> tuple[NDArray[np.float64], dict[str, float]]:
+        """Outputs for held-out samples, as of `predict_outputs`, and the loss of hidden abundances if there is one."""
+        outputs, error, concealed = [], 0.0, 0
+        self.model.eval()
+        workers = self.config.runtime.num_workers
+        for batch, asvs in embed_batches(self.model.encoder, self.nucleotides, self.held_out, self.compute, workers):
+            outputs.append(_outputs(self.model, batch, asvs, self.compute))
+            hidden = self._hide_abundances(batch, VALIDATION)
+            if hidden is not None:
+                with self.compute.autocast():
+                    output = self.model.predict_samples(asvs, batch.slot, batch.count, batch.depth, hidden)
+                error += float(_count_loss(output, batch, hidden, torch.ones(())))
+                concealed += int(hidden.sum())
+        self.model.train()
+        losses = {"count_loss": error / max(1, concealed)} if self.model.count_head is not None else {}
+        return torch.cat(outputs).numpy(), losses
 
     def metric_names(self) -> set[str]:
         """Names of the metrics that `validate` gives; see `Objective`."""
-        return {f"val/{name}" for name in ("loss", "target_loss", *_metrics(self.targets.column).compute())}
+        losses = {"loss", "target_loss"} | ({"count_loss"} if self.model.count_head is not None else set())
+        return {f"val/{name}" for name in losses | _metrics(self.targets.column).compute().keys()}
 
 
 def predict_outputs(
@@ -143,23 +167,44 @@ def predict_outputs(
     model.eval()
     with torch.no_grad():
         outputs = [
-            model.target_head(embedding.float()).double().cpu()
-            for _, embedding in embed_samples(model.encoder, nucleotides, batches, compute, num_workers)
+            _outputs(model, batch, asvs, compute)
+            for batch, asvs in embed_batches(model.encoder, nucleotides, batches, compute, num_workers)
         ]
     model.train(training)
     return torch.cat(outputs).numpy()
 
 
-def score(column: TargetColumn, outputs: NDArray[np.float64], encoded: NDArray[np.float64]) -> Metrics:
-    """Compare what the model gives, [samples, K], with encoded targets, [samples], in the target's own units."""
+def _outputs(model: SequencePredictor, batch: SampleBatch, asvs: Tensor, compute: Compute) -> Tensor:
+    """What the model gives for a batch, from its embedded ASVs [U, D]: float64 [B, K], in main memory."""
+    with compute.autocast():
+        embedding = model.encoder.embed_samples(asvs, batch.slot, batch.count, batch.depth)
+    outputs: Tensor = model.target_head(embedding.float())
+    return outputs.double().cpu()
+
+
+def _count_loss(output: PredictorOutput, batch: SampleBatch, hidden: Tensor, total: Tensor) -> Tensor:
+    assert output.counts is not None
+    return count_loss(at_least_single(output.counts), batch.count / batch.depth[:, None], hidden, total)
+
+
+def score(column: TargetColumn, predicted: NDArray[np.float64], true: NDArray[np.generic]) -> Metrics:
+    """Compare predictions with the truth.
+
+    Args:
+        column: the target.
+        predicted: in the target's own units [samples], or probabilities of the classes [samples, K].
+        true: in the target's own units, or class indices [samples].
+    """
     metrics = _metrics(column)
-    if column.classes is not None:
-        metrics.update(torch.from_numpy(outputs).softmax(dim=1), torch.from_numpy(encoded))
-    else:
-        assert column.scale is not None
-        predicted, true = column.scale.inverse(outputs[:, 0]), column.scale.inverse(encoded)
-        metrics.update(torch.from_numpy(predicted), torch.from_numpy(true))
+    metrics.update(torch.from_numpy(predicted), torch.from_numpy(true))
     return metrics.compute()
+
+
+def _score_outputs(column: TargetColumn, outputs: NDArray[np.float64], encoded: NDArray[np.generic]) -> Metrics:
+    """Compare what the model gives, [samples, K], with encoded targets, [samples]."""
+    if column.scale is None:
+        return score(column, torch.from_numpy(outputs).softmax(dim=1).numpy(), encoded)
+    return score(column, column.scale.inverse(outputs[:, 0]), column.scale.inverse(encoded.astype(np.float64)))
 
 
 def _metrics(column: TargetColumn) -> ClassificationMetrics | RegressionMetrics:

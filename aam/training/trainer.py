@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from aam.config import PretrainConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, StepBatch, StepDataset
-from aam.errors import InputError
+from aam.errors import InputError, TrainingDivergedError
 from aam.training.checkpoint import (
     Checkpoint,
     CheckpointStore,
@@ -32,10 +32,6 @@ from aam.training.optim import make_optimizer, make_schedule
 logger = logging.getLogger(__name__)
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss or a weight is no longer a number."""
-
-
 @dataclass(frozen=True, eq=False)
 class Identity:
     """What a checkpoint says of itself besides weights and state."""
@@ -44,8 +40,8 @@ class Identity:
     """``pretrain`` or ``train``."""
     config: dict[str, Any]
     documents: dict[str, Any]
-    fingerprint: str
-    """Of the study, so that a run is resumed on the data that it began with."""
+    fingerprint: dict[str, str]
+    """Hashes of what is learned from, by name, so that a run is resumed on the data that it began with."""
 
 
 @dataclass
@@ -175,8 +171,13 @@ class Trainer:
         assert checkpoint.state is not None
         assert checkpoint.optimizer is not None
         state = checkpoint.state
-        if state["study"] != self.identity.fingerprint:
-            raise InputError(f"--resume: {path} was trained on other samples or counts than these files hold")
+        begun, here = state["study"], self.identity.fingerprint
+        changed = sorted(name for name in begun.keys() | here.keys() if begun.get(name) != here.get(name))
+        if changed:
+            raise InputError(
+                f"--resume: {path} was trained on other data than these files hold (changed: {', '.join(changed)}): "
+                "give the files of the first run, or start a new one"
+            )
         self.model.load_state_dict(checkpoint.model)
         load_optimizer(self.optimizer, self.model, checkpoint.optimizer, state["groups"])
         self.schedule.load_state_dict(state["schedule"])
@@ -194,7 +195,7 @@ class Trainer:
         )
 
     def _log_losses(self, step: StepBatch, losses: Mapping[str, Tensor], rate: float) -> None:
-        if self._is_due(self.config.output.log_every):
+        if step.plan.closes_epoch or self._is_due(self.config.output.log_every):
             values = {f"train/{name}": float(value) for name, value in losses.items()}
             self.monitor.log_training(self.progress.step, step.plan.epoch, values | {"train/learning_rate": rate})
 

@@ -1,17 +1,21 @@
 """`aam embed`: sample and ASV embeddings for other tools."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 import torch
 
-from aam.config import EmbedConfig, RuntimeConfig
+from aam.config import EmbedConfig, MachineConfig
 from aam.data.study import Study, load_study
 from aam.training.compute import Compute
 from aam.training.distributed import setup_distributed
 from aam.training.inference import embed_asvs, embed_samples
 from aam.workflows.predict import study_batches, with_left_out
 from aam.workflows.restore import Restored, restore
-from aam.workflows.tables import check_output, write_table
+from aam.workflows.tables import check_outputs, write_table
+
+logger = logging.getLogger(__name__)
 
 
 def embed(config: EmbedConfig) -> None:
@@ -20,18 +24,19 @@ def embed(config: EmbedConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    check_output(config.inference.output)
-    if config.asvs.asv is not None:
-        check_output(config.asvs.asv, "--asv")
+    outputs = {"output": config.inference.output, "asv": config.asvs.asv}
+    check_outputs(config, outputs, config.inference.overwrite)
     trained = restore(config.trained.checkpoint)
     study = load_study(config.inputs, trained.config.sampling)
     samples = embed_study(trained, study, config.inference.batch_size, config.runtime)
     write_table(with_left_out(samples, study), config.inference.output)
+    logger.info("wrote %s", config.inference.output)
     if config.asvs.asv is not None:
         write_table(embed_study_asvs(trained, study, config.runtime), config.asvs.asv)
+        logger.info("wrote %s", config.asvs.asv)
 
 
-def embed_study(trained: Restored, study: Study, batch_size: int, runtime: RuntimeConfig) -> pd.DataFrame:
+def embed_study(trained: Restored, study: Study, batch_size: int, runtime: MachineConfig) -> pd.DataFrame:
     """Embed every sample of a study, in its order: one column for each dimension."""
     compute = Compute.of(setup_distributed(runtime.device).device, runtime)
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
@@ -40,7 +45,7 @@ def embed_study(trained: Restored, study: Study, batch_size: int, runtime: Runti
     return _frame(torch.cat(rows), pd.Index(study.table.sample_ids, name="sample_id"))
 
 
-def embed_study_asvs(trained: Restored, study: Study, runtime: RuntimeConfig) -> pd.DataFrame:
+def embed_study_asvs(trained: Restored, study: Study, runtime: MachineConfig) -> pd.DataFrame:
     """Embed every ASV of a study, in its order: one column for each dimension."""
     compute = Compute.of(setup_distributed(runtime.device).device, runtime)
     _, nucleotides = study_batches(trained, study, 1, compute)

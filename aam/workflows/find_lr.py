@@ -1,13 +1,17 @@
 """`aam find-lr`: the learning-rate range test."""
 
 import logging
+import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from aam.config import PretrainFindLrConfig
+from aam.config import FindLrConfig, PretrainFindLrConfig
+from aam.data.dataset import StepBatch
 from aam.errors import InputError
 from aam.evaluation.figures import figure
 from aam.training.optim import make_optimizer
@@ -18,61 +22,110 @@ from aam.workflows.tables import write_table
 
 logger = logging.getLogger(__name__)
 
-SMOOTHING = 0.9
 DIVERGED = 4.0
-"""The test ends where the smoothed loss is this many times its lowest value."""
+"""The test ends where the mean of the last losses is this many times its lowest value."""
+LAST = 5
+"""Losses in that mean."""
+WIDTH = 0.05
+"""Standard deviation of the smoothing kernel, as a share of the steps."""
+BEGINNING = 0.1
+"""Share of the steps, at rates too low to learn anything, of which none is suggested."""
+CLEAR_FALL = 0.05
+"""Share of its value that the smoothed loss must lose for a suggestion to mean anything."""
+
+FloatArray = NDArray[np.float64]
 
 
 def find_lr(config: PretrainFindLrConfig) -> float:
     """Pretrain for a few steps at a rising learning rate and suggest one.
 
-    Source: Smith 2017, Cyclical learning rates for training neural networks. The suggestion is where the smoothed loss
-    falls fastest. Writes ``find_lr.tsv`` and ``plots/find_lr.png``.
+    Source: Smith 2017, Cyclical learning rates for training neural networks. Writes ``find_lr.tsv`` and
+    ``plots/find_lr.png``.
 
     Raises:
-        InputError: a file or an option is wrong; nothing has been written then.
+        InputError: a file or an option is wrong, or no rate is better than others; nothing has been written then.
     """
     check_folder(config, config.output)
-    run = prepare_pretraining(load_pretraining_study(config), config)
-    curve = sweep(run, config)
+    pretraining = config.pretraining()
+    curve = sweep(prepare_pretraining(load_pretraining_study(pretraining), pretraining), config.search)
     if len(curve) < 3:
         raise InputError(f"--lr-min {config.search.lr_min} diverges within {len(curve)} steps: begin lower")
-    folder = open_folder(config, config.output)
-    write_table(curve.set_index("lr"), folder / "find_lr.tsv")
-    slope = np.gradient(curve["smoothed_loss"].to_numpy(), np.log(curve["lr"].to_numpy()))
-    best = float(curve["lr"].iloc[int(slope.argmin())])
-    with figure(folder / "plots" / "find_lr.png", 6, 4) as axes:
-        axes.semilogx(curve["lr"], curve["loss"], alpha=0.3, label="loss")
-        axes.semilogx(curve["lr"], curve["smoothed_loss"], label="smoothed")
-        axes.axvline(best, color="black", linestyle="--", linewidth=0.8, label=f"suggested: {best:.2g}")
-        axes.set(xlabel="learning rate", ylabel="training loss")
-        axes.legend(frameon=False)
+    best = suggest(curve)
+    with open_folder(config, config.output) as folder:
+        write_table(curve.set_index("lr"), folder / "find_lr.tsv")
+        _draw(curve, best, folder / "plots" / "find_lr.png")
     logger.info("the loss falls fastest at a learning rate of %.2g: try --lr %.2g; see %s", best, best, folder)
     return best
 
 
-def sweep(run: Run, config: PretrainFindLrConfig) -> pd.DataFrame:
+def sweep(run: Run, search: FindLrConfig) -> pd.DataFrame:
     """Train while the learning rate rises geometrically; returns columns lr, loss, smoothed_loss."""
-    search = config.search
+    losses: list[float] = []
+    means: list[float] = []
     rates = np.geomspace(search.lr_min, search.lr_max, search.lr_steps)
-    optimizer = make_optimizer(run.model, config.optim)
-    epochs = -(-search.lr_steps // run.material.sampler(config).steps_per_epoch)
-    endless = config.model_copy(update={"optim": config.optim.model_copy(update={"epochs": epochs})})
-    loader = DataLoader(run.dataset, sampler=run.material.sampler(endless), batch_size=None)
-    rows: list[tuple[float, float, float]] = []
-    mean = 0.0
-    for rate, step in zip(rates, loader, strict=False):
+    optimizer = make_optimizer(run.model, run.config.optim)
+    for rate, step in zip(rates, _steps(run, search.lr_steps), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = float(run.objective.backward(step.to(run.material.compute.device), lambda value: value)["loss"])
         if not np.isfinite(loss):
             break
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        smoothed = mean / (1 - SMOOTHING ** (len(rows) + 1))
-        rows.append((float(rate), loss, smoothed))
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.optim.max_grad_norm)
+        losses.append(loss)
+        means.append(float(np.mean(losses[-LAST:])))
+        if means[-1] > DIVERGED * min(means):
+            break
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optim.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if smoothed > DIVERGED * min(row[2] for row in rows):
-            break
-    return pd.DataFrame(rows, columns=["lr", "loss", "smoothed_loss"])
+    return pd.DataFrame({"lr": rates[: len(losses)], "loss": losses, "smoothed_loss": smooth(np.array(losses))})
+
+
+def _steps(run: Run, count: int) -> DataLoader[StepBatch]:
+    """Steps over as many epochs as are needed."""
+    optim, runtime = run.config.optim, run.config.runtime
+    epochs = math.ceil(count / run.material.sampler(run.config).steps_per_epoch)
+    long_enough = run.config.model_copy(update={"optim": optim.model_copy(update={"epochs": epochs})})
+    sampler = run.material.sampler(long_enough)
+    return DataLoader(run.dataset, sampler=sampler, batch_size=None, num_workers=runtime.num_workers)
+
+
+def smooth(losses: FloatArray) -> FloatArray:
+    """Take weighted geometric means of losses [steps] with a Gaussian kernel around each.
+
+    A running mean would lag behind and suggest too high a rate; an arithmetic one is lost to the first divergence.
+    """
+    step = np.arange(len(losses))
+    width = max(1.0, WIDTH * len(losses))
+    kernel = np.exp(-0.5 * np.square((step[:, None] - step) / width))
+    logarithm = np.log(np.maximum(losses, np.finfo(np.float64).tiny))
+    smoothed: FloatArray = np.exp(kernel @ logarithm / kernel.sum(axis=1))
+    return smoothed
+
+
+def suggest(curve: pd.DataFrame) -> float:
+    """Find the rate at which the smoothed loss falls fastest, relative to its value, before its minimum.
+
+    Raises:
+        InputError: the loss does not fall clearly.
+    """
+    smoothed = curve["smoothed_loss"].to_numpy()
+    first = int(BEGINNING * len(curve))
+    lowest = first + int(smoothed[first:].argmin())
+    fall = 1 - smoothed[lowest] / smoothed[first]
+    if fall < CLEAR_FALL:
+        raise InputError(
+            f"the loss falls by {max(fall, 0):.1%} between learning rates of {curve['lr'].iloc[0]:.2g} and "
+            f"{curve['lr'].iloc[-1]:.2g}, too little to suggest one: use more --lr-steps, or other --lr-min and "
+            "--lr-max"
+        )
+    slope = np.gradient(np.log(smoothed))
+    return float(curve["lr"].iloc[first + int(slope[first : lowest + 1].argmin())])
+
+
+def _draw(curve: pd.DataFrame, best: float, path: Path) -> None:
+    with figure(path, 6, 4) as axes:
+        axes.semilogx(curve["lr"], curve["loss"], alpha=0.3, label="loss")
+        axes.semilogx(curve["lr"], curve["smoothed_loss"], label="smoothed")
+        axes.axvline(best, color="black", linestyle="--", linewidth=0.8, label=f"suggested: {best:.2g}")
+        axes.set(xlabel="learning rate", ylabel="training loss")
+        axes.legend(frameon=False)

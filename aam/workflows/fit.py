@@ -1,7 +1,8 @@
 """The part that pretraining and fine-tuning share: from a prepared run to a trained output folder."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from aam.config import PretrainConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
 from aam.data.rarefaction import SampleDraws
 from aam.data.splits import Split, write_split
-from aam.data.study import Study
+from aam.data.study import Study, digest
+from aam.data.whole_files import whole_file
 from aam.errors import InputError
 from aam.models.transformer import check_attention
 from aam.training.checkpoint import CheckpointStore, Kind, read_checkpoint
@@ -22,6 +24,7 @@ from aam.training.monitor import Monitor, NullMonitor
 from aam.training.objective import Objective
 from aam.training.trainer import Identity, Trainer
 from aam.workflows.folder import open_folder
+from aam.workflows.tables import write_table
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +65,15 @@ class Run:
     dataset: StepDataset
     documents: dict[str, Any]
     """What a checkpoint needs besides config and weights."""
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    """Hashes of what is learned from besides the study and its split."""
 
     def trainer(self, store: CheckpointStore) -> Trainer:
         """Make the trainer of this run, silent until it is given a monitor."""
+        split = self.material.split
+        fingerprint = self.material.study.fingerprint() | {"split": digest([split.train, split.val])}
         identity = Identity(
-            self.kind, self.config.model_dump(mode="json"), self.documents, self.material.study.fingerprint()
+            self.kind, self.config.model_dump(mode="json"), self.documents, fingerprint | self.fingerprint
         )
         data = (self.material.sampler(self.config), self.dataset)
         store_as = (store, identity)
@@ -85,39 +92,52 @@ def gather_material(study: Study, split: Split, config: PretrainConfig | TrainCo
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
 
 
-def fit(run: Run, asked: PretrainConfig | TrainConfig) -> Path:
-    """Train, or continue a run, and leave the model with its best weights.
+def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], object]) -> Path:
+    """Train, or continue a run, leave the model with its best weights, and report on it.
 
     Args:
         run: what to train.
         asked: the options as the user gave them, which the output folder keeps.
+        report: writes what the best weights give to the output folder, which no other run can enter meanwhile.
 
     Returns:
         The output folder.
 
     Raises:
-        InputError: there is no metric of the name ``best_metric``, or the checkpoint to resume from is damaged or of
-            another study; nothing has been written then.
+        InputError: there is no metric of the name ``best_metric``, another run is in the folder, or the checkpoint to
+            resume from is damaged or of another study; nothing has been written then.
     """
     _check_best_metric(run)
     store = CheckpointStore(asked.output.output_dir / "checkpoints")
     trainer = run.trainer(store)
-    last = store.last() if asked.output.resume else None
-    if last is not None:
-        trainer.load_checkpoint(last)
-    if run.config.runtime.compile_model:
-        # in place, so that weights keep their names; dynamic, since every batch has other sizes
-        run.model.compile(dynamic=True)
-    folder = open_folder(asked, asked.output)
-    write_split(folder / "split.tsv", run.material.split, run.material.study.table.sample_ids)
-    resumed = trainer.progress.step if last is not None else None
-    with Monitor(len(trainer.train_sampler), folder, resumed) as trainer.monitor:
+    with open_folder(asked, asked.output) as folder:
+        last = store.last() if asked.output.resume else None
         if last is not None:
-            logger.info("resumed at step %d", trainer.progress.step)
-        trainer.fit()
-    run.model.load_state_dict(read_checkpoint(folder).model)
-    logger.info("best %s: %s at step %s", trainer.best_metric, trainer.progress.best, trainer.progress.best_step)
+            trainer.load_checkpoint(last)
+        if run.config.runtime.compile_model:
+            # in place, so that weights keep their names; dynamic, since every batch has other sizes
+            run.objective.compiled.compile(dynamic=True)
+        _write_samples(run.material, folder)
+        resumed = trainer.progress.step if last is not None else None
+        with Monitor(len(trainer.train_sampler), folder, resumed) as trainer.monitor:
+            if last is not None:
+                logger.info("resumed at step %d", trainer.progress.step)
+            trainer.fit()
+            best = trainer.progress
+            logger.info("best %s: %s at step %s", trainer.best_metric, best.best, best.best_step)
+            run.model.load_state_dict(read_checkpoint(folder).model)
+            report(folder)
+            logger.info("wrote %s", folder)
     return folder
+
+
+def _write_samples(material: Material, folder: Path) -> None:
+    """Write which samples train, which validate, and which are left out."""
+    study = material.study
+    assert study.left_out is not None
+    with whole_file(folder / "split.tsv") as draft:
+        write_split(draft, material.split, study.table.sample_ids)
+    write_table(study.left_out.set_index("sample_id"), folder / "left_out.tsv")
 
 
 def _check_best_metric(run: Run) -> None:

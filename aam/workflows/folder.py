@@ -1,86 +1,191 @@
 """The output folder of a run: made only when the input is known to be good, and never shared by two runs."""
 
-import os
-import shutil
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import R_OK, W_OK, X_OK, access
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from aam.config import OutputConfig, RunConfig
+from aam.config import FolderConfig, OutputConfig, RunConfig, flag
+from aam.data.whole_files import draft_path, write_text
 from aam.errors import InputError
+from aam.training.checkpoint_files import delete
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+LOCK = ".lock"
+REPLACED = ".replaced"
+"""Where the files of an overwritten run go at once, to be deleted from there."""
 
-MAY_CHANGE = frozenset(
-    {"output_dir", "resume", "overwrite", "log_every", "checkpoint_every", "num_workers", "device", "compile_model"}
+RUN_FILES = (
+    "checkpoints",
+    "metrics.jsonl",
+    "tensorboard",
+    "training.log",
+    "split.tsv",
+    "left_out.tsv",
+    "val_distances.json",
+    "val_predictions.tsv",
+    "val_metrics.json",
+    "find_lr.tsv",
+    "plots/val_distances.png",
+    "plots/val_predictions.png",
+    "plots/find_lr.png",
 )
+"""All that runs write to their folders besides `CONFIG`; the checkpoints are the first to go."""
+
+MAY_CHANGE = frozenset({"output_dir", "resume", "overwrite", "log_every", "checkpoint_every", "num_workers"})
 """Options that a resumed run may give anew: they do not change what is learned."""
 
+INPUT_FILES = frozenset({"table", "rep_seqs", "metadata", "tree", "unifrac_matrix", "matrix_ids", "pretrained_encoder"})
+"""Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 
-def check_folder(config: RunConfig, output: OutputConfig) -> None:
+
+def check_folder(config: RunConfig, output: FolderConfig) -> None:
     """Refuse an output folder before any work is done; nothing is written.
 
     Raises:
-        InputError: the folder holds another run, is not a folder, cannot be written, or holds no run to resume.
+        InputError: the folder holds another run, is not a folder, cannot be written, or holds no run to resume; or
+            another process is writing to it.
     """
     folder = output.output_dir
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output-dir {folder} is a file; name a folder")
     writable = folder if folder.exists() else next(parent for parent in folder.absolute().parents if parent.exists())
-    if not os.access(writable, os.W_OK | os.X_OK) or not writable.is_dir():
+    if not access(writable, R_OK | W_OK | X_OK) or not writable.is_dir():
         raise InputError(f"--output-dir {folder}: {writable} cannot be written")
-    if output.resume:
-        _check_same_run(config, folder)
-    elif _holds_files(folder) and not output.overwrite:
-        raise InputError(
-            f"--output-dir {folder} is not empty; continue its run with --resume, replace it with --overwrite, or name "
-            "another folder"
-        )
-    elif _holds_files(folder) and not (folder / CONFIG).exists():
-        raise InputError(
-            f"--overwrite: {folder} holds files but no run of aam ({CONFIG} is missing); name another folder"
-        )
+    if (folder / LOCK).exists():
+        with _locked(folder):
+            pass
+    _check_contents(config, output)
 
 
-def open_folder(config: RunConfig, output: OutputConfig) -> Path:
-    """Make the folder and write `config.json`; what an overwritten run left there is deleted."""
+@contextmanager
+def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[Path]:
+    """Make the folder, hold it against other runs, and write `config.json`; the files of an overwritten run go.
+
+    A kill at any moment leaves a folder that can be overwritten, and resumed from what its `config.json` says.
+
+    Raises:
+        InputError: another run has come first.
+    """
     folder = output.output_dir
-    if output.overwrite and folder.exists():
-        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not output.resume:
-        replace_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
-    return folder
+    with _locked(folder):
+        _check_contents(config, output)
+        if not _resumes(output):
+            _set_aside(folder)
+            write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+        delete(folder / REPLACED)
+        yield folder
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder; the system lets go of it when the process (and its workers) ended, however they ended."""
+    try:
+        file = (folder / LOCK).open("a")
+    except OSError as error:
+        raise InputError(f"--output-dir {folder}: {LOCK} in it cannot be written ({error.strerror})") from None
+    with file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"--output-dir {folder}: another run is writing there; wait for it, or name another folder"
+        ) from None
+    except OSError as error:  # some network file systems
+        logger.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
+
+
+def _check_contents(config: RunConfig, output: FolderConfig) -> None:
+    folder = output.output_dir
+    if _resumes(output):
+        _check_same_run(config, folder)
+    elif _holds_files(folder):
+        if not output.overwrite:
+            raise InputError(
+                f"--output-dir {folder} is not empty; continue its run with --resume, replace it with --overwrite, or "
+                "name another folder"
+            )
+        _check_replaceable(config, folder)
+
+
+def _resumes(output: FolderConfig) -> bool:
+    return isinstance(output, OutputConfig) and output.resume
 
 
 def _holds_files(folder: Path) -> bool:
     """Whether more is there than what a run leaves that was killed in its first moment."""
-    return folder.exists() and any(path.name != f"{CONFIG}.tmp" for path in folder.iterdir())
+    first = {LOCK, draft_path(folder / CONFIG).name}
+    return folder.exists() and any(path.name not in first for path in folder.iterdir())
+
+
+def _check_replaceable(config: RunConfig, folder: Path) -> None:
+    """Refuse to overwrite anything but a run of the same command, or one that this run reads."""
+    stored = folder / CONFIG
+    if not stored.exists():
+        raise InputError(
+            f"--overwrite: {folder} holds files but no run of aam ({CONFIG} is missing); name another folder"
+        )
+    if set(_read_options(stored, "--overwrite")) != set(config.sections()):
+        raise InputError(f"--overwrite: {folder} holds no run of this command ({CONFIG} differs); name another folder")
+    for option, path in input_paths(config):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"--overwrite: {flag(option)} {path} lies in {folder}, which would be replaced; move it")
+
+
+def input_paths(config: RunConfig) -> Iterator[tuple[str, Path]]:
+    """Files and folders that a command reads, by the name of their option."""
+    for option, value in config.flat().items():
+        if option in INPUT_FILES | {"checkpoint"}:
+            yield from ((option, path) for path in (value if isinstance(value, tuple) else (value,)) if path)
+
+
+def _set_aside(folder: Path) -> None:
+    """Take the files of an earlier run out of the way, each at once; other files stay."""
+    aside = folder / REPLACED
+    delete(aside)
+    for name in RUN_FILES:
+        place = folder / name
+        delete(draft_path(place))
+        if place.exists():
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            place.rename(aside / name)
 
 
 def _check_same_run(config: RunConfig, folder: Path) -> None:
     stored = folder / CONFIG
     if not stored.exists():
         raise InputError(f"--resume: {folder} holds no run ({CONFIG} is missing); start one without --resume")
-    before, now = _flat(stored.read_bytes(), stored), _flat(config.model_dump_json(), stored)
-    changed = [name for name in now if name not in MAY_CHANGE and before.get(name) != now[name]]
+    before = _comparable(_read_options(stored, "--resume"))
+    now = _comparable(config.model_dump(mode="json"))
+    changed = [name for name in now if before.get(name) != now[name]]
     if set(before) != set(now) or changed:
-        named = ", ".join(f"--{name.replace('_', '-')} (was {before.get(name)}, now {now[name]})" for name in changed)
+        named = ", ".join(f"{flag(name)} (was {before.get(name)}, now {now[name]})" for name in changed)
         raise InputError(f"--resume: {folder} was started with other options: {named or 'another command'}")
 
 
-def _flat(text: bytes | str, source: Path) -> dict[str, Any]:
-    """Options by flat name, from the JSON of a config."""
+def _comparable(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Options by flat name that must agree; of files, whether they are given."""
+    flat = {name: value for section in sections.values() for name, value in section.items() if name not in MAY_CHANGE}
+    return flat | {name: "given" if flat[name] else "not given" for name in INPUT_FILES & flat.keys()}
+
+
+def _read_options(source: Path, option: str) -> dict[str, dict[str, Any]]:
     try:
-        nested = TypeAdapter(dict[str, dict[str, Any]]).validate_json(text)
+        return TypeAdapter(dict[str, dict[str, Any]]).validate_json(source.read_bytes())
     except ValidationError:
-        raise InputError(f"--resume: {source} is damaged (not the options of a run); use --overwrite") from None
-    return {name: value for section in nested.values() for name, value in section.items()}
+        raise InputError(
+            f"{option}: {source} is damaged (not the options of a run); name another folder, or delete this one"
+        ) from None

@@ -1,10 +1,12 @@
 """`aam predict`: apply a fine-tuned model to samples."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 import torch
 
-from aam.config import PredictConfig, RuntimeConfig
+from aam.config import MachineConfig, PredictConfig
 from aam.data.dataset import FixedBatches
 from aam.data.rarefaction import SampleDraws
 from aam.data.study import Study, load_study
@@ -13,7 +15,9 @@ from aam.training.compute import Compute
 from aam.training.distributed import setup_distributed
 from aam.training.target_objective import predict_outputs
 from aam.workflows.restore import Restored, restore
-from aam.workflows.tables import check_output, write_table
+from aam.workflows.tables import check_outputs, write_table
+
+logger = logging.getLogger(__name__)
 
 
 def predict(config: PredictConfig) -> None:
@@ -22,7 +26,7 @@ def predict(config: PredictConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    check_output(config.inference.output)
+    check_outputs(config, {"output": config.inference.output}, config.inference.overwrite)
     trained = restore(config.trained.checkpoint)
     if trained.target is None:
         raise InputError(
@@ -32,9 +36,10 @@ def predict(config: PredictConfig) -> None:
     study = load_study(config.inputs, trained.config.sampling)
     predictions = predict_study(trained, study, config.inference.batch_size, config.runtime)
     write_table(with_left_out(predictions, study), config.inference.output)
+    logger.info("wrote %s", config.inference.output)
 
 
-def predict_study(trained: Restored, study: Study, batch_size: int, runtime: RuntimeConfig) -> pd.DataFrame:
+def predict_study(trained: Restored, study: Study, batch_size: int, runtime: MachineConfig) -> pd.DataFrame:
     """Predict every sample of a study, in its order; columns as of `TargetColumn.decode`."""
     assert trained.predictor is not None
     assert trained.target is not None

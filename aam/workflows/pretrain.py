@@ -1,5 +1,6 @@
 """`aam pretrain`: learn to encode ASVs and samples without labels."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -12,12 +13,16 @@ from aam.errors import InputError
 from aam.evaluation.distances import write_distance_report
 from aam.training.compute import Compute
 from aam.training.distributed import setup_distributed
+from aam.training.monitor import early_records
 from aam.training.objective import PretrainObjective
 from aam.workflows.fit import Run, fit, gather_material
 from aam.workflows.folder import check_folder
 from aam.workflows.restore import build_encoder
 
+logger = logging.getLogger(__name__)
 
+
+@early_records()
 def pretrain(config: PretrainConfig) -> None:
     """Pretrain on the files that the config names and write the output folder.
 
@@ -42,23 +47,30 @@ def check_distances(config: PretrainConfig, has_tree: bool) -> None:
     """Refuse losses that compare with what is not given, before anything is read.
 
     Raises:
-        InputError: there is no tree or matrix for a loss that needs it.
+        InputError: there is no tree or matrix for a loss that needs it, or there are both.
     """
     losses, has_matrix = config.losses, config.inputs.unifrac_matrix is not None
+    if has_matrix and has_tree:
+        raise InputError("distances come from --unifrac-matrix or from --tree: give one of them")
     if losses.unifrac_weight > 0 and not has_tree and not has_matrix:
         raise InputError("distances are learned from a tree: give --tree (or --unifrac-matrix, or --unifrac-weight 0)")
-    if losses.faith_pd_weight > 0 and (not has_tree or has_matrix):
+    if losses.faith_pd_weight > 0 and not has_tree:
         raise InputError("--faith-pd-weight: Faith's PD is computed from --tree (without --unifrac-matrix)")
+    if has_matrix and config.sampling.rarefy_depth is not None:
+        logger.warning("--rarefy-depth: reads are drawn afresh, while the distances of --unifrac-matrix stay as given")
 
 
 def pretrain_study(study: Study, config: PretrainConfig) -> tuple[Run, Path]:
     """Pretrain on a study that is loaded already; returns the run, with its best weights, and the output folder."""
     run = prepare_pretraining(study, config)
-    folder = fit(run, config)
+    return run, fit(run, config, lambda folder: _report(run, config, folder))
+
+
+def _report(run: Run, config: PretrainConfig, folder: Path) -> None:
+    """Compare the distances of held-out samples, if they were learned."""
     assert isinstance(run.objective, PretrainObjective)
     if config.losses.unifrac_weight > 0:
         write_distance_report(run.objective, folder)
-    return run, folder
 
 
 def prepare_pretraining(study: Study, config: PretrainConfig) -> Run:
@@ -88,5 +100,6 @@ def prepare_pretraining(study: Study, config: PretrainConfig) -> Run:
         compute,
         (material.held_out(config.optim.batch_size), source),
     )
+    trained_on = [study.table.sample_ids[row] for row in split.train]
     dataset = StepDataset(material.draws, source if learns_distances else None, study.tree if learns_faith_pd else None)
-    return Run("pretrain", config, material, model, objective, dataset, {})
+    return Run("pretrain", config, material, model, objective, dataset, {"training": trained_on})

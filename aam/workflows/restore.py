@@ -3,17 +3,18 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from pydantic import ValidationError
 
-from aam.config import FinetuneConfig, ModelConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.config import FinetuneConfig, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.target_column import TargetColumn
 from aam.errors import InputError
+from aam.models.distance_link import LinkName
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training.checkpoint import Checkpoint, Kind, read_checkpoint
+from aam.training.checkpoint import Checkpoint, CheckpointStore, Kind, read_checkpoint
+from aam.training.compute import seeded
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
@@ -31,19 +32,23 @@ class Restored:
     encoder: SequenceEncoder
     predictor: SequencePredictor | None
     target: TargetColumn | None
+    documents: dict[str, Any]
+    """What its checkpoint holds besides config and weights."""
 
 
 def build_encoder(config: PretrainConfig) -> SequenceEncoder:
     """Build the pretraining model of a config, its weights drawn from the config's seed."""
-    torch.manual_seed(config.runtime.seed)
+    # weighted UniFrac that is not normalized may exceed 1, which the other links do not reach
     unbounded = config.unifrac.unifrac_metric == "weighted_unifrac"
-    return SequenceEncoder(config.model, faith_pd=config.losses.faith_pd_weight > 0, unbounded=unbounded)
+    link: LinkName = "euclidean" if unbounded else config.unifrac.distance_link
+    with seeded(config.runtime.seed):
+        return SequenceEncoder(config.model, faith_pd=config.losses.faith_pd_weight > 0, link=link)
 
 
 def build_predictor(config: TrainConfig, outputs: int) -> SequencePredictor:
     """Build the fine-tuning model of a config, its weights drawn from the config's seed."""
-    torch.manual_seed(config.runtime.seed)
-    return SequencePredictor(SequenceEncoder(config.model), outputs, config.target)
+    with seeded(config.runtime.seed):
+        return SequencePredictor(SequenceEncoder(config.model), outputs, config.target)
 
 
 def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> None:
@@ -66,7 +71,19 @@ def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: Finet
     ]
     if clashes:
         raise InputError(f"--pretrained-encoder {finetune.pretrained_encoder} fixes {', '.join(clashes)}: leave it out")
-    return asked.model_copy(update={name: getattr(pretrained, name) for name in (*SHAPE, "max_bp", "distance_link")})
+    return asked.model_copy(update={name: getattr(pretrained, name) for name in (*SHAPE, "max_bp")})
+
+
+def resumed_model(output: OutputConfig) -> ModelConfig | None:
+    """The model section that a fine-tuning run to resume has in its last checkpoint; None where there is none.
+
+    Its weights come from there too, so that the run does not depend on what its pretrained encoder is by now.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
+    last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
+    return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train")).model
 
 
 def restore(path: Path) -> Restored:
@@ -80,12 +97,12 @@ def restore(path: Path) -> Restored:
         pretraining = _config(PretrainConfig, checkpoint)
         encoder = build_encoder(pretraining)
         encoder.load_state_dict(checkpoint.model)
-        return Restored(pretraining, encoder.eval(), None, None)
+        return Restored(pretraining, encoder.eval(), None, None, checkpoint.documents)
     config = _config(TrainConfig, checkpoint)
     target = TargetColumn.from_json(checkpoint.documents["target"])
     predictor = build_predictor(config, target.outputs)
     predictor.load_state_dict(checkpoint.model)
-    return Restored(config, predictor.encoder.eval(), predictor.eval(), target)
+    return Restored(config, predictor.encoder.eval(), predictor.eval(), target, checkpoint.documents)
 
 
 def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
@@ -103,6 +120,5 @@ def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
 def checkpoint_of(trained: Restored) -> Checkpoint:
     """Make the checkpoint from which `restore` rebuilds an equal model; it holds no state to resume from."""
     kind: Kind = "pretrain" if trained.target is None else "train"
-    documents = {} if trained.target is None else {"target": trained.target.to_json()}
     model = trained.encoder if trained.predictor is None else trained.predictor
-    return Checkpoint(kind, trained.config.model_dump(mode="json"), documents, model.state_dict())
+    return Checkpoint(kind, trained.config.model_dump(mode="json"), trained.documents, model.state_dict())

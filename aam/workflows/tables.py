@@ -1,30 +1,54 @@
-"""Tables of results by sample or ASV id."""
+"""Tables of results by sample or ASV id, and where results may be written."""
 
 import os
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
+from aam.config import RunConfig, flag
+from aam.data.whole_files import whole_file
 from aam.errors import InputError
+from aam.workflows.folder import input_paths
 
 
-def check_output(path: Path, option: str = "--output") -> None:
-    """Refuse a file that cannot be written, before any work is done.
+def check_outputs(config: RunConfig, outputs: Mapping[str, Path | None], overwrite: bool) -> None:
+    """Refuse files that cannot or should not be written, before any work is done.
+
+    Args:
+        config: the options of the command; the files that they name as input are never written over.
+        outputs: the files to write, by the name of their option; None where the option was not given.
+        overwrite: whether files that are there already may be replaced.
 
     Raises:
-        InputError: the folder is missing or cannot be written, or the path is a folder.
+        InputError: a folder is missing or cannot be written, a path is a folder or a file that is to stay, or two
+            options name one file.
     """
-    if path.is_dir():
-        raise InputError(f"{option} {path} is a folder; name a file in it, such as {path / 'table.tsv'}")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{option} {path}: the folder {folder} cannot be written; choose another place")
+    asked = {option: path for option, path in outputs.items() if path is not None}
+    for (one, path), (other, same) in combinations(asked.items(), 2):
+        if path.resolve() == same.resolve():
+            raise InputError(f"{flag(one)} and {flag(other)} both name {path}; name two files")
+    for option, path in asked.items():
+        _check_place(option, path)
+        for source, read in input_paths(config):
+            if path.resolve() == read.resolve():
+                raise InputError(f"{flag(option)} {path} is the file of {flag(source)}; name another file")
+        if path.exists() and not overwrite:
+            raise InputError(f"{flag(option)} {path} exists; replace it with --overwrite, or name another file")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table, its index first, as tab-separated text; a reader sees the whole file or none."""
-    draft = path.with_name(f".{path.name}.tmp")
-    table.to_csv(draft, sep="\t", float_format="%.6g", compression="gzip" if path.suffix == ".gz" else None)
-    draft.replace(path)
+    with whole_file(path) as draft:
+        table.to_csv(draft, sep="\t", float_format="%.6g", compression="gzip" if path.suffix == ".gz" else None)
+
+
+def _check_place(option: str, path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{flag(option)} {path} is a folder; name a file in it, such as {path / 'table.tsv'}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{flag(option)} {path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{flag(option)} {path}: the folder {folder} cannot be written; choose another place")

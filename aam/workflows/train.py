@@ -1,5 +1,6 @@
 """`aam train`: learn to predict a metadata column."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -8,24 +9,28 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from aam.config import TrainConfig
+from aam.config import ModelConfig, TrainConfig
 from aam.data.dataset import StepDataset
+from aam.data.rarefaction import mean_log_abundance
 from aam.data.splits import Split, split_samples
-from aam.data.study import Study, load_study, select_samples
+from aam.data.study import Study, digest, load_study, select_samples
 from aam.data.target_column import TargetColumn, target_values
-from aam.errors import InputError
+from aam.errors import InputError, first_ids
 from aam.evaluation.predictions import write_prediction_report
+from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.training.compute import Compute
 from aam.training.distributed import setup_distributed
+from aam.training.monitor import early_records
 from aam.training.target_objective import TargetObjective, TargetTable, predict_outputs
-from aam.workflows.fit import Run, fit, gather_material
+from aam.workflows.fit import Material, Run, fit, gather_material
 from aam.workflows.folder import check_folder
-from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model
+from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
 
 logger = logging.getLogger(__name__)
 
 
+@early_records()
 def train(config: TrainConfig) -> None:
     """Fine-tune on the files that the config names and write the output folder.
 
@@ -42,15 +47,20 @@ def train(config: TrainConfig) -> None:
 def train_study(study: Study, config: TrainConfig) -> tuple[Run, Path]:
     """Fine-tune on a study that is loaded already; returns the run, with its best weights, and the output folder."""
     run = prepare_training(study, config)
-    folder = fit(run, config)
+    return run, fit(run, config, lambda folder: _report(run, config, folder))
+
+
+def _report(run: Run, config: TrainConfig, folder: Path) -> None:
+    """Predict the held-out samples."""
     objective = run.objective
     assert isinstance(objective, TargetObjective)
     held_out = objective.held_out
-    outputs = predict_outputs(objective.model, objective.nucleotides, held_out, objective.compute)
+    outputs = predict_outputs(
+        objective.model, objective.nucleotides, held_out, objective.compute, config.runtime.num_workers
+    )
     assert run.material.study.metadata is not None
     true = target_values(run.material.study.metadata, config.target).iloc[held_out.samples]
     write_prediction_report(objective.targets.column, outputs, true, folder)
-    return run, folder
 
 
 def prepare_training(study: Study, config: TrainConfig) -> Run:
@@ -71,18 +81,14 @@ def prepare_training(study: Study, config: TrainConfig) -> Run:
     column = TargetColumn.fit(values.iloc[split.train], config.target)
     checkpoint = _read_pretrained(config)
     if checkpoint is not None:
-        model_config = pretrained_model(checkpoint, config.model, config.finetune)
-        config = config.model_copy(update={"model": model_config})
+        _warn_of_seen(checkpoint, [study.table.sample_ids[row] for row in split.val])
+    config = config.model_copy(update={"model": _model_config(config, checkpoint)})
     compute = Compute.of(setup_distributed(config.runtime.device).device, config.runtime)
     material = gather_material(study, split, config, compute)
     if config.model.max_bp is None:
         model_config = config.model.model_copy(update={"max_bp": material.nucleotides.shape[1]})
         config = config.model_copy(update={"model": model_config})
-    model = build_predictor(config, column.outputs)
-    if checkpoint is not None:
-        load_pretrained(model, checkpoint)
-    model.encoder.requires_grad_(not config.finetune.freeze_base)
-    model.to(compute.device)
+    model = _build_model(config, column, material, checkpoint).to(compute.device)
     targets = TargetTable(
         column,
         torch.from_numpy(_encode(column, values, split)).to(compute.device),
@@ -91,12 +97,48 @@ def prepare_training(study: Study, config: TrainConfig) -> Run:
     held_out = material.held_out(config.optim.batch_size)
     objective = TargetObjective(model, material.nucleotides, targets, config, compute, held_out)
     documents = {"target": column.to_json()}
-    return Run("train", config, material, model, objective, StepDataset(material.draws), documents)
+    fingerprint = {"target": digest([targets.value.cpu().numpy(), json.dumps(documents)])}
+    return Run("train", config, material, model, objective, StepDataset(material.draws), documents, fingerprint)
 
 
 def _read_pretrained(config: TrainConfig) -> Checkpoint | None:
+    """Read the encoder to start from; None where there is none, or a run goes on from its own checkpoint."""
     path = config.finetune.pretrained_encoder
-    return read_checkpoint(path, kind="pretrain") if path is not None else None
+    return None if path is None or resumed_model(config.output) is not None else read_checkpoint(path, kind="pretrain")
+
+
+def _model_config(config: TrainConfig, pretrained: Checkpoint | None) -> ModelConfig:
+    """The model section, its shape that of the run to resume or of the pretrained encoder, if there is one."""
+    if pretrained is not None:
+        return pretrained_model(pretrained, config.model, config.finetune)
+    return resumed_model(config.output) or config.model
+
+
+def _build_model(
+    config: TrainConfig, column: TargetColumn, material: Material, pretrained: Checkpoint | None
+) -> SequencePredictor:
+    """Build the model with the weights of its first step."""
+    model = build_predictor(config, column.outputs)
+    if pretrained is not None:
+        load_pretrained(model, pretrained)
+    if config.finetune.freeze_base:
+        model.freeze()
+    if model.count_head is not None:
+        model.count_head.start_at(mean_log_abundance(material.study.table, material.split.train))
+    return model
+
+
+def _warn_of_seen(pretrained: Checkpoint, held_out: list[str]) -> None:
+    """Say how many validation samples the encoder knows: without their labels, but not as it meets new samples."""
+    seen = sorted(set(pretrained.documents["training"]).intersection(held_out))
+    if seen:
+        logger.warning(
+            "the encoder has been trained, without labels, on %d of the %d validation samples: %s; they may look "
+            "easier to predict than new samples",
+            len(seen),
+            len(held_out),
+            first_ids(seen),
+        )
 
 
 def _strata(values: "pd.Series[str]", config: TrainConfig) -> list[str] | None:

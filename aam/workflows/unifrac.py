@@ -5,7 +5,8 @@ import logging
 from aam.config import SamplingConfig, UnifracCommandConfig
 from aam.data.distance_matrix import check_writable, write_distance_matrix
 from aam.data.study import load_study
-from aam.data.unifrac_backends import available_backend, compute_matrix
+from aam.data.unifrac_backends import available_backend, check_metric, compute_matrix
+from aam.workflows.tables import check_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +17,10 @@ def write_unifrac(config: UnifracCommandConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
+    check_outputs(config, {"output": config.matrix.output}, config.matrix.overwrite)
     check_writable(config.matrix.output)
     backend = available_backend(config.matrix.backend)
+    check_metric(config.unifrac.unifrac_metric, backend)
     study = load_study(config.inputs, SamplingConfig(), config.unifrac, needs=("tree",))
     assert study.tree is not None
     metric = config.unifrac.unifrac_metric

@@ -11,7 +11,7 @@ import pytest
 from aam.cli import main
 from aam.cli.app import app
 from aam.config import RunConfig, TrainConfig, flag
-from aam.errors import InputError
+from aam.errors import InputError, TrainingDivergedError
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "simulate", "unifrac"]
 REQUIRED = {
@@ -124,6 +124,7 @@ def test_without_a_command_the_help_is_shown(capsys):
         (["train", "--epoch", "3"], "Error: No such option '--epoch'. Did you mean '--epochs'?"),
         (["train", "--epochs", "0"], "Error: Invalid value for '--epochs': 0 is not in the range x>0."),
         (["train", "--output-dir", "o"], "Error: Missing option '--metadata-column'."),
+        (["train", "--verbose"], "Error: No such option '--verbose'."),
         (["simulate"], "Error: Missing argument 'DIRECTORY'."),
         (["predict", *REQUIRED["predict"], "new.biom"], "Error: Got unexpected extra argument (new.biom)"),
     ],
@@ -134,6 +135,24 @@ def test_usage_errors_leave_with_2_and_one_message(arguments, message, capsys):
     assert shown.err.startswith(message)
     assert shown.err.splitlines()[1].startswith("Try 'aam")
     assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("predict", "seed compile-model"),
+        ("embed", "seed compile-model"),
+        ("find-lr", "lr epochs scheduler warmup-fraction patience best-metric compile-model"),
+        ("find-lr", "log-every checkpoint-every resume stratify"),
+        ("pretrain", "stratify"),
+        ("train", "distance-link"),
+        ("unifrac", "distance-link"),
+    ],
+)
+def test_a_command_has_no_option_that_it_does_not_read(command, options, capsys):
+    for option in options.split():
+        assert _run(command, *REQUIRED[command], f"--{option}") == 2
+        assert f"Error: No such option '--{option}'." in capsys.readouterr().err
 
 
 def test_contradicting_options_leave_with_2(capsys):
@@ -148,6 +167,15 @@ def test_bad_input_leaves_with_2_and_no_traceback(workflow, capsys):
     workflow("pretrain", refuse)
     assert _run("pretrain", *REQUIRED["pretrain"]) == 2
     assert capsys.readouterr().err == "Error: table.biom: sample 's1' is there twice: rename one\n"
+
+
+def test_a_training_that_diverged_leaves_with_1_and_no_traceback(workflow, capsys):
+    def diverge() -> None:
+        raise TrainingDivergedError("loss or weights became NaN: try a lower --lr")
+
+    workflow("pretrain", diverge)
+    assert _run("pretrain", *REQUIRED["pretrain"]) == 1
+    assert capsys.readouterr().err == "Error: loss or weights became NaN: try a lower --lr\n"
 
 
 def test_an_interrupt_leaves_with_130(workflow, capsys):
@@ -170,7 +198,7 @@ def test_a_defect_keeps_its_traceback(workflow):
 
 @pytest.mark.parametrize(
     ("switch", "shown"),
-    [([], ["news", "trouble"]), (["--quiet"], ["trouble"]), (["--verbose"], ["detail", "news", "trouble"])],
+    [([], ["news", "trouble"]), (["--quiet"], ["trouble"])],
 )
 def test_messages_go_to_stderr_as_they_are(switch, shown, workflow, capsys):
     def speak() -> None:

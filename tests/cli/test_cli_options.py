@@ -197,6 +197,12 @@ def test_toml_keys_take_dashes_or_underscores(tmp_path):
     }
 
 
+def test_no_limit_of_asvs_is_zero_in_a_file_and_on_the_command_line(tmp_path):
+    assert read_config_file(_toml(tmp_path, "max-asvs = 0"), PretrainConfig) == {"max_asvs": 0}
+    assert _by_name(PretrainConfig)["max_asvs"].type.convert("0", None, None) == 0
+    assert "(0: all)" in _by_name(PretrainConfig)["max_asvs"].help
+
+
 def test_one_toml_string_stands_for_a_list_of_one(tmp_path):
     assert read_config_file(_toml(tmp_path, 'table = "a.biom"'), PretrainConfig) == {"table": (Path("a.biom"),)}
 

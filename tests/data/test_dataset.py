@@ -100,6 +100,7 @@ def test_collate_keeps_every_count_and_each_asv_once(study, options):
     assert batch.occurrence.tolist() == np.count_nonzero(expected, axis=0)[batch.asv].tolist()
     assert batch.slot.shape == batch.count.shape == (4, np.count_nonzero(expected, axis=1).max())
     assert not batch.slot[batch.count == 0].any()
+    assert batch.depth.tolist() == draws.rows(samples, 2).sum(axis=1).tolist()
 
 
 def tensors(value: object) -> list[torch.Tensor]:
@@ -122,7 +123,7 @@ def test_workers_make_the_same_steps_as_the_main_process(study):
         list(DataLoader(dataset_of(study), sampler=plans, batch_size=None, num_workers=workers)) for workers in (0, 2)
     )
     assert len(here) == len(plans) == 8
-    assert len(tensors(here[0])) == 2 * 5 + 2
+    assert len(tensors(here[0])) == 2 * 6 + 2
     assert all(equal(one, other) for one, other in zip(here, there, strict=True))
     assert not equal(here[0], here[1])
 

@@ -112,7 +112,7 @@ def test_max_asvs_keeps_the_most_abundant_or_the_first():
     assert chosen(counts, max_asvs=3) == [1, 3, 6]
     assert chosen(counts, max_asvs=4) == [1, 2, 3, 6]  # of two equal ones the first
     assert chosen(counts, max_asvs=3, asv_choice="first") == [0, 1, 2]
-    assert chosen(counts, max_asvs=6) == chosen(counts, max_asvs=None) == [0, 1, 2, 3, 5, 6]
+    assert chosen(counts, max_asvs=6) == chosen(counts, max_asvs=0) == [0, 1, 2, 3, 5, 6]
 
 
 def test_max_asvs_at_random_is_addressed_and_fair():

@@ -23,57 +23,81 @@ METADATA = pd.DataFrame(
     index=IDS,
 )
 WAYS = [
-    {},
-    {"stratify": True},
-    {"group_column": "subject"},
-    {"group_column": "plot"},
-    {"group_column": "subject", "stratify": True},
-    {"split_column": "split"},
+    ({}, None),
+    ({}, CLASSES),
+    ({"group_column": "subject"}, None),
+    ({"group_column": "plot"}, None),
+    ({"group_column": "subject"}, CLASSES),
+    ({"split_column": "split"}, None),
 ]
+"""Options, and classes where they are to be divided evenly."""
 
 
 def sides(split, ids):
     return {ids[row] for row in split.train}, {ids[row] for row in split.val}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "strata"), WAYS)
 @settings(max_examples=25)
 @given(order=st.permutations(range(60)), seed=st.integers(0, 2**63 - 1))
-def test_the_order_of_samples_does_not_matter(way, order, seed):
+def test_the_order_of_samples_does_not_matter(way, strata, order, seed):
     config = SplitConfig(**way)
-    ids, classes = [IDS[row] for row in order], [CLASSES[row] for row in order]
+    ids = [IDS[row] for row in order]
+    classes = None if strata is None else [strata[row] for row in order]
     shuffled = split_samples(ids, METADATA.sample(frac=1, random_state=seed % 1000), config, seed, classes)
-    assert sides(shuffled, ids) == sides(split_samples(IDS, METADATA, config, seed, CLASSES), IDS)
+    assert sides(shuffled, ids) == sides(split_samples(IDS, METADATA, config, seed, strata), IDS)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_sides_are_sorted_and_disjoint(way):
-    split = split_samples(IDS, METADATA, SplitConfig(**way), 1, CLASSES)
-    for rows in (split.train, split.val):
+@pytest.mark.parametrize("way", [{}, {"group_column": "subject"}])
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_a_smaller_share_is_held_out_of_the_same_samples(way, share):
+    few, many = (split_samples(IDS, METADATA, SplitConfig(test_size=size, **way), 1) for size in (share, share + 0.2))
+    assert set(few.val) < set(many.val)
+
+
+@pytest.mark.parametrize(("way", "strata"), WAYS[:4])
+def test_most_samples_keep_their_side_in_a_part_of_the_study(way, strata):
+    """Fine-tuning on a part of what was pretrained on: the order of samples stays, only the border can move."""
+    for seed in range(10):
+        kept = np.flatnonzero(np.random.default_rng(seed).random(12) < 0.7)  # subjects
+        rows = [row for row in range(60) if row // 5 in kept]
+        ids, classes = [IDS[row] for row in rows], None if strata is None else [strata[row] for row in rows]
+        _, whole = sides(split_samples(IDS, METADATA, SplitConfig(**way), seed, strata), IDS)
+        _, part = sides(split_samples(ids, METADATA, SplitConfig(**way), seed, classes), ids)
+        for strat in {None} if strata is None else set(strata):
+            of_class = {name for name, kind in zip(IDS, CLASSES, strict=True) if strat in (None, kind)} & set(ids)
+            assert part & of_class <= whole or whole & of_class <= part, "the sides cross"
+
+
+@pytest.mark.parametrize(("way", "strata"), WAYS)
+def test_sides_are_sorted_and_disjoint(way, strata):
+    split = split_samples(IDS, METADATA, SplitConfig(**way), 1, strata)
+    for rows in (split.train, split.val, split.test):
         assert rows.dtype == np.int64
         assert np.all(np.diff(rows) > 0)
-    assert not set(split.train) & set(split.val)
+    both = np.concatenate([split.train, split.val, split.test])
+    assert len(set(both.tolist())) == len(both)
 
 
-@pytest.mark.parametrize("way", WAYS[:-1])
-def test_drawn_sides_hold_every_sample_and_follow_the_seed(way):
-    drawn = [split_samples(IDS, METADATA, SplitConfig(**way), seed, CLASSES) for seed in range(6)]
+@pytest.mark.parametrize(("way", "strata"), WAYS[:-1])
+def test_drawn_sides_hold_every_sample_and_follow_the_seed(way, strata):
+    drawn = [split_samples(IDS, METADATA, SplitConfig(**way), seed, strata) for seed in range(6)]
     assert all(split.train.size + split.val.size == len(IDS) for split in drawn)
     assert len({tuple(split.val) for split in drawn}) > 1
 
 
 @pytest.mark.parametrize(("share", "held_out"), [(0.2, 12), (0.5, 30), (0.07, 4), (0.001, 1)])
 def test_test_size_is_a_share_of_the_samples(share, held_out):
-    for stratify in (False, True) if held_out > 1 else (False,):
-        config = SplitConfig(test_size=share, stratify=stratify)
-        assert split_samples(IDS, None, config, 3, CLASSES).val.size == held_out
+    config = SplitConfig(test_size=share)
+    assert split_samples(IDS, None, config, 3).val.size == held_out
+    assert split_samples(IDS, None, config, 3, CLASSES).val.size == max(2, held_out)  # one of each class at least
 
 
-@pytest.mark.parametrize("stratify", [False, True])
-def test_no_group_is_on_both_sides(stratify):
-    config = SplitConfig(group_column="subject", stratify=stratify, test_size=0.25)
+@pytest.mark.parametrize("strata", [None, CLASSES])
+def test_no_group_is_on_both_sides(strata):
+    config = SplitConfig(group_column="subject", test_size=0.25)
     for seed in range(5):
-        split = split_samples(IDS, METADATA, config, seed, CLASSES)
+        split = split_samples(IDS, METADATA, config, seed, strata)
         subjects = METADATA["subject"].to_numpy()
         assert not set(subjects[split.train]) & set(subjects[split.val])
         assert len(set(subjects[split.val])) == 3
@@ -83,7 +107,7 @@ def test_no_group_is_on_both_sides(stratify):
 def test_stratify_holds_out_the_same_share_of_every_class(group_column):
     classes = np.array(CLASSES)
     for seed in range(5):
-        config = SplitConfig(stratify=True, group_column=group_column, test_size=1 / 3)
+        config = SplitConfig(group_column=group_column, test_size=1 / 3)
         split = split_samples(IDS, METADATA, config, seed, CLASSES)
         shares = [np.isin(np.flatnonzero(classes == name), split.val).mean() for name in ("rare", "common")]
         np.testing.assert_allclose(shares, 1 / 3, atol=0.01)
@@ -92,7 +116,7 @@ def test_stratify_holds_out_the_same_share_of_every_class(group_column):
 def test_groups_with_a_rare_class_still_put_it_on_both_sides():
     # Two groups of twelve hold the class: by shares alone, holding out neither is nearer to a sixth than one (a half).
     classes = ["rare" if number // 5 in (0, 5) else "common" for number in range(60)]
-    config = SplitConfig(stratify=True, group_column="subject", test_size=1 / 6)
+    config = SplitConfig(group_column="subject", test_size=1 / 6)
     split = split_samples(IDS, METADATA, config, 0, classes)
     assert {classes[row] for row in split.val} == {classes[row] for row in split.train} == {"rare", "common"}
 
@@ -102,7 +126,9 @@ def test_split_column_decides_and_the_rest_is_counted(caplog):
         split = split_samples(IDS, METADATA, SplitConfig(split_column="split"), 0)
     np.testing.assert_array_equal(split.train % 6 % 5, np.zeros(20))
     np.testing.assert_array_equal(np.unique(split.val % 6), [1, 4])
-    assert "20 samples are in neither train nor val by column 'split'" in caplog.text
+    np.testing.assert_array_equal(split.test, np.arange(60)[2::6])
+    assert "10 samples are for a test by column 'split'" in caplog.text
+    assert "10 samples are on no side by column 'split'" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -120,21 +146,23 @@ def test_split_column_decides_and_the_rest_is_counted(caplog):
 )
 def test_unusable_columns_and_sizes_are_refused(changes, config, message):
     with pytest.raises(InputError, match=message):
-        split_samples(IDS, METADATA.assign(**changes), SplitConfig(**config), 0, CLASSES)
+        split_samples(IDS, METADATA.assign(**changes), SplitConfig(**config), 0)
 
 
 @pytest.mark.parametrize(
     ("classes", "config", "message"),
     [
-        (["once", *CLASSES[1:]], {}, "two samples; too small: once"),
-        (["once"] * 5 + ["common"] * 55, {"group_column": "subject"}, "two groups; too small: once"),
-        (CLASSES, {"test_size": 0.02}, "1 of 60 samples held out, but each side needs one of each of the 2 classes"),
-        (None, {}, "needs a classifier"),
+        (["once", *CLASSES[1:]], {}, r"two samples; too small: once \(samples S00\): .* --where"),
+        (
+            ["once"] * 5 + ["common"] * 55,
+            {"group_column": "subject"},
+            r"two groups; too small: once \(samples S00, S01, .*\): .* --where",
+        ),
     ],
 )
 def test_classes_that_cannot_be_divided_are_refused(classes, config, message):
     with pytest.raises(InputError, match=message):
-        split_samples(IDS, METADATA, SplitConfig(stratify=True, **config), 0, classes)
+        split_samples(IDS, METADATA, SplitConfig(**config), 0, classes)
 
 
 @pytest.mark.parametrize("config", [{"split_column": "split"}, {"group_column": "subject"}])
@@ -146,12 +174,14 @@ def test_samples_without_metadata_are_named(config):
 
 
 def test_a_written_split_is_read_by_id(tmp_path):
-    ids = ['a "quoted" id', "007", "1.10", "tab\tid", "left out"]
+    ids = ['a "quoted" id', "007", "1.10", "tab\tid", "left out", "for a test"]
     path = tmp_path / "split.tsv"
-    write_split(path, Split(np.array([0, 3]), np.array([1, 2])), ids)
-    assert path.read_text().splitlines()[0] == "sample_id\tsplit"
+    write_split(path, Split(np.array([0, 3]), np.array([1, 2]), np.array([5])), ids)
+    lines = path.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("sample_id\tsplit", "for a test\ttest")
     again = read_split(path, ids[::-1])
     assert sides(again, ids[::-1]) == ({ids[0], ids[3]}, {"007", "1.10"})
+    assert again.test.tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -178,8 +178,27 @@ def test_the_fingerprint_knows_the_study():
         select_samples(study, np.array([0, 1, 2]), "none"),
     ]
     prints = [each.fingerprint() for each in (study, *others)]
-    assert len(set(prints)) == 4
+    assert len({each["table"] for each in prints}) == 4
     assert assemble_study(make_table(), SamplingConfig()).fingerprint() == prints[0]
+
+
+def test_the_fingerprint_knows_tree_and_matrix():
+    study = assemble_study(make_table(), SamplingConfig())
+    trees = [TREE, TREE.replace(":", ":1", 1)]
+    cut = [
+        with_phylogeny(study, parse_newick(t), SamplingConfig(), UnifracConfig(), False).fingerprint() for t in trees
+    ]
+    assert cut[0]["table"] == cut[1]["table"] == study.fingerprint()["table"]
+    assert cut[0]["tree"] != cut[1]["tree"]
+    names = ["x", "e", "c", "b", "a"]
+    matrix, order = matrix_of(names), np.array([3, 0, 4, 2, 1])
+    shuffled = DistanceMatrix(tuple(names[i] for i in order), matrix.values[np.ix_(order, order)])
+    changed = matrix_of(names, seed=1)
+    of_matrix = [
+        assemble_study(make_table(), SamplingConfig(), matrix=m).fingerprint()["matrix"]
+        for m in (matrix, shuffled, changed)
+    ]
+    assert of_matrix[0] == of_matrix[1] != of_matrix[2]
 
 
 def test_cut_asvs_are_told(caplog):
@@ -245,14 +264,34 @@ def test_where_selects_samples(study_folder):
     study = load(study_folder, where=("habitat=gut,skin", "subject=subject01,subject02"))
     assert set(study.metadata["habitat"]) == {"gut", "skin"}
     assert set(study.metadata["subject"]) == {"subject01", "subject02"}
-    assert study.table.n_samples + len(study.left_out) == 40
+    assert study.left_out.empty
+
+
+def test_samples_that_were_not_chosen_are_not_left_out_but_those_without_metadata_are(study_folder, tmp_path, caplog):
+    header, types, *rows = (study_folder / "metadata.tsv").read_text().splitlines()
+    (tmp_path / "metadata.tsv").write_text("\n".join([header, types, *rows[3:]]) + "\n")
+    with caplog.at_level(logging.INFO, "aam"):
+        study = load(study_folder, metadata=tmp_path / "metadata.tsv", where=("habitat=gut",))
+    without = {row.split("\t")[0] for row in rows[:3]}
+    assert reasons(study) == dict.fromkeys(without, "no row in the metadata")
+    assert f"--where chooses {study.table.n_samples + 3} of 40 samples" in caplog.text
+
+
+def test_choosing_none_of_the_tables_samples_is_an_error(study_folder, tmp_path):
+    header, types, *rows = (study_folder / "metadata.tsv").read_text().splitlines()
+    at = header.split("\t").index("habitat")
+    other = rows[0].split("\t")
+    other[0], other[at] = "elsewhere", "moon"
+    (tmp_path / "metadata.tsv").write_text("\n".join([header, types, *rows, "\t".join(other)]) + "\n")
+    with pytest.raises(InputError, match=r"no sample is left: --where habitat=moon"):
+        load(study_folder, metadata=tmp_path / "metadata.tsv", where=("habitat=moon",))
 
 
 def test_distances_above_one_are_refused_but_for_weighted_unifrac(study_folder, tmp_path):
     matrix = matrix_of(list(read_metadata(study_folder / "metadata.tsv").index))
     write_distance_matrix(DistanceMatrix(matrix.ids, matrix.values * 3), tmp_path / "d.npz")
     inputs = InputConfig(table=(study_folder / "table.biom",), unifrac_matrix=tmp_path / "d.npz")
-    with pytest.raises(InputError, match="above 1"):
+    with pytest.raises(InputError, match=r"above 1.*--unifrac-metric weighted_unifrac"):
         load_study(inputs, SamplingConfig(), UnifracConfig())
     study = load_study(inputs, SamplingConfig(), UnifracConfig(unifrac_metric="weighted_unifrac"))
     assert study.matrix.values.max() > 1

@@ -114,8 +114,12 @@ def test_classes_are_sorted_as_text():
 
 
 def test_unseen_class_is_named():
-    with pytest.raises(InputError, match="without a training sample: c, d; known are a, b"):
-        ClassEncoder.fit(["a", "b"]).encode(["d", "a", "c", "c"])
+    encoder, labels = ClassEncoder.fit(["a", "b"]), ["d", "a", "c", "c"]
+    message = r"without a training sample: c, d \(samples {}\); known are a, b; .* --where COLUMN=a,b"
+    with pytest.raises(InputError, match=message.format("row 1, row 3, row 4")):
+        encoder.encode(labels)
+    with pytest.raises(InputError, match=message.format("S9, S7, S6")):
+        encoder.encode(labels, ["S9", "S8", "S7", "S6"])
 
 
 @pytest.mark.parametrize(

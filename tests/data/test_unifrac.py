@@ -16,6 +16,7 @@ from skbio import TreeNode
 from skbio.diversity import alpha_diversity, beta_diversity
 
 from aam.config import UnifracConfig, UnifracMetric
+from aam.data import unifrac
 from aam.data.phylogeny import Phylogeny, parse_newick, read_phylogeny
 from aam.data.tables import FeatureTable, feature_table
 from aam.data.unifrac import StudyTree, cross_distances, distances, faith_pd, missing_tips
@@ -30,8 +31,22 @@ METRICS: list[UnifracMetric] = [
 EXACT = {"rtol": 0, "atol": 1e-9}
 
 
+def test_faith_pd_in_blocks_of_samples(monkeypatch):
+    tree, counts = study(np.random.default_rng(0).integers(0, 2, (7, 4)), "((t0:1,t1:2):3,(t2:4,t3:5):6);")
+    whole = faith_pd(tree, counts)
+    sizes = []
+    reads = unifrac._reads_below_branches
+    monkeypatch.setattr(unifrac, "_FAITH_BLOCK", 3)
+    monkeypatch.setattr(
+        unifrac, "_reads_below_branches", lambda t, c, device: sizes.append(c.shape[0]) or reads(t, c, device)
+    )
+    assert torch.equal(faith_pd(tree, counts), whole)
+    assert sizes == [3, 3, 1]
+
+
 def config(metric: UnifracMetric, alpha: float = 0.5) -> UnifracConfig:
-    return UnifracConfig(unifrac_metric=metric, generalized_alpha=alpha)
+    with_alpha = {"generalized_alpha": alpha} if metric == "generalized_unifrac" else {}
+    return UnifracConfig(unifrac_metric=metric, **with_alpha)
 
 
 def study(counts: NDArray[np.int64], newick: str, root: bool = False) -> tuple[StudyTree, sp.csr_array]:

@@ -54,7 +54,8 @@ def unifrac() -> ModuleType:
 
 
 def config(metric: UnifracMetric) -> UnifracConfig:
-    return UnifracConfig(unifrac_metric=metric, generalized_alpha=ALPHA)
+    with_alpha = {"generalized_alpha": ALPHA} if metric == "generalized_unifrac" else {}
+    return UnifracConfig(unifrac_metric=metric, **with_alpha)
 
 
 def numbered_table(counts: NDArray[np.int64]) -> FeatureTable:

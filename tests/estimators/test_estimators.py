@@ -492,6 +492,21 @@ def test_the_encoder_fixes_the_shape(encoder, table, metadata):
         aam.SampleRegressor(encoder=encoder, epochs=1, embedding_dim=32).fit(table, metadata["acidity"])
 
 
+def test_a_loaded_encoder_still_knows_its_training_samples(encoder, table, metadata, tmp_path, caplog):
+    encoder.save(tmp_path / "encoder")
+    again = aam.SampleEncoder.load(tmp_path / "encoder")
+    for seed, seen in ((encoder.seed, False), (encoder.seed + 1, True)):
+        caplog.clear()
+        aam.SampleRegressor(**FAST, encoder=again, seed=seed).fit(table, metadata["acidity"])
+        assert ("without labels" in caplog.text) == seen
+
+
+def test_a_matrix_and_a_tree_are_not_given_together(table, tree, tmp_path):
+    model = aam.SampleEncoder(**FAST, options={"unifrac_matrix": tmp_path / "d.tsv"})
+    with pytest.raises(aam.InputError, match="--unifrac-matrix or from --tree: give one"):
+        model.fit(table, tree=tree)
+
+
 def test_an_encoder_must_be_fitted(table, metadata):
     with pytest.raises(NotFittedError):
         aam.SampleRegressor(encoder=aam.SampleEncoder(**FAST), epochs=1).fit(table, metadata["acidity"])

@@ -14,6 +14,7 @@ import pytest
 
 from aam.cli import main
 from aam.config import SimulateConfig, flag
+from aam.data.addressed import address_hash
 from aam.data.simulate import simulate_study, write_study
 
 SMALL = {"epochs": 1, "batch_size": 8, "embedding_dim": 8, "attention_heads": 2, "attention_layers": 1}
@@ -134,6 +135,8 @@ def matrix(change: Callable[[np.ndarray], object] = lambda values: None, ids: in
     return damage
 
 
+HELD_OUT = min((f"S{number:04d}" for number in range(1, 25)), key=partial(address_hash, 42, "split"))
+"""The first sample that any split of the study holds out."""
 WITH_MATRIX = {"tree": None, "unifrac_matrix": "d.npy", "matrix_ids": "ids.txt"}
 
 TABLES = {
@@ -348,12 +351,23 @@ SPLITS = {
         ("--stratify needs every class", "odd"),
         (column("rare", lambda number: "odd" if number == 0 else "even"),),
     ),
+    "class of one sample that is held out": Case(
+        train(metadata_column="rare", classifier=True),
+        ("without a training sample: odd", rf"samples {HELD_OUT}\b", "--where COLUMN=even,uneven"),
+        (column("rare", lambda n: "odd" if f"S{n + 1:04d}" == HELD_OUT else ("even", "uneven")[n % 2]),),
+    ),
+    "stratified pretraining": Case(pretrain(stratify=True), ("No such option '--stratify'",)),
     "everything held out": Case(train(test_size=0.999), ("--test-size 0.999",)),
 }
 
 MATRICES = {
     "matrix missing": Case(
         pretrain(**{**WITH_MATRIX, "matrix_ids": None, "unifrac_matrix": "d.tsv"}), ("d.tsv: no such file",)
+    ),
+    "matrix and tree": Case(
+        pretrain(unifrac_matrix="d.npy", matrix_ids="ids.txt"),
+        ("--unifrac-matrix or from --tree: give one",),
+        (matrix(),),
     ),
     "matrix ids missing": Case(pretrain(**WITH_MATRIX), ("ids.txt: no such file",)),
     "matrix without ids": Case(pretrain(**{**WITH_MATRIX, "matrix_ids": None}), ("d.npy", "--matrix-ids"), (matrix(),)),
@@ -412,6 +426,31 @@ OUTPUTS = {
     "--overwrite of a strange folder": Case(pretrain(output_dir="photos", overwrite=True), ("photos", "no run of aam")),
     "predictions into no folder": Case(predict(output="none/p.tsv"), ("none",)),
     "predictions onto a folder": Case(predict(output="photos"), ("photos",)),
+    "predictions onto the table": Case(
+        predict(output="./table.biom", overwrite=True), ("--output table.biom is the file of --table",)
+    ),
+    "predictions onto another file": Case(predict(output="tree.nwk"), ("--output tree.nwk exists", "--overwrite")),
+    "distances onto the tree": Case(
+        unifrac(tree="t.tsv", output="t.tsv", overwrite=True), ("is the file of --tree",), (write("t.tsv", "(a:1);"),)
+    ),
+    "distances onto another file": Case(
+        unifrac(output="metadata.tsv"), ("--output metadata.tsv exists", "--overwrite")
+    ),
+    "generalized UniFrac of scikit-bio": Case(
+        unifrac(unifrac_metric="generalized_unifrac", table="none.biom"), ("scikit-bio has no generalized UniFrac",)
+    ),
+    "--overwrite of another command's run": Case(
+        pretrain(output_dir="trained", overwrite=True), ("trained holds no run of this command",)
+    ),
+    "--overwrite of its own input": Case(
+        pretrain(output_dir="pretrained", overwrite=True, table="pretrained/table.biom"),
+        ("--table pretrained/table.biom lies in pretrained", "move it"),
+        (lambda: shutil.copy("table.biom", "pretrained"),),
+    ),
+    "--overwrite of its own encoder": Case(
+        train(output_dir="trained", overwrite=True, pretrained_encoder="trained"),
+        ("--pretrained-encoder trained lies",),
+    ),
     "distances of unknown kind": Case(unifrac(output="d.doc"), ("d.doc", ".tsv")),
     "distances without tree": Case(unifrac(tree=None), ("--tree",)),
     "simulation over another": Case(_command("simulate", (".",)), (r"\. already holds table.biom", "--overwrite")),
@@ -430,6 +469,14 @@ OPTIONS = {
     "file is not TOML": Case(pretrain(config="o.toml"), ("o.toml is not TOML",), (write("o.toml", "lr: 3"),)),
     "value out of range": Case(pretrain(lr=-1), ("'--lr': -1.0 is not in the range x>0",)),
     "heads do not divide the width": Case(pretrain(attention_heads=3), ("8 is not a multiple of --attention-heads 3",)),
+    "no nucleotide hidden": Case(pretrain(nuc_mask_ratio=0), ("'--nuc-mask-ratio': 0.0 is not in the range",)),
+    "span without its strategy": Case(pretrain(nuc_mask_span=3), ("--nuc-mask-span 3 .*--nuc-mask-strategy span",)),
+    "alpha without its metric": Case(
+        unifrac(generalized_alpha=0.3), ("--generalized-alpha 0.3 .*--unifrac-metric generalized_unifrac",)
+    ),
+    "link of distances without bound": Case(
+        pretrain(unifrac_metric="weighted_unifrac", distance_link="cosine"), ("--distance-link cosine only",)
+    ),
     "no GPU": Case(pretrain(device="cuda"), ("--device cuda",)),
     "fp16 on a CPU": Case(pretrain(device="cpu", mixed_precision="fp16"), ("fp16", "bf16")),
     "metric unknown": Case(pretrain(best_metric="val/nothing"), ("val/nothing", "val/loss")),

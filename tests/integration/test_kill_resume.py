@@ -109,6 +109,33 @@ def kill_at_random(process: subprocess.Popen, folder: Path, draw: np.random.Gene
 
 
 @pytest.mark.slow
+def test_a_second_run_in_the_folder_is_refused_and_does_the_first_no_harm(study_folder, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "shared"
+    finish(start(study_folder, whole))
+    racers = [start(study_folder, folder), start(study_folder, folder)]
+    errors = [process.communicate(timeout=PATIENCE)[1].decode() for process in racers]
+    assert sorted(process.returncode for process in racers) == [0, 2], errors
+    assert "Traceback" not in "".join(errors)
+    assert (whole / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_live_run_is_not_resumed_by_another(study_folder, tmp_path):
+    process = start(study_folder, tmp_path / "run")
+    wait_for_lines(process, tmp_path / "run", 6)
+    process.send_signal(signal.SIGSTOP)
+    before = lines_of(tmp_path / "run")
+    late = start(study_folder, tmp_path / "run", resume=True)
+    _, errors = late.communicate(timeout=PATIENCE)
+    assert (late.returncode, lines_of(tmp_path / "run")) == (2, before)
+    assert "another run is writing there" in errors.decode()
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start(study_folder, tmp_path / "run", resume=True))
+
+
+@pytest.mark.slow
 def test_killed_runs_resume_to_the_same_end(study_folder, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     finish(start(study_folder, whole))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aam.config import ModelConfig
 from aam.data.sequences import PAD
+from aam.models.distance_link import LinkName
 from aam.models.sequence_encoder import SequenceEncoder
 
 
@@ -16,6 +17,7 @@ class Batch(NamedTuple):
     tokens: Tensor
     slot: Tensor
     count: Tensor
+    depth: Tensor
     mask: Tensor
 
 
@@ -36,12 +38,17 @@ def random_batch(seed: int, samples: int = 4, unique: int = 9, longest: int = 23
     count = torch.randint(1, 500, slot.shape, generator=generator)
     absent = torch.arange(slot.shape[1]) >= size[:, None]
     mask = (torch.rand(tokens.shape, generator=generator) < 0.3) & (tokens != PAD)
-    return Batch(tokens, slot.masked_fill(absent, 0), count.masked_fill(absent, 0), mask)
+    count = count.masked_fill(absent, 0)
+    # some reads are of ASVs that the model does not read
+    depth = count.sum(1) + torch.randint(1, 50, (samples,), generator=generator)
+    return Batch(tokens, slot.masked_fill(absent, 0), count, depth, mask)
 
 
-def build_encoder(seed: int = 0, faith_pd: bool = False, **options: object) -> SequenceEncoder:
+def build_encoder(
+    seed: int = 0, faith_pd: bool = False, link: LinkName = "laplace", **options: object
+) -> SequenceEncoder:
     torch.manual_seed(seed)
-    return SequenceEncoder(small_config(**options), faith_pd=faith_pd)
+    return SequenceEncoder(small_config(**options), faith_pd=faith_pd, link=link)
 
 
 @pytest.fixture(scope="session")

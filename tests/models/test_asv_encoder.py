@@ -28,33 +28,25 @@ def test_stem_is_embedding_then_concatenation_then_projection():
 @pytest.mark.parametrize("patch", [1, 4, 5])
 def test_logits_of_hidden_nucleotides_are_those_of_the_full_head(make_config, make_batch, patch: int):
     model = encoder(make_config(nucleotide_patch=patch))
-    tokens, _, _, mask = make_batch(1)
-    output = model(tokens, mask)
+    tokens, _, _, _, mask = make_batch(1)
+    logits = model.predict_hidden(tokens, mask)
     encoded, _ = model._encode(tokens.masked_fill(mask, MASK))
     every = model.nucleotide_head(encoded).view(len(tokens), -1, VOCABULARY_SIZE)[:, : tokens.shape[1]]
-    assert output.nucleotide_logits is not None
-    torch.testing.assert_close(output.nucleotide_logits, every[mask], **exact)
+    torch.testing.assert_close(logits, every[mask], **exact)
 
 
 def test_predictions_do_not_see_what_is_hidden(make_config, make_batch):
     model = encoder(make_config())
-    tokens, _, _, mask = make_batch(2)
+    tokens, _, _, _, mask = make_batch(2)
     other = torch.where(mask, 1 + tokens % 4, tokens)
-    first, second = model(tokens, mask), model(other, mask)
-    assert torch.equal(first.nucleotide_logits, second.nucleotide_logits)
-    assert not torch.equal(first.embedding, second.embedding)
-
-
-def test_embeddings_are_those_of_whole_asvs(make_config, make_batch):
-    model = encoder(make_config())
-    tokens, _, _, mask = make_batch(2)
-    assert torch.equal(model(tokens, mask).embedding, model(tokens).embedding)
+    assert torch.equal(model.predict_hidden(tokens, mask), model.predict_hidden(other, mask))
+    assert not torch.equal(model(tokens), model(other))
 
 
 @pytest.mark.parametrize("chunk", [2, 100])
 def test_asvs_that_hide_nothing_change_no_prediction(make_config, make_batch, chunk: int):
     model = encoder(make_config(asv_chunk_size=chunk))
-    tokens, _, _, mask = make_batch(4)
+    tokens, _, _, _, mask = make_batch(4)
     mask[::2] = False
     hiding = mask.any(1)
     assert 0 < hiding.sum() < len(mask)
@@ -66,44 +58,44 @@ def test_asvs_that_hide_nothing_change_no_prediction(make_config, make_batch, ch
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), chunk=st.integers(1, 12), patch=st.sampled_from([1, 3, 4]), same=st.booleans())
 def test_chunks_and_lengths_change_nothing(make_config, make_batch, seed: int, chunk: int, patch: int, same: bool):
-    tokens, _, _, mask = make_batch(seed, same_length=same)
-    chunked = encoder(make_config(nucleotide_patch=patch, asv_chunk_size=chunk))(tokens, mask)
+    tokens, _, _, _, mask = make_batch(seed, same_length=same)
+    chunked = encoder(make_config(nucleotide_patch=patch, asv_chunk_size=chunk))
     model = encoder(make_config(nucleotide_patch=patch))
-    whole = model(tokens, mask)
-    torch.testing.assert_close(chunked, whole, **exact)
+    whole = model(tokens)
+    torch.testing.assert_close(chunked(tokens), whole, **exact)
+    torch.testing.assert_close(chunked.predict_hidden(tokens, mask), model.predict_hidden(tokens, mask), **exact)
     length = (tokens != PAD).sum(1).tolist()
-    alone = torch.cat(
-        [model(row[None, :end], m[None, :end])[0] for row, m, end in zip(tokens, mask, length, strict=True)]
-    )
-    torch.testing.assert_close(whole.embedding, alone, **exact)
+    alone = torch.cat([model(row[None, :end]) for row, end in zip(tokens, length, strict=True)])
+    torch.testing.assert_close(whole, alone, **exact)
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), extra=st.integers(1, 9))
 def test_order_and_extra_padding_change_nothing(make_config, make_batch, seed: int, extra: int):
     model = encoder(make_config(max_bp=32))
-    tokens, _, _, mask = make_batch(seed)
-    embedding, logits = model(tokens, mask)
-    wider = model(functional.pad(tokens, (0, extra), value=PAD), functional.pad(mask, (0, extra), value=False))
-    torch.testing.assert_close(wider, (embedding, logits), **exact)
+    tokens, _, _, _, mask = make_batch(seed)
+    embedding = model(tokens)
+    wider, wider_mask = functional.pad(tokens, (0, extra), value=PAD), functional.pad(mask, (0, extra), value=False)
+    torch.testing.assert_close(model(wider), embedding, **exact)
+    torch.testing.assert_close(model.predict_hidden(wider, wider_mask), model.predict_hidden(tokens, mask), **exact)
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(model(tokens[order], mask[order]).embedding, embedding[order], **exact)
+    torch.testing.assert_close(model(tokens[order]), embedding[order], **exact)
 
 
 def test_every_length_up_to_the_longest_is_told_apart(make_config):
     model = encoder(make_config(max_bp=12))
     ones = torch.ones(12, 12, dtype=torch.uint8).tril()
-    embedding = model(ones).embedding
+    embedding = model(ones)
     assert torch.pdist(embedding).min() > 1e-6
 
 
-def test_nothing_hidden_gives_no_logits(make_config, make_batch):
+def test_nothing_hidden_gives_no_logits_but_a_gradient_of_zero(make_config, make_batch):
     model = encoder(make_config())
-    tokens, _, _, mask = make_batch(3)
-    assert model(tokens).nucleotide_logits is None
-    logits = model(tokens, torch.zeros_like(mask)).nucleotide_logits
-    assert logits is not None
+    tokens, _, _, _, mask = make_batch(3)
+    logits = model.predict_hidden(tokens, torch.zeros_like(mask))
     assert logits.shape == (0, VOCABULARY_SIZE)
+    logits.sum().backward()
+    assert not model.nucleotide_head.weight.grad.any()
 
 
 def test_asvs_that_are_too_long_are_refused(make_config):

@@ -22,57 +22,61 @@ def asv_vectors(unique: int = 9, width: int = 16) -> torch.Tensor:
 @given(seed=st.integers(0, 1000), extra=st.integers(1, 5))
 def test_order_and_padding_of_asvs_change_nothing(make_config, make_batch, seed: int, extra: int):
     model, asvs = encoder(make_config()), asv_vectors()
-    _, slot, count, _ = make_batch(seed)
+    _, slot, count, depth, _ = make_batch(seed)
     slot, count = functional.pad(slot, (0, extra), value=3), functional.pad(count, (0, extra))
-    embedding, context = model(asvs, slot, count, return_context=True)
+    embedding, context = model(asvs, slot, count, depth, return_context=True)
     order = torch.randperm(slot.shape[1], generator=torch.Generator().manual_seed(seed))
-    shuffled = model(asvs, slot[:, order], count[:, order], return_context=True)
+    shuffled = model(asvs, slot[:, order], count[:, order], depth, return_context=True)
     torch.testing.assert_close(shuffled.embedding, embedding, **exact)
     present = count[:, order] > 0
     torch.testing.assert_close(shuffled.asv_context[present], context[:, order][present], **exact)
     for row in range(len(slot)):
         here = count[row] > 0
-        alone = model(asvs, slot[row : row + 1, here], count[row : row + 1, here]).embedding
+        alone = model(asvs, slot[row : row + 1, here], count[row : row + 1, here], depth[row : row + 1]).embedding
         torch.testing.assert_close(embedding[row : row + 1], alone, **exact)
 
 
 def test_abundance_and_depth_matter(make_config, make_batch):
     model, asvs = encoder(make_config()), asv_vectors()
-    _, slot, count, _ = make_batch(1)
-    embedding = model(asvs, slot, count).embedding
+    _, slot, count, depth, _ = make_batch(1)
+    embedding = model(asvs, slot, count, depth).embedding
     richer = count.clone()
     richer[:, 0] += 1000
-    assert (model(asvs, slot, richer).embedding - embedding).norm(dim=1).min() > 1e-4
-    assert (model(asvs, slot, 10 * count).embedding - embedding).norm(dim=1).min() > 1e-4
+    assert (model(asvs, slot, richer, depth).embedding - embedding).norm(dim=1).min() > 1e-4
+    assert (model(asvs, slot, 10 * count, 10 * depth).embedding - embedding).norm(dim=1).min() > 1e-4
+    # reads of ASVs that are not among those that the model reads
+    assert (model(asvs, slot, count, depth + 1000).embedding - embedding).norm(dim=1).min() > 1e-4
 
 
 def test_hidden_abundances_are_not_seen(make_config, make_batch):
     model, asvs = encoder(make_config()), asv_vectors()
-    _, slot, count, _ = make_batch(1, unique=9)
+    _, slot, count, depth, _ = make_batch(1, unique=9)
     row = int((count > 0).sum(1).argmax())
-    slot, count = slot[row : row + 1], count[row : row + 1]
+    slot, count, depth = slot[row : row + 1], count[row : row + 1], depth[row : row + 1]
     hidden = torch.zeros_like(count, dtype=torch.bool)
     hidden[:, :2] = True
     assert (count[hidden] > 1).all()
     swapped = count.clone()
     swapped[:, 0] -= 1
     swapped[:, 1] += 1
-    torch.testing.assert_close(model(asvs, slot, count, hidden), model(asvs, slot, swapped, hidden), rtol=0, atol=0)
-    assert not torch.equal(model(asvs, slot, count).embedding, model(asvs, slot, swapped).embedding)
+    torch.testing.assert_close(
+        model(asvs, slot, count, depth, hidden), model(asvs, slot, swapped, depth, hidden), rtol=0, atol=0
+    )
+    assert not torch.equal(model(asvs, slot, count, depth).embedding, model(asvs, slot, swapped, depth).embedding)
 
 
 def test_context_only_on_request(make_config, make_batch):
     model, asvs = encoder(make_config()), asv_vectors()
-    _, slot, count, _ = make_batch(1)
-    assert model(asvs, slot, count).asv_context is None
-    assert model(asvs, slot, count, return_context=True).asv_context.shape == (*slot.shape, 16)
+    _, slot, count, depth, _ = make_batch(1)
+    assert model(asvs, slot, count, depth).asv_context is None
+    assert model(asvs, slot, count, depth, return_context=True).asv_context.shape == (*slot.shape, 16)
 
 
 def test_a_sample_without_asvs_has_a_finite_embedding_and_gradient(make_config, make_batch):
     model, asvs = encoder(make_config()), asv_vectors().requires_grad_()
-    _, slot, count, _ = make_batch(1)
+    _, slot, count, depth, _ = make_batch(1)
     count[0] = 0
-    embedding = model(asvs, slot, count).embedding
+    embedding = model(asvs, slot, count, depth).embedding
     assert embedding.isfinite().all()
     embedding.sum().backward()
     assert asvs.grad is not None

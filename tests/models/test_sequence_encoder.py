@@ -22,8 +22,8 @@ def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> Non
 
 
 def test_shapes(make_encoder, make_batch):
-    tokens, slot, count, mask = make_batch(0)
-    output = make_encoder(faith_pd=True)(tokens, slot, count, mask)
+    tokens, slot, count, depth, mask = make_batch(0)
+    output = make_encoder(faith_pd=True)(tokens, slot, count, depth, mask)
     assert output.sample_embedding.shape == output.z.shape == (4, 16)
     assert output.asv_embedding.shape == (9, 16)
     assert output.nucleotide_logits.shape == (int(mask.sum()), 7)
@@ -31,8 +31,8 @@ def test_shapes(make_encoder, make_batch):
 
 
 def test_optional_outputs_are_absent(make_encoder, make_batch):
-    tokens, slot, count, _ = make_batch(0)
-    output = make_encoder()(tokens, slot, count)
+    tokens, slot, count, depth, _ = make_batch(0)
+    output = make_encoder()(tokens, slot, count, depth)
     assert output.nucleotide_logits is None
     assert output.faith_pd is None
 
@@ -42,12 +42,12 @@ def test_optional_outputs_are_absent(make_encoder, make_batch):
 @given(seed=st.integers(0, 1000))
 def test_duplicates_and_order_of_unique_asvs_change_nothing(make_encoder, make_batch, dtype, tolerance, seed: int):
     model = make_encoder().to(dtype)
-    tokens, slot, count, _ = make_batch(seed)
-    expected = model(tokens, slot, count).sample_embedding
+    tokens, slot, count, depth, _ = make_batch(seed)
+    expected = model(tokens, slot, count, depth).sample_embedding
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
     rank = order.argsort()
-    close(model(tokens[order], rank[slot], count).sample_embedding, expected, tolerance)
-    one_row_each = model(tokens[slot.flatten()], torch.arange(slot.numel()).view(slot.shape), count)
+    close(model(tokens[order], rank[slot], count, depth).sample_embedding, expected, tolerance)
+    one_row_each = model(tokens[slot.flatten()], torch.arange(slot.numel()).view(slot.shape), count, depth)
     close(one_row_each.sample_embedding, expected, tolerance)
 
 
@@ -55,18 +55,22 @@ def test_duplicates_and_order_of_unique_asvs_change_nothing(make_encoder, make_b
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), chunk=st.integers(1, 9))
 def test_other_samples_and_chunks_change_nothing(make_encoder, make_batch, dtype, tolerance, seed: int, chunk: int):
-    tokens, slot, count, _ = make_batch(seed)
-    expected = make_encoder().to(dtype)(tokens, slot, count).z
+    tokens, slot, count, depth, _ = make_batch(seed)
+    expected = make_encoder().to(dtype)(tokens, slot, count, depth).z
     model = make_encoder(asv_chunk_size=chunk).to(dtype)
     for row in range(len(slot)):
         used, renumbered = slot[row][count[row] > 0].unique(return_inverse=True)
         present = count[row][count[row] > 0]
-        close(model(tokens[used], renumbered[None], present[None]).z, expected[row : row + 1], tolerance)
+        close(
+            model(tokens[used], renumbered[None], present[None], depth[row : row + 1]).z,
+            expected[row : row + 1],
+            tolerance,
+        )
 
 
 def gradients(model: SequenceEncoder, batch) -> list[torch.Tensor]:
-    tokens, slot, count, mask = batch
-    output = model(tokens, slot, count, mask)
+    tokens, slot, count, depth, mask = batch
+    output = model(tokens, slot, count, depth, mask)
     loss = model.distance(output.z, output.z).square().sum() + output.nucleotide_logits.square().mean()
     loss.backward()
     return [parameter.grad for parameter in model.parameters()]
@@ -81,44 +85,47 @@ def test_checkpointing_and_chunks_give_the_same_gradients(make_encoder, make_bat
 
 def test_embedding_in_two_steps_is_the_same(make_encoder, make_batch):
     model = make_encoder()
-    tokens, slot, count, _ = make_batch(2)
-    output = model(tokens, slot, count)
+    tokens, slot, count, depth, _ = make_batch(2)
+    output = model(tokens, slot, count, depth)
     asvs = model.embed_asvs(tokens)
     assert torch.equal(asvs, output.asv_embedding)
-    assert torch.equal(model.embed_samples(asvs, slot, count), output.sample_embedding)
+    assert torch.equal(model.embed_samples(asvs, slot, count, depth), output.sample_embedding)
     assert torch.equal(model.scale(output.sample_embedding), output.z)
 
 
 @pytest.mark.parametrize("link", ["laplace", "tanh", "cosine"])
 def test_the_link_is_exchangeable(make_encoder, make_batch, link: str):
-    model = make_encoder(distance_link=link)
-    tokens, slot, count, _ = make_batch(2)
-    z = model(tokens, slot, count).z
+    model = make_encoder(link=link)
+    tokens, slot, count, depth, _ = make_batch(2)
+    z = model(tokens, slot, count, depth).z
     assert torch.equal(model.distance(z, z), LINKS[link](z, z))
 
 
 def test_unbounded_distances_are_euclidean(make_config):
     torch.manual_seed(0)
-    model = SequenceEncoder(make_config(), unbounded=True)
+    model = SequenceEncoder(make_config(), link="euclidean")
     far = torch.tensor([[0.0] * 16, [10.0] * 16])
     assert model.distance(far, far)[0, 1] == pytest.approx(40, abs=0.01)
 
 
 def test_attention_kernels_agree(make_encoder, make_batch):
-    tokens, slot, count, mask = make_batch(3)
-    default = make_encoder()(tokens, slot, count, mask)
+    tokens, slot, count, depth, mask = make_batch(3)
+    default = make_encoder()(tokens, slot, count, depth, mask)
     for implementation in ("math", "flash"):
         torch.testing.assert_close(
-            make_encoder(attn_implementation=implementation)(tokens, slot, count, mask), default, rtol=1e-5, atol=1e-5
+            make_encoder(attn_implementation=implementation)(tokens, slot, count, depth, mask),
+            default,
+            rtol=1e-5,
+            atol=1e-5,
         )
 
 
 def test_bfloat16_autocast_stays_near_single_precision(make_encoder, make_batch):
     model = make_encoder(embedding_dim=64, attention_heads=4)
-    tokens, slot, count, mask = make_batch(4)
-    exact = model(tokens, slot, count, mask)
+    tokens, slot, count, depth, mask = make_batch(4)
+    exact = model(tokens, slot, count, depth, mask)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = model(tokens, slot, count, mask)
+        rounded = model(tokens, slot, count, depth, mask)
     assert rounded.z.dtype == torch.float32
     distance = model.distance(rounded.z, rounded.z)
     assert (distance.diagonal() == 0).all()
@@ -142,7 +149,7 @@ def test_first_distances_are_spread(real_data, width: int):
     torch.manual_seed(0)
     model = SequenceEncoder(ModelConfig(embedding_dim=width, max_bp=tokens.shape[1]))
     with torch.no_grad():
-        z = model(tokens, batch.slot, batch.count).z
+        z = model(tokens, batch.slot, batch.count, batch.depth).z
     row, column = torch.triu_indices(len(z), len(z), offset=1)
     distance = model.distance(z, z)[row, column]
     assert 0.5 < distance.mean() < 0.9
@@ -151,11 +158,11 @@ def test_first_distances_are_spread(real_data, width: int):
 
 def test_learns_distances_and_nucleotides_of_one_batch(make_encoder, make_batch):
     model = make_encoder(embedding_dim=32, attention_heads=2, attention_layers=1)
-    tokens, slot, count, mask = make_batch(6, samples=6)
+    tokens, slot, count, depth, mask = make_batch(6, samples=6)
     true = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)).triu(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
-        output = model(tokens, slot, count, mask)
+        output = model(tokens, slot, count, depth, mask)
         distance_loss = (model.distance(output.z, output.z).triu(1) - true).square().sum() / 15
         nucleotide_loss = torch.nn.functional.cross_entropy(output.nucleotide_logits, tokens[mask].long())
         optimizer.zero_grad()

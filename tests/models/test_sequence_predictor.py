@@ -18,8 +18,8 @@ def make_predictor(make_encoder):
 @pytest.mark.parametrize("outputs", [1, 4])
 @pytest.mark.parametrize("hidden", [(), (8,), (12, 5)])
 def test_shapes(make_predictor, make_batch, outputs: int, hidden: tuple[int, ...]):
-    tokens, slot, count, _ = make_batch(0)
-    output = make_predictor(outputs, regressor_hidden_dims=hidden)(tokens, slot, count)
+    tokens, slot, count, depth, _ = make_batch(0)
+    output = make_predictor(outputs, regressor_hidden_dims=hidden)(tokens, slot, count, depth)
     assert output.prediction.shape == (4, outputs)
     assert output.sample_embedding.shape == (4, 16)
     assert output.counts is None
@@ -32,48 +32,70 @@ def test_hidden_widths_shape_the_head(make_predictor):
 
 
 def test_hidden_abundances_are_predicted(make_predictor, make_batch):
-    tokens, slot, count, _ = make_batch(1)
+    tokens, slot, count, depth, _ = make_batch(1)
     hidden = (count > 0) & (slot % 2 == 0)
     model = make_predictor(count_weight=0.5)
-    counts = model(tokens, slot, count, hidden).counts
+    counts = model(tokens, slot, count, depth, hidden).counts
     assert counts.shape == slot.shape
-    assert model(tokens, slot, count).counts is None
+    assert model(tokens, slot, count, depth).counts is None
     counts[hidden].sum().backward()
     assert model.encoder.sample_encoder.abundance.expand.weight.grad[:, 2].abs().sum() > 0
 
 
 def test_hidden_abundances_need_their_head(make_predictor, make_batch):
-    tokens, slot, count, _ = make_batch(1)
+    tokens, slot, count, depth, _ = make_batch(1)
     model = make_predictor()
     assert model.count_head is None
     with pytest.raises(ValueError, match="count_weight > 0"):
-        model(tokens, slot, count, count > 0)
+        model(tokens, slot, count, depth, count > 0)
 
 
 def test_prediction_from_embedded_asvs_is_the_same(make_predictor, make_batch):
-    tokens, slot, count, _ = make_batch(2)
+    tokens, slot, count, depth, _ = make_batch(2)
     model = make_predictor()
     asvs = model.encoder.embed_asvs(tokens)
-    assert torch.equal(model.predict_samples(asvs, slot, count).prediction, model(tokens, slot, count).prediction)
+    assert torch.equal(
+        model.predict_samples(asvs, slot, count, depth).prediction, model(tokens, slot, count, depth).prediction
+    )
 
 
 def test_dropout_only_in_training(make_predictor, make_batch):
-    tokens, slot, count, _ = make_batch(3)
+    tokens, slot, count, depth, _ = make_batch(3)
     model = make_predictor(regressor_dropout=0.5)
-    assert not torch.equal(model(tokens, slot, count).prediction, model(tokens, slot, count).prediction)
+    assert not torch.equal(model(tokens, slot, count, depth).prediction, model(tokens, slot, count, depth).prediction)
     model.eval()
-    assert torch.equal(model(tokens, slot, count).prediction, model(tokens, slot, count).prediction)
+    assert torch.equal(model(tokens, slot, count, depth).prediction, model(tokens, slot, count, depth).prediction)
+
+
+def test_a_frozen_encoder_drops_nothing_out(make_encoder, make_batch):
+    tokens, slot, count, depth, _ = make_batch(3)
+    encoder = make_encoder(sample_dropout=0.5, nucleotide_dropout=0.5)
+    model = SequencePredictor(encoder, 1, TargetConfig(metadata_column="age", regressor_dropout=0.5))
+    model.freeze()
+    embeddings = [model.train(mode)(tokens, slot, count, depth).sample_embedding for mode in (True, True, False)]
+    assert torch.equal(embeddings[0], embeddings[1])
+    assert torch.equal(embeddings[0], embeddings[2])
+    assert not any(embedding.requires_grad for embedding in embeddings)
+    assert model.train().target_head.training
+
+
+def test_first_counts_are_near_where_they_start(make_predictor, make_batch):
+    tokens, slot, count, depth, _ = make_batch(4)
+    model = make_predictor(count_weight=1.0)
+    model.count_head.start_at(-5.0)
+    counts = model(tokens, slot, count, depth, count > 0).counts
+    assert (counts + 5).abs().max() < 0.5
 
 
 def test_first_predictions_are_near_zero(make_predictor, make_batch):
-    tokens, slot, count, _ = make_batch(4)
-    assert make_predictor(3)(tokens, slot, count).prediction.abs().max() < 0.5
+    tokens, slot, count, depth, _ = make_batch(4)
+    assert make_predictor(3)(tokens, slot, count, depth).prediction.abs().max() < 0.5
 
 
 def test_every_parameter_has_a_gradient(make_predictor, make_batch):
-    tokens, slot, count, _ = make_batch(5)
+    tokens, slot, count, depth, _ = make_batch(5)
     model = make_predictor(2, regressor_hidden_dims=(8,), count_weight=1.0)
-    output = model(tokens, slot, count, count > 0)
+    output = model(tokens, slot, count, depth, count > 0)
     (output.prediction.sum() + output.counts.sum()).backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     # what only pretraining reads
@@ -85,9 +107,9 @@ def test_every_parameter_has_a_gradient(make_predictor, make_batch):
 
 
 def test_predictions_are_not_rounded_under_autocast(make_predictor, make_batch):
-    tokens, slot, count, _ = make_batch(6)
+    tokens, slot, count, depth, _ = make_batch(6)
     model = make_predictor(count_weight=1.0)
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(tokens, slot, count, count > 0)
+        output = model(tokens, slot, count, depth, count > 0)
     assert output.prediction.dtype == output.sample_embedding.dtype == torch.float32
     assert output.counts.isfinite().all()

@@ -73,8 +73,3 @@ def test_a_share_of_the_asvs_hides_nucleotides_and_each_as_if_alone(share):
     assert torch.equal(some[hiding], every[hiding])
     next_step = hide(tokens, keys, step=1, nuc_asv_share=share).any(dim=1)
     assert (hiding & next_step).double().mean() == pytest.approx(share**2, abs=0.04)
-
-
-def test_nothing_is_hidden_where_the_share_is_zero():
-    assert not hide(tokens_of(20), keys_of(20), nuc_mask_ratio=0.0).any()
-    assert not hide(tokens_of(20), keys_of(20), nuc_mask_ratio=0.0, nuc_mask_strategy="span").any()

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aam.errors import InputError
-from aam.training.monitor import Monitor, NullMonitor, cut_metrics
+from aam.training.monitor import Monitor, NullMonitor, cut_metrics, early_records
 
 logger = logging.getLogger("aam.somewhere")
 
@@ -47,6 +47,29 @@ def test_a_run_leaves_curves_and_a_log(tmp_path: Path) -> None:
     log = (tmp_path / "training.log").read_text()
     assert "said on the way" in log
     assert "epoch 2, step 4 of 4, 00:00 left: val/loss 0.25, val/r2 undefined" in log
+
+
+def test_the_board_is_written_out_with_every_line(tmp_path: Path) -> None:
+    """A killed run closes nothing."""
+    with Monitor(4, tmp_path) as monitor:
+        monitor.log_training(2, 1, {"train/loss": 0.5})
+        assert scalars(tmp_path, "train/loss") == [(2, 0.5)]
+        monitor.log_validation(4, 1, {"val/loss": 0.25})
+        assert scalars(tmp_path, "val/loss") == [(4, 0.25)]
+
+
+def test_the_log_begins_with_what_was_said_before_there_was_a_folder(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with early_records():
+        logger.info("left out %d samples", 3)
+        with Monitor(4, tmp_path / "one"):
+            logger.warning("on the way")
+        with Monitor(4, tmp_path / "two"):
+            pass
+    lines = (tmp_path / "one/training.log").read_text().splitlines()
+    assert [line.partition(" aam.")[2] for line in lines] == ["somewhere: left out 3 samples", "somewhere: on the way"]
+    assert (tmp_path / "two/training.log").read_text() == ""
 
 
 def test_nothing_is_logged_to_the_file_after_the_run(tmp_path: Path) -> None:

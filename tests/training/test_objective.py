@@ -8,7 +8,8 @@ import torch
 
 from aam.config import UnifracConfig
 from aam.data.dataset import AddressedSampler, StepPlan
-from aam.data.rarefaction import FIXED, row_of
+from aam.data.rarefaction import FIXED, SampleDraws, row_of
+from aam.training import inference
 from aam.training import objective as module
 from aam.training.masking import hidden_nucleotides
 from aam.training.objective import VALIDATION, PretrainObjective
@@ -109,9 +110,8 @@ def reference_losses(run: Run, plan: StepPlan, newick) -> dict[str, float]:
     embeddings, cross_entropies = [], []
     for row in range(len(plan.samples)):
         asv, count = row_of(drawn, row)
-        alone = model(
-            tokens[asv], torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone(), mask[asv].contiguous()
-        )
+        reads = torch.from_numpy(count)[None].clone()
+        alone = model(tokens[asv], torch.arange(len(asv))[None], reads, reads.sum(1), mask[asv].contiguous())
         embeddings.append(alone.sample_embedding[0])
         logits = iter(alone.nucleotide_logits.tolist())
         for number in asv:
@@ -171,7 +171,8 @@ def validated(run: Run) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
         with torch.no_grad():
             embedded = run.model.embed_asvs(run.material.nucleotides[asv])
             slot = torch.arange(len(asv))[None]
-            embeddings.append(run.model.embed_samples(embedded, slot, torch.from_numpy(count)[None].clone())[0])
+            reads = torch.from_numpy(count)[None].clone()
+            embeddings.append(run.model.embed_samples(embedded, slot, reads, reads.sum(1))[0])
     z = run.model.scale(torch.stack(embeddings))
     predicted = run.model.distance(z, z).detach().numpy()
     run.model.train()
@@ -210,7 +211,7 @@ def test_validation_weighs_hidden_nucleotides_by_the_samples_that_hold_them(doub
     losses, hits, weights = [], [], []
     for asv in np.flatnonzero(counts.sum(axis=0)):
         with torch.no_grad():
-            logits = run.model.asv_encoder(tokens[asv : asv + 1], mask[asv : asv + 1]).nucleotide_logits
+            logits = run.model.asv_encoder.predict_hidden(tokens[asv : asv + 1], mask[asv : asv + 1])
         true = tokens[asv][mask[asv]].long()
         losses += torch.nn.functional.cross_entropy(logits, true, reduction="none").tolist()
         hits += (logits.argmax(1) == true).tolist()
@@ -231,6 +232,55 @@ def test_validation_of_faith_pd_is_on_the_logarithm(double_run, newick):
         embedding = torch.cat([rows for _, rows in run.objective._embed_held_out()])
         predicted = run.model.faith_pd_head(embedding)[:, 0].numpy()
     assert metrics["val/faith_pd_loss"] == pytest.approx(np.square(predicted - np.log1p(pd)).mean(), rel=1e-9)
+    assert metrics["val/faith_pd_pearson"] == pytest.approx(np.corrcoef(np.expm1(predicted), pd)[0, 1], rel=1e-9)
+    assert metrics["val/faith_pd_mae"] == pytest.approx(np.abs(np.expm1(predicted) - pd).mean(), rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [(2,), (1, 1), (6, 6)])
+def test_a_step_that_hides_no_nucleotide_has_a_gradient(double_run, gradient, sizes):
+    run = double_run(unifrac_weight=0.0, faith_pd_weight=0.0, nuc_asv_share=1e-9)
+    losses, pull = step_of(run, cut(first_plan(run, sum(sizes)), *sizes), gradient)
+    assert losses["nucleotide_loss"] == 0
+    assert not pull.any()
+
+
+def test_the_first_pass_of_an_accumulated_step_predicts_no_nucleotides(double_run, gradient, monkeypatch):
+    run = double_run()
+    encoder, passes = run.model.asv_encoder, []
+    predict = encoder.predict_hidden
+    monkeypatch.setattr(encoder, "predict_hidden", lambda *given: passes.append(1) or predict(*given))
+    step_of(run, cut(first_plan(run), 6, 6), gradient)
+    assert len(passes) == 2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_step_leaves_the_random_numbers_of_others_alone(double_run, gradient, dropout):
+    run = double_run(sample_dropout=dropout)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    step_of(run, cut(first_plan(run), 6, 6), gradient)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_held_out_samples_are_drawn_once(double_run, monkeypatch):
+    run = double_run()
+    drawn = []
+    counts = SampleDraws.counts
+    monkeypatch.setattr(SampleDraws, "counts", lambda *given: drawn.append(given[1]) or counts(*given))
+    for _ in range(2):
+        run.objective.validate()
+    assert sorted(drawn) == run.material.split.val.tolist()
+
+
+def test_validation_by_workers_is_the_same(double_run, monkeypatch):
+    used = []
+    loader = inference.DataLoader
+    monkeypatch.setattr(
+        inference, "DataLoader", lambda *a, **more: used.append(more["num_workers"]) or loader(*a, **more)
+    )
+    one, other = (double_run(num_workers=workers).objective.validate() for workers in (0, 2))
+    assert one == other
+    assert used == [0, 2]
 
 
 @pytest.mark.parametrize("options", PARTS[:4])

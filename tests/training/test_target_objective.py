@@ -82,7 +82,7 @@ def reference_losses(run: Run, plan: StepPlan) -> dict[str, float]:
         keys = torch.from_numpy(named)
         hidden = uniforms(address, keys, 1)[:, 0] < config.target.count_mask_ratio
         slot, reads = torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone()
-        output = model(run.material.nucleotides[asv], slot, reads, hidden[None])
+        output = model(run.material.nucleotides[asv], slot, reads, reads.sum(1), hidden[None])
         for at in hidden.nonzero()[:, 0].tolist():
             count_errors.append((float(output.counts[0, at]) - np.log(count[at] / count.sum())) ** 2)
         row = study.metadata.iloc[sample]
@@ -128,7 +128,8 @@ def pretrained(study, make_pretrain_config, tmp_path):
     def write(**options) -> dict:
         run = prepare_pretraining(study, make_pretrain_config(**options))
         folder = tmp_path / "encoder"
-        write_checkpoint(Checkpoint("pretrain", run.config.model_dump(mode="json"), {}, run.model.state_dict()), folder)
+        config = run.config.model_dump(mode="json")
+        write_checkpoint(Checkpoint("pretrain", config, run.documents, run.model.state_dict()), folder)
         return {"pretrained_encoder": folder}
 
     return write
@@ -148,13 +149,22 @@ def test_a_frozen_encoder_gives_the_losses_of_a_free_one(double_run, gradient, s
         assert pull[:-heads].any()
 
 
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_step_calls_the_module_that_is_compiled(study, make_train_config, pretrained, gradient, freeze):
+    run = prepare_training(study, make_train_config(**pretrained(), freeze_base=freeze))
+    calls = []
+    run.objective.compiled.register_forward_hook(lambda *given: calls.append(1))
+    step_of(run, cut(first_plan(run), 6, 6), gradient)
+    assert len(calls) == 2
+
+
 def test_a_frozen_encoder_keeps_no_dropout_in_its_embeddings(study, make_train_config, pretrained):
     encoder = pretrained()
     runs = [
         prepare_training(study, make_train_config(**encoder, freeze_base=True, nucleotide_dropout=rate))
         for rate in (0.0, 0.5)
     ]
-    one, other = (run.objective.asv_embedding for run in runs)
+    one, other = (run.objective.frozen_asvs for run in runs)
     assert torch.equal(one, other)
     assert not one.requires_grad
     assert runs[1].model.training
@@ -168,7 +178,8 @@ def alone(run: Run) -> np.ndarray:
         asv, count = row_of(run.material.draws.rows(np.array([sample]), FIXED), 0)
         with torch.no_grad():
             slot, reads = torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone()
-            rows.append(run.model(run.material.nucleotides[asv], slot, reads).prediction[0].double().numpy())
+            outputs = run.model(run.material.nucleotides[asv], slot, reads, reads.sum(1))
+            rows.append(outputs.prediction[0].double().numpy())
     run.model.train()
     return np.array(rows)
 
@@ -188,8 +199,35 @@ def test_validation_of_numbers_is_in_their_own_units(study, make_train_config, t
         predicted = np.expm1(outputs * (high - low) + low)
     assert metrics["val/r2"] == pytest.approx(reference.r2_score(true, predicted), rel=1e-4)
     assert metrics["val/mae"] == pytest.approx(np.abs(true - predicted).mean(), rel=1e-4)
-    assert metrics["val/loss"] == pytest.approx(0.7 * metrics["val/target_loss"])
+    assert metrics["val/loss"] == pytest.approx(0.7 * metrics["val/target_loss"] + 0.3 * metrics["val/count_loss"])
     assert set(metrics) == run.objective.metric_names()
+
+
+def test_validation_of_hidden_abundances_is_over_all_of_them(study, make_train_config):
+    losses = [
+        prepare_training(
+            study, make_train_config(**REGRESSION, batch_size=size, num_workers=workers)
+        ).objective.validate()["val/count_loss"]
+        for size, workers in [(8, 0), (3, 2)]
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    run = prepare_training(study, make_train_config(**REGRESSION))
+    torch.nn.init.zeros_(run.model.count_head.output.weight)
+    errors = []
+    for sample in run.material.split.val:
+        batch = run.material.held_out(1)[run.material.split.val.tolist().index(sample)]
+        hidden = run.objective._hide_abundances(batch, "validation")
+        relative = (batch.count / batch.count.sum())[hidden]
+        errors += (relative.log() - run.model.count_head.output.bias.item()).square().tolist()
+    assert run.objective.validate()["val/count_loss"] == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_the_first_count_loss_is_the_spread_of_the_abundances(study, make_train_config):
+    run = prepare_training(study, make_train_config(**REGRESSION))
+    counts = study.table.counts[run.material.split.train].toarray()
+    share = np.log((counts / counts.sum(axis=1, keepdims=True))[counts > 0])
+    assert run.model.count_head.output.bias.item() == pytest.approx(share.mean(), rel=1e-6)
+    assert run.objective.validate()["val/count_loss"] < 2 * share.var()
 
 
 def test_validation_of_classes_weighs_the_loss_only(study, make_train_config):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 from torch import nn
 
 from aam.errors import InputError
-from aam.training.checkpoint import CheckpointStore, read_checkpoint
+from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
 from aam.training.monitor import Monitor
 from aam.training.trainer import Trainer, TrainingDivergedError
-from aam.workflows.fit import Run, fit
+from aam.workflows import fit as workflow
+from aam.workflows.fit import Run
 from aam.workflows.pretrain import prepare_pretraining
 from aam.workflows.train import prepare_training
 
@@ -42,6 +44,10 @@ class Interrupted:
 
     def metric_names(self):
         return self.objective.metric_names()
+
+
+def fit(run: Run, asked) -> Path:
+    return workflow.fit(run, asked, lambda folder: None)
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -105,6 +111,23 @@ def test_a_resumed_fine_tuning_is_the_uninterrupted_one(study, make_train_config
     compare_resumed(
         lambda **more: prepare_training(study, make_train_config(**options, **more)), tmp_path, [(5, False), (7, True)]
     )
+
+
+def test_a_resumed_frozen_encoder_is_that_of_the_run(study, make_train_config, make_pretrain_config, tmp_path):
+    """Also where another encoder is by now in the folder that the run began from."""
+    place = tmp_path / "encoder"
+
+    def pretrain(seed: int) -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        run = prepare_pretraining(study, make_pretrain_config(seed=seed, attention_heads=2 * (1 + seed % 2)))
+        config = run.config.model_dump(mode="json")
+        write_checkpoint(Checkpoint("pretrain", config, run.documents, run.model.state_dict()), place)
+
+    def prepare(**more) -> Run:
+        pretrain(43 if more.get("resume") else 42)
+        return prepare_training(study, make_train_config(pretrained_encoder=place, freeze_base=True, **more))
+
+    compare_resumed(prepare, tmp_path, [(5, False)])
 
 
 def test_resuming_a_finished_run_changes_nothing(study, make_pretrain_config, tmp_path):
@@ -199,10 +222,17 @@ def test_patience_counts_validations_without_a_better_value(toy_run, caplog):
 def test_metrics_are_one_line_for_each_logged_step_and_validation(toy_run):
     run = toy_run([1.0, None], log_every=3)
     lines = [json.loads(line) for line in (fit(run, run.config) / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["epoch"]) for line in lines] == [(3, 0), (4, 0), (6, 1), (8, 1)]
+    where = [(line["step"], line["epoch"]) for line in lines]
+    assert where == [(3, 0), (4, 0), (4, 0), (6, 1), (8, 1), (8, 1)]
     assert set(lines[0]) == {"step", "epoch", "train/loss", "train/learning_rate"}
-    assert lines[1]["val/loss"] == 1.0
-    assert lines[3]["val/loss"] is None
+    assert lines[2]["val/loss"] == 1.0
+    assert lines[5]["val/loss"] is None
+
+
+def test_a_short_run_logs_the_last_step_of_every_epoch(toy_run):
+    run = toy_run([1.0, 1.0], log_every=1000)
+    lines = [json.loads(line) for line in (fit(run, run.config) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == [4, 8]
 
 
 def from_step(step: int, bad: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[int, torch.Tensor], torch.Tensor]:
@@ -245,7 +275,7 @@ def test_resuming_on_another_study_is_refused_and_changes_nothing(study, make_pr
     before = contents(folder)
     fewer = replace(study, table=study.table.select_samples(range(30)), metadata=study.metadata.iloc[:30])
     other = prepare_pretraining(fewer, make_pretrain_config(epochs=1, resume=True))
-    with pytest.raises(InputError, match=r"--resume.*other samples or counts"):
+    with pytest.raises(InputError, match=r"--resume.*changed: split, table"):
         fit(other, other.config)
     assert contents(folder) == before
 

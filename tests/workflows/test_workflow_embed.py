@@ -36,7 +36,8 @@ def test_embeddings_are_those_of_the_encoder(kind, request, aam, study_folder, t
         for row in (0, 17, 39):
             asv, count = draws.counts(row, FIXED)
             slot = torch.from_numpy(asv)[None]
-            alone = trained.encoder.embed_samples(expected, slot, torch.from_numpy(count)[None].clone())[0]
+            reads = torch.from_numpy(count)[None].clone()
+            alone = trained.encoder.embed_samples(expected, slot, reads, reads.sum(1))[0]
             assert samples.iloc[row, :8].to_numpy(np.float64) == pytest.approx(alone.numpy(), rel=1e-4, abs=1e-5)
 
 
@@ -59,6 +60,17 @@ def test_samples_that_cannot_be_embedded_are_reported(aam, pretrained, study_fol
     assert "sampling depth 150" in table.loc["shallow", "note"]
     assert table.loc[["blank", "shallow"], "dim_0"].isna().all()
     assert table["note"].isna().sum() == 40
+
+
+def test_two_tables_in_one_file_are_refused(aam, pretrained, study_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = {"checkpoint": pretrained, "table": study_folder / "table.biom", "overwrite": True}
+    assert aam("embed", **options, output=tmp_path / "e.tsv", asv="e.tsv") == 2
+    assert "--output and --asv both name" in capsys.readouterr().err
+    (tmp_path / "a.tsv").write_text("precious")
+    assert aam("embed", **{**options, "overwrite": False}, output="e.tsv", asv="a.tsv") == 2
+    assert "--asv a.tsv exists" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
 
 
 def test_a_place_that_cannot_be_written_is_named_by_its_option(pretrained, study_folder, tmp_path):

@@ -1,10 +1,16 @@
+import fcntl
 import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from aam.config import PretrainConfig
+from aam.config import PretrainConfig, PretrainFindLrConfig, TrainConfig
 from aam.errors import InputError
-from aam.workflows.folder import check_folder, open_folder
+from aam.workflows.folder import CONFIG, INPUT_FILES, LOCK, RUN_FILES, check_folder, open_folder
 
 
 def config_of(folder, **options) -> PretrainConfig:
@@ -19,7 +25,20 @@ def check(folder, **options) -> None:
 def start(folder, **options) -> None:
     config = config_of(folder, **options)
     check_folder(config, config.output)
-    open_folder(config, config.output)
+    with open_folder(config, config.output):
+        pass
+
+
+def contents(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def write_run(folder: Path) -> None:
+    """All that a run may leave, in its folder."""
+    for name in RUN_FILES:
+        path = folder / name / "a" if name in {"checkpoints", "tensorboard"} else folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
 
 
 def test_a_new_or_empty_folder_is_taken(tmp_path):
@@ -34,13 +53,163 @@ def test_a_new_or_empty_folder_is_taken(tmp_path):
 
 def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     start(tmp_path / "run")
-    (tmp_path / "run/old.txt").write_text("old")
+    write_run(tmp_path / "run")
+    (tmp_path / "run/.tmp-metrics.jsonl").write_text("unfinished")
+    (tmp_path / "run/notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"not empty.*--resume.*--overwrite"):
         check(tmp_path / "run")
     start(tmp_path / "run", resume=True)
-    assert (tmp_path / "run/old.txt").exists()
-    start(tmp_path / "run", overwrite=True)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert {*RUN_FILES[3:], "notes.txt"} - {"tensorboard"} <= contents(tmp_path / "run")
+    start(tmp_path / "run", overwrite=True, epochs=3)
+    assert contents(tmp_path / "run") == {CONFIG, LOCK, "notes.txt"}
+    assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["epochs"] == 3
+
+
+def test_all_that_runs_leave_is_known_to_overwrite(pretrained, regressor):
+    for folder in (pretrained, regressor):
+        left = {path.name for path in folder.iterdir()} - {"plots"}
+        left |= {f"plots/{path.name}" for path in (folder / "plots").iterdir()}
+        assert left - {CONFIG, LOCK} <= set(RUN_FILES)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"name": "my app"}', "[]", '{"output": {}}', "", '{"optim": '])
+def test_a_config_of_something_else_is_not_replaced(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "table.biom").write_text("counts")
+    with pytest.raises(InputError, match="--overwrite"):
+        start(tmp_path, overwrite=True)
+    assert contents(tmp_path) == {CONFIG, "table.biom"}
+
+
+def test_a_run_of_another_command_is_not_replaced(tmp_path):
+    start(tmp_path / "run")
+    write_run(tmp_path / "run")
+    find_lr = PretrainFindLrConfig.from_flat({"output_dir": tmp_path / "run", "overwrite": True})
+    train = TrainConfig.from_flat({"output_dir": tmp_path / "run", "overwrite": True, "metadata_column": "x"})
+    for config in (find_lr, train):
+        with pytest.raises(InputError, match="no run of this command"):
+            check_folder(config, config.output)
+    assert (tmp_path / "run/checkpoints/a").exists()
+
+
+@pytest.mark.parametrize("option", ["table", "tree", "metadata", "unifrac_matrix"])
+def test_a_run_is_not_replaced_with_its_own_input(tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    start(tmp_path / "keep")
+    (tmp_path / "keep/file").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "keep", target_is_directory=True)
+    for path in (tmp_path / "keep/file", Path("keep/../keep/file"), Path("link/file")):
+        with pytest.raises(InputError, match=f"--{option.replace('_', '-')}.* lies in keep.*move it"):
+            start(Path("keep"), overwrite=True, **{option: (path,) if option == "table" else path})
+    assert (tmp_path / "keep/file").read_text() == "precious"
+
+
+def test_a_run_is_not_replaced_with_the_encoder_that_it_starts_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"output_dir": Path("run"), "metadata_column": "x"}
+    config = TrainConfig.from_flat(options)
+    with open_folder(config, config.output):
+        pass
+    for encoder in ("run", tmp_path / "run", "run/checkpoints/best"):
+        config = TrainConfig.from_flat({**options, "overwrite": True, "pretrained_encoder": encoder})
+        with pytest.raises(InputError, match="--pretrained-encoder"):
+            check_folder(config, config.output)
+
+
+def test_the_input_files_are_all_the_paths_of_the_options():
+    paths = {
+        name
+        for command in (PretrainConfig, TrainConfig, PretrainFindLrConfig)
+        for name, (_, field) in command.options().items()
+        if "Path" in str(field.annotation)
+    }
+    assert paths - {"output_dir"} == INPUT_FILES
+
+
+def test_a_folder_that_another_run_holds_is_refused(tmp_path):
+    start(tmp_path / "run")
+    config = config_of(tmp_path / "run", resume=True)
+    with open_folder(config, config.output):
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(InputError, match="another run is writing"):
+                check(tmp_path / "run", **options)
+            late = config_of(tmp_path / "run", **options)
+            with pytest.raises(InputError, match="another run is writing"), open_folder(late, late.output):
+                pass
+    check(tmp_path / "run", resume=True)
+
+
+def test_of_two_new_runs_in_one_folder_the_second_is_refused_even_after_the_first(tmp_path):
+    first, second = config_of(tmp_path / "run"), config_of(tmp_path / "run", epochs=3)
+    for config in (first, second):
+        check_folder(config, config.output)
+    with open_folder(first, first.output):
+        (tmp_path / "run/metrics.jsonl").write_text("line")
+    with pytest.raises(InputError, match="not empty"), open_folder(second, second.output):
+        pass
+    assert (tmp_path / "run/metrics.jsonl").read_text() == "line"
+
+
+def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path, monkeypatch, caplog):
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    start(tmp_path / "run")
+    assert "cannot be locked (Operation not supported)" in caplog.text
+
+
+def test_a_lock_of_another_user_is_named(tmp_path):
+    start(tmp_path / "run")
+    (tmp_path / "run" / LOCK).unlink()
+    (tmp_path / "run" / LOCK).mkdir()
+    with pytest.raises(InputError, match=r"\.lock in it cannot be written"):
+        check(tmp_path / "run", resume=True)
+
+
+KILLED = """
+import os, pathlib, shutil, signal, sys
+from aam.config import PretrainConfig
+from aam.workflows.folder import open_folder
+
+left = int(sys.argv[2])
+
+def watched(function):
+    def call(*args, **more):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **more)
+    return call
+
+for name in ("rename", "replace", "unlink", "mkdir"):
+    setattr(pathlib.Path, name, watched(getattr(pathlib.Path, name)))
+os.unlink, os.rmdir, shutil.rmtree = watched(os.unlink), watched(os.rmdir), watched(shutil.rmtree)
+config = PretrainConfig.from_flat({"output_dir": sys.argv[1], "overwrite": True, "epochs": 3})
+with open_folder(config, config.output):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_while_it_replaced_another_can_be_replaced_or_resumed(tmp_path):
+    start(tmp_path / "before", epochs=2)
+    write_run(tmp_path / "before")
+    moments, code = 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        folder = tmp_path / f"run{moments}"
+        shutil.copytree(tmp_path / "before", folder)
+        code = subprocess.run([sys.executable, "-c", KILLED, folder, str(moments)], check=False).returncode
+        epochs = json.loads((folder / CONFIG).read_text())["optim"]["epochs"]
+        old = (folder / "checkpoints/a").exists()
+        assert epochs == 2 or not old, "new options beside old checkpoints"
+        check(folder, resume=True, epochs=epochs)
+        start(folder, overwrite=True)
+        assert contents(folder) == {CONFIG, LOCK}
+        moments += 5
+    assert code == 0
+    assert moments > 15
 
 
 def test_other_peoples_files_are_never_replaced(tmp_path):
@@ -54,9 +223,10 @@ def test_other_peoples_files_are_never_replaced(tmp_path):
 
 
 def test_a_run_that_was_killed_in_its_first_moment_can_be_started_again(tmp_path):
-    (tmp_path / "config.json.tmp").write_text('{"inp')
+    (tmp_path / ".tmp-config.json").write_text('{"inp')
+    (tmp_path / LOCK).touch()
     start(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert contents(tmp_path) == {CONFIG, LOCK}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +241,17 @@ def test_a_run_is_resumed_with_its_own_options(tmp_path, option, value, says):
 
 def test_options_of_the_machine_may_change(tmp_path):
     start(tmp_path / "run", num_workers=0, log_every=5)
-    check(tmp_path / "run", resume=True, num_workers=2, log_every=1, checkpoint_every=7, device="cpu")
+    check(tmp_path / "run", resume=True, num_workers=2, log_every=1, checkpoint_every=7)
+
+
+def test_input_files_may_be_named_otherwise_but_not_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start(tmp_path / "run", table=("table.biom",), tree="tree.nwk")
+    check(tmp_path / "run", resume=True, table=(tmp_path / "table.biom",), tree=tmp_path / "tree.nwk")
+    with pytest.raises(InputError, match=r"--tree \(was given, now not given\)"):
+        check(tmp_path / "run", resume=True, table=("table.biom",))
+    with pytest.raises(InputError, match=r"--metadata \(was not given, now given\)"):
+        check(tmp_path / "run", resume=True, table=("table.biom",), tree="tree.nwk", metadata="m.tsv")
 
 
 def test_resuming_keeps_the_first_config(tmp_path):

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from aam.config import InputConfig, PretrainConfig, SamplingConfig, UnifracConfig
@@ -26,8 +27,10 @@ def metrics_of(folder) -> list[dict]:
 
 def test_the_output_folder_holds_what_the_readme_lists(pretrained):
     assert names(pretrained) == {
+        ".lock",
         "config.json",
         "split.tsv",
+        "left_out.tsv",
         "metrics.jsonl",
         "training.log",
         "tensorboard",
@@ -99,6 +102,31 @@ def test_a_run_is_refused_resumed_or_overwritten(aam, pretrained, pretrain_optio
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
     assert aam("pretrain", **{**options, "epochs": 1}, overwrite=True) == 0
     assert len(metrics_of(tmp_path / "run")) == 3
+
+
+def test_a_run_is_not_resumed_on_another_tree(aam, pretrain_options, study_folder, tmp_path, capsys):
+    tree = tmp_path / "tree.nwk"
+    shutil.copy(study_folder / "tree.nwk", tree)
+    options = pretrain_options(tmp_path / "run", tree=tree, epochs=1)
+    assert aam("pretrain", **options) == 0
+    tree.write_text(tree.read_text().replace(":0", ":1", 1))
+    capsys.readouterr()
+    assert aam("pretrain", **options, resume=True) == 2
+    assert "changed: tree" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+def test_a_compiled_model_learns_the_same(pretrain_options, tmp_path):
+    torch.compiler.reset()
+    runs = []
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        options = pretrain_options(folder, epochs=1, log_every=1, compile_model=compiled)
+        pretrain(PretrainConfig.from_flat(options))
+        runs.append([list(line.values()) for line in metrics_of(folder)])
+    assert runs[1][0] == pytest.approx(runs[0][0], rel=1e-4)
 
 
 def test_a_matrix_in_another_order_gives_the_same_run(pretrain_options, study_folder, tmp_path):
