@@ -1,0 +1,87 @@
+"""What sections and run configs are made of."""
+
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from aam.errors import InputError
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of options, shown as one panel of the help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    panel: ClassVar[str]
+
+    def _refuse_unused(self, option: str, needed: str) -> None:
+        """Refuse an option that has no effect here and yet is not left at its default."""
+        value = getattr(self, option)
+        if value != type(self).model_fields[option].default:
+            raise ValueError(f"{flag(option)} {value} only has an effect with {needed}")
+
+
+class RunConfig(BaseModel):
+    """The sections of one command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def sections(cls) -> dict[str, type[Section]]:
+        """Section classes by attribute name, in the order of the help."""
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+    @classmethod
+    def options(cls) -> dict[str, tuple[str, FieldInfo]]:
+        """Every option by its flat name: the section that holds it, and its declaration."""
+        return {
+            option: (section, field)
+            for section, kind in cls.sections().items()
+            for option, field in kind.model_fields.items()
+        }
+
+    @classmethod
+    def from_flat(cls, values: dict[str, Any]) -> Self:
+        """Build the config from flat option names.
+
+        Raises:
+            InputError: an option is unknown, missing, out of range, or contradicts another.
+        """
+        options = cls.options()
+        unknown = sorted(set(values) - set(options))
+        if unknown:
+            raise InputError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(options))}")
+        nested: dict[str, dict[str, Any]] = {section: {} for section in cls.sections()}
+        for option, value in values.items():
+            nested[options[option][0]][option] = value
+        try:
+            return cls.model_validate(nested)
+        except ValidationError as error:
+            raise InputError(_explain(error)) from None
+
+    def flat(self) -> dict[str, Any]:
+        """Every option by its flat name."""
+        return {option: value for section in self.sections() for option, value in getattr(self, section)}
+
+
+def flag(option: str) -> str:
+    """Spelling of an option on the command line: ``max_bp`` -> ``--max-bp``."""
+    return "--" + option.replace("_", "-")
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "value_error":
+            lines.append(message)
+        elif item["type"] == "missing":
+            lines.append(f"{flag(str(item['loc'][-1]))} is needed")
+        else:
+            lines.append(f"{flag(str(item['loc'][1]))} {item['input']}: {message}")
+    return "; ".join(lines)

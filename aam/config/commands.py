@@ -1,0 +1,195 @@
+"""The sections of a single command, and the run config of every command."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from aam.config.base import Positive, RunConfig, Section
+from aam.config.learning import (
+    FinetuneConfig,
+    FolderConfig,
+    MachineConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimConfig,
+    OutputConfig,
+    PretrainLossConfig,
+    RuntimeConfig,
+    SeededMachineConfig,
+    StepConfig,
+)
+from aam.config.study import (
+    DistanceConfig,
+    InputConfig,
+    PhylogenyConfig,
+    SamplingConfig,
+    SplitConfig,
+    TableConfig,
+    TargetConfig,
+    TargetInputConfig,
+    TargetSplitConfig,
+    UnifracConfig,
+)
+
+
+class CheckpointInputConfig(Section):
+    """The trained model."""
+
+    panel: ClassVar[str] = "Trained model"
+
+    checkpoint: Path
+    """Output folder of a run (its best checkpoint is used) or one checkpoint folder."""
+
+
+class InferenceConfig(Section):
+    """How a trained model is applied."""
+
+    panel: ClassVar[str] = "Applying the model"
+
+    output: Path
+    """File to write: a tab-separated table by sample id."""
+    overwrite: bool = False
+    """Replace files that are there already."""
+    batch_size: Positive = 32
+    """Samples in a batch; changes the speed and not the result."""
+
+
+class EmbedOutputConfig(Section):
+    """What `aam embed` writes besides."""
+
+    panel: ClassVar[str] = "ASV embeddings"
+
+    asv: Path | None = None
+    """Also write the embedding of every ASV to this file."""
+
+
+class SimulateConfig(Section):
+    """A simulated study."""
+
+    panel: ClassVar[str] = "Simulated study"
+
+    directory: Path
+    """Folder for table.biom, tree.nwk, metadata.tsv and taxonomy.tsv; made if absent."""
+    samples: Annotated[int, Field(ge=8)] = 200
+    """Samples."""
+    asvs: Annotated[int, Field(ge=16)] = 400
+    """ASVs in the tree; those that no sample holds are left out."""
+    bp: Annotated[int, Field(ge=20)] = 100
+    """Length of an ASV in nucleotides."""
+    depth: Annotated[int, Field(ge=50)] = 2000
+    """Mean reads of a sample."""
+    subjects: Annotated[int, Field(ge=2)] = 20
+    """Subjects, each sampled several times."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Seed; the same seed gives the same files."""
+    overwrite: bool = False
+    """Replace files of the same names."""
+
+
+class MatrixOutputConfig(Section):
+    """The distance matrix of `aam unifrac`."""
+
+    panel: ClassVar[str] = "Distance matrix"
+
+    output: Path
+    """File to write: .tsv, .csv, .npz or .h5, by its ending."""
+    overwrite: bool = False
+    """Replace the file if it is there already."""
+    backend: Literal["auto", "unifrac", "ssu", "scikit-bio"] = "auto"
+    """Program that computes the matrix; auto takes the first of unifrac, ssu, scikit-bio that is there."""
+
+
+class FindLrConfig(Section):
+    """The learning-rate test."""
+
+    panel: ClassVar[str] = "Learning-rate test"
+
+    lr_min: Annotated[float, Field(gt=0)] = 1e-6
+    """First learning rate."""
+    lr_max: Annotated[float, Field(gt=0)] = 1.0
+    """Last learning rate."""
+    lr_steps: Annotated[int, Field(ge=5)] = 100
+    """Steps between the two."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.lr_min >= self.lr_max:
+            raise ValueError(f"--lr-min {self.lr_min} is not below --lr-max {self.lr_max}")
+        return self
+
+
+class PretrainingConfig(RunConfig):
+    """What every command reads that pretrains."""
+
+    inputs: InputConfig = InputConfig()
+    output: FolderConfig
+    sampling: SamplingConfig = SamplingConfig()
+    unifrac: DistanceConfig = DistanceConfig()
+    model: ModelConfig = ModelConfig()
+    masking: MaskConfig = MaskConfig()
+    losses: PretrainLossConfig = PretrainLossConfig()
+    split: SplitConfig = SplitConfig()
+    optim: StepConfig = StepConfig()
+    runtime: SeededMachineConfig = SeededMachineConfig()
+
+
+class PretrainConfig(PretrainingConfig):
+    """Options of `aam pretrain`."""
+
+    output: OutputConfig
+    optim: OptimConfig = OptimConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+class TrainConfig(RunConfig):
+    """Options of `aam train`."""
+
+    inputs: TargetInputConfig = TargetInputConfig()
+    output: OutputConfig
+    target: TargetConfig
+    finetune: FinetuneConfig = FinetuneConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    model: ModelConfig = ModelConfig()
+    split: TargetSplitConfig = TargetSplitConfig()
+    optim: OptimConfig = OptimConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+class PretrainFindLrConfig(PretrainingConfig):
+    """Options of `aam find-lr`."""
+
+    search: FindLrConfig = FindLrConfig()
+
+    def pretraining(self) -> PretrainConfig:
+        """The pretraining whose learning rate is sought."""
+        return PretrainConfig.model_validate(self.model_dump(exclude={"search"}))
+
+
+class PredictConfig(RunConfig):
+    """Options of `aam predict`."""
+
+    trained: CheckpointInputConfig
+    inputs: TableConfig = TableConfig()
+    inference: InferenceConfig
+    runtime: MachineConfig = MachineConfig()
+
+
+class EmbedConfig(PredictConfig):
+    """Options of `aam embed`."""
+
+    asvs: EmbedOutputConfig = EmbedOutputConfig()
+
+
+class UnifracCommandConfig(RunConfig):
+    """Options of `aam unifrac`."""
+
+    inputs: PhylogenyConfig = PhylogenyConfig()
+    matrix: MatrixOutputConfig
+    unifrac: UnifracConfig = UnifracConfig()
+
+
+class SimulateCommandConfig(RunConfig):
+    """Options of `aam simulate`."""
+
+    study: SimulateConfig

@@ -1,0 +1,195 @@
+"""Sections about learning: the network, its losses, the optimizer, the machine and the output folder."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from aam.config.base import Fraction, NonNegative, Positive, Section
+
+AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
+MixedPrecision = Literal["none", "bf16", "fp16"]
+Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
+
+
+class ModelConfig(Section):
+    """The shape of the network."""
+
+    panel: ClassVar[str] = "Model"
+
+    embedding_dim: Positive = 128
+    """Width of every embedding."""
+    attention_heads: Positive = 4
+    """Attention heads of each layer; divides --embedding-dim."""
+    attention_layers: Positive = 3
+    """Transformer layers of each level (nucleotides, ASVs)."""
+    feedforward_ratio: Positive = 4
+    """Width of the hidden layer of each block, as a multiple of --embedding-dim."""
+    max_bp: Positive | None = None
+    """Nucleotides of an ASV that the model reads; longer ASVs are cut. Default: the longest ASV of the study."""
+    nucleotide_patch: Positive = 5
+    """Nucleotides read as one position (1: each alone; 5 is several times faster)."""
+    nucleotide_dropout: Fraction = 0.0
+    """Dropout in the nucleotide level."""
+    sample_dropout: Fraction = 0.0
+    """Dropout in the sample level."""
+    attn_implementation: AttnImplementation = "sdpa"
+    """Attention kernel: sdpa lets PyTorch choose."""
+    asv_chunk_size: Positive = 1024
+    """Unique ASVs that go through the nucleotide level together; bounds the memory."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.embedding_dim % self.attention_heads:
+            raise ValueError(
+                f"--embedding-dim {self.embedding_dim} is not a multiple of --attention-heads {self.attention_heads}"
+            )
+        return self
+
+
+class MaskConfig(Section):
+    """Which nucleotides are hidden for the model to predict."""
+
+    panel: ClassVar[str] = "Masked nucleotides"
+
+    nuc_asv_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of a batch's ASVs that hide nucleotides, in a second pass; the distances are learned from whole ASVs."""
+    nuc_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the nucleotides that such an ASV hides (the defaults: 0.15 in 0.25 of the ASVs, 0.04 of all)."""
+    nuc_mask_strategy: Literal["random", "span"] = "random"
+    """Hide single nucleotides, or stretches of --nuc-mask-span."""
+    nuc_mask_span: Positive = 5
+    """Nucleotides in a hidden stretch."""
+
+    @model_validator(mode="after")
+    def _span_is_of_one_strategy(self) -> Self:
+        if self.nuc_mask_strategy != "span":
+            self._refuse_unused("nuc_mask_span", "--nuc-mask-strategy span")
+        return self
+
+
+class PretrainLossConfig(Section):
+    """Weights of the pretraining losses."""
+
+    panel: ClassVar[str] = "Losses"
+
+    unifrac_weight: NonNegative = 1.0
+    """Weight of the squared error of the distances."""
+    nucleotide_weight: NonNegative = 0.1
+    """Weight of the cross-entropy of the hidden nucleotides."""
+    faith_pd_weight: NonNegative = 0.0
+    """Weight of the error of Faith's PD, predicted from the sample embedding (0: no such head)."""
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if self.unifrac_weight + self.nucleotide_weight + self.faith_pd_weight == 0:
+            raise ValueError("--unifrac-weight, --nucleotide-weight and --faith-pd-weight are all 0: nothing to learn")
+        return self
+
+
+class StepConfig(Section):
+    """One step of the optimizer."""
+
+    panel: ClassVar[str] = "Training"
+
+    batch_size: Positive = 32
+    """Samples in a batch; pretraining learns the distances of all pairs of them."""
+    accumulation_steps: Positive = 1
+    """Batches in one step of the optimizer; pairs across them count too."""
+    weight_decay: NonNegative = 0.01
+    """Weight decay of AdamW (not on biases and norms)."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients longer than this are shortened to it."""
+
+
+class OptimConfig(StepConfig):
+    """How the weights are learned."""
+
+    epochs: Positive = 50
+    """Passes over the training samples."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Highest learning rate."""
+    scheduler: Scheduler = "cosine"
+    """Course of the learning rate after the warm-up."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the run in which the learning rate rises."""
+    patience: Positive | None = None
+    """Stop after this many validations without a better --best-metric. Default: never."""
+    best_metric: str | None = None
+    """Validation metric that chooses the best checkpoint, such as val/loss or val/r2. Default: val/loss."""
+
+
+class FinetuneConfig(Section):
+    """What fine-tuning starts from."""
+
+    panel: ClassVar[str] = "Pretrained encoder"
+
+    pretrained_encoder: Path | None = None
+    """Output folder or checkpoint of `aam pretrain` to start from. Default: start from random weights."""
+    freeze_base: bool = False
+    """Train only the new heads; the encoder stays as it is."""
+
+    @model_validator(mode="after")
+    def _freezing_needs_weights(self) -> Self:
+        if self.freeze_base and self.pretrained_encoder is None:
+            raise ValueError("--freeze-base would keep random weights: give --pretrained-encoder too")
+        return self
+
+
+class MachineConfig(Section):
+    """The machine, and how precisely it computes."""
+
+    panel: ClassVar[str] = "Machine"
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU where there is one (ROCm counts as cuda)."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare batches beside the main one."""
+    mixed_precision: MixedPrecision = "none"
+    """Lower precision where it is safe: bf16 or fp16 (fp16 on GPUs only)."""
+    tf32: bool = True
+    """Allow TF32 matrix products on GPUs that have them (never for distances)."""
+
+
+class SeededMachineConfig(MachineConfig):
+    """The machine, and the seed of what is drawn."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Seed of every draw: split, shuffling, rarefaction, masks, weights."""
+
+
+class RuntimeConfig(SeededMachineConfig):
+    """The machine of a whole run."""
+
+    compile_model: bool = False
+    """Compile the model with torch.compile."""
+
+
+class FolderConfig(Section):
+    """Where results go."""
+
+    panel: ClassVar[str] = "Output"
+
+    output_dir: Path
+    """Folder for results; made if absent."""
+    overwrite: bool = False
+    """Replace what an earlier run left in --output-dir."""
+
+
+class OutputConfig(FolderConfig):
+    """Where the results of a run go, and what it leaves on the way."""
+
+    resume: bool = False
+    """Continue the run in --output-dir at the step where it stopped."""
+    log_every: Positive = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: Positive | None = None
+    """Steps between checkpoints, besides the one at the end of every epoch."""
+
+    @model_validator(mode="after")
+    def _resume_or_overwrite(self) -> Self:
+        if self.resume and self.overwrite:
+            raise ValueError("--resume continues a run and --overwrite deletes it: give one of them")
+        return self

@@ -1,0 +1,183 @@
+"""Sections about data: the files of a study, how samples are drawn and split, and what is predicted."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from aam.config.base import Fraction, NonNegative, Positive, Section
+
+UnifracMetric = Literal["unweighted_unifrac", "weighted_unifrac", "weighted_normalized_unifrac", "generalized_unifrac"]
+DistanceLink = Literal["laplace", "tanh", "cosine"]
+TargetTransform = Literal["none", "minmax", "zscore", "log-minmax", "log-zscore"]
+TargetLoss = Literal["huber", "mse", "mae"]
+
+
+class TableConfig(Section):
+    """The files that every command reads."""
+
+    panel: ClassVar[str] = "Input files"
+
+    table: tuple[Path, ...] = ()
+    """Feature table of counts: .biom (HDF5 or JSON), .tsv, .tsv.gz or QIIME 2 .qza. Repeat to merge several tables."""
+    rep_seqs: Path | None = None
+    """DNA sequence of each ASV (FASTA, FASTA.gz or .qza), needed where the ids of the table are not sequences."""
+    metadata: Path | None = None
+    """Sample metadata: a tab-separated file by the rules of QIIME 2."""
+    where: tuple[str, ...] = ()
+    """Use only samples whose metadata agree: COLUMN=VALUE or COLUMN=VALUE,VALUE. Repeat to combine."""
+    drop_missing_sequences: bool = False
+    """Drop ASVs that have no sequence, saying how many reads that loses, instead of stopping."""
+
+
+class TargetInputConfig(TableConfig):
+    """The files of fine-tuning."""
+
+    tree: Path | None = None
+    """Not needed to predict a column, and not read; accepted so that one set of files serves every command."""
+
+
+class PhylogenyConfig(TableConfig):
+    """The files of a study with its phylogeny."""
+
+    tree: Path | None = None
+    """Rooted phylogeny over the ASVs: Newick, gzipped Newick or QIIME 2 .qza."""
+    drop_missing_tips: bool = False
+    """Drop ASVs that the tree lacks, saying how many reads that loses, instead of stopping."""
+    missing_branch_lengths: Literal["error", "zero"] = "error"
+    """What to do where the tree gives no branch length: stop, or take zero."""
+
+
+class InputConfig(PhylogenyConfig):
+    """The files of pretraining: distances between samples come from the phylogeny or from a matrix."""
+
+    unifrac_matrix: Path | None = None
+    """Distance matrix to learn from instead of the tree: .npy, .npz, .h5 (ssu), .tsv, .csv or .qza."""
+    matrix_ids: Path | None = None
+    """Sample ids of a .npy matrix, one a line, in the order of its rows."""
+
+    @model_validator(mode="after")
+    def _matrix_ids_need_a_matrix(self) -> Self:
+        if self.matrix_ids is not None and self.unifrac_matrix is None:
+            raise ValueError("--matrix-ids names the rows of --unifrac-matrix: give both or neither")
+        return self
+
+
+class SamplingConfig(Section):
+    """How samples and their ASVs are drawn from the table."""
+
+    panel: ClassVar[str] = "Samples and ASVs"
+
+    rarefy_depth: Positive | None = None
+    """Sampling depth: draw this many reads from every sample, without replacement. Default: use all reads."""
+    rarefaction: Literal["epoch", "fixed"] = "epoch"
+    """Draw the reads afresh in every epoch, or once for the run. Validation is always drawn once."""
+    keep_shallow: bool = False
+    """Keep samples with fewer reads than --rarefy-depth as they are, instead of dropping them with a count."""
+    max_asvs: Annotated[int, Field(ge=0)] = 1024
+    """The most ASVs of a sample that the model reads (0: all); UniFrac targets use them all."""
+    asv_choice: Literal["abundance", "random", "first"] = "abundance"
+    """Which ASVs to read where a sample has more than --max-asvs."""
+
+    @model_validator(mode="after")
+    def _shallow_needs_a_depth(self) -> Self:
+        if self.keep_shallow and self.rarefy_depth is None:
+            raise ValueError("--keep-shallow is about samples below --rarefy-depth: give --rarefy-depth too")
+        return self
+
+
+class UnifracConfig(Section):
+    """Which distance between samples is computed."""
+
+    panel: ClassVar[str] = "UniFrac"
+
+    unifrac_metric: UnifracMetric = "unweighted_unifrac"
+    """Distance between samples."""
+    generalized_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight of abundant lineages in generalized UniFrac (0: all alike, 1: weighted normalized UniFrac)."""
+    include_root_length: bool = False
+    """Count a length on the root itself, as scikit-bio does; unifrac and ssu ignore it."""
+
+    @model_validator(mode="after")
+    def _alpha_is_of_one_metric(self) -> Self:
+        if self.unifrac_metric != "generalized_unifrac":
+            self._refuse_unused("generalized_alpha", "--unifrac-metric generalized_unifrac")
+        return self
+
+
+class DistanceConfig(UnifracConfig):
+    """Which distance between samples is learned, and how embeddings give it."""
+
+    distance_link: DistanceLink = "laplace"
+    """From embeddings to a distance up to 1: laplace 1-exp(-d), tanh(d), or cosine (1-cos)/2."""
+
+    @model_validator(mode="after")
+    def _links_end_at_one(self) -> Self:
+        if self.unifrac_metric == "weighted_unifrac":
+            self._refuse_unused("distance_link", "a --unifrac-metric that ends at 1, which weighted_unifrac does not")
+        return self
+
+
+class TargetConfig(Section):
+    """The metadata column to predict."""
+
+    panel: ClassVar[str] = "Target"
+
+    metadata_column: str
+    """Column of the metadata to predict."""
+    classifier: bool = False
+    """Predict classes instead of a number."""
+    target_transform: TargetTransform = "zscore"
+    """Scale on which a number is learned; fitted on the training samples and undone in predictions."""
+    target_loss: TargetLoss = "huber"
+    """Regression loss, on the transformed scale."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weigh classes by inverse frequency."""
+    regressor_hidden_dims: tuple[Positive, ...] = ()
+    """Widths of hidden layers between the sample embedding and the prediction. Repeat for several."""
+    regressor_dropout: Fraction = 0.0
+    """Dropout before the prediction."""
+    target_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the target's loss."""
+    count_weight: NonNegative = 0.0
+    """Weight of predicting hidden abundances of ASVs, an auxiliary task (0: no such head)."""
+    count_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of a sample's ASVs whose abundance is hidden for that task."""
+
+    @model_validator(mode="after")
+    def _class_weights_need_classes(self) -> Self:
+        if self.class_weights != "none" and not self.classifier:
+            raise ValueError("--class-weights is for classes: give --classifier too")
+        return self
+
+
+class SplitConfig(Section):
+    """Which samples train the model and which judge it."""
+
+    panel: ClassVar[str] = "Train and validation"
+
+    test_size: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the samples (or of the groups) that is held out for validation."""
+    split_column: str | None = None
+    """Metadata column that says train, val or test (not used by the run) for each sample; replaces --test-size."""
+    group_column: str | None = None
+    """Metadata column of subjects or studies: no group is on both sides."""
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> Self:
+        if self.split_column is not None and self.group_column is not None:
+            raise ValueError("--split-column fixes the split: drop --group-column")
+        return self
+
+
+class TargetSplitConfig(SplitConfig):
+    """Which samples train the model and which judge it, where the samples have classes."""
+
+    stratify: bool = False
+    """Hold out the same share of every class of --metadata-column."""
+
+    @model_validator(mode="after")
+    def _one_way_to_stratify(self) -> Self:
+        if self.split_column is not None and self.stratify:
+            raise ValueError("--split-column fixes the split: drop --stratify")
+        return self
