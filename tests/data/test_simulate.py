@@ -1,7 +1,6 @@
 """The simulated study: what was put in is there, and the files say the same."""
 
 import io
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -40,12 +39,6 @@ def counts(study):
 def relative(study):
     counts = study.table.counts.toarray()
     return counts / counts.sum(axis=1, keepdims=True)
-
-
-def test_200_samples_take_less_than_ten_seconds(tmp_path):
-    start = time.perf_counter()
-    write_study(simulate_study(config()), tmp_path)
-    assert time.perf_counter() - start < 10
 
 
 def test_the_table_is_sound(study, counts):
