@@ -65,8 +65,9 @@ def test_the_metrics_are_those_of_the_predictions_as_written(regressor, study_fo
     assert values["r2"] == pytest.approx(reference.r2_score(table["true"], table["prediction"]), rel=1e-12)
     assert values["mae"] == pytest.approx(reference.mean_absolute_error(table["true"], table["prediction"]), rel=1e-12)
     best = min(validations(regressor), key=lambda line: line["val/loss"])
-    # six digits are few where all predictions are much the same, as after so few steps
-    assert values == pytest.approx({name: best[f"val/{name}"] for name in values}, rel=5e-3)
+    # but for the correlation: six digits are few where all predictions are much the same, as after so few steps
+    for name in ("r2", "mae", "rmse"):
+        assert values[name] == pytest.approx(best[f"val/{name}"], rel=1e-4)
 
 
 def test_class_metrics_are_those_of_the_predictions_as_written(classifier):
