@@ -114,7 +114,7 @@ def time_step(case: Case, rng: np.random.Generator) -> float:
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
-        output = model(tokens, slots, count, mask)
+        output = model(tokens, slots, count, count.sum(dim=1), mask)
         loss = pairwise_loss(model.distance(output.z, output.z), true)
         loss = loss + functional.cross_entropy(output.nucleotide_logits, tokens[mask].long())
         loss.backward()

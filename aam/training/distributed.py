@@ -1,5 +1,6 @@
 """The processes that train together, with a single-process twin so that no caller asks which it has."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,11 +27,17 @@ class World:
 
 
 def setup_distributed(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
-    """Choose the device and join the other processes, if any.
+    """Choose the device of a process that trains alone.
 
     Raises:
-        InputError: a GPU was asked for and there is none.
+        InputError: a GPU was asked for and there is none, or a launcher started several processes.
     """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise InputError(
+            f"{processes} processes were started (WORLD_SIZE), and aam does not train on several yet: each would do "
+            "the same work again; start one"
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "--device cuda: PyTorch sees no GPU; use --device cpu, or install a PyTorch build for your GPU"

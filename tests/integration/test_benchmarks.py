@@ -1,0 +1,47 @@
+"""The benchmarks run, at small sizes; what they measure is not judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aam.cli import main
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(script: str, *words: str | Path) -> str:
+    command = [sys.executable, BENCHMARKS / script, *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_distances_of_a_batch(tmp_path: Path) -> None:
+    table = run("unifrac_batch.py", "--tips", "300", "--json", tmp_path / "figures.json")
+    written = json.loads((tmp_path / "figures.json").read_text())
+    (line,) = written["figures"]["batch"]
+    assert line["largest difference"] < 1e-9
+    assert 0 < line["share of the step"] < 1
+    assert "300000" in table
+    assert written["machine"]["torch"]
+
+
+@pytest.mark.slow
+def test_a_random_forest_on_the_split_of_a_run(study_folder: Path, tmp_path: Path) -> None:
+    words = ["--table", study_folder / "table.biom", "--metadata", study_folder / "metadata.tsv"]
+    words += ["--metadata-column", "acidity", "--embedding-dim", "8", "--epochs", "1", "--output-dir", tmp_path / "run"]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *map(str, words)])
+    assert not stop.value.code
+    lines = run("random_forest.py", tmp_path / "run").splitlines()
+    assert [line.split(" {")[0] for line in lines] == ["aam", *(f"random forest, seed {seed}" for seed in (0, 1, 2))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["unique", "padded"])
+def test_a_pretraining_step(real_data: Path, side: str) -> None:
+    assert json.loads(run("pretrain_step.py", "--data", real_data, "--batch-sizes", "2", "--measure", side))
