@@ -11,8 +11,24 @@ class InputError(ValueError):
     """
 
 
+class ReportedInputError(InputError):
+    """An `InputError` that another process of the run tells the user of, so that this one need not."""
+
+
 class TrainingDivergedError(RuntimeError):
     """The loss or a weight is no longer a number; the command line prints the message alone and exits with code 1."""
+
+
+class StoppedBySignalError(RuntimeError):
+    """A signal ended the run after a checkpoint; exit code 75, by which a scheduler knows to start it again."""
+
+
+class PeerFailedError(RuntimeError):
+    """Another process of the run has failed; the message is what it said, `code` the exit code it asks for."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def first_ids(ids: Iterable[object], limit: int = 5) -> str:

@@ -7,14 +7,19 @@ from typing import NoReturn
 import click
 
 from aam.cli.app import app
-from aam.errors import InputError, TrainingDivergedError
+from aam.config.launch import launched_rank
+from aam.errors import InputError, PeerFailedError, ReportedInputError, StoppedBySignalError, TrainingDivergedError
+
+STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: not done, worth another try."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code.
 
-    One message and a code stand for what the user can mend: 2 for input, 1 for a training that diverged, 130 for an
-    interrupt. Any other exception is a defect of aam and keeps its traceback.
+    One message and a code stand for what the user can mend: 2 for input, 1 for a training that diverged or another
+    process that failed, 75 for a run that a signal stopped after a checkpoint, 130 for an interrupt. Any other
+    exception is a defect of aam and keeps its traceback.
 
     Args:
         arguments: the words after ``aam``; by default those of the process.
@@ -26,12 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
         sys.exit(error.exit_code)
+    except ReportedInputError:
+        sys.exit(2)
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     except TrainingDivergedError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
+    except PeerFailedError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.code)
+    except StoppedBySignalError as error:
+        if launched_rank() == 0:
+            click.echo(str(error), err=True)
+        sys.exit(STOPPED)
     except click.Abort:
         click.echo("Interrupted.", err=True)
         sys.exit(130)

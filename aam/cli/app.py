@@ -25,6 +25,7 @@ from aam.config import (
     TrainConfig,
     UnifracCommandConfig,
 )
+from aam.config.launch import launched_rank
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -57,7 +58,9 @@ def command(
 
     def decorate(function: Callable[[Config], None]) -> RichCommand:
         def run(quiet: bool, **_: Any) -> None:
-            with _messages_to_stderr(logging.WARNING if quiet else logging.INFO):
+            # what the others would say, rank 0 says too; their errors are told by `aam.cli.main`
+            level = logging.WARNING if quiet else logging.INFO
+            with _messages_to_stderr(level if launched_rank() == 0 else logging.ERROR):
                 function(config.from_flat(given_values(click.get_current_context(), config)))
 
         made = RichCommand(

@@ -24,6 +24,7 @@ from aam.config.commands import (
 )
 from aam.config.learning import (
     AttnImplementation,
+    DistributedConfig,
     FinetuneConfig,
     FolderConfig,
     MachineConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "CheckpointInputConfig",
     "DistanceConfig",
     "DistanceLink",
+    "DistributedConfig",
     "EmbedConfig",
     "EmbedOutputConfig",
     "FindLrConfig",

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from aam.config.base import Positive, RunConfig, Section
 from aam.config.learning import (
+    DistributedConfig,
     FinetuneConfig,
     FolderConfig,
     MachineConfig,
@@ -140,6 +141,7 @@ class PretrainConfig(PretrainingConfig):
     output: OutputConfig
     optim: OptimConfig = OptimConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    distribution: DistributedConfig = DistributedConfig()
 
 
 class TrainConfig(RunConfig):
@@ -154,6 +156,7 @@ class TrainConfig(RunConfig):
     split: TargetSplitConfig = TargetSplitConfig()
     optim: OptimConfig = OptimConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    distribution: DistributedConfig = DistributedConfig()
 
 
 class PretrainFindLrConfig(PretrainingConfig):

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Fraction, NonNegative, Positive, Section
+from aam.config.base import Fraction, NonNegative, Positive, Section, flag
 
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
 MixedPrecision = Literal["none", "bf16", "fp16"]
@@ -95,7 +95,7 @@ class StepConfig(Section):
     panel: ClassVar[str] = "Training"
 
     batch_size: Positive = 32
-    """Samples in a batch; pretraining learns the distances of all pairs of them."""
+    """Samples in a batch, over all GPUs together; pretraining learns the distances of all pairs of them."""
     accumulation_steps: Positive = 1
     """Batches in one step of the optimizer; pairs across them count too."""
     weight_decay: NonNegative = 0.01
@@ -167,6 +167,50 @@ class RuntimeConfig(SeededMachineConfig):
     """Compile the model with torch.compile."""
 
 
+class DistributedConfig(Section):
+    """Several processes or several GPUs for one run; the result does not depend on how many."""
+
+    panel: ClassVar[str] = "Many GPUs"
+
+    distributed: bool = False
+    """DistributedDataParallel: every process (torchrun starts one for each GPU) holds the whole model."""
+    data_parallel: bool = False
+    """DataParallel: one process drives every visible GPU of the machine."""
+    fsdp: bool = False
+    """Fully sharded data parallel: weights, gradients and optimizer are divided among the processes."""
+    fsdp_replicate: Positive = 1
+    """Copies of the sharded model: with one for each node, weights only travel within a node."""
+    fsdp_mixed_precision: bool = False
+    """Gather weights and compute the layers in bf16; sum gradients in float32."""
+    fsdp_cpu_offload: bool = False
+    """Keep weights, gradients and optimizer in main memory: slow, for models that fit nowhere else."""
+    fsdp_sharded_checkpoint: bool = False
+    """Every process writes its own part of a checkpoint; the run ends with a whole one. Read by --resume alone."""
+    async_checkpoint: bool = False
+    """Go on training while a sharded checkpoint is written."""
+    rank_timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds without a sign of life after which a process counts as lost, which ends the run."""
+    log_all_ranks: bool = False
+    """Every process writes a log, training-rankN.log; otherwise only the first one does."""
+
+    @model_validator(mode="after")
+    def _one_strategy(self) -> Self:
+        asked = [flag(name) for name in ("distributed", "data_parallel", "fsdp") if getattr(self, name)]
+        if len(asked) > 1:
+            raise ValueError(f"{' and '.join(asked)} exclude each other: give one of them")
+        if not self.fsdp:
+            for option in ("fsdp_replicate", "fsdp_mixed_precision", "fsdp_cpu_offload", "fsdp_sharded_checkpoint"):
+                self._refuse_unused(option, "--fsdp")
+        if not self.fsdp_sharded_checkpoint:
+            self._refuse_unused("async_checkpoint", "--fsdp-sharded-checkpoint")
+        return self
+
+    @property
+    def several_processes(self) -> bool:
+        """Whether the strategy is one of processes that train together, or of one that trains alone that way."""
+        return self.distributed or self.fsdp
+
+
 class FolderConfig(Section):
     """Where results go."""
 
@@ -187,6 +231,8 @@ class OutputConfig(FolderConfig):
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: Positive | None = None
     """Steps between checkpoints, besides the one at the end of every epoch."""
+    keep_checkpoints: Positive = 1
+    """Newest checkpoints to keep, besides the best one."""
 
     @model_validator(mode="after")
     def _resume_or_overwrite(self) -> Self:

@@ -24,6 +24,9 @@ from aam.data.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.tables import FeatureTable
 from aam.data.unifrac import StudyTree
 
+DENSE_SAMPLES = 2048
+"""Of a step of more samples than this, the true distances are computed where they are needed, block by block."""
+
 
 class _Tensors:
     """Moving the tensors of a frozen dataclass, for the trainer and for DataLoader's pinning."""
@@ -63,6 +66,13 @@ class SampleBatch(_Tensors):
     """int64 [B], reads drawn of the sample, also of ASVs that ``max_asvs`` leaves out."""
     occurrence: Tensor
     """int64 [U], samples of the batch that hold the ASV."""
+    ghost: bool = False
+    """Whether this stands in for a share without samples: it counts for nothing, and its occurrences are 0."""
+
+    @property
+    def real(self) -> slice:
+        """The rows that count."""
+        return slice(0, 0 if self.ghost else len(self.sample))
 
 
 @dataclass(frozen=True)
@@ -73,24 +83,40 @@ class StepPlan:
     epoch: int
     closes_epoch: bool
     micro: tuple[NDArray[np.int64], ...]
-    """Rows of the table, one array for each batch of the step."""
+    """Rows of the table, one array for each batch of the step, over all ranks."""
 
     @property
     def samples(self) -> NDArray[np.int64]:
         """All rows of the step, int64 [G]."""
         return np.concatenate(self.micro)
 
+    def shares(self, ranks: int) -> list[tuple[NDArray[np.int64], ...]]:
+        """Share out every batch among ranks: for each rank its part of each batch, which may be empty."""
+        parts = [np.array_split(rows, ranks) for rows in self.micro]
+        return [tuple(part[rank] for part in parts) for rank in range(ranks)]
+
 
 @dataclass(frozen=True, eq=False)
 class StepBatch(_Tensors):
-    """Everything one step of the optimizer needs."""
+    """Everything one rank needs for one step of the optimizer: its B samples, and how they differ from all G."""
 
     plan: StepPlan
     micro: tuple[SampleBatch, ...]
-    distance: Tensor | None
-    """float64 [G, G], true distances between all samples of the step."""
-    faith_pd: Tensor | None
-    """float64 [G], Faith's PD."""
+    sizes: tuple[int, ...]
+    """Samples of each rank; the G samples of the step are in the order of ranks."""
+    start: int
+    """Where this rank's samples begin among them."""
+    distance: Tensor | None = None
+    """float64 [B, G], true distances between this rank's samples and all."""
+    drawn: csr_array | None = None
+    """int64 [G, ASVs of the table], the counts instead of the distances, where these would fill the memory."""
+    faith_pd: Tensor | None = None
+    """float64 [B], Faith's PD of this rank's samples."""
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """All rows of the step in the order of ranks, int64 [G]."""
+        return np.concatenate([rows for share in self.plan.shares(len(self.sizes)) for rows in share])
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +128,15 @@ class DistanceSource:
     tree: StudyTree | None = None
     matrix: DistanceMatrix | None = None
 
-    def distances(self, samples: NDArray[np.int64], drawn: csr_array) -> Tensor:
-        """Distances between samples, float64 [G, G], from their drawn counts [G, ASVs]."""
+    def distances(self, samples: NDArray[np.int64], drawn: csr_array, rows: slice = slice(None)) -> Tensor:
+        """Distances between some of the samples and all, float64 [B, G], from the drawn counts of all [G, ASVs]."""
         if self.matrix is not None:
-            rows = self._matrix_rows(samples)
-            return self.matrix.block(rows, rows)
+            columns = self._matrix_rows(samples)
+            return self.matrix.block(columns[rows], columns)
         assert self.tree is not None
-        return unifrac.distances(self.tree, drawn, self.config)
+        if len(samples[rows]) == len(samples):
+            return unifrac.distances(self.tree, drawn, self.config)
+        return unifrac.cross_distances(self.tree, drawn[rows], drawn, self.config, "cpu")
 
     def cross(
         self,
@@ -147,28 +175,49 @@ def collate(draws: SampleDraws, samples: NDArray[np.int64], drawn: csr_array, ep
     slot[filled] = inverse
     count[filled] = np.concatenate([count for _, count in chosen])
     depth = drawn.sum(axis=1)
-    return SampleBatch(*map(torch.from_numpy, (samples, unique, slot, count, depth, occurrence)))
+    tensors = [torch.from_numpy(array) for array in (samples, unique, slot, count, depth, occurrence)]
+    return SampleBatch(*tensors)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
 class StepDataset(Dataset[StepBatch]):
-    """Turns a `StepPlan` into a `StepBatch`; addressed, so any worker or rank makes the same one."""
+    """Turns a `StepPlan` into the `StepBatch` of one rank; addressed, so any worker or rank can make any of them."""
 
     draws: SampleDraws
     source: DistanceSource | None = None
     faith_tree: StudyTree | None = None
+    rank: int = 0
+    ranks: int = 1
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
-        samples = plan.samples
-        drawn = self.draws.rows(samples, plan.epoch)
-        distance = self.source.distances(samples, drawn) if self.source is not None else None
-        faith = unifrac.faith_pd(self.faith_tree, drawn) if self.faith_tree is not None else None
-        ends = np.cumsum([0] + [len(rows) for rows in plan.micro])
-        micro = tuple(
-            collate(self.draws, rows, drawn[start:stop], plan.epoch)
-            for rows, start, stop in zip(plan.micro, ends[:-1], ends[1:], strict=True)
-        )
-        return StepBatch(plan, micro, distance, faith)
+        shares = plan.shares(self.ranks)
+        micro = tuple(self._collate(rows, plan) for rows in shares[self.rank])
+        sizes = tuple(sum(map(len, share)) for share in shares)
+        batch = StepBatch(plan, micro, sizes, sum(sizes[: self.rank]))
+        if self.source is not None:
+            batch = self._with_distances(self.source, batch)
+        if self.faith_tree is not None:
+            batch = replace(batch, faith_pd=self._faith_pd(self.faith_tree, shares[self.rank], plan))
+        return batch
+
+    def _collate(self, rows: NDArray[np.int64], plan: StepPlan) -> SampleBatch:
+        ghost = not len(rows)
+        samples = plan.samples[:1] if ghost else rows
+        batch = collate(self.draws, samples, self.draws.rows(samples, plan.epoch), plan.epoch)
+        return replace(batch, ghost=True, occurrence=torch.zeros_like(batch.occurrence)) if ghost else batch
+
+    def _with_distances(self, source: DistanceSource, batch: StepBatch) -> StepBatch:
+        samples, own = batch.samples, slice(batch.start, batch.start + batch.sizes[self.rank])
+        drawn = self.draws.rows(samples, batch.plan.epoch)
+        if len(samples) > DENSE_SAMPLES:
+            return replace(batch, drawn=drawn)
+        return replace(batch, distance=source.distances(samples, drawn, own))
+
+    def _faith_pd(self, tree: StudyTree, share: tuple[NDArray[np.int64], ...], plan: StepPlan) -> Tensor:
+        own = np.concatenate(share)
+        if not len(own):
+            return torch.zeros(0, dtype=torch.float64)
+        return unifrac.faith_pd(tree, self.draws.rows(own, plan.epoch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +276,12 @@ class FixedBatches(Dataset[SampleBatch]):
     def drawn(self) -> csr_array:
         """Counts of the samples, int64 [samples, ASVs of the table]."""
         return self.draws.rows(self.samples, FIXED)
+
+    def take(self, positions: NDArray[np.int64]) -> Self:
+        """Some of the samples, by their positions; they are not drawn again."""
+        some = replace(self, samples=self.samples[positions])
+        some.__dict__["drawn"] = self.drawn[positions]  # where cached_property keeps it
+        return some
 
     def __len__(self) -> int:
         return math.ceil(len(self.samples) / self.batch_size)

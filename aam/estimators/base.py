@@ -11,12 +11,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from aam.config import MachineConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.config import PretrainConfig, RunConfig, TrainConfig
 from aam.data.study import Study, assemble_study
 from aam.data.tables import FeatureTable, feature_table
 from aam.errors import InputError
 from aam.estimators.inputs import TableLike
 from aam.training.checkpoint import read_checkpoint, write_checkpoint
+from aam.training.compute import Compute
+from aam.training.distributed import World, setup_distributed
 from aam.workflows.embed import embed_study
 from aam.workflows.fit import Run
 from aam.workflows.restore import Restored, checkpoint_of, restore
@@ -73,7 +75,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             InputError: the table is wrong, or none of its samples can be used.
         """
         whole, study = self._study(table, sequences)
-        rows = embed_study(self.trained_, study, self.batch_size, self._runtime())
+        rows = embed_study(self.trained_, study, self.batch_size, self._compute(), self.num_workers)
         return rows.reindex(list(whole.sample_ids)).rename_axis("sample_id")
 
     def save(self, path: Path | str) -> None:
@@ -113,11 +115,16 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     def _take_model(self, trained: Restored, documents: Mapping[str, Any]) -> None:
         self.trained_ = trained
 
+    def _world(self, config: PretrainConfig | TrainConfig) -> World:
+        """The processes that train together."""
+        return setup_distributed(config.runtime.device, config.distribution)
+
     def _take_run(self, run: Run, folder: Path) -> None:
         """Keep what a run has learned; its folder may be gone afterwards."""
         self.trained_ = restore(folder)
         self.history_ = pd.read_json(folder / "metrics.jsonl", lines=True)
         self.left_out_ = run.material.study.left_out
+        run.world.barrier()  # nobody deletes the folder while another process reads it
 
     def _study(self, table: TableLike, sequences: Sequences | None) -> tuple[FeatureTable, Study]:
         """The whole table, and the study of its samples that the trained model can use."""
@@ -126,10 +133,9 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
         return whole, assemble_study(whole, config.sampling)
 
-    def _runtime(self) -> MachineConfig:
-        """The machine that the parameters name now, which need not be the one of the training."""
-        machine = {"device": self.device, "num_workers": self.num_workers}
-        return self.trained_.config.runtime.model_copy(update=machine)
+    def _compute(self) -> Compute:
+        """The device that the parameters name now, which need not be the one of the training."""
+        return Compute.of(setup_distributed(self.device, inference=True), self.trained_.config.runtime)
 
     def _flat(self) -> dict[str, Any]:
         """Flat options that the parameters and `options` set.

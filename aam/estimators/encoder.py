@@ -17,7 +17,7 @@ from aam.data.tables import FeatureTable, feature_table
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.inputs import MetadataLike, TableLike, TreeLike, as_metadata, as_phylogeny
 from aam.workflows.embed import embed_study_asvs
-from aam.workflows.folder import check_folder
+from aam.workflows.folder import settle_folder
 from aam.workflows.pretrain import check_distances, pretrain_study
 
 
@@ -85,11 +85,12 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         with TemporaryDirectory(prefix="aam-") as scratch:
             output = run_folder(self.output_dir, Path(scratch))
             config = PretrainConfig.from_flat(self._flat() | {"output_dir": output})
-            check_folder(config, config.output)
             check_distances(config, has_tree=tree is not None)
-            whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-            study = _pretraining_study(whole, as_metadata(metadata), tree, config)
-            self._take_run(*pretrain_study(study, config))
+            with self._world(config) as world:
+                config = world.on_main(lambda: settle_folder(config))
+                whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
+                study = _pretraining_study(whole, as_metadata(metadata), tree, config)
+                self._take_run(*pretrain_study(study, config, world))
         return self
 
     def transform(self, table: TableLike, *, sequences: Sequences | None = None) -> NDArray[np.float32]:
@@ -104,7 +105,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
             InputError: the table is wrong, or none of its samples can be used.
         """
         _, study = self._study(table, sequences)
-        return embed_study_asvs(self.trained_, study, self._runtime())
+        return embed_study_asvs(self.trained_, study, self._compute())
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
         """Names of the columns of `transform`, for ``set_output(transform="pandas")``."""

@@ -22,7 +22,7 @@ from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
-from aam.workflows.folder import check_folder
+from aam.workflows.folder import settle_folder
 from aam.workflows.predict import predict_study, with_left_out
 from aam.workflows.restore import Restored
 from aam.workflows.train import train_study
@@ -78,7 +78,7 @@ class SamplePredictor(SampleModel):
             start = Path(scratch) / "encoder"
             output = run_folder(self.output_dir, Path(scratch))
             config = self._config(str(target.name), output / "train" if pretrains else output, start, pretrains)
-            check_folder(config, config.output)
+            config = settle_folder(config)
             whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
             study = assemble_study(whole, config.sampling, metadata=with_target(columns, target))
             assert study.metadata is not None
@@ -87,7 +87,8 @@ class SamplePredictor(SampleModel):
                 self._pretraining().fit(table, tree=tree, metadata=columns, sequences=sequences).save(start)
             elif isinstance(self.encoder, SampleEncoder):
                 self.encoder.save(start)
-            self._take_run(*train_study(study, config))
+            with self._world(config) as world:
+                self._take_run(*train_study(study, config, world))
         self._take_labels(target)
         return self
 
@@ -107,7 +108,7 @@ class SamplePredictor(SampleModel):
             InputError: the table is wrong, or none of its samples can be used.
         """
         whole, study = self._study(table, sequences)
-        predicted = predict_study(self.trained_, study, self.batch_size, self._runtime())
+        predicted = predict_study(self.trained_, study, self.batch_size, self._compute(), self.num_workers)
         return with_left_out(predicted, study).loc[list(whole.sample_ids)]
 
     def _scored(

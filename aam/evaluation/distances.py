@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aam.data.whole_files import write_json
 from aam.evaluation.figures import figure
-from aam.training.inference import embed_samples
+from aam.training.inference import join_moments
 from aam.training.metrics import DistanceMetrics, Metrics
 from aam.training.objective import PretrainObjective
 
@@ -19,6 +19,8 @@ BINS = 120
 def write_distance_report(objective: PretrainObjective, folder: Path) -> Metrics:
     """Compare all pairs of held-out samples and write ``val_distances.json`` and ``plots/val_distances.png``.
 
+    Every rank compares its share of the pairs; rank 0 writes.
+
     Args:
         objective: holds the trained model and the held-out samples.
         folder: the output folder.
@@ -26,18 +28,20 @@ def write_distance_report(objective: PretrainObjective, folder: Path) -> Metrics
     Returns:
         Metrics over the pairs; see `DistanceMetrics`.
     """
+    world = objective.parallel.world
     objective.model.eval()
     metrics = DistanceMetrics()
     with torch.no_grad():
-        workers = objective.config.runtime.num_workers
-        batches = embed_samples(objective.model, objective.nucleotides, objective.held_out, objective.compute, workers)
-        embedding = torch.cat([rows for _, rows in batches])
+        embedding = objective.embed_held_out()
         edges = np.linspace(0.0, _largest(objective, embedding), BINS + 1)
         counts = _histogram(objective.compare_pairs(embedding), metrics, edges)
+    counts = world.sum(torch.from_numpy(counts).to(world.device)).cpu().numpy()
+    metrics.moments = join_moments(metrics.moments, world)
     values = metrics.compute()
     pairs = {"pairs": int(metrics.moments.count), "samples": len(embedding)}
-    write_json(folder / "val_distances.json", pairs | values)
-    _draw(counts, edges, values, folder / "plots" / "val_distances.png")
+    if world.is_main:
+        write_json(folder / "val_distances.json", pairs | values)
+        _draw(counts, edges, values, folder / "plots" / "val_distances.png")
     return values
 
 
@@ -45,7 +49,9 @@ def _largest(objective: PretrainObjective, embedding: torch.Tensor) -> float:
     """Upper end of the distances: 1, or the largest true one where nothing bounds them."""
     if objective.config.unifrac.unifrac_metric != "weighted_unifrac":
         return 1.0
-    return max(float(true.max()) for _, true in objective.compare_pairs(embedding) if len(true))
+    world = objective.parallel.world
+    own = max((float(true.max()) for _, true in objective.compare_pairs(embedding) if len(true)), default=0.0)
+    return float(world.gather(torch.tensor([own], device=world.device), [1] * world.size).max())
 
 
 def _histogram(

@@ -5,34 +5,36 @@ V vocabulary.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from aam.config import ModelConfig
 from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE
+from aam.models.initial import Drawn, Linear, normal
 from aam.models.pooling import AttentionPooling
 from aam.models.transformer import Transformer
 
 
-class PatchStem(nn.Module):
+class PatchStem(Drawn):
     """Embed every nucleotide, concatenate the p of a patch, project to the width, and add the position.
 
     An embedding followed by a projection is one linear map of the one-hot nucleotides, and is computed as such.
     """
 
-    symbols: Tensor
-
     def __init__(self, patch: int, patches: int, width: int) -> None:
         super().__init__()
-        self.project = nn.Linear(patch * VOCABULARY_SIZE, width, bias=False)
+        self.project = Linear(patch * VOCABULARY_SIZE, width, std=patch**-0.5, bias=False)
         self.position = nn.Parameter(torch.empty(patches, width))
-        self.register_buffer("symbols", torch.arange(VOCABULARY_SIZE, dtype=torch.uint8), persistent=False)
-        nn.init.normal_(self.project.weight, std=patch**-0.5)
-        nn.init.normal_(self.position, std=0.5)
+        self.reset_parameters()
+
+    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw the positions; see `Drawn`."""
+        return {"position": normal(self.position.shape, 0.5, generator)}
 
     def forward(self, patches: Tensor) -> Tensor:
         """Embed patches: integer [U, P, p] -> [U, P, D]."""
-        one_hot = (patches[..., None] == self.symbols).flatten(2).to(self.position.dtype)
+        symbols = torch.arange(VOCABULARY_SIZE, dtype=torch.uint8, device=patches.device)
+        one_hot = (patches[..., None] == symbols).flatten(2).to(self.position.dtype)
         embedded: Tensor = self.project(one_hot) + self.position[: patches.shape[1]]
         return embedded
 
@@ -54,16 +56,13 @@ class AsvEncoder(nn.Module):
             raise ValueError("max_bp must be resolved to the longest ASV of the study before the model is built")
         width, self.patch = config.embedding_dim, config.nucleotide_patch
         self.patches = -(-config.max_bp // self.patch)
-        self.chunk_size = config.asv_chunk_size
         self.stem = PatchStem(self.patch, self.patches, width)
-        self.transformer = Transformer(config, config.nucleotide_dropout)
+        self.transformer = Transformer(config, config.nucleotide_dropout, config.asv_chunk_size)
         self.pooling = AttentionPooling(width, config.attention_heads)
-        self.nucleotide_head = nn.Linear(width, self.patch * VOCABULARY_SIZE)
-        nn.init.normal_(self.nucleotide_head.weight, std=0.02)
-        nn.init.zeros_(self.nucleotide_head.bias)
+        self.nucleotide_head = Linear(width, self.patch * VOCABULARY_SIZE, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Encode unique ASVs, a chunk of rows at a time.
+        """Encode unique ASVs.
 
         Args:
             tokens: integer [U, L], nucleotides; padding only at the end of a row.
@@ -76,7 +75,8 @@ class AsvEncoder(nn.Module):
         """
         if tokens.shape[1] > self.patches * self.patch:
             raise ValueError(f"{tokens.shape[1]} nucleotides given, the model reads {self.patches * self.patch}")
-        return torch.cat([self.pooling(*self._encode(chunk)) for chunk in torch.split(tokens, self.chunk_size)])
+        embedding: Tensor = self.pooling(*self._encode(tokens))
+        return embedding
 
     def predict_hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Predict hidden nucleotides, from a pass over the ASVs that hide some.
@@ -86,29 +86,20 @@ class AsvEncoder(nn.Module):
             mask: bool [U, L], nucleotides to hide and predict; none of them padding.
 
         Returns:
-            Logits [M, V], where ``tokens[mask]`` are the truth; with no dependence on other rows, as of `forward`.
+            Logits [M, V], where ``tokens[mask]`` are the truth; with no dependence on other rows, as of `forward`. They
+            have a graph through the whole level even if there are none.
         """
         hiding = mask.any(dim=1).nonzero().squeeze(1)
-        chunks = zip(
-            torch.split(tokens[hiding], self.chunk_size), torch.split(mask[hiding], self.chunk_size), strict=True
-        )
-        return torch.cat([self._predict_chunk(chunk, hidden) for chunk, hidden in chunks])
-
-    def _predict_chunk(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        if not len(tokens):
-            # through the head, so that a loss over nothing still has a graph
-            nothing: Tensor = self.nucleotide_head(
-                self.nucleotide_head.weight.new_zeros(0, self.stem.position.shape[1])
-            )
-            return nothing.view(-1, VOCABULARY_SIZE)
-        encoded, _ = self._encode(tokens.masked_fill(mask, MASK))
-        hidden = self._patches(mask, False)[:, : encoded.shape[1]].flatten(0, 1)
+        # without any, one row goes through nevertheless: every process of a run must call the same modules
+        rows = hiding if len(hiding) else hiding.new_zeros(1)
+        encoded, _ = self._encode(tokens[rows].masked_fill(mask[rows], MASK))
+        hidden = self._patches(mask[rows], False)[:, : encoded.shape[1]].flatten(0, 1)
         affected = hidden.any(dim=1).nonzero().squeeze(1)
         logits: Tensor = self.nucleotide_head(encoded.flatten(0, 1).index_select(0, affected))
         return logits.view(-1, VOCABULARY_SIZE)[hidden[affected].flatten()]
 
     def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode one chunk: integer [U, L] -> [U, P', D] and its padding, P' the patches of its longest ASV."""
+        """Encode rows: integer [U, L] -> [U, P', D] and their padding, P' the patches of the longest ASV."""
         patches = self._patches(tokens, PAD)
         present = patches[:, :, 0] != PAD
         shortest, longest = torch.stack(present.sum(dim=1).aminmax()).tolist()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aam.config import TargetConfig
+from aam.models.initial import Linear
 
 
 class TargetHead(nn.Module):
@@ -20,14 +21,12 @@ class TargetHead(nn.Module):
         widths = (width, *config.regressor_hidden_dims)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.GELU()]
+            layers += [Linear(before, after), nn.GELU()]
         if config.regressor_dropout:
             layers.append(nn.Dropout(config.regressor_dropout))
         self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(widths[-1], outputs)
         # first predictions near zero: the mean of a standardized target, equal odds of all classes
-        nn.init.normal_(self.output.weight, std=0.1 * widths[-1] ** -0.5)
-        nn.init.zeros_(self.output.bias)
+        self.output = Linear(widths[-1], outputs, std=0.1 * widths[-1] ** -0.5)
 
     def forward(self, sample_embedding: Tensor) -> Tensor:
         """Predict, in full precision under autocast too: [B, D] -> [B, K]."""
@@ -41,9 +40,7 @@ class CountHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.output = nn.Linear(width, 1)
-        nn.init.normal_(self.output.weight, std=0.1 * width**-0.5)
-        nn.init.zeros_(self.output.bias)
+        self.output = Linear(width, 1, std=0.1 * width**-0.5)
 
     @torch.no_grad()
     def start_at(self, log_abundance: float) -> None:

@@ -5,6 +5,8 @@ Shapes: R rows (ASVs or samples), N positions, H heads, D width.
 
 from torch import Tensor, nn
 
+from aam.models.initial import Linear
+
 
 class AttentionPooling(nn.Module):
     """Multi-head attention of a learned query over a set (Lee et al. 2019, pooling by multi-head attention).
@@ -15,11 +17,8 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.score = nn.Linear(width, heads, bias=False)
-        self.value = nn.Linear(heads * width, width)
-        nn.init.normal_(self.score.weight, std=width**-0.5)
-        nn.init.normal_(self.value.weight, std=(heads * width) ** -0.5)
-        nn.init.zeros_(self.value.bias)
+        self.score = Linear(width, heads, std=width**-0.5, bias=False)
+        self.value = Linear(heads * width, width, std=(heads * width) ** -0.5)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Pool each row.

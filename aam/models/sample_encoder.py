@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aam.config import ModelConfig
+from aam.models.initial import Linear
 from aam.models.pooling import AttentionPooling
 from aam.models.transformer import Transformer
 from aam.models.types import SampleOutput
@@ -18,10 +19,8 @@ class AbundanceEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(3, width)
-        self.contract = nn.Linear(width, width)
-        nn.init.normal_(self.contract.weight, std=0.5 * width**-0.5)
-        nn.init.zeros_(self.contract.bias)
+        self.expand = Linear(3, width)
+        self.contract = Linear(width, width, std=0.5 * width**-0.5)
 
     def forward(self, count: Tensor, depth: Tensor, hidden: Tensor | None) -> Tensor:
         """Embed abundances.
@@ -53,13 +52,11 @@ class SampleEncoder(nn.Module):
         super().__init__()
         width = config.embedding_dim
         self.asv_norm = nn.LayerNorm(width)
-        self.asv_project = nn.Linear(width, width)
+        self.asv_project = Linear(width, width, std=width**-0.5)
         self.abundance = AbundanceEmbedding(width)
         self.input_norm = nn.LayerNorm(width)
         self.transformer = Transformer(config, config.sample_dropout)
         self.pooling = AttentionPooling(width, config.attention_heads)
-        nn.init.normal_(self.asv_project.weight, std=width**-0.5)
-        nn.init.zeros_(self.asv_project.bias)
 
     def forward(
         self,

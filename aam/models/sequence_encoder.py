@@ -5,14 +5,15 @@ V vocabulary.
 """
 
 import math
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from aam.config import ModelConfig
 from aam.models.asv_encoder import AsvEncoder
 from aam.models.distance_link import LINKS, LinkName
+from aam.models.initial import Drawn, Linear
 from aam.models.sample_encoder import SampleEncoder
 from aam.models.types import EncoderOutput, SampleOutput
 
@@ -21,12 +22,23 @@ from aam.models.types import EncoderOutput, SampleOutput
 INITIAL_TAU_PER_ROOT_WIDTH: Final = 1 / 18
 
 
-class SequenceEncoder(nn.Module):
+class SequenceEncoder(Drawn):
     """Encodes every unique ASV of a batch once, and every sample from its ASVs.
 
     A sample's embedding and the distance of two samples depend on those samples alone: not on the order of ASVs, on
     padding, on the other samples of the batch, or on how the ASVs are cut into chunks.
+
+    The forward pass and the entry points are what training code calls. They never call one another: where the model is
+    sharded, each gathers the weights before and frees them after.
     """
+
+    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (
+        "embed_asvs",
+        "embed_samples",
+        "predict_hidden",
+        "scale",
+        "predict_faith_pd",
+    )
 
     def __init__(self, config: ModelConfig, faith_pd: bool = False, link: LinkName = "laplace") -> None:
         """Build the model; weights are drawn from torch's global generator.
@@ -44,8 +56,32 @@ class SequenceEncoder(nn.Module):
         self.link = LINKS[link]
         self.asv_encoder = AsvEncoder(config)
         self.sample_encoder = SampleEncoder(config)
-        self.faith_pd_head = nn.Linear(config.embedding_dim, 1) if faith_pd else None
-        self.log_tau = nn.Parameter(torch.full((1,), math.log(INITIAL_TAU_PER_ROOT_WIDTH * config.embedding_dim**0.5)))
+        self.faith_pd_head = Linear(config.embedding_dim, 1) if faith_pd else None
+        self.log_tau = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
+        """The first scale, which is no draw; see `Drawn`."""
+        tau = INITIAL_TAU_PER_ROOT_WIDTH * self.config.embedding_dim**0.5
+        return {"log_tau": torch.full(self.log_tau.shape, math.log(tau), device="cpu")}
+
+    def fix_unused(self, distances: bool, nucleotides: bool, faith_pd: bool) -> None:
+        """Let parameters that no loss reaches need no gradient, without which data parallelism would wait for one.
+
+        Args:
+            distances: whether distances are learned.
+            nucleotides: whether hidden nucleotides are.
+            faith_pd: whether Faith's PD is.
+        """
+        if not distances:
+            self.log_tau.requires_grad_(False)
+        if not nucleotides:
+            self.asv_encoder.nucleotide_head.requires_grad_(False)
+        if not faith_pd and self.faith_pd_head is not None:
+            self.faith_pd_head.requires_grad_(False)
+        if not (distances or faith_pd):
+            self.asv_encoder.pooling.requires_grad_(False)
+            self.sample_encoder.requires_grad_(False)
 
     def forward(
         self,
@@ -66,16 +102,15 @@ class SequenceEncoder(nn.Module):
             mask: bool [U, L], nucleotides to hide and predict.
             hidden_count: bool [B, S], ASVs whose abundance is concealed.
         """
-        asv_embedding = self.embed_asvs(tokens)
+        asv_embedding = self.asv_encoder(tokens)
         embedding = self.encode_samples(asv_embedding, slot, count, depth, hidden_count).embedding
         # last, so that the dropout of all that comes before is the same with a mask and without
         logits = None if mask is None else self.asv_encoder.predict_hidden(tokens, mask)
-        with torch.autocast(embedding.device.type, enabled=False):
-            faith_pd = None if self.faith_pd_head is None else self.faith_pd_head(embedding).squeeze(1)
-        return EncoderOutput(embedding, self.scale(embedding), logits, asv_embedding, faith_pd)
+        faith_pd = None if self.faith_pd_head is None else self._faith_pd(self.faith_pd_head, embedding)
+        return EncoderOutput(embedding, self._scale(embedding), logits, asv_embedding, faith_pd)
 
     def embed_asvs(self, tokens: Tensor) -> Tensor:
-        """Embed unique ASVs, a chunk at a time: integer [U, L] -> [U, D]."""
+        """Embed unique ASVs, in memory that grows with their number: integer [U, L] -> [U, D]."""
         embedding: Tensor = self.asv_encoder(tokens)
         return embedding
 
@@ -96,8 +131,31 @@ class SequenceEncoder(nn.Module):
         output: SampleOutput = self.sample_encoder(asv_embedding, slot, count, depth, hidden_count, return_context)
         return output
 
+    def predict_hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Predict hidden nucleotides: integer and bool [U, L] -> logits [M, V]; see `AsvEncoder.predict_hidden`."""
+        return self.asv_encoder.predict_hidden(tokens, mask)
+
+    def predict_faith_pd(self, sample_embedding: Tensor) -> Tensor:
+        """Predict the logarithm of 1 + Faith's PD, in full precision under autocast too: [B, D] -> [B].
+
+        Raises:
+            ValueError: the model was built without a head for it.
+        """
+        if self.faith_pd_head is None:
+            raise ValueError("predict_faith_pd needs a model built with faith_pd")
+        return self._faith_pd(self.faith_pd_head, sample_embedding)
+
     def scale(self, sample_embedding: Tensor) -> Tensor:
         """Divide embeddings by the learned tau, which gives z: [B, D] -> [B, D], in single precision or better."""
+        return self._scale(sample_embedding)
+
+    def _faith_pd(self, head: Linear, sample_embedding: Tensor) -> Tensor:
+        with torch.autocast(sample_embedding.device.type, enabled=False):
+            # a sum, since what leaves a sharded model must not be a view
+            predicted: Tensor = head(sample_embedding).sum(1)
+        return predicted
+
+    def _scale(self, sample_embedding: Tensor) -> Tensor:
         return sample_embedding * (-self.log_tau).exp()
 
     def distance(self, z_rows: Tensor, z_columns: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, D width, K outputs.
 """
 
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -14,7 +14,12 @@ from aam.models.types import PredictorOutput
 
 
 class SequencePredictor(nn.Module):
-    """Predicts a number or the classes of a metadata column."""
+    """Predicts a number or the classes of a metadata column.
+
+    As of `SequenceEncoder`, the forward pass and the entry points never call one another.
+    """
+
+    ENTRY_POINTS: ClassVar[tuple[str, ...]] = ("embed_asvs", "embed_samples", "predict_samples")
 
     def __init__(self, encoder: SequenceEncoder, outputs: int, config: TargetConfig) -> None:
         """Compose the model; weights of the heads are drawn from torch's global generator.
@@ -30,6 +35,11 @@ class SequencePredictor(nn.Module):
         self.target_head = TargetHead(width, outputs, config)
         self.count_head = CountHead(width) if config.count_weight > 0 else None
         self.frozen = False
+        # read by pretraining alone: data parallelism refuses parameters that no loss reaches
+        encoder.log_tau.requires_grad_(False)
+        for head in (encoder.asv_encoder.nucleotide_head, encoder.faith_pd_head):
+            if head is not None:
+                head.requires_grad_(False)
 
     def freeze(self) -> None:
         """Learn the heads alone: the encoder's weights stay, and it drops nothing out in training either."""
@@ -59,12 +69,26 @@ class SequencePredictor(nn.Module):
         Raises:
             ValueError: abundances are hidden, and there is no head to predict them.
         """
-        return self.predict_samples(self.encoder.embed_asvs(tokens), slot, count, depth, hidden_count)
+        return self._predict(self.encoder.embed_asvs(tokens), slot, count, depth, hidden_count)
+
+    def embed_asvs(self, tokens: Tensor) -> Tensor:
+        """Embed unique ASVs, in memory that grows with their number: integer [U, L] -> [U, D]."""
+        return self.encoder.embed_asvs(tokens)
+
+    def embed_samples(self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor) -> Tensor:
+        """Embed samples from ASVs that are embedded already: [U, D], [B, S], [B, S], [B] -> [B, D]."""
+        return self.encoder.embed_samples(asv_embedding, slot, count, depth)
 
     def predict_samples(
         self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
     ) -> PredictorOutput:
         """Predict from ASVs that are embedded already: [U, D] in place of their nucleotides; see `forward`."""
+        return self._predict(asv_embedding, slot, count, depth, hidden_count)
+
+    def _predict(
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+    ) -> PredictorOutput:
+        """Do the work of `predict_samples`, no entry point itself: for the forward passes of this file."""
         if hidden_count is None:
             embedding = self.encoder.embed_samples(asv_embedding, slot, count, depth)
             return PredictorOutput(self.target_head(embedding), embedding, None)
@@ -74,3 +98,17 @@ class SequencePredictor(nn.Module):
             asv_embedding, slot, count, depth, hidden_count, return_context=True
         )
         return PredictorOutput(self.target_head(embedding), embedding, self.count_head(context))
+
+
+class EmbeddedPredictor(nn.Module):
+    """`SequencePredictor.predict_samples` as a forward pass, which is all that data parallelism sees of a module."""
+
+    def __init__(self, predictor: SequencePredictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+    ) -> PredictorOutput:
+        """Predict from ASVs that are embedded already; see `SequencePredictor.predict_samples`."""
+        return self.predictor._predict(asv_embedding, slot, count, depth, hidden_count)

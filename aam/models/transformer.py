@@ -3,6 +3,7 @@
 Shapes: R rows (ASVs or samples), N positions (patches of nucleotides, or ASVs), H heads, D width.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from aam.config import AttnImplementation, MixedPrecision, ModelConfig
 from aam.errors import InputError
+from aam.models.initial import Linear
 
 
 def attention_kernel(implementation: AttnImplementation, masked: bool) -> AbstractContextManager[object]:
@@ -48,6 +50,12 @@ def check_attention(implementation: AttnImplementation, device: torch.device, pr
         raise InputError("--attn-implementation flash needs half precision on a GPU: add --mixed-precision bf16")
 
 
+def _residual_std(inputs: int, config: ModelConfig) -> float:
+    """Deviation that keeps the variance, scaled down with depth for residual branches (Radford et al. 2019)."""
+    std: float = (2 * config.attention_layers * inputs) ** -0.5
+    return std
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017) with one fused projection; no dropout of attention weights."""
 
@@ -55,8 +63,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.attention_heads
         self.implementation = config.attn_implementation
-        self.qkv = nn.Linear(config.embedding_dim, 3 * config.embedding_dim, bias=False)
-        self.output = nn.Linear(config.embedding_dim, config.embedding_dim, bias=False)
+        width = config.embedding_dim
+        self.qkv = Linear(width, 3 * width, std=width**-0.5, bias=False)
+        self.output = Linear(width, width, std=_residual_std(width, config), bias=False)
 
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
         """Mix positions: [R, N, D] -> [R, N, D]; ``attend``: bool [R, 1, 1, N], False where padding."""
@@ -80,8 +89,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden = config.feedforward_ratio * config.embedding_dim
-        self.expand = nn.Linear(config.embedding_dim, hidden, bias=False)
-        self.contract = nn.Linear(hidden, config.embedding_dim, bias=False)
+        self.expand = Linear(config.embedding_dim, hidden, std=config.embedding_dim**-0.5, bias=False)
+        self.contract = Linear(hidden, config.embedding_dim, std=_residual_std(hidden, config), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position by itself."""
@@ -90,41 +99,72 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block (Xiong et al. 2020); its linear maps have no bias, the norms before them do."""
+    """A pre-norm transformer block (Xiong et al. 2020); its linear maps have no bias, the norms before them do.
 
-    def __init__(self, config: ModelConfig, dropout: float) -> None:
+    However many rows there are, it is called once a pass: where it is sharded, every process must call it as often.
+    """
+
+    def __init__(self, config: ModelConfig, dropout: float, chunk: int | None = None) -> None:
+        """Build the block.
+
+        Args:
+            config: shape of the network.
+            dropout: of what is added to the input.
+            chunk: rows that are transformed together, which bounds the memory; None for all.
+        """
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.embedding_dim)
         self.attention = SelfAttention(config)
         self.feedforward_norm = nn.LayerNorm(config.embedding_dim)
         self.feedforward = FeedForward(config)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.chunk = chunk
+        self.gradient_checkpointing = config.gradient_checkpointing
+        # takes the block as an argument: bound to this one it would be wrong in a replica
+        self.run: Transform = Block.transform
 
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
         """Attention, then feed-forward, each added to its input: [R, N, D] -> [R, N, D]."""
+        parts = torch.split(x, self.chunk or max(len(x), 1))
+        masks: Sequence[Tensor | None] = [None] * len(parts) if attend is None else torch.split(attend, len(parts[0]))
+        done = [self._run_chunk(part, mask) for part, mask in zip(parts, masks, strict=True)]
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def _run_chunk(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return self.run(self, x, attend)
+        # block by block: a checkpoint around the whole stack would save no peak memory
+        draws = isinstance(self.dropout, nn.Dropout)
+        recomputed: Tensor = checkpoint(self.run, self, x, attend, use_reentrant=False, preserve_rng_state=draws)
+        return recomputed
+
+    def transform(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """Transform a chunk of rows; see `forward`."""
         x = x + self.dropout(self.attention(self.attention_norm(x), attend))
         transformed: Tensor = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
         return transformed
 
 
+Transform = Callable[[Block, Tensor, Tensor | None], Tensor]
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks of a model, in place; nothing else of it costs much, and weights keep their names."""
+    # one function for all blocks, which differ in their weights alone; dynamic, since every batch has other sizes
+    compiled = torch.compile(Block.transform, dynamic=True)
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.run = compiled
+
+
 class Transformer(nn.Module):
     """A stack of blocks and a final norm."""
 
-    def __init__(self, config: ModelConfig, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, dropout: float, chunk: int | None = None) -> None:
+        """Build the stack; see `Block`."""
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.attention_layers))
+        self.blocks = nn.ModuleList(Block(config, dropout, chunk) for _ in range(config.attention_layers))
         self.norm = nn.LayerNorm(config.embedding_dim)
-        self.gradient_checkpointing = config.gradient_checkpointing
-        self.dropout = dropout
-        self._initialise(config.attention_layers)
-
-    def _initialise(self, layers: int) -> None:
-        """Draw weights that keep the variance, the residual branches scaled down with depth (Radford et al. 2019)."""
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                residual = name.endswith(("output.weight", "contract.weight"))
-                gain = (2 * layers) ** -0.5 if residual else 1.0
-                nn.init.normal_(parameter, std=gain * parameter.shape[1] ** -0.5)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Encode sets or sequences.
@@ -139,10 +179,6 @@ class Transformer(nn.Module):
         """
         attend = None if padding is None else ~padding[:, None, None, :]
         for block in self.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                # block by block: a checkpoint around the whole stack would save no peak memory
-                x = checkpoint(block, x, attend, use_reentrant=False, preserve_rng_state=self.dropout > 0)
-            else:
-                x = block(x, attend)
+            x = block(x, attend)
         normed: Tensor = self.norm(x)
         return normed

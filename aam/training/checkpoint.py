@@ -9,23 +9,23 @@ A checkpoint is a folder::
     state/state.json              counters, schedule, param groups                (to resume; optional)
     manifest.json                 format, kind, size and SHA-256 of every file; written last
 
-Nothing is pickled, so that reading a stranger's checkpoint runs none of their code.
+A sharded one holds, in place of the safetensors, the folder ``sharded`` of torch.distributed.checkpoint (`sharded.py`).
+No pickle is executed, so that reading a stranger's checkpoint runs none of their code.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from aam.errors import InputError, first_ids
+from aam.errors import InputError
 from aam.training.checkpoint_files import (
     MANIFEST,
     Kind,
+    Layout,
     VerifiedFolder,
     delete,
     flush_folder,
@@ -33,6 +33,9 @@ from aam.training.checkpoint_files import (
     tensor_bytes,
     write_folder,
 )
+from aam.training.optimizer_state import flatten_optimizer, load_optimizer
+
+T = TypeVar("T")
 
 __all__ = [
     "Checkpoint",
@@ -41,6 +44,7 @@ __all__ = [
     "flatten_optimizer",
     "load_optimizer",
     "read_checkpoint",
+    "verify_checkpoint",
     "write_checkpoint",
 ]
 
@@ -64,35 +68,60 @@ class Checkpoint:
     state: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Verified:
+    """A checkpoint folder whose files agree with its manifest."""
+
+    directory: Path
+    layout: Layout
+    state: dict[str, Any] | None
+
+
 class CheckpointStore:
     """The ``checkpoints`` folder of one run, which alone writes there.
 
     Checkpoints are folders such as ``step-00000123``; the symlinks ``last`` and ``best`` name two of them and are
-    swapped atomically. Others are deleted, but for those that the symlinks named before, which somebody may be reading
-    now: at most three are there.
+    swapped atomically. Besides the best one and the newest `keep`, those stay that the symlinks named before, which
+    somebody may be reading now: at most ``keep + 2`` are there.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        self.folder, self.keep = folder, keep
 
     def write(self, checkpoint: Checkpoint, step: int, best: bool) -> Path:
         """Write a checkpoint, make it ``last`` (and ``best``), delete what is not needed any more.
 
         A kill at any moment leaves a folder that reads well; what it leaves besides goes at the next write.
         """
+        place = self.place_for(step)
+        write_checkpoint(checkpoint, place)
+        self.adopt(place, best)
+        return place
+
+    def place_for(self, step: int) -> Path:
+        """Delete what a killed run left, and choose a folder that does not exist yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("tmp-*"):
             delete(leftover)
-        previous = {self._target("last"), self._target("best")}
-        directory = self._new_directory(step)
-        write_checkpoint(checkpoint, directory)
+        return self._new_directory(step)
+
+    def adopt(self, place: Path, best: bool) -> None:
+        """Make a checkpoint that lies at its place ``last`` (and ``best``), delete what is not needed any more."""
         # best before last: a run killed in between resumes from the old last and comes to this step again, while in the
         # other order it would resume after this step and never point best at it.
-        if best:
-            self._point("best", directory)
-        self._point("last", directory)
-        self._prune(previous | {directory, self._target("best")})
-        return directory
+        self._move_links(("best", "last") if best else ("last",), place)
+
+    def replace_best(self, checkpoint: Checkpoint) -> Path:
+        """Write another form of the best checkpoint (of the last, where there is none), to be ``best`` from now on."""
+        best = self.best_or_last()
+        place = self.place_for(0 if best is None else _age(best)[0])
+        write_checkpoint(checkpoint, place)
+        self._move_links(("best",), place)
+        return place
+
+    def best_or_last(self) -> Path | None:
+        """Folder that a reader of the run gets; None where there is none yet."""
+        return self._target("best") or self._target("last")
 
     def last(self) -> Path | None:
         """Folder of the newest checkpoint; None where there is none yet."""
@@ -122,12 +151,26 @@ class CheckpointStore:
         draft.replace(place)
         flush_folder(self.folder)
 
+    def _move_links(self, links: Iterable[Literal["best", "last"]], place: Path) -> None:
+        before = {self._target("last"), self._target("best")}
+        for link in links:
+            self._point(link, place)
+        # a checkpoint that a killed run wrote and never came to adopt may be newer than this one
+        newest = sorted((path for path in self.folder.glob("step-*") if _age(path) <= _age(place)), key=_age)
+        self._prune(before | {self._target("last"), self._target("best"), *newest[-self.keep :]})
+
     def _prune(self, needed: set[Path | None]) -> None:
         for directory in self.folder.glob("step-*"):
             if directory not in needed:
                 # Renamed first, so that a kill while files go leaves no half of a checkpoint under its name.
                 doomed = directory.rename(directory.with_name(f"tmp-{directory.name}"))
                 delete(doomed)
+
+
+def _age(directory: Path) -> tuple[int, int]:
+    """Step of a checkpoint, and which of those of its step it is; (-1, 0) for a folder that is none."""
+    found = re.fullmatch(r"step-(\d+)(?:-(\d+))?", directory.name)
+    return (int(found[1]), int(found[2] or 1)) if found else (-1, 0)
 
 
 def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
@@ -142,7 +185,9 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     write_folder(_serialize(checkpoint), checkpoint.kind, directory)
 
 
-def read_checkpoint(path: Path, with_state: bool = False, kind: Kind | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: Path, with_state: bool = False, kind: Kind | None = None, with_weights: bool = True
+) -> Checkpoint:
     """Read a checkpoint and verify every file that is read against the manifest.
 
     Args:
@@ -150,81 +195,37 @@ def read_checkpoint(path: Path, with_state: bool = False, kind: Kind | None = No
             ``best`` in its ``checkpoints``, or a checkpoint folder.
         with_state: also read what resuming needs.
         kind: the kind that is needed.
+        with_weights: without, `model` and `optimizer` stay empty, and a sharded checkpoint can be read too.
+
+    Raises:
+        InputError: no checkpoint is there, it is damaged, of another kind, of a newer aam, has no state, or is sharded.
+    """
+    return _follow(path, lambda directory: _read(directory, with_state, kind, with_weights))
+
+
+def verify_checkpoint(path: Path, kind: Kind | None = None, with_state: bool = False) -> Verified:
+    """Verify all files of a checkpoint that are needed, to read them afterwards; arguments as in `read_checkpoint`.
 
     Raises:
         InputError: no checkpoint is there, it is damaged, of another kind, of a newer aam, or has no state.
     """
-    while True:
-        place = _locate(path)
-        directory = place.resolve()
-        try:
-            return _read(directory, with_state, kind)
-        except InputError:
-            # The run may have moved the symlink on and deleted the old checkpoint while it was read here.
-            if _locate(path).resolve() == directory:
-                raise
-
-
-def flatten_optimizer(optimizer: Optimizer, model: nn.Module) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Give the state of an optimizer by parameter name, so that it does not depend on how ranks share parameters.
-
-    Returns:
-        Tensors as ``exp_avg/encoder.weight``, and the param groups as JSON with names for parameters. Choices of the
-        machine (fused, foreach, ...) are left out.
-    """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    tensors = {
-        f"{key}/{names[parameter]}": value
-        for parameter, entries in optimizer.state.items()
-        for key, value in entries.items()
-    }
-    groups = [
-        {key: value for key, value in group.items() if key not in _OF_THE_MACHINE}
-        | {"params": [names[parameter] for parameter in group["params"]]}
-        for group in optimizer.param_groups
-    ]
-    return tensors, groups
-
-
-def load_optimizer(
-    optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
-) -> None:
-    """Restore what `flatten_optimizer` gave, bit for bit, into an optimizer over the same parameters.
-
-    Raises:
-        InputError: the parameters are not the same.
-    """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    order = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
-    saved = [group["params"] for group in groups]
-    if saved != order:
-        differing = set(chain(*saved)) ^ set(chain(*order))
-        raise InputError(
-            "the optimizer in the checkpoint is of another model or freezes other parameters "
-            f"(differing: {first_ids(sorted(differing))}): resume with the options of the first run"
-        )
-    number = {name: index for index, name in enumerate(chain(*order))}
-    state: dict[int, dict[str, Tensor]] = {}
-    for full_name, tensor in tensors.items():
-        key, name = full_name.split("/", 1)
-        state.setdefault(number[name], {})[key] = tensor
-    numbered = [
-        current | _tuples(group) | {"params": [number[name] for name in group["params"]]}
-        for current, group in zip(optimizer.param_groups, groups, strict=True)
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": numbered})
-
-
-_OF_THE_MACHINE = {"params", "foreach", "fused", "capturable", "differentiable"}
-
-
-def _tuples(group: dict[str, Any]) -> dict[str, Any]:
-    """Undo JSON's one change to a param group: the pair of betas comes back as a list."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
+    return _follow(path, lambda directory: _verify(directory, kind, with_state))
 
 
 def _serialize(checkpoint: Checkpoint) -> dict[str, bytes]:
-    files = {CONFIG: json_bytes(checkpoint.config), MODEL: tensor_bytes(checkpoint.model)}
+    files = text_files(checkpoint) | {MODEL: tensor_bytes(checkpoint.model)}
+    if checkpoint.optimizer is not None:
+        files[OPTIMIZER] = tensor_bytes(checkpoint.optimizer)
+    return files
+
+
+def text_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Encode all of a checkpoint but the tensors, as files by name.
+
+    Raises:
+        ValueError: a document is not JSON (NaN, infinity) or has a name that is taken or no file name.
+    """
+    files = {CONFIG: json_bytes(checkpoint.config)}
     for name, document in checkpoint.documents.items():
         file = f"{name}.json"
         if file in (CONFIG, MANIFEST) or not re.fullmatch(r"\w[\w-]*", name):
@@ -232,8 +233,6 @@ def _serialize(checkpoint: Checkpoint) -> dict[str, bytes]:
         files[file] = json_bytes(document)
     if checkpoint.state is not None:
         files[STATE] = json_bytes(checkpoint.state)
-    if checkpoint.optimizer is not None:
-        files[OPTIMIZER] = tensor_bytes(checkpoint.optimizer)
     return files
 
 
@@ -253,19 +252,52 @@ def _locate(path: Path) -> Path:
     )
 
 
-def _read(directory: Path, with_state: bool, kind: Kind | None) -> Checkpoint:
+def _follow(path: Path, read: Callable[[Path], T]) -> T:
+    """Read the checkpoint that a path means, and the next one where a running run replaces it meanwhile."""
+    while True:
+        place = _locate(path)
+        directory = place.resolve()
+        try:
+            return read(directory)
+        except InputError:
+            # The run may have moved the symlink on and deleted the old checkpoint while it was read here.
+            if _locate(path).resolve() == directory:
+                raise
+
+
+def _open(directory: Path, with_state: bool, kind: Kind | None) -> VerifiedFolder:
     folder = VerifiedFolder(directory)
     found, names = folder.manifest.kind, set(folder.manifest.files)
     if kind is not None and found != kind:
         raise InputError(f"{directory} was written by `aam {found}`; needed here is a checkpoint of `aam {kind}`")
-    if with_state and not {STATE, OPTIMIZER} <= names:
+    moments = {OPTIMIZER} if folder.manifest.layout == "full" else set()
+    if with_state and not {STATE} | moments <= names:
         raise InputError(f"{directory} has weights only, nothing to resume from: start a new run from it instead")
-    documents = sorted(name for name in names - {CONFIG, STATE} if name.endswith(".json"))
+    return folder
+
+
+def _read(directory: Path, with_state: bool, kind: Kind | None, with_weights: bool) -> Checkpoint:
+    folder = _open(directory, with_state, kind)
+    if with_weights and folder.manifest.layout == "sharded":
+        raise InputError(
+            f"{directory} is sharded, each process of its run wrote a part: it can only be resumed (--resume). At its "
+            "end the run writes its best weights as a whole checkpoint; to have them now, resume it to its end"
+        )
+    documents = sorted(name for name in folder.manifest.files if name.endswith(".json") and name not in (CONFIG, STATE))
     return Checkpoint(
-        kind=found,
+        kind=folder.manifest.kind,
         config=folder.json(CONFIG),
         documents={name.removesuffix(".json"): folder.json(name) for name in documents},
-        model=folder.tensors(MODEL),
-        optimizer=folder.tensors(OPTIMIZER) if with_state else None,
+        model=folder.tensors(MODEL) if with_weights else {},
+        optimizer=folder.tensors(OPTIMIZER) if with_weights and with_state else None,
         state=folder.json(STATE) if with_state else None,
     )
+
+
+def _verify(directory: Path, kind: Kind | None, with_state: bool) -> Verified:
+    folder = _open(directory, with_state, kind)
+    layout, names = folder.manifest.layout, list(folder.manifest.files)
+    if layout == "full":
+        names = [MODEL, OPTIMIZER] if with_state else [MODEL]
+    folder.verify(names)
+    return Verified(directory, layout, folder.json(STATE) if with_state else None)

@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,14 +21,17 @@ from aam.errors import InputError
 
 Kind = Literal["pretrain", "train"]
 
-FORMAT = 1
-"""Raised by one whenever an older aam could not read what this one writes."""
+Layout = Literal["full", "sharded"]
+"""Whether the weights are one safetensors file, or files of torch.distributed.checkpoint, one or more for each rank."""
+
+FORMATS: dict[Layout, int] = {"full": 1, "sharded": 2}
+"""Format of what this aam writes; raised whenever an older one could not read it."""
 
 MANIFEST = "manifest.json"
 
 REMEDY = "use another checkpoint, or copy this one again"
 
-FileName = Annotated[str, Field(pattern=r"^(state/)?\w[\w.-]*$")]
+FileName = Annotated[str, Field(pattern=r"^((state/|sharded/)?\w[\w.-]*|sharded/\.metadata)$")]
 
 
 class Entry(BaseModel):
@@ -52,6 +56,8 @@ class Manifest(Header):
 
     kind: Kind
     files: dict[FileName, Entry]
+    layout: Layout = "full"
+    """Not written where it is ``full``, so that an older aam reads those."""
 
 
 class VerifiedFolder:
@@ -81,30 +87,51 @@ class VerifiedFolder:
         """
         return safetensors.torch.load(self._read(name))
 
+    def verify(self, names: Iterable[str]) -> None:
+        """Check files without holding them in memory.
+
+        Raises:
+            InputError: a file is missing, truncated or altered.
+        """
+        for name in names:
+            expected, path = self._entry(name), self.folder / name
+            try:
+                found = entry_of(path)
+            except FileNotFoundError:
+                raise InputError(f"{path} is missing: the checkpoint is not whole; {REMEDY}") from None
+            _compare(path, found, expected)
+
     def _read(self, name: str) -> bytes:
         """Read a file once and check what was read, so that nothing can change in between."""
-        path = self.folder / name
-        if name not in self.manifest.files:
-            raise InputError(f"{self.folder / MANIFEST} does not list {name}, which is needed; {REMEDY}")
-        entry = self.manifest.files[name]
+        expected, path = self._entry(name), self.folder / name
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             raise InputError(f"{path} is missing: the checkpoint is not whole; {REMEDY}") from None
-        if len(content) < entry.bytes:
-            raise InputError(f"{path} is truncated ({len(content)} of {entry.bytes} bytes); {REMEDY}")
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise InputError(f"{path} was altered after it was written (SHA-256 differs from the manifest); {REMEDY}")
+        _compare(path, _entry_of_bytes(content), expected)
         return content
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self.manifest.files:
+            raise InputError(f"{self.folder / MANIFEST} does not list {name}, which is needed; {REMEDY}")
+        return self.manifest.files[name]
+
+
+def _compare(path: Path, found: Entry, expected: Entry) -> None:
+    if found.bytes < expected.bytes:
+        raise InputError(f"{path} is truncated ({found.bytes} of {expected.bytes} bytes); {REMEDY}")
+    if found.sha256 != expected.sha256:
+        raise InputError(f"{path} was altered after it was written (SHA-256 differs from the manifest); {REMEDY}")
 
 
 def _read_manifest(path: Path) -> Manifest:
     try:
         content = path.read_bytes()
         header = Header.model_validate_json(content)
-        if header.format > FORMAT:
+        newest = max(FORMATS.values())
+        if header.format > newest:
             raise InputError(
-                f"{path}: the checkpoint has format {header.format}, this aam reads up to {FORMAT}: update aam"
+                f"{path}: the checkpoint has format {header.format}, this aam reads up to {newest}: update aam"
             )
         return Manifest.model_validate_json(content)
     except FileNotFoundError:
@@ -113,25 +140,55 @@ def _read_manifest(path: Path) -> Manifest:
         raise InputError(f"{path} is damaged (not a manifest of aam); {REMEDY}") from None
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint folder in the making, which appears at its place at once and whole."""
+
+    place: Path
+    """A folder that does not exist yet."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are meanwhile."""
+        return self.place.with_name(f"tmp-{self.place.name}")
+
+    def write(self, files: Mapping[str, bytes]) -> dict[str, Entry]:
+        """Write files by name, and give their entries in the manifest."""
+        for name, content in files.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            _write_flushed(self.folder / name, content)
+        return {name: _entry_of_bytes(content) for name, content in files.items()}
+
+    def finish(self, kind: Kind, layout: Layout, entries: Mapping[str, Entry]) -> None:
+        """Write the manifest and move the folder to its place."""
+        for name in sorted({str(Path(name).parent) for name in entries}):
+            flush_folder(self.folder / name)
+        manifest = Manifest(format=FORMATS[layout], kind=kind, files=dict(entries), layout=layout)
+        _write_flushed(self.folder / MANIFEST, manifest.model_dump_json(indent=1, exclude_defaults=True).encode())
+        flush_folder(self.folder)
+        self.folder.rename(self.place)
+        flush_folder(self.place.parent)
+
+
 def write_folder(files: Mapping[str, bytes], kind: Kind, folder: Path) -> None:
     """Write files and their manifest to a folder that does not exist yet; it appears whole or not at all."""
-    entries = {
-        name: Entry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in files.items()
-    }
-    manifest = Manifest(format=FORMAT, kind=kind, files=entries)
-    draft = folder.with_name(f"tmp-{folder.name}")
-    delete(draft)
+    draft = Draft(folder)
+    delete(draft.folder)
     try:
-        (draft / "state").mkdir(parents=True)
-        for name, content in files.items():
-            _write_flushed(draft / name, content)
-        flush_folder(draft / "state")
-        _write_flushed(draft / MANIFEST, manifest.model_dump_json(indent=1).encode())
-        flush_folder(draft)
-        draft.rename(folder)
-        flush_folder(folder.parent)
+        draft.finish(kind, "full", draft.write(files))
     finally:
-        delete(draft)
+        delete(draft.folder)
+
+
+def entry_of(path: Path) -> Entry:
+    """Describe a file for the manifest, without holding it in memory."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return Entry(bytes=file.tell(), sha256=digest.hexdigest())
+
+
+def _entry_of_bytes(content: bytes) -> Entry:
+    return Entry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def json_bytes(document: Any) -> bytes:

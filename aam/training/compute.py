@@ -9,6 +9,7 @@ from torch import nn
 
 from aam.config import MachineConfig
 from aam.errors import InputError
+from aam.training.distributed import World
 
 CPU = torch.device("cpu")
 
@@ -19,22 +20,28 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Compute:
     """Device and precision of a run."""
 
-    device: torch.device
+    world: World
+    """The processes that share the work, and this one's device."""
     dtype: torch.dtype | None = None
     """Type of autocast; None computes in float32."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.world.device
+
     @classmethod
-    def of(cls, device: torch.device, config: MachineConfig) -> "Compute":
+    def of(cls, world: World, config: MachineConfig) -> "Compute":
         """Take the precision from the config.
 
         Raises:
             InputError: fp16 on a CPU, where small gradients are lost and nothing is gained.
         """
-        if config.mixed_precision == "fp16" and device.type == "cpu":
+        if config.mixed_precision == "fp16" and world.device.type == "cpu":
             raise InputError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or none")
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
-        return cls(device, _DTYPES.get(config.mixed_precision))
+        return cls(world, _DTYPES.get(config.mixed_precision))
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context in which the model's forward pass runs."""

@@ -1,9 +1,11 @@
-"""Embedding the samples of a study: each ASV is encoded once, whatever the number of samples that hold it.
+"""Embedding the samples of a study: each ASV is encoded once, on one rank, whatever the number of samples that hold it.
 
 Shapes: B samples, S ASVs in a sample, U unique ASVs, D width, L nucleotides.
 """
 
 from collections.abc import Iterator
+from dataclasses import astuple
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +14,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from aam.data.dataset import FixedBatches, SampleBatch
-from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.compute import Compute
+from aam.training.distributed import World
+from aam.training.metrics import PairedMoments
+
+ROWS: Final = 4096
+"""ASVs that are encoded together where no gradient is needed."""
+
+
+class Embedder(Protocol):
+    """A model that embeds ASVs, and samples from embedded ASVs."""
+
+    def embed_asvs(self, tokens: Tensor) -> Tensor:
+        """Embed unique ASVs: integer [U, L] -> [U, D]."""
+        ...
+
+    def embed_samples(self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor) -> Tensor:
+        """Embed samples: [U, D], [B, S], [B, S], [B] -> [B, D]."""
+        ...
 
 
 def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
@@ -22,43 +40,58 @@ def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def embed_asvs(encoder: SequenceEncoder, nucleotides: Tensor, asv: NDArray[np.int64], compute: Compute) -> Tensor:
-    """Embed ASVs of the table.
+def embed_asvs(model: Embedder, nucleotides: Tensor, asv: NDArray[np.int64], compute: Compute) -> Tensor:
+    """Embed ASVs of the table, each on one rank, for all ranks.
 
     Args:
-        encoder: the model, in evaluation mode.
+        model: in evaluation mode.
         nucleotides: uint8 [ASVs of the table, L], on the device.
         asv: columns of the table, int64 [U].
-        compute: device and precision.
+        compute: device, precision and ranks.
 
     Returns:
         float [U, D].
     """
+    own = torch.from_numpy(asv[compute.world.share(len(asv)).position]).to(compute.device)
     with compute.autocast():
-        return encoder.embed_asvs(nucleotides[torch.from_numpy(asv).to(compute.device)])
+        rows = torch.cat([model.embed_asvs(nucleotides[part]) for part in torch.split(own, ROWS)])
+    return compute.world.join(rows, len(asv))
 
 
 @torch.no_grad()
 def embed_samples(
-    encoder: SequenceEncoder, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
-) -> Iterator[tuple[SampleBatch, Tensor]]:
-    """Embed samples batch by batch: yields each batch, on the device, with its sample embeddings [B, D]."""
-    for batch, asv_embedding in embed_batches(encoder, nucleotides, batches, compute, num_workers):
+    model: Embedder, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
+) -> Tensor:
+    """Embed samples, each on one rank, for all ranks: [samples, D], in their order."""
+    rows = []
+    for batch, asv_embedding in embed_batches(model, nucleotides, batches, compute, num_workers):
         with compute.autocast():
-            embedding = encoder.embed_samples(asv_embedding, batch.slot, batch.count, batch.depth)
-        yield batch, embedding
+            rows.append(model.embed_samples(asv_embedding, batch.slot, batch.count, batch.depth))
+    return compute.world.join(torch.cat(rows), len(batches.samples))
 
 
 @torch.no_grad()
 def embed_batches(
-    encoder: SequenceEncoder, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
+    model: Embedder, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
 ) -> Iterator[tuple[SampleBatch, Tensor]]:
-    """Embed the ASVs of samples: yields each batch, on the device, with the embeddings [U, D] of its ASVs."""
+    """Embed the ASVs of samples, and give the batches of this rank's share of the samples (see `World.share`).
+
+    Yields:
+        Each batch, on the device, with the embeddings [U, D] of its ASVs.
+    """
     asv = asvs_of(batches)
     place = torch.zeros(batches.draws.table.n_asvs, dtype=torch.int64)
     place[torch.from_numpy(asv)] = torch.arange(len(asv))
     place = place.to(compute.device)
-    asv_embedding = embed_asvs(encoder, nucleotides, asv, compute)
-    for batch in DataLoader(batches, batch_size=None, num_workers=num_workers):
+    asv_embedding = embed_asvs(model, nucleotides, asv, compute)
+    own = batches.take(compute.world.share(len(batches.samples)).position)
+    for batch in DataLoader(own, batch_size=None, num_workers=num_workers):
         here = batch.to(compute.device)
         yield here, asv_embedding[place[here.asv]]
+
+
+def join_moments(moments: PairedMoments, world: World) -> PairedMoments:
+    """Merge what every rank has seen, in the order of ranks, so that all get the same numbers."""
+    own = torch.tensor([astuple(moments)], dtype=torch.float64, device=world.device)
+    of_ranks = world.gather(own, [1] * world.size).tolist()
+    return sum((PairedMoments(*values) for values in of_ranks), PairedMoments())

@@ -4,7 +4,7 @@ Shapes: G samples of an optimizer step, B samples, M hidden nucleotides, V vocab
 total weight of the whole optimizer step, so that it adds up over the batches of a step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,21 +13,70 @@ from torch.nn import functional
 
 from aam.config import TargetLoss
 
+PAIR_BLOCK = 512
+"""Samples a side of a block of pairs, which bounds the memory of comparing them."""
 
-def pairwise_loss(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean over pairs i < j of the squared error of the distances.
+
+def pairwise_gradient(
+    own: Tensor,
+    everyone: Tensor,
+    start: int,
+    distance: Callable[[Tensor, Tensor], Tensor],
+    true: Callable[[slice, slice], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Mean over all pairs of samples of the squared error of their distances: this rank's share, and its gradient.
+
+    A pair of two own samples counts here alone. A pair with another rank's sample counts half here and half there in
+    the value; its gradient at the own embedding is whole, since the other rank does not see that embedding as its own.
+    Added over ranks, both are those of the mean over all G (G - 1) / 2 pairs (docs/distributed.md has the derivation).
+    Pairs are compared block by block, so that the memory is linear in G.
 
     Args:
-        predicted: [G, G] distances of the model.
-        true: [G, G] true distances.
+        own: [B, D], the rows ``start`` to ``start + B`` of `everyone`, scaled; no gradient flows through it.
+        everyone: [G, D], the samples of all ranks.
+        start: where the own rows begin.
+        distance: from rows [b, D] and columns [c, D] to distances [b, c]; without parameters.
+        true: from a slice of the own samples and one of all samples to their true distances, [b, c].
 
     Returns:
-        A scalar; zero where there is no pair.
+        The value, a float64 scalar (zero where there is no pair), and its gradient [B, D].
     """
-    size = len(predicted)
-    row, column = torch.triu_indices(size, size, offset=1, device=predicted.device)
-    error = predicted[row, column] - true[row, column].to(predicted.dtype)
-    return error.square().sum() / max(1, len(row))
+    value = torch.zeros((), dtype=torch.float64, device=own.device)
+    gradient = torch.zeros_like(own)
+    total = max(1, len(everyone) * (len(everyone) - 1) // 2)
+    with torch.enable_grad():
+        for rows, columns in _blocks_of_pairs(len(own), len(everyone), start):
+            mine = own[rows].detach().requires_grad_()
+            is_own = start <= columns.start < start + len(own)
+            others = everyone[columns].detach().requires_grad_(is_own)
+            error = (distance(mine, others) - true(rows, columns).to(own.dtype)).square()
+            if is_own and columns.start - start == rows.start:
+                error = error.triu(1)
+            part = error.sum() / total
+            pulls = torch.autograd.grad(part, [mine, others] if is_own else [mine])
+            gradient[rows] += pulls[0]
+            if is_own:
+                gradient[columns.start - start : columns.stop - start] += pulls[1]
+            value += part.detach() * (1.0 if is_own else 0.5)
+    return value, gradient
+
+
+def _blocks_of_pairs(own: int, everyone: int, start: int) -> Iterator[tuple[slice, slice]]:
+    """Cut own x all samples into blocks: own columns apart from others, and of own pairs only rows before columns."""
+    cuts = [
+        range(0, start, PAIR_BLOCK),
+        range(start, start + own, PAIR_BLOCK),
+        range(start + own, everyone, PAIR_BLOCK),
+    ]
+    columns = [
+        slice(at, min(at + PAIR_BLOCK, end))
+        for cut, end in zip(cuts, (start, start + own, everyone), strict=True)
+        for at in cut
+    ]
+    for at in range(0, own, PAIR_BLOCK):
+        for column in columns:
+            if not start <= column.start < start + at:
+                yield slice(at, min(at + PAIR_BLOCK, own)), column
 
 
 def nucleotide_loss(logits: Tensor, hidden: Tensor, weight: Tensor, total: Tensor) -> Tensor:

@@ -46,6 +46,18 @@ class NullMonitor:
         self.close()
 
 
+class LogMonitor(NullMonitor):
+    """Sends what aam logs to a file, and shows nothing: for a rank other than 0 whose log is wanted."""
+
+    def __init__(self, path: Path) -> None:
+        self._stack = ExitStack()
+        _log_to_file(path, self._stack)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._stack.close()
+
+
 class Monitor(NullMonitor):
     """Writes ``metrics.jsonl``, ``tensorboard/`` and ``training.log`` to a folder, and shows how far the run is.
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from aam.config import TrainConfig
 from aam.data.addressed import address_hash, address_keys, uniforms
@@ -20,10 +20,11 @@ from aam.data.target_column import TargetColumn
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
 from aam.training.compute import Compute, draws_dropout, seeded
-from aam.training.inference import embed_batches
+from aam.training.inference import embed_asvs, embed_batches
 from aam.training.losses import MultiTaskLoss, at_least_single, class_loss, count_loss, target_loss
 from aam.training.metrics import ClassificationMetrics, Metrics, RegressionMetrics
 from aam.training.objective import VALIDATION, Scale
+from aam.training.parallel import Parallel
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,73 +42,73 @@ class TargetObjective:
     """A metadata column, and hidden abundances where the model has a head for them.
 
     Args:
-        model: encoder and heads; with a frozen encoder the ASVs are embedded once, at the first step.
+        model: the bare model; with a frozen encoder the ASVs are embedded once, at the first step.
+        parallel: how a step calls it, from embedded ASVs where the encoder is frozen.
         nucleotides: uint8 [ASVs of the table, L], on the device.
         targets: target and weight of every sample.
         config: losses, weights and seed.
-        compute: device and precision.
         held_out: samples to validate on.
     """
 
     def __init__(
         self,
         model: SequencePredictor,
+        parallel: Parallel,
         nucleotides: Tensor,
         targets: TargetTable,
         config: TrainConfig,
-        compute: Compute,
         held_out: FixedBatches,
     ) -> None:
         self.model = model
+        self.parallel = parallel
+        self.compute = parallel.compute
         self.nucleotides = nucleotides
         self.targets = targets
         self.config = config
-        self.compute = compute
         self.held_out = held_out
         self.loss = MultiTaskLoss(
             {"target_loss": config.target.target_weight, "count_loss": config.target.count_weight}
         )
         table = held_out.draws.table
-        self.sample_keys = torch.from_numpy(address_keys(table.sample_ids)).to(compute.device)
-        self.asv_keys = torch.from_numpy(sequence_keys(table.sequences)).to(compute.device)
+        self.sample_keys = torch.from_numpy(address_keys(table.sample_ids)).to(self.compute.device)
+        self.asv_keys = torch.from_numpy(sequence_keys(table.sequences)).to(self.compute.device)
         self.draws_dropout = draws_dropout(model)
 
     @cached_property
     def frozen_asvs(self) -> Tensor:
         """Embeddings of all ASVs of the table, [ASVs, D]; not before the weights of a resumed run are loaded."""
-        with torch.no_grad(), self.compute.autocast():
-            return self.model.encoder.embed_asvs(self.nucleotides)
-
-    @property
-    def compiled(self) -> nn.Module:
-        """The model, or its sample level where the rest is frozen and computed once; see `Objective`."""
-        return self.model.encoder.sample_encoder if self.model.frozen else self.model
+        return embed_asvs(self.model, self.nucleotides, np.arange(len(self.nucleotides)), self.compute)
 
     def backward(self, step: StepBatch, scale: Scale) -> dict[str, Tensor]:
         """Add the gradient of one optimizer step; see `Objective`. Losses are over all samples of the step."""
+        world = self.parallel.world
         hidden = [self._hide_abundances(batch, step.plan.step) for batch in step.micro]
-        total = torch.stack([self.targets.weight[batch.sample].sum() for batch in step.micro]).sum()
-        concealed = torch.stack([h.sum() if h is not None else total.new_zeros(()) for h in hidden]).sum()
+        weight = torch.stack([self.targets.weight[batch.sample[batch.real]].sum() for batch in step.micro]).sum()
+        concealed = torch.stack([h.sum() if h is not None else weight.new_zeros(()) for h in hidden]).sum()
+        total, concealed = world.sum(torch.stack([weight.double(), concealed.double()]))
         sums: dict[str, Tensor] = {}
         for i, (batch, mask) in enumerate(zip(step.micro, hidden, strict=True)):
-            # dropout is the one draw of torch's own generator: seeded by address
-            seed = address_hash(self.config.runtime.seed, "dropout", step.plan.step, i)
-            with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
-                output = self._predict(batch, mask)
-            parts = {"target_loss": self._target_loss(at_least_single(output.prediction), batch.sample, total)}
-            if mask is not None:
-                parts["count_loss"] = _count_loss(output, batch, mask, concealed)
-            scale(self.loss(parts)).backward()  # type: ignore[no-untyped-call]
+            with self.parallel.quiet() if i < len(step.micro) - 1 else nullcontext():
+                output = self._predict(step, i, mask)
+                real = batch.real
+                prediction = at_least_single(output.prediction[real])
+                parts = {"target_loss": self._target_loss(prediction, batch.sample[real], total)}
+                if mask is not None:
+                    parts["count_loss"] = _count_loss(output, batch, mask, concealed)
+                # strategies take the mean over ranks, while every part is this rank's share of a sum
+                scale(world.size * self.loss(parts)).backward()  # type: ignore[no-untyped-call]
             for name, part in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
         return {"loss": self.loss(sums)} | sums
 
-    def _predict(self, batch: SampleBatch, hidden: Tensor | None) -> PredictorOutput:
-        inputs = (batch.slot, batch.count, batch.depth, hidden)
-        if self.model.frozen:
-            return self.model.predict_samples(self.frozen_asvs[batch.asv], *inputs)
-        output: PredictorOutput = self.model(self.nucleotides[batch.asv], *inputs)
-        return output
+    def _predict(self, step: StepBatch, index: int, hidden: Tensor | None) -> PredictorOutput:
+        # dropout is the one draw of torch's own generator: seeded by address
+        number = index * self.parallel.world.size + self.parallel.world.rank
+        seed = address_hash(self.config.runtime.seed, "dropout", step.plan.step, number)
+        batch = step.micro[index]
+        asvs = (self.frozen_asvs if self.model.frozen else self.nucleotides)[batch.asv]
+        with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
+            return self.parallel.call(asvs, batch.slot, batch.count, batch.depth, hidden)  # type: ignore[no-any-return]
 
     def _target_loss(self, prediction: Tensor, sample: Tensor, total: Tensor) -> Tensor:
         true, weight = self.targets.value[sample], self.targets.weight[sample]
@@ -122,7 +123,7 @@ class TargetObjective:
         keys = self.sample_keys[batch.sample][:, None] ^ self.asv_keys[batch.asv][batch.slot]
         address = address_hash(self.config.runtime.seed, "hide abundances", step)
         draw = uniforms(address, keys.flatten(), 1).view(keys.shape)
-        return (draw < self.config.target.count_mask_ratio) & (batch.count > 0)
+        return (draw < self.config.target.count_mask_ratio) & (batch.count > 0) & (not batch.ghost)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float | None]:
@@ -138,20 +139,25 @@ class TargetObjective:
 
     def _judge_samples(self) -> tuple[NDArray[np.float64], dict[str, float]]:
         """Outputs for held-out samples, as of `predict_outputs`, and the loss of hidden abundances if there is one."""
-        outputs, error, concealed = [], 0.0, 0
         self.model.eval()
+        outputs: list[Tensor] = []
+        sums = torch.zeros(2, dtype=torch.float64, device=self.compute.device)
+        genuine = torch.from_numpy(self.parallel.world.share(len(self.held_out.samples)).genuine).to(sums.device)
         workers = self.config.runtime.num_workers
-        for batch, asvs in embed_batches(self.model.encoder, self.nucleotides, self.held_out, self.compute, workers):
+        for batch, asvs in embed_batches(self.model, self.nucleotides, self.held_out, self.compute, workers):
+            start = sum(len(rows) for rows in outputs)
             outputs.append(_outputs(self.model, batch, asvs, self.compute))
             hidden = self._hide_abundances(batch, VALIDATION)
             if hidden is not None:
+                hidden &= genuine[start : start + len(hidden), None]
                 with self.compute.autocast():
                     output = self.model.predict_samples(asvs, batch.slot, batch.count, batch.depth, hidden)
-                error += float(_count_loss(output, batch, hidden, torch.ones(())))
-                concealed += int(hidden.sum())
+                error = _count_loss(output, batch, hidden, torch.ones((), device=sums.device))
+                sums += torch.stack([error.double(), hidden.sum().double()])
         self.model.train()
-        losses = {"count_loss": error / max(1, concealed)} if self.model.count_head is not None else {}
-        return torch.cat(outputs).numpy(), losses
+        error_sum, concealed = self.parallel.world.sum(sums).tolist()
+        losses = {"count_loss": error_sum / max(1.0, concealed)} if self.model.count_head is not None else {}
+        return _joined(outputs, self.held_out, self.compute), losses
 
     def metric_names(self) -> set[str]:
         """Names of the metrics that `validate` gives; see `Objective`."""
@@ -162,24 +168,30 @@ class TargetObjective:
 def predict_outputs(
     model: SequencePredictor, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
 ) -> NDArray[np.float64]:
-    """What the model gives for samples, in their order: float64 [samples, K]; each ASV is encoded once."""
+    """What the model gives for samples, in their order: float64 [samples, K]; each ASV is encoded once.
+
+    Ranks share the samples, and each gets all outputs.
+    """
     training = model.training
     model.eval()
     with torch.no_grad():
         outputs = [
             _outputs(model, batch, asvs, compute)
-            for batch, asvs in embed_batches(model.encoder, nucleotides, batches, compute, num_workers)
+            for batch, asvs in embed_batches(model, nucleotides, batches, compute, num_workers)
         ]
     model.train(training)
-    return torch.cat(outputs).numpy()
+    return _joined(outputs, batches, compute)
+
+
+def _joined(outputs: list[Tensor], batches: FixedBatches, compute: Compute) -> NDArray[np.float64]:
+    """Outputs of all ranks, in the order of the samples, in main memory."""
+    return compute.world.join(torch.cat(outputs), len(batches.samples)).cpu().numpy()
 
 
 def _outputs(model: SequencePredictor, batch: SampleBatch, asvs: Tensor, compute: Compute) -> Tensor:
-    """What the model gives for a batch, from its embedded ASVs [U, D]: float64 [B, K], in main memory."""
+    """What the model gives for a batch, from its embedded ASVs [U, D]: float64 [B, K]."""
     with compute.autocast():
-        embedding = model.encoder.embed_samples(asvs, batch.slot, batch.count, batch.depth)
-    outputs: Tensor = model.target_head(embedding.float())
-    return outputs.double().cpu()
+        return model.predict_samples(asvs, batch.slot, batch.count, batch.depth).prediction.double()
 
 
 def _count_loss(output: PredictorOutput, batch: SampleBatch, hidden: Tensor, total: Tensor) -> Tensor:

@@ -5,43 +5,29 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Final, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from aam.config import PretrainConfig, TrainConfig
-from aam.data.dataset import AddressedSampler, StepBatch, StepDataset
-from aam.errors import InputError, TrainingDivergedError
-from aam.training.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    Kind,
-    flatten_optimizer,
-    load_optimizer,
-    read_checkpoint,
-)
-from aam.training.compute import Compute
+from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
+from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
+from aam.training.agreement import Agreement, Verdict
+from aam.training.distributed import own_part
 from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule
+from aam.training.run_checkpoints import RunCheckpoints
+from aam.training.signals import stop_signals
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, eq=False)
-class Identity:
-    """What a checkpoint says of itself besides weights and state."""
-
-    kind: Kind
-    """``pretrain`` or ``train``."""
-    config: dict[str, Any]
-    documents: dict[str, Any]
-    fingerprint: dict[str, str]
-    """Hashes of what is learned from, by name, so that a run is resumed on the data that it began with."""
+REMEDY: Final = "Try a lower --lr, or --mixed-precision none"
 
 
 @dataclass
@@ -59,13 +45,16 @@ class Progress:
 class Trainer:
     """Runs an objective over the steps of a sampler, validates after every epoch, and keeps checkpoints.
 
+    Every rank runs one; all of them stop, save and fail at the same step.
+
     Args:
         model: the bare model; its parameters that require a gradient are learned.
         objective: adds the gradient of a step, and validates.
-        train_sampler: plans the steps of the whole run.
-        dataset: turns a plan into tensors.
+        train_sampler: plans the steps of the whole run, so that nobody has to announce an epoch; the same plan, of the
+            samples of all ranks, whatever their number.
+        dataset: turns a plan into this rank's tensors.
         config: the run's options (`optim`, `runtime` and `output` are read).
-        store: where checkpoints go, and what they say of themselves.
+        checkpoints: where checkpoints go, and what they say of themselves.
         monitor: metrics, logs and the progress bar.
     """
 
@@ -73,42 +62,57 @@ class Trainer:
         self,
         model: nn.Module,
         objective: Objective,
-        data: tuple[AddressedSampler, StepDataset],
+        train_sampler: AddressedSampler,
+        dataset: StepDataset,
         config: PretrainConfig | TrainConfig,
-        compute: Compute,
-        store: tuple[CheckpointStore, Identity],
-        monitor: NullMonitor,
+        checkpoints: RunCheckpoints,
+        monitor: NullMonitor | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
-        self.train_sampler, self.dataset = data
+        self.train_sampler, self.dataset = train_sampler, dataset
         self.config = config
-        self.compute = compute
-        self.store, self.identity = store
-        self.monitor = monitor
+        self.compute = objective.parallel.compute
+        self.world = self.compute.world
+        self.checkpoints = checkpoints
+        self.monitor = monitor or NullMonitor()
         self.optimizer = make_optimizer(model, config.optim)
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
-        self.scaler = compute.scaler()
+        self.scaler = self.compute.scaler()
         self.progress = Progress()
-        self.finite = torch.ones((), dtype=torch.bool, device=compute.device)
+        self.agreement = Agreement(self.world)
+        self.finite = torch.ones((), dtype=torch.bool, device=self.compute.device)
 
     def fit(self) -> None:
-        """Train to the last step of the sampler, or until validation has not improved for `patience` epochs."""
+        """Train to the last step of the sampler, or until validation has not improved for `patience` epochs.
+
+        Raises:
+            TrainingDivergedError: the loss is no longer a number.
+            StoppedBySignalError: SIGTERM or SIGUSR1 came to some rank; a checkpoint has been written.
+        """
         sampler = replace(self.train_sampler, start=self.progress.step)
         self.model.train()
-        for step in self._loader(sampler):
-            if self._is_exhausted():
-                logger.info("no better %s in %d validations: stopped early", self.best_metric, self.progress.stale)
-                break
-            rate = self.schedule.lr
-            self._log_losses(step, self.train_step(step), rate)
-            if step.plan.closes_epoch:
-                self.save_checkpoint(best=self.validate(step.plan.epoch))
-            elif self._is_due(self.config.output.checkpoint_every):
-                self.save_checkpoint(best=False)
+        with stop_signals() as request:
+            for step in self._loader(sampler):
+                if self._is_exhausted():
+                    logger.info("no better %s in %d validations: stopped early", self.best_metric, self.progress.stale)
+                    break
+                rate = self.schedule.lr
+                self.world.where(f"step {step.plan.step} ({self._samples(step.plan, self.world.rank)})")
+                losses = self.train_step(step)
+                stop, written = request.name is not None, self.checkpoints.finished()
+                self.agreement.report(step.plan, losses["loss"].isfinite(), stop, written)
+                self._log_losses(step, losses, rate)
+                verdict = self.agreement.verdict()
+                self._check(verdict)
+                saved = self._save_if_due(step)
+                if verdict is not None and verdict.stop:
+                    self._stop(saved)
+            self._check(self.agreement.last())
+        self.checkpoints.close()
 
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
-        """Make one step of the optimizer; returns the losses, still on the device."""
+        """Make one step of the optimizer; returns this rank's shares of the losses, still on the device."""
         losses = self.objective.backward(step.to(self.compute.device, non_blocking=True), self.scaler.scale)
         self.finite &= losses["loss"].isfinite()
         self.scaler.unscale_(self.optimizer)
@@ -120,6 +124,39 @@ class Trainer:
         self.progress.step += 1
         self.monitor.advance()
         return losses
+
+    def _check(self, verdict: Verdict | None) -> None:
+        """Fail on every rank where one has failed to compute a number; finish a checkpoint that all have written."""
+        if verdict is not None and verdict.broken is not None:
+            rank = f"rank {verdict.broken}, " if self.world.size > 1 else ""
+            raise TrainingDivergedError(
+                f"{rank}step {verdict.plan.step}: the loss became NaN or infinite "
+                f"({self._samples(verdict.plan, verdict.broken)}); the last checkpoint is from before. {REMEDY}"
+            )
+        if verdict is not None and verdict.written:
+            self.checkpoints.finish()
+
+    def _save_if_due(self, step: StepBatch) -> bool:
+        if step.plan.closes_epoch:
+            self.save_checkpoint(best=self.validate(step.plan.epoch))
+        elif self._is_due(self.config.output.checkpoint_every):
+            self.save_checkpoint(best=False)
+        else:
+            return False
+        return True
+
+    def _stop(self, saved: bool) -> NoReturn:
+        if not saved:
+            self.save_checkpoint(best=False)
+        self.checkpoints.close()
+        raise StoppedBySignalError(
+            f"stopped by a signal after step {self.progress.step}, which is saved: continue with --resume"
+        )
+
+    def _samples(self, plan: StepPlan, rank: int) -> str:
+        rows = np.concatenate(plan.shares(self.world.size)[rank])
+        ids = self.dataset.draws.table.sample_ids
+        return f"samples {first_ids(ids[row] for row in rows)}" if len(rows) else "no samples"
 
     def validate(self, epoch: int) -> bool:
         """Judge the model on the held-out samples; returns whether it is the best so far."""
@@ -147,39 +184,20 @@ class Trainer:
     def save_checkpoint(self, best: bool) -> None:
         """Write weights and everything that resuming needs."""
         self._check_finite(f"step {self.progress.step}")
-        optimizer, groups = flatten_optimizer(self.optimizer, self.model)
         state = {
             "progress": asdict(self.progress),
-            "groups": groups,
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "study": self.identity.fingerprint,
         }
-        weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
-        checkpoint = Checkpoint(
-            self.identity.kind, self.identity.config, self.identity.documents, weights, optimizer, state
-        )
-        self.store.write(checkpoint, self.progress.step, best)
+        self.checkpoints.save(self.model, self.optimizer, state, self.progress.step, best)
 
     def load_checkpoint(self, path: Path) -> None:
-        """Continue where a checkpoint of this run was written.
+        """Continue where a checkpoint of this run was written, by whatever number of ranks and with any strategy.
 
         Raises:
             InputError: the checkpoint is damaged, or was written on another study.
         """
-        checkpoint = read_checkpoint(path, with_state=True, kind=self.identity.kind)
-        assert checkpoint.state is not None
-        assert checkpoint.optimizer is not None
-        state = checkpoint.state
-        begun, here = state["study"], self.identity.fingerprint
-        changed = sorted(name for name in begun.keys() | here.keys() if begun.get(name) != here.get(name))
-        if changed:
-            raise InputError(
-                f"--resume: {path} was trained on other data than these files hold (changed: {', '.join(changed)}): "
-                "give the files of the first run, or start a new one"
-            )
-        self.model.load_state_dict(checkpoint.model)
-        load_optimizer(self.optimizer, self.model, checkpoint.optimizer, state["groups"])
+        state = self.checkpoints.load(path, self.model, self.optimizer)
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
@@ -196,7 +214,8 @@ class Trainer:
 
     def _log_losses(self, step: StepBatch, losses: Mapping[str, Tensor], rate: float) -> None:
         if step.plan.closes_epoch or self._is_due(self.config.output.log_every):
-            values = {f"train/{name}": float(value) for name, value in losses.items()}
+            total = self.world.sum(torch.stack([value.double() for value in losses.values()])).tolist()
+            values = {f"train/{name}": value for name, value in zip(losses, total, strict=True)}
             self.monitor.log_training(self.progress.step, step.plan.epoch, values | {"train/learning_rate": rate})
 
     def _is_due(self, every: int | None) -> bool:
@@ -209,9 +228,9 @@ class Trainer:
     def _check_finite(self, when: str) -> None:
         """Fail before weights that are not numbers are judged or written; rarely called, since it waits for a GPU."""
         # a gradient can overflow where the loss does not
-        finite = torch.stack([self.finite, *(weight.isfinite().all() for weight in self.model.parameters())]).all()
-        if not bool(finite):
+        weights = [own_part(weight).isfinite().all().to(self.finite.device) for weight in self.model.parameters()]
+        broken = self.world.sum((~torch.stack([self.finite, *weights]).all()).double())
+        if broken.item():
             raise TrainingDivergedError(
-                f"loss or weights became NaN or infinite before {when}; the last checkpoint is from before. Try a "
-                "lower --lr, or --mixed-precision none"
+                f"loss or weights became NaN or infinite before {when}; the last checkpoint is from before. {REMEDY}"
             )

@@ -1,15 +1,16 @@
 """`aam embed`: sample and ASV embeddings for other tools."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from aam.config import EmbedConfig, MachineConfig
+from aam.config import EmbedConfig
 from aam.data.study import Study, load_study
 from aam.training.compute import Compute
-from aam.training.distributed import setup_distributed
+from aam.training.distributed import World, setup_distributed
 from aam.training.inference import embed_asvs, embed_samples
 from aam.workflows.predict import study_batches, with_left_out
 from aam.workflows.restore import Restored, restore
@@ -25,29 +26,34 @@ def embed(config: EmbedConfig) -> None:
         InputError: a file or an option is wrong; nothing has been written then.
     """
     outputs = {"output": config.inference.output, "asv": config.asvs.asv}
-    check_outputs(config, outputs, config.inference.overwrite)
-    trained = restore(config.trained.checkpoint)
-    study = load_study(config.inputs, trained.config.sampling)
-    samples = embed_study(trained, study, config.inference.batch_size, config.runtime)
-    write_table(with_left_out(samples, study), config.inference.output)
-    logger.info("wrote %s", config.inference.output)
-    if config.asvs.asv is not None:
-        write_table(embed_study_asvs(trained, study, config.runtime), config.asvs.asv)
-        logger.info("wrote %s", config.asvs.asv)
+    with setup_distributed(config.runtime.device, inference=True) as world:
+        world.on_main(lambda: check_outputs(config, outputs, config.inference.overwrite))
+        trained = restore(config.trained.checkpoint)
+        study = load_study(config.inputs, trained.config.sampling)
+        compute = Compute.of(world, config.runtime)
+        samples = embed_study(trained, study, config.inference.batch_size, compute, config.runtime.num_workers)
+        _write(with_left_out(samples, study), config.inference.output, world)
+        if config.asvs.asv is not None:
+            _write(embed_study_asvs(trained, study, compute), config.asvs.asv, world)
 
 
-def embed_study(trained: Restored, study: Study, batch_size: int, runtime: MachineConfig) -> pd.DataFrame:
-    """Embed every sample of a study, in its order: one column for each dimension."""
-    compute = Compute.of(setup_distributed(runtime.device).device, runtime)
+def _write(table: pd.DataFrame, path: Path, world: World) -> None:
+    if world.is_main:
+        write_table(table, path)
+        logger.info("wrote %s", path)
+
+
+def embed_study(
+    trained: Restored, study: Study, batch_size: int, compute: Compute, num_workers: int = 0
+) -> pd.DataFrame:
+    """Embed every sample of a study, in its order: one column for each dimension. Ranks share the samples."""
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
-    encoder = trained.encoder.to(compute.device)
-    rows = [row.float().cpu() for _, row in embed_samples(encoder, nucleotides, batches, compute, runtime.num_workers)]
-    return _frame(torch.cat(rows), pd.Index(study.table.sample_ids, name="sample_id"))
+    rows = embed_samples(trained.encoder.to(compute.device), nucleotides, batches, compute, num_workers)
+    return _frame(rows.float().cpu(), pd.Index(study.table.sample_ids, name="sample_id"))
 
 
-def embed_study_asvs(trained: Restored, study: Study, runtime: MachineConfig) -> pd.DataFrame:
-    """Embed every ASV of a study, in its order: one column for each dimension."""
-    compute = Compute.of(setup_distributed(runtime.device).device, runtime)
+def embed_study_asvs(trained: Restored, study: Study, compute: Compute) -> pd.DataFrame:
+    """Embed every ASV of a study, in its order: one column for each dimension. Ranks share the ASVs."""
     _, nucleotides = study_batches(trained, study, 1, compute)
     rows = embed_asvs(trained.encoder.to(compute.device), nucleotides, np.arange(study.table.n_asvs), compute)
     return _frame(rows.float().cpu(), pd.Index(study.table.asv_ids, name="asv_id"))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aam.config import PretrainConfig, TrainConfig
+from aam.config import ModelConfig, PretrainConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
 from aam.data.rarefaction import SampleDraws
 from aam.data.splits import Split, write_split
 from aam.data.study import Study, digest
 from aam.data.whole_files import whole_file
 from aam.errors import InputError
-from aam.models.transformer import check_attention
-from aam.training.checkpoint import CheckpointStore, Kind, read_checkpoint
+from aam.models.transformer import check_attention, compile_blocks
+from aam.training.checkpoint import CheckpointStore, Kind
 from aam.training.compute import Compute
-from aam.training.monitor import Monitor, NullMonitor
+from aam.training.distributed import World
+from aam.training.hardware import Build, advise_attention, compile_allowed
+from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
-from aam.training.trainer import Identity, Trainer
+from aam.training.run_checkpoints import Identity, RunCheckpoints
+from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
 from aam.workflows.tables import write_table
 
@@ -68,16 +72,23 @@ class Run:
     fingerprint: dict[str, str] = field(default_factory=dict)
     """Hashes of what is learned from besides the study and its split."""
 
+    @property
+    def world(self) -> World:
+        """The processes that train together."""
+        return self.material.compute.world
+
     def trainer(self, store: CheckpointStore) -> Trainer:
         """Make the trainer of this run, silent until it is given a monitor."""
-        split = self.material.split
+        split, distribution = self.material.split, self.config.distribution
         fingerprint = self.material.study.fingerprint() | {"split": digest([split.train, split.val])}
         identity = Identity(
             self.kind, self.config.model_dump(mode="json"), self.documents, fingerprint | self.fingerprint
         )
-        data = (self.material.sampler(self.config), self.dataset)
-        store_as = (store, identity)
-        return Trainer(self.model, self.objective, data, self.config, self.material.compute, store_as, NullMonitor())
+        checkpoints = RunCheckpoints(
+            store, identity, self.world, distribution.fsdp_sharded_checkpoint, distribution.async_checkpoint
+        )
+        sampler = self.material.sampler(self.config)
+        return Trainer(self.model, self.objective, sampler, self.dataset, self.config, checkpoints)
 
 
 def gather_material(study: Study, split: Split, config: PretrainConfig | TrainConfig, compute: Compute) -> Material:
@@ -89,7 +100,24 @@ def gather_material(study: Study, split: Split, config: PretrainConfig | TrainCo
     check_attention(config.model.attn_implementation, compute.device, config.runtime.mixed_precision)
     tokens = study.nucleotides(config.model.max_bp)
     draws = SampleDraws(study.table, config.sampling, config.runtime.seed)
+    if config.optim.batch_size < compute.world.size:
+        logger.warning(
+            "--batch-size %d counts the samples of all %d processes: some of them have none",
+            config.optim.batch_size,
+            compute.world.size,
+        )
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
+
+
+def resolved_model(config: ModelConfig, material: Material) -> ModelConfig:
+    """The shape of the model for a study and a device: as asked, where that is not left open."""
+    implementation, warning = config.attn_implementation, None
+    if material.compute.device.type == "cuda":
+        implementation, warning = advise_attention(Build.of_torch(), implementation)
+    if warning is not None:
+        logger.warning("%s", warning)
+    longest = material.nucleotides.shape[1] if config.max_bp is None else config.max_bp
+    return config.model_copy(update={"max_bp": longest, "attn_implementation": implementation})
 
 
 def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], object]) -> Path:
@@ -100,6 +128,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         asked: the options as the user gave them, which the output folder keeps.
         report: writes what the best weights give to the output folder, which no other run can enter meanwhile.
 
+    Every rank calls this; rank 0 writes.
+
     Returns:
         The output folder.
 
@@ -108,27 +138,47 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
             resume from is damaged or of another study; nothing has been written then.
     """
     _check_best_metric(run)
-    store = CheckpointStore(asked.output.output_dir / "checkpoints")
-    trainer = run.trainer(store)
-    with open_folder(asked, asked.output) as folder:
-        last = store.last() if asked.output.resume else None
+    output, world = asked.output, run.world
+    trainer = run.trainer(CheckpointStore(output.output_dir / "checkpoints", output.keep_checkpoints))
+    with ExitStack() as stack:
+        folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
+        last = world.on_main(trainer.checkpoints.last) if output.resume else None
         if last is not None:
             trainer.load_checkpoint(last)
         if run.config.runtime.compile_model:
-            # in place, so that weights keep their names; dynamic, since every batch has other sizes
-            run.objective.compiled.compile(dynamic=True)
-        _write_samples(run.material, folder)
-        resumed = trainer.progress.step if last is not None else None
-        with Monitor(len(trainer.train_sampler), folder, resumed) as trainer.monitor:
-            if last is not None:
-                logger.info("resumed at step %d", trainer.progress.step)
-            trainer.fit()
-            best = trainer.progress
-            logger.info("best %s: %s at step %s", trainer.best_metric, best.best, best.best_step)
-            run.model.load_state_dict(read_checkpoint(folder).model)
-            report(folder)
-            logger.info("wrote %s", folder)
+            compile_if_supported(run.model)
+        if world.is_main:
+            _write_samples(run.material, folder)
+        trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
+        if last is not None:
+            logger.info("resumed at step %d", trainer.progress.step)
+        trainer.fit()
+        best = trainer.progress
+        logger.info("best %s: %s at step %s", trainer.best_metric, best.best, best.best_step)
+        trainer.checkpoints.load_weights(folder, run.model)
+        trainer.checkpoints.publish(run.model)
+        report(folder)
+        world.barrier()
+        logger.info("wrote %s", folder)
     return folder
+
+
+def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
+    """The monitor of rank 0; other ranks are silent, but for a log where one was asked for."""
+    if trainer.world.is_main:
+        return Monitor(len(trainer.train_sampler), folder, trainer.progress.step if is_resumed else None)
+    if trainer.config.distribution.log_all_ranks:
+        return LogMonitor(folder / f"training-rank{trainer.world.rank}.log")
+    return NullMonitor()
+
+
+def compile_if_supported(model: nn.Module) -> None:
+    """Compile the blocks of a model, or say why not."""
+    obstacle = compile_allowed(Build.of_torch())
+    if obstacle is None:
+        compile_blocks(model)
+    else:
+        logger.warning("%s", obstacle)
 
 
 def _write_samples(material: Material, folder: Path) -> None:

@@ -2,15 +2,17 @@
 
 import fcntl
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import R_OK, W_OK, X_OK, access
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from aam.config import FolderConfig, OutputConfig, RunConfig, flag
+from aam.config import DistributedConfig, FolderConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig, flag
+from aam.config.launch import launch_name, restart_count
 from aam.data.whole_files import draft_path, write_text
 from aam.errors import InputError
 from aam.training.checkpoint_files import delete
@@ -19,11 +21,14 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 LOCK = ".lock"
+LAUNCH = ".launch"
+"""Which launch began the run, so that a restart of it by torchrun resumes."""
 REPLACED = ".replaced"
 """Where the files of an overwritten run go at once, to be deleted from there."""
 
 RUN_FILES = (
     "checkpoints",
+    LAUNCH,
     "metrics.jsonl",
     "tensorboard",
     "training.log",
@@ -39,11 +44,34 @@ RUN_FILES = (
 )
 """All that runs write to their folders besides `CONFIG`; the checkpoints are the first to go."""
 
-MAY_CHANGE = frozenset({"output_dir", "resume", "overwrite", "log_every", "checkpoint_every", "num_workers"})
+RESTART_PATIENCE = 30.0
+"""Seconds that a restarted process waits until all of its predecessor, such as a data worker, is gone."""
+
+MAY_CHANGE = frozenset(
+    {"output_dir", "resume", "overwrite", "log_every", "checkpoint_every", "keep_checkpoints", "num_workers", "device"}
+    | DistributedConfig.model_fields.keys()
+)
 """Options that a resumed run may give anew: they do not change what is learned."""
 
 INPUT_FILES = frozenset({"table", "rep_seqs", "metadata", "tree", "unifrac_matrix", "matrix_ids", "pretrained_encoder"})
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
+
+
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
+
+
+def settle_folder(config: AnyConfig) -> AnyConfig:
+    """Check the output folder, and resume what this launch has begun there before it was restarted.
+
+    Raises:
+        InputError: see `check_folder`.
+    """
+    begun = config.output.output_dir / LAUNCH
+    if restart_count() > 0 and begun.exists() and begun.read_text() == launch_name():
+        again = config.output.model_copy(update={"resume": True, "overwrite": False})
+        config = config.model_copy(update={"output": again})
+    check_folder(config, config.output)
+    return config
 
 
 def check_folder(config: RunConfig, output: FolderConfig) -> None:
@@ -80,6 +108,7 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[Path]:
         _check_contents(config, output)
         if not _resumes(output):
             _set_aside(folder)
+            write_text(folder / LAUNCH, launch_name())
             write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
         delete(folder / REPLACED)
         yield folder
@@ -98,7 +127,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str], folder: Path) -> None:
+    until = time.monotonic() + (RESTART_PATIENCE if restart_count() > 0 else 0.0)
     try:
+        while not _try_lock(file) and time.monotonic() < until:
+            time.sleep(0.5)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(
@@ -106,6 +138,14 @@ def _lock(file: IO[str], folder: Path) -> None:
         ) from None
     except OSError as error:  # some network file systems
         logger.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _check_contents(config: RunConfig, output: FolderConfig) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aam.config import MachineConfig, PredictConfig
+from aam.config import PredictConfig
 from aam.data.dataset import FixedBatches
 from aam.data.rarefaction import SampleDraws
 from aam.data.study import Study, load_study
@@ -26,27 +26,32 @@ def predict(config: PredictConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    check_outputs(config, {"output": config.inference.output}, config.inference.overwrite)
-    trained = restore(config.trained.checkpoint)
-    if trained.target is None:
-        raise InputError(
-            f"--checkpoint {config.trained.checkpoint} is a pretrained encoder and predicts no column: "
-            "fine-tune it with `aam train`, or use `aam embed`"
-        )
-    study = load_study(config.inputs, trained.config.sampling)
-    predictions = predict_study(trained, study, config.inference.batch_size, config.runtime)
-    write_table(with_left_out(predictions, study), config.inference.output)
-    logger.info("wrote %s", config.inference.output)
+    with setup_distributed(config.runtime.device, inference=True) as world:
+        output = config.inference.output
+        world.on_main(lambda: check_outputs(config, {"output": output}, config.inference.overwrite))
+        trained = restore(config.trained.checkpoint)
+        if trained.target is None:
+            raise InputError(
+                f"--checkpoint {config.trained.checkpoint} is a pretrained encoder and predicts no column: "
+                "fine-tune it with `aam train`, or use `aam embed`"
+            )
+        study = load_study(config.inputs, trained.config.sampling)
+        compute = Compute.of(world, config.runtime)
+        predictions = predict_study(trained, study, config.inference.batch_size, compute, config.runtime.num_workers)
+        if world.is_main:
+            write_table(with_left_out(predictions, study), output)
+            logger.info("wrote %s", output)
 
 
-def predict_study(trained: Restored, study: Study, batch_size: int, runtime: MachineConfig) -> pd.DataFrame:
-    """Predict every sample of a study, in its order; columns as of `TargetColumn.decode`."""
+def predict_study(
+    trained: Restored, study: Study, batch_size: int, compute: Compute, num_workers: int = 0
+) -> pd.DataFrame:
+    """Predict every sample of a study, in its order; columns as of `TargetColumn.decode`. Ranks share the samples."""
     assert trained.predictor is not None
     assert trained.target is not None
-    compute = Compute.of(setup_distributed(runtime.device).device, runtime)
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
     predictor = trained.predictor.to(compute.device)
-    outputs = predict_outputs(predictor, nucleotides, batches, compute, runtime.num_workers)
+    outputs = predict_outputs(predictor, nucleotides, batches, compute, num_workers)
     return trained.target.decode(outputs, study.table.sample_ids)
 
 

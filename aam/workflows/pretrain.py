@@ -12,11 +12,12 @@ from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.distances import write_distance_report
 from aam.training.compute import Compute
-from aam.training.distributed import setup_distributed
+from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
 from aam.training.objective import PretrainObjective
-from aam.workflows.fit import Run, fit, gather_material
-from aam.workflows.folder import check_folder
+from aam.training.parallel import materialise, parallelize
+from aam.workflows.fit import Run, fit, gather_material, resolved_model
+from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_encoder
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,9 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    check_folder(config, config.output)
-    pretrain_study(load_pretraining_study(config), config)
+    with setup_distributed(config.runtime.device, config.distribution) as world:
+        config = world.on_main(lambda: settle_folder(config))
+        pretrain_study(load_pretraining_study(config), config, world)
 
 
 def load_pretraining_study(config: PretrainConfig) -> Study:
@@ -60,9 +62,9 @@ def check_distances(config: PretrainConfig, has_tree: bool) -> None:
         logger.warning("--rarefy-depth: reads are drawn afresh, while the distances of --unifrac-matrix stay as given")
 
 
-def pretrain_study(study: Study, config: PretrainConfig) -> tuple[Run, Path]:
+def pretrain_study(study: Study, config: PretrainConfig, world: World | None = None) -> tuple[Run, Path]:
     """Pretrain on a study that is loaded already; returns the run, with its best weights, and the output folder."""
-    run = prepare_pretraining(study, config)
+    run = prepare_pretraining(study, config, world)
     return run, fit(run, config, lambda folder: _report(run, config, folder))
 
 
@@ -73,11 +75,16 @@ def _report(run: Run, config: PretrainConfig, folder: Path) -> None:
         write_distance_report(run.objective, folder)
 
 
-def prepare_pretraining(study: Study, config: PretrainConfig) -> Run:
+def prepare_pretraining(study: Study, config: PretrainConfig, world: World | None = None) -> Run:
     """Split the samples and build model, data and objective; nothing is written.
 
+    Args:
+        study: the samples.
+        config: the options.
+        world: the processes that train together; by default this one takes its place among them as the config says.
+
     Raises:
-        InputError: a side of the split has too few samples, or the device is not there.
+        InputError: a side of the split has too few samples, or the device cannot do what was asked for.
     """
     split = split_samples(study.table.sample_ids, study.metadata, config.split, config.runtime.seed)
     if min(len(split.train), len(split.val)) < 2:
@@ -85,21 +92,29 @@ def prepare_pretraining(study: Study, config: PretrainConfig) -> Run:
             f"pretraining compares samples: {len(split.train)} to train on and {len(split.val)} to validate are too "
             "few (at least 2 each); use more samples or another --test-size"
         )
-    compute = Compute.of(setup_distributed(config.runtime.device).device, config.runtime)
+    compute = Compute.of(world or setup_distributed(config.runtime.device, config.distribution), config.runtime)
     material = gather_material(study, split, config, compute)
-    model_config = config.model.model_copy(update={"max_bp": material.nucleotides.shape[1]})
-    config = config.model_copy(update={"model": model_config})
-    learns_distances, learns_faith_pd = config.losses.unifrac_weight > 0, config.losses.faith_pd_weight > 0
+    config = config.model_copy(update={"model": resolved_model(config.model, material)})
+    losses = config.losses
+    learns_distances, learns_faith_pd = losses.unifrac_weight > 0, losses.faith_pd_weight > 0
     source = study.distance_source(config.unifrac) if learns_distances or learns_faith_pd else None
-    model = build_encoder(config).to(compute.device)
+    model = build_encoder(config)
+    model.fix_unused(learns_distances, losses.nucleotide_weight > 0, learns_faith_pd)
+    materialise(model, config.distribution, compute, config.runtime.seed)
     objective = PretrainObjective(
         model,
+        parallelize(model, config.distribution, compute),
         material.nucleotides,
         torch.from_numpy(study.asv_keys).to(compute.device),
         config,
-        compute,
         (material.held_out(config.optim.batch_size), source),
     )
     trained_on = [study.table.sample_ids[row] for row in split.train]
-    dataset = StepDataset(material.draws, source if learns_distances else None, study.tree if learns_faith_pd else None)
+    dataset = StepDataset(
+        material.draws,
+        source if learns_distances else None,
+        study.tree if learns_faith_pd else None,
+        compute.world.rank,
+        compute.world.size,
+    )
     return Run("pretrain", config, material, model, objective, dataset, {"training": trained_on})

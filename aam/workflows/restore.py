@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 
 from aam.config import FinetuneConfig, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.target_column import TargetColumn
 from aam.errors import InputError
 from aam.models.distance_link import LinkName
+from aam.models.initial import materialise
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, CheckpointStore, Kind, read_checkpoint
-from aam.training.compute import seeded
+from aam.training.compute import CPU
+from aam.training.distributed import load_weights
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
@@ -37,24 +40,24 @@ class Restored:
 
 
 def build_encoder(config: PretrainConfig) -> SequenceEncoder:
-    """Build the pretraining model of a config, its weights drawn from the config's seed."""
+    """Build the pretraining model of a config on meta, without weights."""
     # weighted UniFrac that is not normalized may exceed 1, which the other links do not reach
     unbounded = config.unifrac.unifrac_metric == "weighted_unifrac"
     link: LinkName = "euclidean" if unbounded else config.unifrac.distance_link
-    with seeded(config.runtime.seed):
+    with torch.device("meta"):
         return SequenceEncoder(config.model, faith_pd=config.losses.faith_pd_weight > 0, link=link)
 
 
 def build_predictor(config: TrainConfig, outputs: int) -> SequencePredictor:
-    """Build the fine-tuning model of a config, its weights drawn from the config's seed."""
-    with seeded(config.runtime.seed):
+    """Build the fine-tuning model of a config on meta, without weights."""
+    with torch.device("meta"):
         return SequencePredictor(SequenceEncoder(config.model), outputs, config.target)
 
 
 def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> None:
     """Copy the weights of a pretrained encoder; its head for Faith's PD is left behind."""
     weights = {name: value for name, value in checkpoint.model.items() if not name.startswith("faith_pd_head.")}
-    predictor.encoder.load_state_dict(weights)
+    load_weights(predictor.encoder, weights)
 
 
 def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: FinetuneConfig) -> ModelConfig:
@@ -95,12 +98,12 @@ def restore(path: Path) -> Restored:
     checkpoint = read_checkpoint(path)
     if checkpoint.kind == "pretrain":
         pretraining = _config(PretrainConfig, checkpoint)
-        encoder = build_encoder(pretraining)
+        encoder = materialise(build_encoder(pretraining), CPU)
         encoder.load_state_dict(checkpoint.model)
         return Restored(pretraining, encoder.eval(), None, None, checkpoint.documents)
     config = _config(TrainConfig, checkpoint)
     target = TargetColumn.from_json(checkpoint.documents["target"])
-    predictor = build_predictor(config, target.outputs)
+    predictor = materialise(build_predictor(config, target.outputs), CPU)
     predictor.load_state_dict(checkpoint.model)
     return Restored(config, predictor.encoder.eval(), predictor.eval(), target, checkpoint.documents)
 

@@ -20,11 +20,12 @@ from aam.evaluation.predictions import write_prediction_report
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.training.compute import Compute
-from aam.training.distributed import setup_distributed
+from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
+from aam.training.parallel import materialise, parallelize
 from aam.training.target_objective import TargetObjective, TargetTable, predict_outputs
-from aam.workflows.fit import Material, Run, fit, gather_material
-from aam.workflows.folder import check_folder
+from aam.workflows.fit import Material, Run, fit, gather_material, resolved_model
+from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
 
 logger = logging.getLogger(__name__)
@@ -37,16 +38,17 @@ def train(config: TrainConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    check_folder(config, config.output)
-    if config.inputs.tree is not None:
-        logger.info("--tree is not needed to predict a column, and is not read")
-    study = load_study(config.inputs, config.sampling, needs=("metadata",))
-    train_study(study, config)
+    with setup_distributed(config.runtime.device, config.distribution) as world:
+        config = world.on_main(lambda: settle_folder(config))
+        if config.inputs.tree is not None:
+            logger.info("--tree is not needed to predict a column, and is not read")
+        study = load_study(config.inputs, config.sampling, needs=("metadata",))
+        train_study(study, config, world)
 
 
-def train_study(study: Study, config: TrainConfig) -> tuple[Run, Path]:
+def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:
     """Fine-tune on a study that is loaded already; returns the run, with its best weights, and the output folder."""
-    run = prepare_training(study, config)
+    run = prepare_training(study, config, world)
     return run, fit(run, config, lambda folder: _report(run, config, folder))
 
 
@@ -60,11 +62,17 @@ def _report(run: Run, config: TrainConfig, folder: Path) -> None:
     )
     assert run.material.study.metadata is not None
     true = target_values(run.material.study.metadata, config.target).iloc[held_out.samples]
-    write_prediction_report(objective.targets.column, outputs, true, folder)
+    if run.world.is_main:
+        write_prediction_report(objective.targets.column, outputs, true, folder)
 
 
-def prepare_training(study: Study, config: TrainConfig) -> Run:
+def prepare_training(study: Study, config: TrainConfig, world: World | None = None) -> Run:
     """Split the samples, fit the target's scale, and build model, data and objective; nothing is written.
+
+    Args:
+        study: the samples.
+        config: the options.
+        world: the processes that train together; by default this one takes its place among them as the config says.
 
     Raises:
         InputError: the target column or the split cannot be used, or the pretrained encoder does not fit.
@@ -83,22 +91,22 @@ def prepare_training(study: Study, config: TrainConfig) -> Run:
     if checkpoint is not None:
         _warn_of_seen(checkpoint, [study.table.sample_ids[row] for row in split.val])
     config = config.model_copy(update={"model": _model_config(config, checkpoint)})
-    compute = Compute.of(setup_distributed(config.runtime.device).device, config.runtime)
+    compute = Compute.of(world or setup_distributed(config.runtime.device, config.distribution), config.runtime)
     material = gather_material(study, split, config, compute)
-    if config.model.max_bp is None:
-        model_config = config.model.model_copy(update={"max_bp": material.nucleotides.shape[1]})
-        config = config.model_copy(update={"model": model_config})
-    model = _build_model(config, column, material, checkpoint).to(compute.device)
+    config = config.model_copy(update={"model": resolved_model(config.model, material)})
+    model = _build_model(config, column, material, checkpoint)
     targets = TargetTable(
         column,
         torch.from_numpy(_encode(column, values, split)).to(compute.device),
         torch.from_numpy(_weights(column, values, split, config)).to(compute.device),
     )
+    parallel = parallelize(model, config.distribution, compute, embedded=model.frozen)
     held_out = material.held_out(config.optim.batch_size)
-    objective = TargetObjective(model, material.nucleotides, targets, config, compute, held_out)
+    objective = TargetObjective(model, parallel, material.nucleotides, targets, config, held_out)
     documents = {"target": column.to_json()}
     fingerprint = {"target": digest([targets.value.cpu().numpy(), json.dumps(documents)])}
-    return Run("train", config, material, model, objective, StepDataset(material.draws), documents, fingerprint)
+    dataset = StepDataset(material.draws, rank=compute.world.rank, ranks=compute.world.size)
+    return Run("train", config, material, model, objective, dataset, documents, fingerprint)
 
 
 def _read_pretrained(config: TrainConfig) -> Checkpoint | None:
@@ -119,10 +127,11 @@ def _build_model(
 ) -> SequencePredictor:
     """Build the model with the weights of its first step."""
     model = build_predictor(config, column.outputs)
-    if pretrained is not None:
-        load_pretrained(model, pretrained)
     if config.finetune.freeze_base:
         model.freeze()
+    materialise(model, config.distribution, material.compute, config.runtime.seed)
+    if pretrained is not None:
+        load_pretrained(model, pretrained)
     if model.count_head is not None:
         model.count_head.start_at(mean_log_abundance(material.study.table, material.split.train))
     return model

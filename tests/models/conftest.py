@@ -1,11 +1,11 @@
 """Small models and batches for the tests of the models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aam.config import ModelConfig
 from aam.data.sequences import PAD
@@ -49,6 +49,21 @@ def build_encoder(
 ) -> SequenceEncoder:
     torch.manual_seed(seed)
     return SequenceEncoder(small_config(**options), faith_pd=faith_pd, link=link)
+
+
+def refuse_calls(model: nn.Module, names: Iterable[str]) -> None:
+    for name in names:
+
+        def called(*given: object, name: str = name) -> None:
+            raise AssertionError(f"{name} was called")
+
+        setattr(model, name, called)
+
+
+@pytest.fixture(scope="session")
+def refuse() -> Callable[[nn.Module, Iterable[str]], None]:
+    """Let methods of a model fail when they are called."""
+    return refuse_calls
 
 
 @pytest.fixture(scope="session")

@@ -89,13 +89,45 @@ def test_every_length_up_to_the_longest_is_told_apart(make_config):
     assert torch.pdist(embedding).min() > 1e-6
 
 
-def test_nothing_hidden_gives_no_logits_but_a_gradient_of_zero(make_config, make_batch):
-    model = encoder(make_config())
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_nothing_hidden_gives_no_logits_but_a_gradient_of_zero_everywhere(make_config, make_batch, checkpointing):
+    model = encoder(make_config(gradient_checkpointing=checkpointing))
     tokens, _, _, _, mask = make_batch(3)
     logits = model.predict_hidden(tokens, torch.zeros_like(mask))
     assert logits.shape == (0, VOCABULARY_SIZE)
     logits.sum().backward()
-    assert not model.nucleotide_head.weight.grad.any()
+    gradients = {name: p.grad for name, p in model.named_parameters() if not name.startswith("pooling.")}
+    assert all(gradient is not None and not gradient.any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_each_block_is_called_once_a_pass(make_config, make_batch, chunk: int, checkpointing: bool):
+    # where blocks are sharded, every process of a run must call them equally often, whatever its share of the ASVs
+    model = encoder(make_config(asv_chunk_size=chunk, gradient_checkpointing=checkpointing))
+    tokens, _, _, _, mask = make_batch(3)
+    calls: list[int] = []
+    for i, block in enumerate(model.transformer.blocks):
+        block.register_forward_hook(lambda *given, i=i: calls.append(i))
+    passes = [
+        lambda: model(tokens),
+        lambda: model.predict_hidden(tokens, mask),
+        lambda: model.predict_hidden(tokens, torch.zeros_like(mask)),
+    ]
+    for run in passes:
+        run().sum().backward()
+        assert calls == [0, 1]
+        calls.clear()
+
+
+def test_the_memory_of_a_block_is_bounded_by_its_chunks(make_config, make_batch):
+    model = encoder(make_config(asv_chunk_size=4))
+    tokens = make_batch(3)[0]
+    rows: list[int] = []
+    for block in model.transformer.blocks:
+        block.attention.register_forward_hook(lambda module, given, output: rows.append(len(output)))
+    model(tokens)
+    assert rows == [4, 4, 1, 4, 4, 1]
 
 
 def test_asvs_that_are_too_long_are_refused(make_config):

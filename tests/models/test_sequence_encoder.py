@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,65 @@ def test_embedding_in_two_steps_is_the_same(make_encoder, make_batch):
     assert torch.equal(asvs, output.asv_embedding)
     assert torch.equal(model.embed_samples(asvs, slot, count, depth), output.sample_embedding)
     assert torch.equal(model.scale(output.sample_embedding), output.z)
+
+
+def test_entry_points_give_what_the_forward_pass_gives(make_encoder, make_batch):
+    model = make_encoder(faith_pd=True)
+    tokens, slot, count, depth, mask = make_batch(2)
+    output = model(tokens, slot, count, depth, mask)
+    assert torch.equal(model.predict_hidden(tokens, mask), output.nucleotide_logits)
+    assert torch.equal(model.predict_faith_pd(output.sample_embedding), output.faith_pd)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.predict_faith_pd(output.sample_embedding), output.faith_pd)
+
+
+def test_faith_pd_needs_its_head(make_encoder):
+    with pytest.raises(ValueError, match="built with faith_pd"):
+        make_encoder().predict_faith_pd(torch.zeros(2, 16))
+
+
+def entry_calls(model: SequenceEncoder, batch) -> dict[str, Callable[[], object]]:
+    tokens, slot, count, depth, mask = batch
+    asvs, samples = torch.zeros(len(tokens), 16), torch.zeros(4, 16)
+    return {
+        "forward": lambda: model(tokens, slot, count, depth, mask),
+        "embed_asvs": lambda: model.embed_asvs(tokens),
+        "embed_samples": lambda: model.embed_samples(asvs, slot, count, depth),
+        "predict_hidden": lambda: model.predict_hidden(tokens, mask),
+        "scale": lambda: model.scale(samples),
+        "predict_faith_pd": lambda: model.predict_faith_pd(samples),
+    }
+
+
+@pytest.mark.parametrize("name", ["forward", *SequenceEncoder.ENTRY_POINTS])
+def test_no_entry_point_calls_another(make_encoder, make_batch, refuse, name: str):
+    # of a sharded root each gathers the weights and frees them: the inner one would free what the outer still needs
+    model = make_encoder(faith_pd=True)
+    refuse(model, {*SequenceEncoder.ENTRY_POINTS, "forward"} - {name})
+    entry_calls(model, make_batch(2))[name]()
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+@pytest.mark.parametrize("distances", [True, False])
+@pytest.mark.parametrize("nucleotides", [True, False])
+@pytest.mark.parametrize("faith_pd", [True, False])
+def test_the_parameters_that_no_loss_reaches_need_no_gradient(
+    make_encoder, make_batch, distances: bool, nucleotides: bool, faith_pd: bool, chunk: int
+):
+    if not (distances or nucleotides or faith_pd):
+        return
+    model = make_encoder(faith_pd=True, asv_chunk_size=chunk)
+    model.fix_unused(distances, nucleotides, faith_pd)
+    tokens, slot, count, depth, mask = make_batch(1)
+    output = model(tokens, slot, count, depth, mask if nucleotides else None)
+    losses = [
+        (distances, model.distance(output.z, output.z).square().sum()),
+        (nucleotides, 0.0 if output.nucleotide_logits is None else output.nucleotide_logits.square().sum()),
+        (faith_pd, output.faith_pd.square().sum()),
+    ]
+    sum(loss for learned, loss in losses if learned).backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @pytest.mark.parametrize("link", ["laplace", "tanh", "cosine"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from aam.config import TargetConfig
-from aam.models.sequence_predictor import SequencePredictor
+from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
 
 
 @pytest.fixture
@@ -53,10 +53,28 @@ def test_hidden_abundances_need_their_head(make_predictor, make_batch):
 def test_prediction_from_embedded_asvs_is_the_same(make_predictor, make_batch):
     tokens, slot, count, depth, _ = make_batch(2)
     model = make_predictor()
-    asvs = model.encoder.embed_asvs(tokens)
-    assert torch.equal(
-        model.predict_samples(asvs, slot, count, depth).prediction, model(tokens, slot, count, depth).prediction
-    )
+    asvs, expected = model.embed_asvs(tokens), model(tokens, slot, count, depth)
+    assert torch.equal(asvs, model.encoder.embed_asvs(tokens))
+    assert torch.equal(model.embed_samples(asvs, slot, count, depth), expected.sample_embedding)
+    for predict in (model.predict_samples, EmbeddedPredictor(model)):
+        assert torch.equal(predict(asvs, slot, count, depth).prediction, expected.prediction)
+
+
+@pytest.mark.parametrize("name", ["forward", "step", *SequencePredictor.ENTRY_POINTS])
+def test_no_entry_point_calls_another(make_predictor, make_batch, refuse, name: str):
+    # of a sharded root each gathers the weights and frees them: the inner one would free what the outer still needs
+    model = make_predictor(count_weight=1.0)
+    tokens, slot, count, depth, _ = make_batch(2)
+    asvs, hidden = torch.zeros(len(tokens), 16), count > 0
+    refuse(model, {*SequencePredictor.ENTRY_POINTS, "forward"} - {name})
+    calls = {
+        "forward": lambda: model(tokens, slot, count, depth, hidden),
+        "step": lambda: EmbeddedPredictor(model)(asvs, slot, count, depth, hidden),
+        "embed_asvs": lambda: model.embed_asvs(tokens),
+        "embed_samples": lambda: model.embed_samples(asvs, slot, count, depth),
+        "predict_samples": lambda: model.predict_samples(asvs, slot, count, depth, hidden),
+    }
+    calls[name]()
 
 
 def test_dropout_only_in_training(make_predictor, make_batch):
@@ -98,6 +116,7 @@ def test_every_parameter_has_a_gradient(make_predictor, make_batch):
     output = model(tokens, slot, count, depth, count > 0)
     (output.prediction.sum() + output.counts.sum()).backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert unused == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     # what only pretraining reads
     assert unused == {
         "encoder.log_tau",

@@ -1,4 +1,6 @@
+import copy
 import math
+import shutil
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import Tensor
 
 from aam.errors import InputError
 from aam.models.pooling import AttentionPooling
-from aam.models.transformer import SelfAttention, Transformer, attention_kernel, check_attention
+from aam.models.transformer import Block, SelfAttention, Transformer, attention_kernel, check_attention, compile_blocks
 
 
 def padded(rows: int = 3, positions: int = 6, width: int = 16) -> tuple[Tensor, Tensor]:
@@ -62,17 +64,82 @@ def test_padding_changes_nothing(make_config):
         torch.testing.assert_close(result[row, :present], alone[0], rtol=1e-10, atol=1e-10)
 
 
-def test_gradient_checkpointing_gives_the_same_gradient(make_config):
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_gradient_checkpointing_gives_the_same_gradient(make_config, chunk: int | None):
     x, padding = padded()
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        module = Transformer(make_config(gradient_checkpointing=checkpointing), 0.1).double()
+        module = Transformer(make_config(gradient_checkpointing=checkpointing), 0.1, chunk).double()
         torch.manual_seed(1)
         module(x, padding).square().sum().backward()
         gradients.append([parameter.grad for parameter in module.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         assert torch.equal(plain, checkpointed)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("masked", [True, False])
+def test_chunks_change_nothing(make_config, masked: bool, checkpointing: bool):
+    x, padding = padded()
+    results = []
+    for chunk in (None, 1, 2, 3, 100):
+        torch.manual_seed(0)
+        module = Transformer(make_config(gradient_checkpointing=checkpointing), 0.0, chunk).double()
+        output = module(x, padding if masked else None)
+        output.square().sum().backward()
+        results.append((output, [parameter.grad for parameter in module.parameters()]))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-10, atol=1e-10)
+
+
+def test_checkpointing_recomputes_a_chunk_at_a_time(make_config):
+    x, padding = padded()
+    module = Transformer(make_config(gradient_checkpointing=True), 0.0, 2).double()
+    rows: list[int] = []
+    for block in module.blocks:
+        block.attention.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    module(x, padding).sum().backward()
+    assert rows == [2, 1, 2, 1, 1, 2, 1, 2]
+    rows.clear()
+    with torch.no_grad():
+        module(x, padding)
+    assert rows == [2, 1, 2, 1]
+
+
+def test_a_copy_runs_on_its_own_weights(make_config):
+    # as replicas of data parallelism do, which share everything but their parameters
+    x, padding = padded()
+    module = Transformer(make_config(), 0.0).double()
+    expected = module(x, padding)
+    replica = copy.deepcopy(module)
+    for parameter in module.parameters():
+        parameter.data.zero_()
+    assert torch.equal(replica(x, padding), expected)
+    shallow = copy.copy(replica.blocks[0])
+    shallow._modules = module.blocks[0]._modules
+    assert torch.equal(shallow(x, None), x)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_blocks_compute_the_same_under_the_same_names(make_config, checkpointing: bool):
+    torch.compiler.reset()
+    x, padding = padded()
+    torch.manual_seed(0)
+    plain = Transformer(make_config(gradient_checkpointing=checkpointing), 0.0, 2).double()
+    compiled = copy.deepcopy(plain)
+    compile_blocks(compiled)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    results = []
+    for module in (plain, compiled):
+        output = module(x, padding)
+        output.square().sum().backward()
+        results.append((output, [parameter.grad for parameter in module.parameters()]))
+    assert all(block.run is not Block.transform for block in compiled.blocks)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
 
 def test_dropout_is_off_in_evaluation(make_config):

@@ -252,8 +252,8 @@ def test_a_manifest_without_weights_is_refused(written: Path) -> None:
 
 
 def test_a_newer_format_asks_for_an_update(written: Path) -> None:
-    (written / "manifest.json").write_text('{"format": 2, "new": true}')
-    with pytest.raises(InputError, match="has format 2, this aam reads up to 1: update aam"):
+    (written / "manifest.json").write_text('{"format": 3, "new": true}')
+    with pytest.raises(InputError, match="has format 3, this aam reads up to 2: update aam"):
         read_checkpoint(written)
 
 

@@ -1,0 +1,80 @@
+"""What the ranks tell each other after every step, so that all of them stop, save and fail at the same one."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from aam.data.dataset import StepPlan
+from aam.training.distributed import World
+
+FINITE, STOP, WRITTEN = range(3)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all ranks know of a step."""
+
+    plan: StepPlan
+    broken: int | None
+    """The first rank whose loss or gradient was NaN or infinite."""
+    stop: bool
+    """Whether a signal has asked some rank to stop."""
+    written: bool
+    """Whether the asynchronous checkpoint is written on every rank."""
+
+
+class Agreement:
+    """Collects one row of flags from every rank after each step.
+
+    On a GPU the verdict comes one step late, so that nobody waits for the step that is being computed; the same on
+    every rank, since all make the same calls.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._pending: deque[Callable[[], Verdict]] = deque()
+
+    def report(self, plan: StepPlan, finite: Tensor, stop: bool, written: bool) -> None:
+        """Tell the others of a step.
+
+        Args:
+            plan: the step.
+            finite: bool scalar on the device, whether what this rank computed is a number.
+            stop: whether a signal came to this process.
+            written: whether this process has written its part of an asynchronous checkpoint.
+        """
+        flags = torch.tensor([[True, stop, written]], device=self.world.device)
+        flags[0, FINITE] = finite
+        everyone = self.world.gather(flags.to(torch.uint8), [1] * self.world.size)
+        if everyone.device.type == "cpu":
+            self._pending.append(partial(_read, plan, everyone))
+            return
+        here = torch.empty(everyone.shape, dtype=everyone.dtype, pin_memory=True)
+        here.copy_(everyone, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        self._pending.append(partial(_read_when, arrived, plan, here))
+
+    def verdict(self) -> Verdict | None:
+        """What is known by now: of the last step, or, on a GPU, of the one before (None after the first)."""
+        late = 1 if self.world.device.type == "cuda" else 0
+        return self._pending.popleft()() if len(self._pending) > late else None
+
+    def last(self) -> Verdict | None:
+        """What is known when no step follows: of the last one, for which this waits."""
+        return self._pending.popleft()() if self._pending else None
+
+
+def _read(plan: StepPlan, flags: Tensor) -> Verdict:
+    rows = flags.bool().tolist()
+    broken = next((rank for rank, row in enumerate(rows) if not row[FINITE]), None)
+    return Verdict(plan, broken, any(row[STOP] for row in rows), all(row[WRITTEN] for row in rows))
+
+
+def _read_when(arrived: torch.cuda.Event, plan: StepPlan, flags: Tensor) -> Verdict:
+    arrived.synchronize()
+    return _read(plan, flags)

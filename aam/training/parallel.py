@@ -1,0 +1,86 @@
+"""How a step calls the model: bare, or through one of the strategies for many GPUs."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from aam.config import DistributedConfig
+from aam.errors import InputError
+from aam.models.initial import initialise
+from aam.models.sequence_encoder import SequenceEncoder
+from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
+from aam.training.compute import Compute
+from aam.training.data_parallel import SampleParallel, check_data_parallel
+from aam.training.distributed import World, fill, wrap_model_fsdp
+
+
+@dataclass(frozen=True, eq=False)
+class Parallel:
+    """How a step calls the model, and where; the bare model keeps its attributes, its weights and their names."""
+
+    call: Callable[..., Any]
+    """Takes what the model's forward takes (`SequencePredictor.predict_samples`, where the encoder is frozen)."""
+    compute: Compute
+    quiet: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Context for all but the last batch of a step: gradients are added up here and summed over ranks later."""
+
+    @property
+    def world(self) -> World:
+        """The processes that train together."""
+        return self.compute.world
+
+
+def materialise(
+    model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute, seed: int
+) -> None:
+    """Give a model on the meta device its first weights; with ``--fsdp`` each rank only ever holds its part.
+
+    Args:
+        model: as built; what is frozen is frozen already.
+        config: the strategy.
+        compute: the device.
+        seed: seed of the weights, which do not depend on the strategy.
+
+    Raises:
+        InputError: the strategy does not go with the precision.
+    """
+    if config.fsdp and compute.dtype is torch.float16:
+        raise InputError("--fsdp with --mixed-precision fp16 is not supported: use bf16, or --distributed")
+    if config.fsdp:
+        wrap_model_fsdp(model, compute.world, config)
+    in_main_memory = config.fsdp and config.fsdp_cpu_offload
+    model.to_empty(device="cpu" if in_main_memory else compute.device)
+    initialise(model, seed, fill)
+
+
+def parallelize(
+    model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute, embedded: bool = False
+) -> Parallel:
+    """Choose how a step calls a finished model.
+
+    Args:
+        model: with its weights; divided among the ranks already with ``--fsdp``.
+        config: the strategy.
+        compute: device, precision and ranks.
+        embedded: steps begin from embedded ASVs, as of a frozen encoder.
+
+    Raises:
+        InputError: the strategy does not fit the device.
+    """
+    module: nn.Module = model
+    plain: Callable[..., Any] = model
+    if isinstance(model, SequencePredictor) and embedded:
+        module, plain = EmbeddedPredictor(model), model.predict_samples
+    if config.distributed:
+        gpu = [compute.device] if compute.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(module, gpu, gradient_as_bucket_view=True)
+        return Parallel(wrapped, compute, wrapped.no_sync)
+    if config.data_parallel:
+        devices = check_data_parallel(compute.world.size, compute.device)
+        return Parallel(SampleParallel(module, devices), compute)
+    return Parallel(plain, compute)
