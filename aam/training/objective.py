@@ -128,7 +128,7 @@ class PretrainObjective:
                     unifrac = (output.z[batch.real] * pull[own]).sum()
                     pulled.append(self.loss.weights["unifrac_loss"] * unifrac)
                 # strategies take the mean over ranks, while every part is this rank's share of a sum
-                weighted = pulled + [self.loss(parts)] * bool(parts)
+                weighted = [*pulled, self.loss(parts)] if parts else pulled
                 scale(world.size * torch.stack(weighted).sum()).backward()  # type: ignore[no-untyped-call]
             for name, part in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()

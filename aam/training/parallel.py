@@ -81,6 +81,8 @@ def parallelize(
         wrapped = DistributedDataParallel(module, gpu, gradient_as_bucket_view=True)
         return Parallel(wrapped, compute, wrapped.no_sync)
     if config.data_parallel:
-        devices = check_data_parallel(compute.world.size, compute.device)
+        encoder = model.encoder if isinstance(model, SequencePredictor) else model
+        kernel = encoder.config.attn_implementation
+        devices = check_data_parallel(compute.world.size, compute.device, implementation=kernel)
         return Parallel(SampleParallel(module, devices), compute)
     return Parallel(plain, compute)

@@ -146,7 +146,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         if last is not None:
             trainer.load_checkpoint(last)
         if run.config.runtime.compile_model:
-            compile_if_supported(run.model)
+            compile_if_supported(run.model, run.world)
         if world.is_main:
             _write_samples(run.material, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
@@ -172,9 +172,9 @@ def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
     return NullMonitor()
 
 
-def compile_if_supported(model: nn.Module) -> None:
+def compile_if_supported(model: nn.Module, world: World) -> None:
     """Compile the blocks of a model, or say why not."""
-    obstacle = compile_allowed(Build.of_torch())
+    obstacle = compile_allowed(Build.of_torch()) if world.device.type == "cuda" else None
     if obstacle is None:
         compile_blocks(model)
     else:
