@@ -191,33 +191,35 @@ class StepDataset(Dataset[StepBatch]):
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
         shares = plan.shares(self.ranks)
-        micro = tuple(self._collate(rows, plan) for rows in shares[self.rank])
         sizes = tuple(sum(map(len, share)) for share in shares)
-        batch = StepBatch(plan, micro, sizes, sum(sizes[: self.rank]))
-        if self.source is not None:
-            batch = self._with_distances(self.source, batch)
+        start = sum(sizes[: self.rank])
+        own = np.concatenate(shares[self.rank])
+        if self.source is None:
+            drawn, batch = self.draws.rows(own, plan.epoch), StepBatch(plan, (), sizes, start)
+        else:
+            everyone = self.draws.rows(np.concatenate([rows for share in shares for rows in share]), plan.epoch)
+            drawn = everyone[start : start + len(own)]
+            batch = self._with_distances(self.source, StepBatch(plan, (), sizes, start), everyone)
         if self.faith_tree is not None:
-            batch = replace(batch, faith_pd=self._faith_pd(self.faith_tree, shares[self.rank], plan))
-        return batch
+            batch = replace(batch, faith_pd=unifrac.faith_pd(self.faith_tree, drawn))
+        ends = np.cumsum([0] + [len(rows) for rows in shares[self.rank]])
+        micro = tuple(
+            collate(self.draws, rows, drawn[begin:end], plan.epoch) if len(rows) else self._ghost(plan)
+            for rows, begin, end in zip(shares[self.rank], ends[:-1], ends[1:], strict=True)
+        )
+        return replace(batch, micro=micro)
 
-    def _collate(self, rows: NDArray[np.int64], plan: StepPlan) -> SampleBatch:
-        ghost = not len(rows)
-        samples = plan.samples[:1] if ghost else rows
-        batch = collate(self.draws, samples, self.draws.rows(samples, plan.epoch), plan.epoch)
-        return replace(batch, ghost=True, occurrence=torch.zeros_like(batch.occurrence)) if ghost else batch
-
-    def _with_distances(self, source: DistanceSource, batch: StepBatch) -> StepBatch:
+    def _with_distances(self, source: DistanceSource, batch: StepBatch, drawn: csr_array) -> StepBatch:
         samples, own = batch.samples, slice(batch.start, batch.start + batch.sizes[self.rank])
-        drawn = self.draws.rows(samples, batch.plan.epoch)
         if len(samples) > DENSE_SAMPLES:
             return replace(batch, drawn=drawn)
         return replace(batch, distance=source.distances(samples, drawn, own))
 
-    def _faith_pd(self, tree: StudyTree, share: tuple[NDArray[np.int64], ...], plan: StepPlan) -> Tensor:
-        own = np.concatenate(share)
-        if not len(own):
-            return torch.zeros(0, dtype=torch.float64)
-        return unifrac.faith_pd(tree, self.draws.rows(own, plan.epoch))
+    def _ghost(self, plan: StepPlan) -> SampleBatch:
+        """Stand in for a share without samples, so that every rank makes the same calls."""
+        sample = plan.samples[:1]
+        batch = collate(self.draws, sample, self.draws.rows(sample, plan.epoch), plan.epoch)
+        return replace(batch, ghost=True, occurrence=torch.zeros_like(batch.occurrence))
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,8 +58,9 @@ class SampleDraws:
         """Stack the drawn counts of several samples: int64 [samples, ASVs of the table]."""
         drawn = [self.counts(int(sample), epoch) for sample in samples]
         indptr = np.cumsum([0] + [len(asv) for asv, _ in drawn])
-        asv = np.concatenate([asv for asv, _ in drawn])
-        count = np.concatenate([count for _, count in drawn])
+        none = np.zeros(0, dtype=np.int64)
+        asv = np.concatenate([none, *(asv for asv, _ in drawn)])
+        count = np.concatenate([none, *(count for _, count in drawn)])
         return csr_array((count, asv, indptr), shape=(len(samples), self.table.n_asvs))
 
     def choose(

@@ -86,7 +86,7 @@ def resumed_model(output: OutputConfig) -> ModelConfig | None:
         InputError: the checkpoint is damaged.
     """
     last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
-    return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train")).model
+    return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train", with_weights=False)).model
 
 
 def restore(path: Path) -> Restored:
