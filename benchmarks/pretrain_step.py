@@ -33,7 +33,7 @@ from aam.data.rarefaction import SampleDraws
 from aam.data.sequences import encode_sequences, sequence_keys
 from aam.data.tables import read_tables
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.training.losses import nucleotide_loss, pairwise_loss
+from aam.training.losses import nucleotide_loss, pairwise_gradient
 from aam.training.masking import hidden_nucleotides
 
 GIB = 2**30
@@ -117,15 +117,15 @@ def measure(side: str, data: Path, batch_size: int, checkpointing: bool) -> dict
 def step(model: SequenceEncoder, optimizer: torch.optim.Optimizer, work: Work) -> list[float]:
     """One step of the optimizer; returns its losses, predicted distances and sample embeddings."""
     output = model(work.tokens, work.slot, work.count, work.depth, work.mask)
-    distance = model.distance(output.z, output.z)
     weight = work.weight.repeat_interleave(work.mask.sum(dim=1))
     nucleotide = nucleotide_loss(output.nucleotide_logits, work.tokens[work.mask].long(), weight, weight.sum())
-    unifrac = pairwise_loss(distance, work.true)
+    z = output.z.detach()
+    unifrac, pull = pairwise_gradient(z, z, 0, model.distance, lambda rows, columns: work.true[rows, columns])
     optimizer.zero_grad()
-    (unifrac + 0.1 * nucleotide).backward()
+    ((output.z * pull).sum() + 0.1 * nucleotide).backward()
     optimizer.step()
-    losses = torch.stack([unifrac, nucleotide])
-    return torch.cat([losses, distance.flatten(), output.sample_embedding.flatten()]).tolist()
+    compared = model.distance(z, z).flatten().tolist() + output.sample_embedding.flatten().tolist()
+    return [float(unifrac), float(nucleotide), *compared]
 
 
 def measure_apart(side: str, data: Path, batch_size: int, checkpointing: bool) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from aam.data.phylogeny import parse_newick
 from aam.data.sequences import A, T
 from aam.data.unifrac import StudyTree, cross_distances, distances
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.training.losses import pairwise_loss
+from aam.training.losses import pairwise_gradient
 from aam.training.masking import hidden_nucleotides
 
 BATCH, IN_A_SAMPLE, POOL = 32, 150, 2300
@@ -115,8 +115,9 @@ def time_step(case: Case, rng: np.random.Generator) -> float:
 
     def step() -> None:
         output = model(tokens, slots, count, count.sum(dim=1), mask)
-        loss = pairwise_loss(model.distance(output.z, output.z), true)
-        loss = loss + functional.cross_entropy(output.nucleotide_logits, tokens[mask].long())
+        z = output.z.detach()
+        _, pull = pairwise_gradient(z, z, 0, model.distance, lambda rows, columns: true[rows, columns])
+        loss = (output.z * pull).sum() + functional.cross_entropy(output.nucleotide_logits, tokens[mask].long())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

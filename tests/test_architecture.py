@@ -109,6 +109,16 @@ def test_a_floor_does_without_what_is_not_its_business(floor):
     assert taken == []
 
 
+def test_processes_are_the_business_of_training():
+    """Other floors share the work by `World`, which has a twin for one process."""
+    taken = {
+        _floor(_module(path))
+        for path, tree in PARSED
+        if any(_within(name, "torch.distributed") for name in _imports(tree))
+    }
+    assert taken == {"training"}
+
+
 def _calls(tree: ast.AST, names: set[str]) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:

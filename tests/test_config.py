@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from aam.config import (
+    DistributedConfig,
     EmbedConfig,
     ModelConfig,
     PredictConfig,
@@ -150,6 +151,10 @@ def test_all_missing_options_are_named_at_once():
         ({"max_bp": 0}, "--max-bp 0: .*greater than 0"),
         ({"max_asvs": -1}, "--max-asvs -1: .*greater than or equal to 0"),
         ({"patience": 0}, "--patience 0: .*greater than 0"),
+        ({"keep_checkpoints": 0}, "--keep-checkpoints 0: .*greater than 0"),
+        ({"rank_timeout": 0}, "--rank-timeout 0: .*greater than 0"),
+        ({"rank_timeout": float("inf")}, "--rank-timeout inf: .*finite"),
+        ({"fsdp_replicate": 0}, "--fsdp-replicate 0: .*greater than 0"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):
@@ -188,6 +193,48 @@ def test_contradictions_are_refused_and_their_remedies_accepted(options, message
 def test_options_that_go_together_are_accepted(options):
     flat = TrainConfig.from_flat({**MINIMAL[TrainConfig], **options}).flat()
     assert {name: str(flat[name]) for name in options} == {name: str(value) for name, value in options.items()}
+
+
+STRATEGIES = ("distributed", "data_parallel", "fsdp")
+
+
+@pytest.mark.parametrize("config", [PretrainConfig, TrainConfig])
+@pytest.mark.parametrize("names", [*itertools.combinations(STRATEGIES, 2), STRATEGIES])
+def test_strategies_for_many_gpus_exclude_each_other(config, names):
+    listed = " and ".join(map(flag, names))
+    with pytest.raises(InputError, match=f"^{listed} exclude each other: give one of them$"):
+        config.from_flat({**MINIMAL[config], **dict.fromkeys(names, True)})
+
+
+@pytest.mark.parametrize("strategy", [None, *STRATEGIES])
+def test_one_strategy_is_accepted_and_says_whether_it_is_one_of_processes(strategy):
+    made = DistributedConfig(**({strategy: True} if strategy else {}))
+    assert made.several_processes == (strategy in ("distributed", "fsdp"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("fsdp_replicate", 2),
+        ("fsdp_mixed_precision", True),
+        ("fsdp_cpu_offload", True),
+        ("fsdp_sharded_checkpoint", True),
+    ],
+)
+@pytest.mark.parametrize("strategy", [None, "distributed", "data_parallel"])
+def test_options_of_sharding_need_it(option, value, strategy):
+    others = {strategy: True} if strategy else {}
+    with pytest.raises(InputError, match=f"{flag(option)} {value} only has an effect with --fsdp"):
+        PretrainConfig.from_flat({"output_dir": "o", option: value, **others})
+    made = PretrainConfig.from_flat({"output_dir": "o", option: value, "fsdp": True})
+    assert made.flat()[option] == value
+
+
+def test_only_a_sharded_checkpoint_is_written_meanwhile():
+    given = {"output_dir": "o", "fsdp": True, "async_checkpoint": True}
+    with pytest.raises(InputError, match="--async-checkpoint True only has an effect with --fsdp-sharded-checkpoint"):
+        PretrainConfig.from_flat(given)
+    assert PretrainConfig.from_flat({**given, "fsdp_sharded_checkpoint": True}).distribution.async_checkpoint
 
 
 def test_ids_of_a_matrix_need_a_matrix():

@@ -1,6 +1,7 @@
 """What the estimators share: parameters, output folder, embeddings, saving."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
@@ -75,7 +76,8 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             InputError: the table is wrong, or none of its samples can be used.
         """
         whole, study = self._study(table, sequences)
-        rows = embed_study(self.trained_, study, self.batch_size, self._compute(), self.num_workers)
+        with self._compute() as compute:
+            rows = embed_study(self.trained_, study, self.batch_size, compute, self.num_workers)
         return rows.reindex(list(whole.sample_ids)).rename_axis("sample_id")
 
     def save(self, path: Path | str) -> None:
@@ -133,9 +135,11 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
         return whole, assemble_study(whole, config.sampling)
 
-    def _compute(self) -> Compute:
-        """The device that the parameters name now, which need not be the one of the training."""
-        return Compute.of(setup_distributed(self.device, inference=True), self.trained_.config.runtime)
+    @contextmanager
+    def _compute(self) -> Iterator[Compute]:
+        """Compute on the device that the parameters name now, which need not be the one of the training."""
+        with setup_distributed(self.device, inference=True) as world:
+            yield Compute.of(world, self.trained_.config.runtime)
 
     def _flat(self) -> dict[str, Any]:
         """Flat options that the parameters and `options` set.

@@ -105,7 +105,8 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
             InputError: the table is wrong, or none of its samples can be used.
         """
         _, study = self._study(table, sequences)
-        return embed_study_asvs(self.trained_, study, self._compute())
+        with self._compute() as compute:
+            return embed_study_asvs(self.trained_, study, compute)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
         """Names of the columns of `transform`, for ``set_output(transform="pandas")``."""

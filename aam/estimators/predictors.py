@@ -78,7 +78,9 @@ class SamplePredictor(SampleModel):
             start = Path(scratch) / "encoder"
             output = run_folder(self.output_dir, Path(scratch))
             config = self._config(str(target.name), output / "train" if pretrains else output, start, pretrains)
-            config = settle_folder(config)
+            with self._world(config) as world:  # before pretraining, and all ranks alike
+                output_config = world.on_main(lambda: settle_folder(config).output)
+            config = config.model_copy(update={"output": output_config})
             whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
             study = assemble_study(whole, config.sampling, metadata=with_target(columns, target))
             assert study.metadata is not None
@@ -108,7 +110,8 @@ class SamplePredictor(SampleModel):
             InputError: the table is wrong, or none of its samples can be used.
         """
         whole, study = self._study(table, sequences)
-        predicted = predict_study(self.trained_, study, self.batch_size, self._compute(), self.num_workers)
+        with self._compute() as compute:
+            predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers)
         return with_left_out(predicted, study).loc[list(whole.sample_ids)]
 
     def _scored(

@@ -49,5 +49,6 @@ class CountHead(nn.Module):
 
     def forward(self, asv_context: Tensor) -> Tensor:
         """Predict: [B, S, D] -> [B, S]."""
-        log_abundance: Tensor = self.output(asv_context).squeeze(-1)
+        # no view: FSDP, which hooks what a model returns, warns of them
+        log_abundance: Tensor = self.output(asv_context).squeeze(-1).clone()
         return log_abundance

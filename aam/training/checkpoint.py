@@ -155,9 +155,10 @@ class CheckpointStore:
         before = {self._target("last"), self._target("best")}
         for link in links:
             self._point(link, place)
-        # a checkpoint that a killed run wrote and never came to adopt may be newer than this one
-        newest = sorted((path for path in self.folder.glob("step-*") if _age(path) <= _age(place)), key=_age)
-        self._prune(before | {self._target("last"), self._target("best"), *newest[-self.keep :]})
+        last, best = self._target("last"), self._target("best")
+        # what lies beyond `last` was written by a run that was killed before it was of use, or is another form of best
+        newest = [path for path in self.folder.glob("step-*") if last is not None and _age(path) <= _age(last)]
+        self._prune(before | {last, best, *sorted(newest, key=_age)[-self.keep :]})
 
     def _prune(self, needed: set[Path | None]) -> None:
         for directory in self.folder.glob("step-*"):

@@ -5,9 +5,11 @@ Shapes: B_r samples of rank r, G samples of all ranks, D width, W ranks.
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, TypeVar
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -25,7 +27,6 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from aam.config import DistributedConfig
 from aam.config.launch import launched_local_rank, launched_rank, launched_world_size, restart_count
@@ -35,7 +36,6 @@ from aam.errors import (
     ReportedInputError,
     StoppedBySignalError,
     TrainingDivergedError,
-    first_ids,
 )
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
@@ -235,12 +235,38 @@ def _join_processes(device: torch.device, size: int, rank_timeout: float) -> Pro
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start aam with torchrun or srun")
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    # a connection of its own: one that waits in a collective cannot be used meanwhile
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    watchdog = Watchdog(PrefixStore(f"aam/{restart_count()}", store), rank, size, rank_timeout, _leave)
+    # its own keys for each restart of a launch, and for each group that this process joins in turn
+    name = f"{restart_count()}/{next(_joined)}"
+    dist.init_process_group(
+        backend,
+        store=PrefixStore(f"group/{name}", _store()),
+        rank=rank,
+        world_size=size,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+    watchdog = Watchdog(PrefixStore(f"aam/{name}", _own_connection()), rank, size, rank_timeout, _leave)
     watchdog.start()
     return ProcessGroup(device, rank, size, watchdog)
+
+
+_joined = count()
+
+
+@cache
+def _store() -> TCPStore:
+    """The store of the launch, for as long as this process lives: torchrun's, or that of rank 0."""
+    is_master = launched_rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    return TCPStore(*_address(), is_master=is_master, timeout=COLLECTIVE_TIMEOUT, wait_for_workers=False)
+
+
+@cache
+def _own_connection() -> TCPStore:
+    """A second connection to the store: one that waits in a collective cannot be used meanwhile."""
+    return TCPStore(*_address(), is_master=False, wait_for_workers=False)
+
+
+def _address() -> tuple[str, int]:
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
 def _leave(failure: Failure) -> None:
@@ -296,32 +322,6 @@ def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, co
     fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
     for name in model.ENTRY_POINTS:
         register_fsdp_forward_method(model, name)
-
-
-@torch.no_grad()
-def fill(tensor: Tensor, whole: Tensor) -> None:
-    """Copy a whole tensor into one that may be divided among ranks, each taking its part; nothing is communicated."""
-    if isinstance(tensor, DTensor):
-        whole = distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
-    tensor.copy_(whole)
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy whole weights by name into a model that may be divided among ranks.
-
-    Raises:
-        KeyError: the names are not those of the model.
-    """
-    own = model.state_dict()
-    if own.keys() != weights.keys():
-        raise KeyError(f"weights of another model: {first_ids(sorted(own.keys() ^ weights.keys()))}")
-    for name, value in weights.items():
-        fill(own[name], value)
-
-
-def own_part(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that may be divided among ranks."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _mesh(world: World, replicas: int) -> DeviceMesh:

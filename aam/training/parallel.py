@@ -16,7 +16,8 @@ from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
 from aam.training.compute import Compute
 from aam.training.data_parallel import SampleParallel, check_data_parallel
-from aam.training.distributed import World, fill, wrap_model_fsdp
+from aam.training.distributed import World, wrap_model_fsdp
+from aam.training.divided import fill
 
 
 @dataclass(frozen=True, eq=False)

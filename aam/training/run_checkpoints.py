@@ -24,8 +24,9 @@ from aam.training.checkpoint import (
 )
 from aam.training.checkpoint_files import Draft, Entry, VerifiedFolder
 from aam.training.distributed import World
+from aam.training.divided import gather_whole
 from aam.training.optimizer_state import blank_state, check_groups, flatten_optimizer, load_optimizer, reshard
-from aam.training.sharded import ShardFiles, WholeFiles, gather_whole, stage, write_shards
+from aam.training.sharded import ShardFiles, WholeFiles, stage, write_shards
 
 SHARDS = "sharded"
 
@@ -54,7 +55,7 @@ class _Pending:
 
 
 class RunCheckpoints:
-    """Writes and reads the checkpoints of a run; every rank calls every method, and rank 0 writes what is common.
+    """Writes and reads the checkpoints of a run; every rank calls all methods but `last`, and rank 0 writes.
 
     Models are bare modules whose parameters are tensors, or DTensors after `fully_shard`. What one strategy and number
     of ranks wrote, any other reads.
@@ -115,8 +116,8 @@ class RunCheckpoints:
             self.world.on_main(lambda: self._appear(pending, shards))
 
     def last(self) -> Path | None:
-        """Folder of the newest checkpoint; None where there is none yet."""
-        return self.world.on_main(self.store.last)
+        """Folder of the newest checkpoint; None where there is none yet. Rank 0 is to be asked, by `World.on_main`."""
+        return self.store.last()
 
     def load(self, path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         """Put weights and optimizer where a checkpoint of this run was written, and give its state.

@@ -22,12 +22,11 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
-from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from aam.errors import InputError
 from aam.training.checkpoint_files import Entry, entry_of
-from aam.training.distributed import fill
+from aam.training.divided import fill
 
 METADATA: Final = ".metadata"
 
@@ -46,30 +45,6 @@ _KNOWN: Final = {
     },
 }
 """All that the metadata of tensors names, by module."""
-
-
-def gather_whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Gather tensors one after the other, to the main memory of the ranks that keep them; every rank calls this.
-
-    Args:
-        tensors: of the same names on every rank.
-        keep: False drops every tensor as soon as it is whole.
-    """
-    whole: dict[str, Tensor] = {}
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        if isinstance(tensor, DTensor):
-            # parameters in main memory (--fsdp-cpu-offload) are gathered by the GPUs all the same
-            tensor = _onto(tensor, tensor.device_mesh.device_type).full_tensor()
-        if keep:
-            whole[name] = tensor.cpu()
-    return whole
-
-
-def _onto(tensor: DTensor, device: str) -> DTensor:
-    moved = tensor.to(device)
-    assert isinstance(moved, DTensor)
-    return moved
 
 
 def stage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

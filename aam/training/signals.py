@@ -1,5 +1,6 @@
 """Signals that ask a run to stop: the trainer saves at its next step, and a scheduler starts the run again later."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -40,3 +41,12 @@ def stop_signals() -> Iterator[StopRequest]:
         for number, handler in before.items():
             # None: set by other than Python, and not to be had back
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def shield_worker(_: int = 0) -> None:
+    """Keep signals that a launcher sends to the process group of a rank from its data workers; for `worker_init_fn`.
+
+    torchrun signals whole groups. A data worker dies of SIGTERM at once, which would end the run before it can save.
+    Workers end with their rank anyway.
+    """
+    os.setpgid(0, 0)

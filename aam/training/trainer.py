@@ -17,7 +17,7 @@ from aam.config import PretrainConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
 from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.agreement import Agreement, Verdict
-from aam.training.distributed import own_part
+from aam.training.divided import own_part
 from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
@@ -128,6 +128,7 @@ class Trainer:
     def _check(self, verdict: Verdict | None) -> None:
         """Fail on every rank where one has failed to compute a number; finish a checkpoint that all have written."""
         if verdict is not None and verdict.broken is not None:
+            self.checkpoints.close()
             rank = f"rank {verdict.broken}, " if self.world.size > 1 else ""
             raise TrainingDivergedError(
                 f"{rank}step {verdict.plan.step}: the loss became NaN or infinite "

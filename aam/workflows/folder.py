@@ -42,7 +42,9 @@ RUN_FILES = (
     "plots/val_predictions.png",
     "plots/find_lr.png",
 )
-"""All that runs write to their folders besides `CONFIG`; the checkpoints are the first to go."""
+"""All that runs write to their folders besides `CONFIG` and `RANK_LOGS`; the checkpoints are the first to go."""
+RANK_LOGS = "training-rank*.log"
+"""Logs of ranks other than 0, as many as there were."""
 
 RESTART_PATIENCE = 30.0
 """Seconds that a restarted process waits until all of its predecessor, such as a data worker, is gone."""
@@ -66,12 +68,17 @@ def settle_folder(config: AnyConfig) -> AnyConfig:
     Raises:
         InputError: see `check_folder`.
     """
-    begun = config.output.output_dir / LAUNCH
-    if restart_count() > 0 and begun.exists() and begun.read_text() == launch_name():
+    if restart_count() > 0 and _is_of_this_launch(config.output.output_dir):
         again = config.output.model_copy(update={"resume": True, "overwrite": False})
         config = config.model_copy(update={"output": again})
     check_folder(config, config.output)
     return config
+
+
+def _is_of_this_launch(folder: Path) -> bool:
+    """Whether this launch has begun a run there; without options it was killed before there was anything to resume."""
+    begun = folder / LAUNCH
+    return (folder / CONFIG).exists() and begun.exists() and begun.read_text() == launch_name()
 
 
 def check_folder(config: RunConfig, output: FolderConfig) -> None:
@@ -167,7 +174,7 @@ def _resumes(output: FolderConfig) -> bool:
 
 def _holds_files(folder: Path) -> bool:
     """Whether more is there than what a run leaves that was killed in its first moment."""
-    first = {LOCK, draft_path(folder / CONFIG).name}
+    first = {LOCK, LAUNCH, *(draft_path(folder / name).name for name in (CONFIG, LAUNCH))}
     return folder.exists() and any(path.name not in first for path in folder.iterdir())
 
 
@@ -196,7 +203,7 @@ def _set_aside(folder: Path) -> None:
     """Take the files of an earlier run out of the way, each at once; other files stay."""
     aside = folder / REPLACED
     delete(aside)
-    for name in RUN_FILES:
+    for name in (*RUN_FILES, *(path.name for path in sorted(folder.glob(RANK_LOGS)))):
         place = folder / name
         delete(draft_path(place))
         if place.exists():

@@ -17,7 +17,7 @@ from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, CheckpointStore, Kind, read_checkpoint
 from aam.training.compute import CPU
-from aam.training.distributed import load_weights
+from aam.training.divided import load_weights
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 

@@ -11,7 +11,13 @@ import pytest
 from aam.cli import main
 from aam.cli.app import app
 from aam.config import RunConfig, TrainConfig, flag
-from aam.errors import InputError, TrainingDivergedError
+from aam.errors import (
+    InputError,
+    PeerFailedError,
+    ReportedInputError,
+    StoppedBySignalError,
+    TrainingDivergedError,
+)
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "simulate", "unifrac"]
 REQUIRED = {
@@ -143,7 +149,10 @@ def test_usage_errors_leave_with_2_and_one_message(arguments, message, capsys):
         ("predict", "seed compile-model"),
         ("embed", "seed compile-model"),
         ("find-lr", "lr epochs scheduler warmup-fraction patience best-metric compile-model"),
-        ("find-lr", "log-every checkpoint-every resume stratify"),
+        ("find-lr", "log-every checkpoint-every keep-checkpoints resume stratify"),
+        ("find-lr", "distributed data-parallel fsdp rank-timeout log-all-ranks"),
+        ("predict", "distributed data-parallel fsdp rank-timeout log-all-ranks"),
+        ("embed", "distributed data-parallel fsdp rank-timeout log-all-ranks"),
         ("pretrain", "stratify"),
         ("train", "distance-link"),
         ("unifrac", "distance-link"),
@@ -176,6 +185,52 @@ def test_a_training_that_diverged_leaves_with_1_and_no_traceback(workflow, capsy
     workflow("pretrain", diverge)
     assert _run("pretrain", *REQUIRED["pretrain"]) == 1
     assert capsys.readouterr().err == "Error: loss or weights became NaN: try a lower --lr\n"
+
+
+def raising(error: Exception):
+    def end() -> None:
+        raise error
+
+    return end
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(None, True), ("0", True), ("3", False)])
+def test_a_run_that_a_signal_stopped_leaves_with_75_and_says_so_once(workflow, capsys, monkeypatch, rank, shown):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    says = "stopped by a signal after step 3, which is saved: continue with --resume"
+    workflow("pretrain", raising(StoppedBySignalError(says)))
+    assert _run("pretrain", *REQUIRED["pretrain"]) == 75
+    assert capsys.readouterr().err == (f"{says}\n" if shown else "")
+
+
+@pytest.mark.parametrize("code", [1, 2, 75])
+def test_a_process_that_another_one_stopped_leaves_with_its_code(workflow, capsys, code):
+    workflow("pretrain", raising(PeerFailedError("rank 2 failed at step 7: ValueError: bad", code)))
+    assert _run("pretrain", *REQUIRED["pretrain"]) == code
+    assert capsys.readouterr().err == "Error: rank 2 failed at step 7: ValueError: bad\n"
+
+
+def test_bad_input_that_another_process_tells_is_not_told_again(workflow, capsys):
+    workflow("pretrain", raising(ReportedInputError("--tree is a folder")))
+    assert _run("pretrain", *REQUIRED["pretrain"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_other_processes_than_the_first_show_nothing_of_the_log(workflow, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    workflow("pretrain", lambda: logging.getLogger("aam.some.part").warning("trouble"))
+    assert _run("pretrain", *REQUIRED["pretrain"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_environment_without_a_number_is_bad_input(workflow, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "first")
+    received = workflow("pretrain")
+    assert _run("pretrain", *REQUIRED["pretrain"]) == 2
+    assert capsys.readouterr().err.startswith("Error: the environment variable RANK is 'first', not a number: unset it")
+    assert received == []
 
 
 def test_an_interrupt_leaves_with_130(workflow, capsys):

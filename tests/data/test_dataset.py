@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -8,7 +9,18 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from aam.config import InputConfig, SamplingConfig, UnifracConfig
-from aam.data.dataset import AddressedSampler, FixedBatches, SampleBatch, StepBatch, StepDataset, StepPlan, collate
+from aam.data import dataset as module
+from aam.data.dataset import (
+    AddressedSampler,
+    DistanceSource,
+    FixedBatches,
+    SampleBatch,
+    StepBatch,
+    StepDataset,
+    StepPlan,
+    collate,
+)
+from aam.data.distance_matrix import DistanceMatrix
 from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, load_study
 
@@ -139,6 +151,114 @@ def test_a_step_knows_the_distances_of_all_its_samples(study):
     counts = [rebuilt(batch, study.table.n_asvs) for batch in (*step.micro, *together.micro)]
     assert np.array_equal(np.concatenate(counts[:2]), counts[2])
     assert (counts[2].sum(axis=1) == 100).all()
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    ranks=st.integers(1, 5),
+)
+def test_every_sample_of_a_step_is_on_exactly_one_rank(sizes, ranks):
+    rows = np.random.default_rng(len(sizes)).permutation(sum(sizes))
+    plan = StepPlan(0, 0, False, tuple(np.split(rows, np.cumsum(sizes)[:-1])))
+    shares = plan.shares(ranks)
+    assert len(shares) == ranks
+    for batch, micro in enumerate(plan.micro):
+        assert np.concatenate([share[batch] for share in shares]).tolist() == micro.tolist()
+        counts = [len(share[batch]) for share in shares]
+        assert max(counts) - min(counts) <= 1
+        assert counts == sorted(counts, reverse=True)
+
+
+STEP_SIZES = {"equal": (12, 12), "uneven": (7,), "fewer samples than ranks": (2,), "one sample": (1,), "last": (6, 1)}
+
+
+def steps_of_ranks(study: Study, ranks: int, plan: StepPlan) -> list[StepBatch]:
+    return [replace(dataset_of(study), rank=rank, ranks=ranks)[plan] for rank in range(ranks)]
+
+
+def plan_of(*sizes: int) -> StepPlan:
+    """A step of some samples in batches of these sizes."""
+    return StepPlan(4, 1, False, tuple(np.split(next(iter(sampler(sum(sizes)))).samples, np.cumsum(sizes)[:-1])))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("sizes", STEP_SIZES.values(), ids=STEP_SIZES)
+def test_the_steps_of_ranks_are_the_whole_step(study, ranks, sizes):
+    plan = plan_of(*sizes)
+    (whole,) = steps_of_ranks(study, 1, plan)
+    place = {sample: at for at, sample in enumerate(whole.samples.tolist())}
+    counts = study.table.counts[:0].toarray()
+    steps = steps_of_ranks(study, ranks, plan)
+    seen: list[int] = []
+    for rank, step in enumerate(steps):
+        assert len(step.micro) == len(plan.micro), "ranks make different calls"
+        assert step.start == len(seen)
+        own = [sample for batch in step.micro for sample in batch.sample[batch.real].tolist()]
+        assert len(own) == step.sizes[rank]
+        order, mine = [place[sample] for sample in step.samples.tolist()], [place[sample] for sample in own]
+        assert step.distance.shape == (len(own), len(place))
+        assert torch.allclose(step.distance, whole.distance[mine][:, order], rtol=0, atol=1e-12)
+        assert torch.allclose(step.faith_pd, whole.faith_pd[mine], rtol=0, atol=1e-12)
+        drawn = [rebuilt(batch, study.table.n_asvs) for batch in step.micro if not batch.ghost]
+        counts = np.concatenate([counts, *drawn])
+        seen += own
+    assert seen == steps[0].samples.tolist()
+    assert sorted(seen) == sorted(place)
+    of_one = np.concatenate([rebuilt(batch, study.table.n_asvs) for batch in whole.micro])
+    assert np.array_equal(counts, of_one[[place[sample] for sample in seen]])
+
+
+def test_a_ghost_counts_for_nothing(study):
+    """It stands in where a rank has no sample of a batch, and is one of the step, so that its address is known."""
+    plan = plan_of(5, 2)
+    steps = steps_of_ranks(study, 4, plan)
+    ghosts = [[batch.ghost for batch in step.micro] for step in steps]
+    assert ghosts == [[False, False], [False, False], [False, True], [False, True]]
+    for step in steps:
+        for batch in step.micro:
+            assert len(batch.sample[batch.real]) == (0 if batch.ghost else len(batch.sample))
+            assert bool(batch.occurrence.any()) != batch.ghost
+            assert len(batch.sample) > 0
+            assert set(batch.sample.tolist()) <= set(plan.samples.tolist())
+    assert [step.sizes for step in steps] == [(3, 2, 1, 1)] * 4
+    moved = steps[3].to(torch.device("cpu"))
+    assert [batch.ghost for batch in moved.micro] == [False, True]
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_rank_without_any_sample_has_a_step_too(study, rank):
+    step = steps_of_ranks(study, 3, plan_of(1))[rank]
+    assert step.sizes == (1, 0, 0)
+    assert step.start == 1
+    assert step.distance.shape == (0, 1)
+    assert step.faith_pd.shape == (0,)
+    assert [batch.ghost for batch in step.micro] == [True]
+
+
+@pytest.mark.parametrize("limit", [6, 7])
+def test_of_a_large_step_the_counts_take_the_place_of_the_distances(study, monkeypatch, limit):
+    monkeypatch.setattr(module, "DENSE_SAMPLES", limit)
+    plan = plan_of(5, 2)
+    for step in steps_of_ranks(study, 3, plan):
+        if limit == 7:
+            assert step.distance is not None
+            assert step.drawn is None
+            continue
+        assert step.distance is None
+        assert np.array_equal(step.drawn.toarray(), draws_of(study, rarefy_depth=100).rows(step.samples, 1).toarray())
+
+
+def test_a_rank_of_a_run_on_a_matrix_reads_its_rows(study):
+    rows = np.arange(40)
+    values = study.distance_source(UnifracConfig()).distances(rows, study.table.counts).numpy()
+    order = np.random.default_rng(0).permutation(40)
+    matrix = DistanceMatrix(tuple(study.table.sample_ids[i] for i in order), values[np.ix_(order, order)])
+    source = DistanceSource(study.table, UnifracConfig(), matrix=matrix)
+    plan = plan_of(5, 2)
+    for rank in range(3):
+        step = replace(dataset_of(study), source=source, rank=rank, ranks=3)[plan]
+        own = step.samples[step.start : step.start + step.sizes[rank]]
+        assert np.array_equal(step.distance.numpy(), values[np.ix_(own, step.samples)])
 
 
 def test_moving_a_step_keeps_its_values(study):

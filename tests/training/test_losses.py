@@ -1,29 +1,103 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from aam.training.losses import MultiTaskLoss, class_loss, count_loss, nucleotide_loss, pairwise_loss, target_loss
+from aam.models.distance_link import LINKS
+from aam.training import losses
+from aam.training.losses import MultiTaskLoss, class_loss, count_loss, nucleotide_loss, pairwise_gradient, target_loss
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_pairwise_loss_is_the_mean_over_pairs():
-    predicted, true = random(5, 5), random(5, 5, seed=1)
-    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
-    expected = sum((predicted[i, j] - true[i, j]).item() ** 2 for i, j in pairs) / 10
-    assert pairwise_loss(predicted, true).item() == pytest.approx(expected, rel=1e-12)
+@dataclass(frozen=True)
+class Pairs:
+    """Samples of a step, their true distances, and the mean over pairs by plain loops, with its gradient."""
+
+    z: torch.Tensor
+    true: torch.Tensor
+
+    @classmethod
+    def draw(cls, samples: int, dtype: torch.dtype = torch.float64) -> "Pairs":
+        true = random(samples, samples, seed=1).abs()
+        return cls(random(samples, 3).to(dtype), (true + true.T).fill_diagonal_(0))
+
+    def dense(self) -> tuple[float, torch.Tensor]:
+        z = self.z.to(torch.float64, copy=True).requires_grad_()
+        count = len(z)
+        pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+        errors = [((z[i] - z[j]).square().sum() + 1e-6).sqrt() - 1e-3 for i, j in pairs]
+        errors = [(1 - (-d).exp() - self.true[i, j]) ** 2 for d, (i, j) in zip(errors, pairs, strict=True)]
+        loss = torch.stack(errors).mean()
+        loss.backward()
+        return loss.item(), z.grad
+
+    def of_rank(self, start: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A rank's share: it sees its own rows of the true distances alone, as on a cluster."""
+        own = self.true[start : start + size]
+        mine = self.z[start : start + size]
+        return pairwise_gradient(mine, self.z, start, LINKS["laplace"], lambda rows, columns: own[rows, columns])
+
+    def of_ranks(self, *sizes: int) -> tuple[float, torch.Tensor]:
+        """Add up the shares of ranks with these numbers of samples."""
+        shares = [self.of_rank(sum(sizes[:rank]), size) for rank, size in enumerate(sizes)]
+        return sum(value for value, _ in shares).item(), torch.cat([gradient for _, gradient in shares])
 
 
-@pytest.mark.parametrize("size", [0, 1])
-def test_pairwise_loss_without_a_pair_is_zero_with_zero_gradient(size):
-    predicted = random(size, size).requires_grad_()
-    loss = pairwise_loss(predicted, random(size, size, seed=1))
-    loss.backward()
-    assert loss.item() == 0
-    assert not predicted.grad.any()
+@pytest.mark.parametrize("block", [1, 2, 3, 512])
+@pytest.mark.parametrize("sizes", [(9,), (4, 5), (5, 4), (3, 3, 3), (3, 3, 2, 1), (9, 0), (0, 4, 0, 5), (1,) * 9])
+def test_shares_of_the_pairwise_gradient_add_up_to_that_of_all_pairs(monkeypatch, sizes, block):
+    monkeypatch.setattr(losses, "PAIR_BLOCK", block)
+    pairs = Pairs.draw(9)
+    expected_value, expected = pairs.dense()
+    value, gradient = pairs.of_ranks(*sizes)
+    assert value == pytest.approx(expected_value, rel=1e-12)
+    assert (gradient - expected).norm() <= 1e-12 * expected.norm()
+    assert expected.norm() > 1e-2
+
+
+def test_the_pairwise_gradient_of_one_rank_is_whole_for_its_own_samples():
+    """What one rank has is what autograd gives its rows: not a half of it, and nothing of its own pairs alone."""
+    pairs = Pairs.draw(6)
+    _, expected = pairs.dense()
+    _, gradient = pairs.of_rank(2, 3)
+    assert torch.allclose(gradient, expected[2:5], rtol=1e-12, atol=0)
+    _, alone = Pairs(pairs.z[2:5], pairs.true[2:5, 2:5]).dense()
+    assert (gradient - alone).norm() > 0.1 * expected[2:5].norm()
+
+
+@pytest.mark.parametrize("sizes", [(0,), (1,), (0, 0), (0, 1), (1, 0)])
+def test_the_pairwise_gradient_without_a_pair_is_zero(sizes):
+    value, gradient = Pairs.draw(sum(sizes)).of_ranks(*sizes)
+    assert value == 0
+    assert gradient.shape == (sum(sizes), 3)
+    assert not gradient.any()
+
+
+def test_a_rank_without_samples_has_no_share_of_the_pairs():
+    value, gradient = Pairs.draw(4).of_rank(2, 0)
+    assert value == 0
+    assert gradient.shape == (0, 3)
+
+
+def test_equal_samples_have_a_finite_pairwise_gradient():
+    pairs = Pairs(torch.ones(3, 2, dtype=torch.float64), torch.full((3, 3), 0.5, dtype=torch.float64))
+    value, gradient = pairs.of_ranks(2, 1)
+    assert value == pytest.approx(0.25, rel=1e-12)
+    assert not gradient.any()
+
+
+def test_the_pairwise_gradient_in_single_precision():
+    pairs = Pairs.draw(9, torch.float32)
+    expected_value, expected = pairs.dense()
+    with torch.no_grad():  # as the objective calls it
+        value, gradient = pairs.of_ranks(4, 5)
+    assert gradient.dtype == torch.float32
+    assert value == pytest.approx(expected_value, rel=1e-6)
+    assert (gradient - expected).norm() <= 1e-6 * expected.norm()
 
 
 def test_nucleotide_loss_weighs_and_adds_up_over_batches():

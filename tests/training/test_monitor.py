@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aam.errors import InputError
-from aam.training.monitor import Monitor, NullMonitor, cut_metrics, early_records
+from aam.training.monitor import LogMonitor, Monitor, NullMonitor, cut_metrics, early_records
 
 logger = logging.getLogger("aam.somewhere")
 
@@ -178,6 +178,21 @@ def test_in_a_notebook_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkey
         monitor.advance()
         monitor.log_training(1, 1, {"train/loss": 0.5})
     assert "1/4" in capsys.readouterr().err
+
+
+def test_a_rank_that_only_logs_leaves_its_log_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with early_records():
+        logger.info("left out %d samples", 3)
+        with LogMonitor(tmp_path / "training-rank1.log") as monitor:
+            monitor.advance()
+            monitor.log_training(1, 1, {"train/loss": 1.0})
+            monitor.log_validation(1, 1, {"val/loss": None})
+            logger.warning("on the way")
+    logger.warning("later")
+    lines = (tmp_path / "training-rank1.log").read_text().splitlines()
+    assert [line.partition(" aam.")[2] for line in lines] == ["somewhere: left out 3 samples", "somewhere: on the way"]
+    assert [path.name for path in tmp_path.iterdir()] == ["training-rank1.log"]
+    assert capsys.readouterr().err == ""
 
 
 def test_the_null_twin_takes_everything_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,14 @@ import skbio
 import torch
 
 from aam.config import UnifracConfig
+from aam.data import dataset
 from aam.data.dataset import AddressedSampler, StepPlan
+from aam.data.distance_matrix import DistanceMatrix
 from aam.data.rarefaction import FIXED, SampleDraws, row_of
 from aam.training import inference
+from aam.training import losses as loss_module
 from aam.training import objective as module
+from aam.training.distributed import World
 from aam.training.masking import hidden_nucleotides
 from aam.training.objective import VALIDATION, PretrainObjective
 from aam.workflows.fit import Run
@@ -23,7 +27,7 @@ ALL_PARTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "faith_pd_weight":
 def double_run(study, make_pretrain_config):
     """A prepared run in double precision."""
 
-    def prepare(**options) -> Run:
+    def prepare(study=study, **options) -> Run:
         run = prepare_pretraining(study, make_pretrain_config(**{**ALL_PARTS, **options}))
         run.model.double()
         return run
@@ -67,6 +71,26 @@ def test_the_gradient_of_accumulated_batches_is_that_of_one(double_run, gradient
     assert losses == pytest.approx(whole_losses, rel=1e-10)
     assert (accumulated - whole).norm() <= 1e-10 * whole.norm()
     assert whole.norm() > 1e-3
+
+
+@pytest.mark.parametrize("source", ["tree", "matrix"])
+@pytest.mark.parametrize("sizes", [(12,), (5, 7)])
+def test_distances_computed_block_by_block_give_the_same_step(double_run, study, gradient, monkeypatch, source, sizes):
+    """As for a step of so many samples that the matrix of their distances would fill the memory."""
+    options = {}
+    if source == "matrix":
+        ids, rows = study.table.sample_ids, np.arange(40)
+        values = study.distance_source(UnifracConfig()).distances(rows, study.table.counts).numpy()
+        options = {"study": replace(study, tree=None, matrix=DistanceMatrix(ids, values)), "faith_pd_weight": 0.0}
+    run = double_run(**options)
+    plan = cut(first_plan(run), *sizes)
+    whole_losses, whole = step_of(run, plan, gradient)
+    monkeypatch.setattr(dataset, "DENSE_SAMPLES", 11)
+    monkeypatch.setattr(loss_module, "PAIR_BLOCK", 5)
+    assert run.dataset[plan].distance is None
+    losses, pull = step_of(run, plan, gradient)
+    assert losses == pytest.approx(whole_losses, rel=1e-10)
+    assert (pull - whole).norm() <= 1e-10 * whole.norm()
 
 
 def test_batches_of_a_step_share_asvs(double_run):
@@ -200,6 +224,21 @@ def test_validation_of_many_samples_compares_within_groups(double_run, monkeypat
     assert sum(map(len, pairs)) == 2 * 4 * 3 / 2
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 11])
+def test_ranks_compare_every_held_out_pair_once(double_run, monkeypatch, ranks):
+    monkeypatch.setattr(module, "PAIR_BLOCK", 3)
+    objective = double_run().objective
+    embedding = torch.randn(8, 8).double()
+    whole = sorted(value for predicted, _ in objective.compare_pairs(embedding) for value in predicted.tolist())
+    compute, shared = objective.parallel.compute, []
+    for rank in range(ranks):
+        world = World(compute.device, rank, ranks)
+        objective.parallel = replace(objective.parallel, compute=replace(compute, world=world))
+        shared += [value for predicted, _ in objective.compare_pairs(embedding) for value in predicted.tolist()]
+    assert len(whole) == 8 * 7 / 2
+    assert sorted(shared) == whole
+
+
 def test_validation_weighs_hidden_nucleotides_by_the_samples_that_hold_them(double_run):
     run = double_run(asv_chunk_size=7)
     metrics = run.objective.validate()
@@ -229,8 +268,7 @@ def test_validation_of_faith_pd_is_on_the_logarithm(double_run, newick):
     taxa = list(run.material.study.table.asv_ids)
     pd = skbio.diversity.alpha_diversity("faith_pd", counts, taxa=taxa, tree=tree, validate=False)
     with torch.no_grad():
-        embedding = torch.cat([rows for _, rows in run.objective._embed_held_out()])
-        predicted = run.model.faith_pd_head(embedding)[:, 0].numpy()
+        predicted = run.model.faith_pd_head(run.objective.embed_held_out())[:, 0].numpy()
     assert metrics["val/faith_pd_loss"] == pytest.approx(np.square(predicted - np.log1p(pd)).mean(), rel=1e-9)
     assert metrics["val/faith_pd_pearson"] == pytest.approx(np.corrcoef(np.expm1(predicted), pd)[0, 1], rel=1e-9)
     assert metrics["val/faith_pd_mae"] == pytest.approx(np.abs(np.expm1(predicted) - pd).mean(), rel=1e-9)

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from aam.training.signals import stop_signals
+from aam.training.signals import shield_worker, stop_signals
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
@@ -53,3 +55,35 @@ def test_outside_the_main_thread_nothing_is_set():
     thread.start()
     thread.join()
     assert handlers == [(signal.SIG_DFL, None)]
+
+
+LOADING = """
+import os, signal, sys, time
+from torch.utils.data import DataLoader
+from aam.training.signals import shield_worker, stop_signals
+
+if __name__ == "__main__":
+    with stop_signals() as request:
+        shield = shield_worker if sys.argv[1] == "shielded" else None
+        for item in DataLoader(range(1000), batch_size=None, num_workers=1, worker_init_fn=shield):
+            if item == 2:
+                os.killpg(0, signal.SIGTERM)
+                time.sleep(0.5)
+            if request.name is not None and item > 20:
+                print(request.name, item)
+                break
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shield", "code", "told"), [("shielded", 0, "SIGTERM 21\n"), ("bare", 1, "")])
+def test_a_signal_to_the_process_group_leaves_the_data_workers_alone(shield, code, told):
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, shield],
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, told), done.stderr

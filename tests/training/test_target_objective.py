@@ -9,6 +9,7 @@ from aam.data.addressed import address_hash, address_keys, uniforms
 from aam.data.dataset import AddressedSampler, StepPlan
 from aam.data.rarefaction import FIXED, row_of
 from aam.data.sequences import sequence_keys
+from aam.models.transformer import Block
 from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.target_objective import TargetObjective, predict_outputs
 from aam.workflows.fit import Run
@@ -150,12 +151,25 @@ def test_a_frozen_encoder_gives_the_losses_of_a_free_one(double_run, gradient, s
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_a_step_calls_the_module_that_is_compiled(study, make_train_config, pretrained, gradient, freeze):
+def test_a_step_calls_the_model_through_its_strategy_and_its_compiled_blocks(
+    study, make_train_config, pretrained, gradient, freeze
+):
     run = prepare_training(study, make_train_config(**pretrained(), freeze_base=freeze))
-    calls = []
-    run.objective.compiled.register_forward_hook(lambda *given: calls.append(1))
-    step_of(run, cut(first_plan(run), 6, 6), gradient)
+    calls, ran, parallel = [], [], run.objective.parallel
+    run.objective.parallel = replace(parallel, call=lambda *given: calls.append(1) or parallel.call(*given))
+    for module in run.model.modules():
+        if isinstance(module, Block):  # as compile_blocks does
+            module.run = lambda block, *given: ran.append(block) or Block.transform(block, *given)
+    for _ in range(2):  # a frozen encoder embeds its ASVs in the first step
+        calls.clear()
+        ran.clear()
+        step_of(run, cut(first_plan(run), 6, 6), gradient)
+    encoder = run.model.encoder
+    in_a_call = [*encoder.sample_encoder.transformer.blocks]
+    if not freeze:
+        in_a_call = [*encoder.asv_encoder.transformer.blocks, *in_a_call]
     assert len(calls) == 2
+    assert ran == 2 * in_a_call
 
 
 def test_a_frozen_encoder_keeps_no_dropout_in_its_embeddings(study, make_train_config, pretrained):

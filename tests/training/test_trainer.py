@@ -14,6 +14,7 @@ from torch import nn
 from aam.errors import InputError
 from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
 from aam.training.monitor import Monitor
+from aam.training.parallel import Parallel
 from aam.training.trainer import Trainer, TrainingDivergedError
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
@@ -30,6 +31,7 @@ class Interrupted:
 
     def __init__(self, objective, at: int, validating: bool = False) -> None:
         self.objective, self.at, self.validating, self.step = objective, at, validating, -1
+        self.parallel = objective.parallel
 
     def backward(self, step, scale):
         self.step = step.plan.step
@@ -141,12 +143,12 @@ def test_resuming_a_finished_run_changes_nothing(study, make_pretrain_config, tm
 class Toy:
     """A line through a point: an objective whose losses and validations a test can script."""
 
-    def __init__(self, model: nn.Module, losses: Callable[[int, torch.Tensor], torch.Tensor], validations) -> None:
-        self.model, self.losses, self.validations, self.epoch = model, losses, validations, 0
+    def __init__(self, parallel: Parallel, losses: Callable[[int, torch.Tensor], torch.Tensor], validations) -> None:
+        self.parallel, self.losses, self.validations, self.epoch = parallel, losses, validations, 0
 
     def backward(self, step, scale):
         self.epoch = step.plan.epoch
-        loss = self.losses(step.plan.step, self.model.weight.sum())
+        loss = self.losses(step.plan.step, self.parallel.call.weight.sum())
         scale(loss).backward()
         return {"loss": loss.detach()}
 
@@ -172,7 +174,7 @@ def toy_run(study, make_pretrain_config):
         torch.manual_seed(0)
         model = nn.Linear(1, 1, bias=False)
         dataset = replace(run.dataset, source=None)
-        objective = Toy(model, losses, [{metric: value} for value in values])
+        objective = Toy(Parallel(model, run.material.compute), losses, [{metric: value} for value in values])
         return replace(run, model=model, objective=objective, dataset=dataset, config=config)
 
     return make

@@ -10,7 +10,7 @@ import pytest
 
 from aam.config import PretrainConfig, PretrainFindLrConfig, TrainConfig
 from aam.errors import InputError
-from aam.workflows.folder import CONFIG, INPUT_FILES, LOCK, RUN_FILES, check_folder, open_folder
+from aam.workflows.folder import CONFIG, INPUT_FILES, LAUNCH, LOCK, RUN_FILES, check_folder, open_folder
 
 
 def config_of(folder, **options) -> PretrainConfig:
@@ -59,9 +59,9 @@ def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     with pytest.raises(InputError, match=r"not empty.*--resume.*--overwrite"):
         check(tmp_path / "run")
     start(tmp_path / "run", resume=True)
-    assert {*RUN_FILES[3:], "notes.txt"} - {"tensorboard"} <= contents(tmp_path / "run")
+    assert {*set(RUN_FILES) - {"checkpoints", "tensorboard"}, "notes.txt"} <= contents(tmp_path / "run")
     start(tmp_path / "run", overwrite=True, epochs=3)
-    assert contents(tmp_path / "run") == {CONFIG, LOCK, "notes.txt"}
+    assert contents(tmp_path / "run") == {CONFIG, LAUNCH, LOCK, "notes.txt"}
     assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["epochs"] == 3
 
 
@@ -206,7 +206,7 @@ def test_a_run_that_was_killed_while_it_replaced_another_can_be_replaced_or_resu
         assert epochs == 2 or not old, "new options beside old checkpoints"
         check(folder, resume=True, epochs=epochs)
         start(folder, overwrite=True)
-        assert contents(folder) == {CONFIG, LOCK}
+        assert contents(folder) == {CONFIG, LAUNCH, LOCK}
         moments += 5
     assert code == 0
     assert moments > 15
@@ -226,7 +226,7 @@ def test_a_run_that_was_killed_in_its_first_moment_can_be_started_again(tmp_path
     (tmp_path / ".tmp-config.json").write_text('{"inp')
     (tmp_path / LOCK).touch()
     start(tmp_path)
-    assert contents(tmp_path) == {CONFIG, LOCK}
+    assert contents(tmp_path) == {CONFIG, LAUNCH, LOCK}
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def metrics_of(folder) -> list[dict]:
 def test_the_output_folder_holds_what_the_readme_lists(pretrained):
     assert names(pretrained) == {
         ".lock",
+        ".launch",
         "config.json",
         "split.tsv",
         "left_out.tsv",

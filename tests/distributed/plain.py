@@ -1,0 +1,155 @@
+"""The loss of a step and its gradient, written plainly from what is documented: what the grid is held against.
+
+One process, the bare model, one sample after the other, every pair by itself, all of it in one graph: no batch, no
+unique ASVs, no cache, nothing of `aam.training.losses` or of the objectives. Distances and diversities come from
+scikit-bio, or from the matrix that was written to the file; targets and class weights from the metadata.
+
+Shapes: G samples of a step, A ASVs of one sample, L nucleotides, D width.
+"""
+
+import io
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import skbio
+import torch
+from torch import Tensor
+
+from aam.data.addressed import address_hash, address_keys, uniforms
+from aam.data.dataset import StepPlan
+from aam.data.rarefaction import row_of
+from aam.data.sequences import sequence_keys
+from aam.training.masking import hidden_nucleotides
+from aam.workflows.fit import Run
+
+SOFTENING = 1e-3
+
+
+class Reference(NamedTuple):
+    """What one process computes for a step."""
+
+    losses: dict[str, float]
+    gradient: dict[str, Tensor]
+
+
+class Truth(NamedTuple):
+    """What the losses of pretraining compare with."""
+
+    distance: np.ndarray
+    """[G, G]."""
+    faith_pd: np.ndarray | None
+    """[G]."""
+
+
+def reference(run: Run, plan: StepPlan) -> Reference:
+    """Compute the losses of a step, and the gradient of their sum by autograd through all of it."""
+    run.model.zero_grad(set_to_none=True)
+    losses = pretraining_losses(run, plan) if run.kind == "pretrain" else target_losses(run, plan)
+    losses["loss"].backward()
+    gradient = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in run.model.named_parameters()}
+    return Reference({name: float(loss.detach()) for name, loss in losses.items()}, gradient)
+
+
+def pretraining_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
+    """Hidden nucleotides of every ASV of every sample, distances of every pair, and Faith's PD of every sample."""
+    drawn = run.material.draws.rows(plan.samples, plan.epoch)
+    truth = true_distances(run, plan, drawn.toarray())
+    tokens, keys = run.material.nucleotides, torch.from_numpy(run.material.study.asv_keys)
+    mask = hidden_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
+    model, tau = run.model, run.model.log_tau.exp()
+    z, cross_entropies, diversity_errors = [], [], []
+    for row in range(len(plan.samples)):
+        asv, count = row_of(drawn, row)
+        output = model(*alone(tokens, asv, count), mask[asv].contiguous())
+        z.append(output.sample_embedding[0] / tau)
+        logits, true = output.nucleotide_logits, tokens[asv][mask[asv]].long()
+        cross_entropies.append(logits.logsumexp(1) - logits.gather(1, true[:, None])[:, 0])
+        if truth.faith_pd is not None:
+            predicted = model.faith_pd_head(output.sample_embedding[0])[0]
+            diversity_errors.append((predicted - math.log(1 + truth.faith_pd[row])) ** 2)
+    parts = {
+        "unifrac_loss": distance_loss(z, truth.distance),
+        "nucleotide_loss": torch.cat(cross_entropies).sum() / max(1, sum(map(len, cross_entropies))),
+    }
+    if diversity_errors:
+        parts["faith_pd_loss"] = torch.stack(diversity_errors).mean()
+    weights = run.config.losses
+    return {"loss": sum(getattr(weights, f"{n.removesuffix('_loss')}_weight") * x for n, x in parts.items())} | parts
+
+
+def distance_loss(z: list[Tensor], true: np.ndarray) -> Tensor:
+    """Mean over pairs of the squared error of 1 - exp(-d), d the softened Euclidean distance; zero without a pair."""
+    errors = [z[0].sum() * 0]
+    for i in range(len(z)):
+        for j in range(i + 1, len(z)):
+            apart = ((z[i] - z[j]) ** 2).sum()
+            softened = (apart + SOFTENING**2).sqrt() - SOFTENING
+            errors.append((1 - torch.exp(-softened) - true[i, j]) ** 2)
+    return torch.stack(errors).sum() / max(1, len(errors) - 1)
+
+
+def true_distances(run: Run, plan: StepPlan, counts: np.ndarray) -> Truth:
+    """Distances from the matrix's file, or distances and diversities of the drawn counts by scikit-bio."""
+    inputs, table = run.config.inputs, run.material.study.table
+    ids = [table.sample_ids[row] for row in plan.samples]
+    if inputs.unifrac_matrix is not None:
+        return Truth(pd.read_csv(inputs.unifrac_matrix, sep="\t", index_col=0).loc[ids, ids].to_numpy(), None)
+    newick = io.StringIO(Path(inputs.tree).read_text())
+    tree = skbio.TreeNode.read(newick, format="newick", convert_underscores=False)
+    named = {"taxa": list(table.asv_ids), "tree": tree, "validate": False}
+    distance = skbio.diversity.beta_diversity("unweighted_unifrac", counts, **named)
+    return Truth(distance.data, skbio.diversity.alpha_diversity("faith_pd", counts, **named).to_numpy())
+
+
+def alone(tokens: Tensor, asv: np.ndarray, count: np.ndarray) -> tuple[Tensor, ...]:
+    """What the model reads of one sample: nucleotides [A, L], slot [1, A], count [1, A], depth [1]."""
+    reads = torch.from_numpy(count.copy())[None]
+    return tokens[asv], torch.arange(len(asv))[None], reads, reads.sum(1)
+
+
+def target_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
+    """Weighted mean of the errors of the samples, and mean over their hidden abundances."""
+    config, draws = run.config, run.material.draws
+    values, weights = targets(run)
+    errors, count_errors = [], []
+    for sample in plan.samples:
+        asv, count = draws.counts(sample, plan.epoch)
+        hidden = concealed(run, plan, sample, asv) if config.target.count_weight > 0 else None
+        output = run.model(*alone(run.material.nucleotides, asv, count), hidden)
+        prediction = output.prediction[0]
+        if config.target.classifier:
+            errors.append(prediction.logsumexp(0) - prediction[values[sample]])
+        else:
+            size = (prediction[0] - values[sample]).abs()
+            errors.append(size**2 / 2 if size < 1 else size - 0.5)
+        if hidden is not None:
+            share = torch.from_numpy(np.log(count / count.sum())).to(output.counts.dtype)
+            count_errors.append((output.counts[0] - share)[hidden[0]] ** 2)
+    weight = torch.from_numpy(weights[plan.samples]).to(errors[0].dtype)
+    parts = {"target_loss": (torch.stack(errors) * weight).sum() / weight.sum()}
+    if count_errors:
+        parts["count_loss"] = torch.cat(count_errors).sum() / max(1, sum(map(len, count_errors)))
+    target = config.target
+    return {"loss": sum(getattr(target, n.replace("loss", "weight")) * x for n, x in parts.items())} | parts
+
+
+def concealed(run: Run, plan: StepPlan, sample: int, asv: np.ndarray) -> Tensor:
+    """Which abundances of a sample are hidden, by (seed, step, sample, ASV): bool [1, A]."""
+    table, config = run.material.study.table, run.config
+    keys = address_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
+    draw = uniforms(address_hash(config.runtime.seed, "hide abundances", plan.step), torch.from_numpy(keys), 1)
+    return (draw[:, 0] < config.target.count_mask_ratio)[None]
+
+
+def targets(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Scaled number or class, and weight, of every sample of the study, in double precision."""
+    column = run.material.study.metadata[run.config.target.metadata_column]
+    train = column.iloc[run.material.split.train]
+    if not run.config.target.classifier:
+        return np.array((column - train.mean()) / train.std(ddof=0)), np.ones(len(column))
+    names = sorted(set(train))
+    of_class = {name: len(train) / (len(names) * (train == name).sum()) for name in names}
+    return np.array(column.map(names.index)), np.array(column.map(of_class))

@@ -1,0 +1,160 @@
+"""A run that a signal stops: it saves, says so, and goes on to the same end; and which checkpoints are kept."""
+
+import json
+import os
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from aam.errors import StoppedBySignalError
+from aam.training.agreement import Agreement, Verdict
+from aam.training.checkpoint import read_checkpoint
+from aam.training.distributed import World
+from aam.workflows import fit as workflow
+from aam.workflows.fit import Run
+from aam.workflows.pretrain import prepare_pretraining
+from aam.workflows.train import prepare_training
+
+STEPS = 8
+"""Steps of a run here: two epochs of four."""
+
+
+class Signalled:
+    """An objective to which a signal comes at a step, or in the validation after it."""
+
+    def __init__(self, objective, at: int, name: str, validating: bool = False) -> None:
+        self.objective, self.parallel = objective, objective.parallel
+        self.at, self.name, self.validating, self.step = at, name, validating, -1
+
+    def signal(self, validating: bool) -> None:
+        if self.step == self.at and self.validating == validating:
+            os.kill(os.getpid(), signal.Signals[self.name])
+
+    def backward(self, step, scale):
+        self.step = step.plan.step
+        self.signal(False)
+        return self.objective.backward(step, scale)
+
+    def validate(self):
+        self.signal(True)
+        return self.objective.validate()
+
+    def metric_names(self):
+        return self.objective.metric_names()
+
+
+def fit(run: Run) -> Path:
+    return workflow.fit(run, run.config, lambda folder: None)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def results(folder: Path) -> dict[str, object]:
+    """What a run has learned: curves, best weights, and all that the last checkpoint holds."""
+    kept = {
+        f"{link}/{path.name}": path.read_bytes()
+        for link in ("last", "best")
+        for path in (folder / "checkpoints" / link).rglob("*.safetensors")
+    }
+    assert len(kept) >= 3
+    state = read_checkpoint(folder / "checkpoints/last", with_state=True).state
+    return kept | {"state": state, "metrics": lines(folder)}
+
+
+@pytest.fixture(params=["pretraining", "fine-tuning"])
+def prepare(request, study, make_pretrain_config, make_train_config):
+    """Prepare a run, of each kind."""
+    if request.param == "pretraining":
+        return lambda **options: prepare_pretraining(study, make_pretrain_config(nucleotide_dropout=0.1, **options))
+    return lambda **options: prepare_training(study, make_train_config(count_weight=0.2, **options))
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "validating", "done"),
+    [
+        ("SIGTERM", 1, False, 2),
+        ("SIGUSR1", 5, False, 6),
+        ("SIGTERM", 3, False, 4),  # the last step of an epoch
+        ("SIGUSR1", 3, True, 5),  # in its validation
+        ("SIGTERM", 7, False, 8),  # the last step of all
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_end(prepare, tmp_path, name, at, validating, done):
+    whole = prepare(output_dir=tmp_path / "whole")
+    fit(whole)
+    run = prepare(output_dir=tmp_path / "stopped")
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    with pytest.raises(StoppedBySignalError, match=f"after step {done}, which is saved: continue with --resume"):
+        fit(replace(run, objective=Signalled(run.objective, at, name, validating)))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+    folder = tmp_path / "stopped"
+    progress = read_checkpoint(folder / "checkpoints/last", with_state=True).state["progress"]
+    assert progress["step"] == done
+    assert [line["step"] for line in lines(folder) if "val/loss" in line] == [4, 8][: done // 4]
+    assert checkpoints(folder)[-1] == f"step-{done:08d}", "a step was saved twice"
+    run = prepare(output_dir=folder, resume=True)
+    fit(run)
+    assert results(folder) == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"), [(1, [7, 8]), (3, [6, 7, 8]), (100, [*range(1, STEPS + 1)])], ids=["one", "three", "all"]
+)
+def test_the_newest_checkpoints_are_kept(study, make_pretrain_config, keep, expected):
+    run = prepare_pretraining(study, make_pretrain_config(checkpoint_every=1, keep_checkpoints=keep))
+    folder = fit(run)
+    best = read_checkpoint(folder / "checkpoints/last", with_state=True).state["progress"]["best_step"]
+    kept = {int(re.match(r"step-(\d+)", name)[1]) for name in checkpoints(folder)}
+    assert kept == {*expected, best}
+
+
+@pytest.mark.parametrize(
+    ("finite", "stop", "written"), [(True, False, False), (False, True, False), (True, True, True)]
+)
+def test_one_process_agrees_with_itself_at_once(finite, stop, written):
+    agreement = Agreement(World(torch.device("cpu")))
+    assert agreement.last() is None
+    plan = object()
+    agreement.report(plan, torch.tensor(finite), stop, written)
+    assert agreement.verdict() == Verdict(plan, None if finite else 0, stop, written)
+    assert agreement.verdict() is None
+    assert agreement.last() is None
+
+
+class Ranks(World):
+    """A rank that knows what the others say."""
+
+    def gather(self, rows, sizes):
+        assert rows.shape == (1, 3)
+        return torch.stack([rows[0], *self.others])
+
+
+def flags(finite: bool, stop: bool, written: bool) -> torch.Tensor:
+    return torch.tensor([finite, stop, written], dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("others", "broken", "stop", "written"),
+    [
+        ([flags(True, False, True), flags(True, False, True)], None, False, True),
+        ([flags(True, False, True), flags(True, True, False)], None, True, False),
+        ([flags(False, False, True), flags(False, False, True)], 1, False, True),
+        ([flags(True, False, True), flags(False, False, True)], 2, False, True),
+    ],
+)
+def test_what_one_rank_meets_all_know(others, broken, stop, written):
+    world = Ranks(torch.device("cpu"), 0, 3)
+    world.others = others
+    agreement = Agreement(world)
+    agreement.report(None, torch.tensor(True), False, True)
+    assert agreement.verdict() == Verdict(None, broken, stop, written)
