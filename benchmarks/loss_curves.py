@@ -60,6 +60,7 @@ class Course:
     dtype: str
     steps: int
     batch_size: int
+    seed: int
     own_pairs: bool = False
     losses: list[float] = field(default_factory=list)
     """Of every step, summed over ranks."""
@@ -72,13 +73,14 @@ class Course:
         return f"{self.ranks} ranks, pairs within ranks" if self.own_pairs else NAMES[self.ranks]
 
 
-def courses(ranks: int, steps: int, batch_size: int, batch_sizes: list[int]) -> list[Course]:
+def courses(ranks: int, options: argparse.Namespace) -> list[Course]:
     """The runs of one launch."""
-    planned = [Course(ranks, "float64", steps, batch_size), Course(ranks, "float32", FIRST_STEPS, batch_size)]
+    steps, size, seed = options.steps, options.batch_size, options.seed
+    planned = [Course(ranks, "float64", steps, size, seed), Course(ranks, "float32", FIRST_STEPS, size, seed)]
     if ranks == 4:
-        planned.append(Course(ranks, "float64", steps, batch_size, own_pairs=True))
-        others = [size for size in batch_sizes if size != batch_size]
-        planned += [Course(ranks, "float64", steps, size, own) for size in others for own in (False, True)]
+        planned.append(Course(ranks, "float64", steps, size, seed, own_pairs=True))
+        others = [other for other in options.batch_sizes if other != size]
+        planned += [Course(ranks, "float64", steps, other, seed, own) for other in others for own in (False, True)]
     return planned
 
 
@@ -113,7 +115,7 @@ def follow(course: Course, folder: Path, world: World) -> None:
     torch.set_default_dtype(DTYPES[course.dtype])
     strategy = {"distributed": True} if course.own_pairs else STRATEGIES[course.ranks]
     files = {"table": (folder / "table.biom",), "tree": folder / "tree.nwk", "output_dir": folder / "run"}
-    planned = {"batch_size": course.batch_size, "epochs": course.steps}
+    planned = {"batch_size": course.batch_size, "epochs": course.steps, "seed": course.seed}
     config = PretrainConfig.from_flat({**OPTIONS, **files, **planned, **strategy})
     study = load_pretraining_study(config)
     run = prepare_pretraining(study, config, world)
@@ -135,7 +137,7 @@ def follow_all(options: argparse.Namespace) -> None:
     """What each rank of a launch does; rank 0 writes what it saw."""
     ranks = launched_world_size()
     config = PretrainConfig.from_flat({"output_dir": options.child, **STRATEGIES[ranks]})
-    planned = courses(ranks, options.steps, options.batch_size, options.batch_sizes)
+    planned = courses(ranks, options)
     with setup_distributed("cpu", config.distribution) as world:
         for course in planned:
             follow(course, options.child, world)
@@ -205,9 +207,9 @@ def draw(found: list[Course], batch_size: int, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     long = [course for course in found if course.held_out and course.batch_size == batch_size]
-    for course, style in zip(long, ("-", "--", ":", "-"), strict=True):
-        color, width = ("tab:red", 1.2) if course.own_pairs else ("black", 1.0 + 0.8 * course.ranks)
-        look = {"label": course.name, "linestyle": style, "color": color, "linewidth": width, "alpha": 0.7}
+    looks = [("lightgrey", "-", 6.0), ("tab:blue", "-", 3.0), ("black", "--", 1.0), ("tab:red", "-", 1.2)]
+    for course, (color, style, width) in zip(long, looks, strict=True):
+        look = {"label": course.name, "linestyle": style, "color": color, "linewidth": width}
         axes[0].plot(range(1, course.steps + 1), course.losses, **look)
         steps = [point["step"] for point in course.held_out]
         axes[1].plot(steps, [point["std_ratio"] for point in course.held_out], **look)
@@ -243,13 +245,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help=f"a multiple of {JUDGED_EVERY}")
     parser.add_argument("--batch-size", type=int, default=8, help="samples of a step, over all ranks")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[], help="more of them, for the held-out figures")
+    parser.add_argument("--seed", type=int, default=42, help="of weights, split, order and masks; not of the study")
     parser.add_argument("--figure", type=Path, help="also draw the curves into this file")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
         follow_all(options)
         return
-    words = ["--steps", str(options.steps), "--batch-size", str(options.batch_size)]
+    words = ["--steps", str(options.steps), "--batch-size", str(options.batch_size), "--seed", str(options.seed)]
     words += ["--batch-sizes", *map(str, options.batch_sizes)] if options.batch_sizes else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -82,6 +82,7 @@ class Watchdog:
         self._own: Failure | None = None
         self._verdict: Failure | None = None
         self._is_asked = self._is_stopping = False
+        self._seen: dict[int, str] | None = None  # first heartbeats since this process has asked
         self._lock = threading.Lock()
         self._wake, self._settled, self._over = threading.Event(), threading.Event(), threading.Event()
         # the only thread that uses the store, so that a store that does not answer holds up no other
@@ -116,13 +117,16 @@ class Watchdog:
         """What ended the run, asked by a process whose collective failed; None if nothing is known of.
 
         It is what a process has posted, or the loss of one that has not beaten for `SILENCE` seconds. Where there is
-        such a failure, ending the process is up to the caller, as after `fail`.
+        such a failure, ending the process is up to the caller, as after `fail`. Where all others are seen to beat, the
+        answer comes at once.
 
         Args:
-            wait: seconds to wait for the answer, more than `SILENCE` and `FAREWELL` together.
+            wait: seconds to wait for the answer, more than `SILENCE`.
         """
         with self._lock:
-            self._is_asked = True
+            self._is_asked, self._seen = True, None
+            if self._verdict is None:
+                self._settled.clear()
         self._wake.set()
         self._settled.wait(wait)
         with self._lock:
@@ -172,6 +176,10 @@ class Watchdog:
         watched = self.others if is_asked or self.rank == 0 else [0]
         posted, hearts = self._board.read(watched)
         lost = self._hearts.lost(hearts, self._patience(is_asked))
+        if is_asked:
+            seen = self._seen = self._seen or hearts
+            if all(heart == _FINISHED or heart != seen[rank] for rank, heart in hearts.items()):
+                self._settled.set()  # nobody is lost
         return posted if posted is not None or lost is None else self._board.post(lost)
 
     def _patience(self, is_asked: bool) -> float:

@@ -75,26 +75,17 @@ class Case:
 
 def cases_of_two() -> Iterator[Case]:
     """What runs on two ranks."""
-    for name, strategy in STRATEGIES.items():
-        yield Case(f"{name}, float32", strategy, dtype=torch.float32)
-        yield Case(f"{name}, compiled by inductor, checkpointing", strategy, CHECKPOINTING, backend="inductor")
-        for loss in ("unifrac", "nucleotide", "faith_pd"):
-            others = {f"{other}_weight": 0.0 for other in ("unifrac", "nucleotide", "faith_pd") if other != loss}
-            yield Case(f"{name}, {loss} alone", strategy, others)
-        for more in ({}, CHECKPOINTING):
-            yield Case(f"{name}, bf16 {sorted(more)}", strategy, {**BF16, **more}, dtype=torch.float32)
-        yield Case(f"{name}, train, bf16", strategy, BF16, "train", dtype=torch.float32)
-        yield Case(f"{name}, dropout", strategy, DROPOUT, twin=DDP)
-        # in one chunk: the order of the draws is that of the chunks
-        recomputed = {**DROPOUT, "gradient_checkpointing": True}
-        yield Case(f"{name}, dropout, checkpointing", strategy, recomputed, twin=DDP)
     every = {**STRATEGIES, "fsdp offloaded": OFFLOADED, "fsdp replicated": {**FSDP, "fsdp_replicate": 2}}
     for name, strategy in every.items():
         yield from exact_cases(name, strategy)
+    for name, strategy in STRATEGIES.items():
+        yield from more_cases(name, strategy)
     for name, strategy in {"mixed": MIXED, "mixed, offloaded": {**MIXED, **OFFLOADED}}.items():
         for more in ({}, CHECKPOINTING, BF16):
             yield Case(f"fsdp {name} {sorted(more)}", strategy, more, dtype=torch.float32)
-        yield Case(f"fsdp {name}, train", strategy, task="train", dtype=torch.float32)
+        for task in ("train", "frozen"):
+            yield Case(f"fsdp {name}, {task}", strategy, task=task, dtype=torch.float32)
+    yield from compiled_cases()
 
 
 def cases_of_four() -> Iterator[Case]:
@@ -112,12 +103,30 @@ def exact_cases(name: str, strategy: Options) -> Iterator[Case]:
     yield Case(f"{name}, checkpointing", strategy, CHECKPOINTING)
     yield Case(f"{name}, a worker", strategy, {"num_workers": 1})
     yield Case(f"{name}, accumulated", strategy, batches=UNEVEN)
-    yield Case(f"{name}, compiled, accumulated", strategy, batches=UNEVEN, backend="aot_eager")
-    yield Case(f"{name}, compiled, checkpointing", strategy, CHECKPOINTING, backend="aot_eager")
     yield Case(f"{name}, train", strategy, task="train")
-    yield Case(f"{name}, train, compiled, checkpointing", strategy, CHECKPOINTING, "train", backend="aot_eager")
     yield Case(f"{name}, frozen", strategy, task="frozen", batches=UNEVEN)
-    yield Case(f"{name}, frozen, compiled", strategy, task="frozen", backend="aot_eager")
+
+
+def more_cases(name: str, strategy: Options) -> Iterator[Case]:
+    """Single precision, half precision, single losses, and dropout."""
+    yield Case(f"{name}, float32", strategy, dtype=torch.float32)
+    for more in ({}, CHECKPOINTING):
+        yield Case(f"{name}, bf16 {sorted(more)}", strategy, {**BF16, **more}, dtype=torch.float32)
+    yield Case(f"{name}, train, bf16", strategy, BF16, "train", dtype=torch.float32)
+    for loss in ("unifrac", "nucleotide", "faith_pd"):
+        others = {f"{other}_weight": 0.0 for other in ("unifrac", "nucleotide", "faith_pd") if other != loss}
+        yield Case(f"{name}, {loss} alone", strategy, others)
+    yield Case(f"{name}, dropout", strategy, DROPOUT, twin=DDP)
+    # in one chunk: the order of the draws is that of the chunks
+    recomputed = {**DROPOUT, "gradient_checkpointing": True}
+    yield Case(f"{name}, dropout, checkpointing", strategy, recomputed, twin=DDP)
+
+
+def compiled_cases() -> Iterator[Case]:
+    """Compiled blocks, besides `Matrix.shapes`; all but one without C++, whose compiler takes most of the time."""
+    yield Case("fsdp, compiled by inductor, checkpointing", FSDP, CHECKPOINTING, backend="inductor")
+    yield Case("fsdp offloaded, train, compiled, checkpointing", OFFLOADED, CHECKPOINTING, "train", backend="aot_eager")
+    yield Case("ddp, frozen, compiled", DDP, task="frozen", backend="aot_eager")
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,15 +20,15 @@ def figures(tmp_path: Path, script: str, *words: object) -> list[dict[str, Any]]
 
 @pytest.mark.slow
 def test_pairs_in_blocks_take_less_memory_than_all_at_once(tmp_path: Path) -> None:
-    lines = figures(tmp_path, "pairwise_memory.py", "--samples", 256, 2048, "--ranks", 2, "--width", 16)
-    assert [(line["form"], line["samples"], line["ranks"]) for line in lines] == [
-        (form, samples, ranks)
-        for form, ranks in (("block by block", 2), ("block by block", 1), ("all at once", 1))
-        for samples in (256, 2048)
+    lines = figures(tmp_path, "pairwise_memory.py", "--samples", 2048, "--ranks", 2, "--width", 16)
+    assert [(line["form"], line["ranks"]) for line in lines] == [
+        ("block by block", 2),
+        ("block by block", 1),
+        ("all at once", 1),
     ]
     assert max(line["difference"] for line in lines) < 1e-5
-    of_two, alone, at_once = (line["bytes"] for line in lines if line["samples"] == 2048)
-    assert max(of_two, alone) < at_once / 3
+    of_two, alone, at_once = (line["bytes"] for line in lines)
+    assert 0 < max(of_two, alone) < at_once / 3
 
 
 @pytest.mark.slow

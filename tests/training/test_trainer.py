@@ -260,6 +260,15 @@ def test_a_diverged_run_stops_and_keeps_its_last_sound_checkpoint(toy_run, bad, 
         assert all(value.isfinite().all() for value in read_checkpoint(checkpoint).model.values())
 
 
+def test_a_diverged_run_names_the_step_and_its_samples(toy_run):
+    run = toy_run([1.0, 1.0], from_step(5, BAD["NaN"]))
+    with pytest.raises(TrainingDivergedError) as told:
+        fit(run, run.config)
+    (plan,) = [plan for plan in run.material.sampler(run.config) if plan.step == 5]
+    first = [run.material.study.table.sample_ids[row] for row in plan.samples[:5]]
+    assert f"step 5: the loss became NaN or infinite (samples {', '.join(first)}, ... (8 in all))" in str(told.value)
+
+
 def test_a_metric_that_is_not_there_is_refused_before_anything_is_written(study, make_pretrain_config):
     run = prepare_pretraining(study, make_pretrain_config(best_metric="val/auroc"))
     with pytest.raises(InputError, match=r"--best-metric val/auroc.*val/unifrac_r2"):

@@ -141,7 +141,7 @@ def test_who_asks_is_told_and_not_ended(run):
     answers: list[Failure | None] = []
     asking = threading.Thread(target=lambda: answers.append(first.dog.failure(PATIENCE)))
     asking.start()
-    time.sleep(0.5)
+    time.sleep(0.2)
     second.dog.fail("rank 1 failed")
     asking.join()
     assert answers == [Failure(1, 1, "rank 1 failed")]
@@ -149,9 +149,14 @@ def test_who_asks_is_told_and_not_ended(run):
 
 
 def test_nothing_is_known_of_while_all_live(run):
-    first, _ = run(range(2), 2)
-    assert first.dog.failure(watchdog.SILENCE + 1.5) is None
+    first, second = run(range(2), 2)
+    for _ in range(2):
+        began = time.monotonic()
+        assert first.dog.failure(PATIENCE) is None
+        assert 0.5 < time.monotonic() - began < PATIENCE / 2
     assert first.failures == []
+    second.dog.fail("rank 1 failed")
+    assert first.end() == Failure(1, 1, "rank 1 failed")
 
 
 @pytest.mark.slow
@@ -173,8 +178,8 @@ def test_who_asks_learns_of_a_killed_rank_long_before_the_limit(run, store, make
 
 @pytest.mark.slow
 def test_a_stopped_rank_is_missed_after_the_limit(run, store, make_child):
-    first, second = run(range(2), 3, limit=2.5)
     child = make_child(2, 3, store.port)
+    first, second = run(range(2), 3, limit=2.5)
     time.sleep(4)
     assert first.failures == second.failures == []
     child.process.send_signal(signal.SIGSTOP)

@@ -13,6 +13,7 @@ from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.study import load_study
 from aam.errors import InputError
 from aam.training.checkpoint import read_checkpoint
+from aam.workflows import fit
 from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore
 
@@ -119,15 +120,17 @@ def test_a_run_is_not_resumed_on_another_tree(aam, pretrain_options, study_folde
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
-def test_a_compiled_model_learns_the_same(pretrain_options, tmp_path):
+def test_a_compiled_model_learns_the_same(pretrain_options, tmp_path, monkeypatch):
     torch.compiler.reset()
-    runs = []
+    runs, compiled_models, compile_blocks = [], [], fit.compile_blocks
+    monkeypatch.setattr(fit, "compile_blocks", lambda model: compiled_models.append(model) or compile_blocks(model))
     for compiled in (False, True):
         folder = tmp_path / str(compiled)
         options = pretrain_options(folder, epochs=1, log_every=1, compile_model=compiled)
         pretrain(PretrainConfig.from_flat(options))
         runs.append([list(line.values()) for line in metrics_of(folder)])
     assert runs[1][0] == pytest.approx(runs[0][0], rel=1e-4)
+    assert len(compiled_models) == 1
 
 
 def test_a_matrix_in_another_order_gives_the_same_run(pretrain_options, study_folder, tmp_path):

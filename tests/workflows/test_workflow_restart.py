@@ -155,8 +155,11 @@ def steps(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("at", "seen"), [(6, [1, 2, 3, 4, 4, 5, 6]), (1, [1])], ids=["after a checkpoint", "before the first one"]
+)
 def test_a_launch_that_failed_and_was_restarted_ends_as_if_it_had_not(
-    pretrain_options, tmp_path, launch, monkeypatch, overwrite
+    pretrain_options, tmp_path, launch, monkeypatch, overwrite, at, seen
 ):
     options = {"checkpoint_every": 3, "log_every": 1}
     whole, broken = (PretrainConfig.from_flat(pretrain_options(tmp_path / name, **options)) for name in ("a", "b"))
@@ -167,7 +170,7 @@ def test_a_launch_that_failed_and_was_restarted_ends_as_if_it_had_not(
     backward = PretrainObjective.backward
 
     def fail(self, step, scale):
-        if step.plan.step == 6:
+        if step.plan.step == at:
             raise ZeroDivisionError
         return backward(self, step, scale)
 
@@ -175,10 +178,10 @@ def test_a_launch_that_failed_and_was_restarted_ends_as_if_it_had_not(
         patched.setattr(PretrainObjective, "backward", fail)
         with pytest.raises(ZeroDivisionError):
             pretrain(broken)
-    assert [line["step"] for line in steps(tmp_path / "b")] == [1, 2, 3, 4, 4, 5, 6]
+    assert [line["step"] for line in steps(tmp_path / "b")] == seen
     launch(1)
     pretrain(broken)
     assert steps(tmp_path / "b") == steps(tmp_path / "a")
-    assert "resumed at step 6" in (tmp_path / "b/training.log").read_text()
+    assert ("resumed at step 6" in (tmp_path / "b/training.log").read_text()) == (at == 6)
     for name in ("val_distances.json", "checkpoints/best/model.safetensors"):
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
