@@ -24,7 +24,7 @@ from aam.data.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.tables import FeatureTable
 from aam.data.unifrac import StudyTree
 
-DENSE_SAMPLES = 2048
+DENSE_SAMPLES = 1024
 """Of a step of more samples than this, the true distances are computed where they are needed, block by block."""
 
 
@@ -113,7 +113,7 @@ class StepBatch(_Tensors):
     faith_pd: Tensor | None = None
     """float64 [B], Faith's PD of this rank's samples."""
 
-    @property
+    @cached_property
     def samples(self) -> NDArray[np.int64]:
         """All rows of the step in the order of ranks, int64 [G]."""
         return np.concatenate([rows for share in self.plan.shares(len(self.sizes)) for rows in share])

@@ -137,8 +137,8 @@ class PretrainObjective:
     def _compare(self, step: StepBatch, first: EncoderOutput | None) -> tuple[dict[str, Tensor], Tensor]:
         """Compare all pairs of the step: this rank's share of the loss, and its gradient at the embeddings, [B, D]."""
         with torch.no_grad():
-            outputs = [first] if first else [self._forward(step, i, None) for i in range(len(step.micro))]
-            z = torch.cat([output.z[batch.real] for output, batch in zip(outputs, step.micro, strict=True)])
+            # nothing else of an output is kept
+            z = torch.cat([(first or self._forward(step, i, None)).z[batch.real] for i, batch in enumerate(step.micro)])
         everyone = gather_embeddings_for_unifrac(self.parallel.world, z, step.sizes)
         loss, pull = pairwise_gradient(z, everyone, step.start, self.model.distance, partial(self._true, step))
         return {"unifrac_loss": loss}, pull

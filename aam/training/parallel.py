@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aam.config import DistributedConfig
@@ -51,7 +51,11 @@ def materialise(
         InputError: the strategy does not go with the precision.
     """
     if config.fsdp and compute.dtype is torch.float16:
-        raise InputError("--fsdp with --mixed-precision fp16 is not supported: use bf16, or --distributed")
+        raise InputError(
+            "--fsdp with --mixed-precision fp16: an overflow of fp16 would have to be looked for in the gradients of "
+            "all processes, each of which has a part: use --mixed-precision bf16 or --fsdp-mixed-precision, or "
+            "--distributed in place of --fsdp"
+        )
     if config.fsdp:
         wrap_model_fsdp(model, compute.world, config)
     in_main_memory = config.fsdp and config.fsdp_cpu_offload
@@ -87,3 +91,27 @@ def parallelize(
         devices = check_data_parallel(compute.world.size, compute.device, implementation=kernel)
         return Parallel(SampleParallel(module, devices), compute)
     return Parallel(plain, compute)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small, so that a missing compiler is told before training and not at its first step.
+
+    Args:
+        device: where the model is to run.
+
+    Raises:
+        InputError: torch.compile does not work for this device.
+    """
+    compiled = torch.compile(_double, dynamic=True)
+    try:
+        compiled(torch.ones(2, device=device))
+    except RuntimeError as error:  # of torch._dynamo, which has several for the compilers that it may lack
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--compile-model: torch.compile does not work here ({reason}): leave the option out, or install a C++ "
+            "compiler such as g++ (for GPUs Triton too, which needs it and a GPU that is not too old)"
+        ) from None
+
+
+def _double(x: Tensor) -> Tensor:
+    return x * 2

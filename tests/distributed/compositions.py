@@ -126,6 +126,7 @@ def compiled_cases() -> Iterator[Case]:
     """Compiled blocks, besides `Matrix.shapes`; all but one without C++, whose compiler takes most of the time."""
     yield Case("fsdp, compiled by inductor, checkpointing", FSDP, CHECKPOINTING, backend="inductor")
     yield Case("fsdp offloaded, train, compiled, checkpointing", OFFLOADED, CHECKPOINTING, "train", backend="aot_eager")
+    yield Case("ddp, compiled, checkpointing, accumulated", DDP, CHECKPOINTING, batches=UNEVEN, backend="aot_eager")
     yield Case("ddp, frozen, compiled", DDP, task="frozen", backend="aot_eager")
 
 
@@ -169,7 +170,8 @@ def compiling(model: nn.Module, backend: str | None) -> Iterator[None]:
     torch.compiler.reset()
     counters.clear()
     plain = torch.compile
-    torch.compile = partial(plain, backend=backend) if backend != "inductor" else plain
+    if backend != "inductor":  # whose options no other backend has
+        torch.compile = lambda function, dynamic, **_: plain(function, dynamic=dynamic, backend=backend)
     compile_blocks(model)
     torch.compile = plain
     yield
@@ -285,7 +287,6 @@ def results_of(folder: Path, world: World) -> Iterator[Result]:
             if case.backend != "inductor" or COMPILER:
                 yield from matrix.compare(case)
     if world.size == 2:
-        yield from matrix.shapes("ddp", DDP)
         yield from matrix.shapes("fsdp", FSDP)
         yield from sharded_models.entry_points(folder, world)
     if world.size == 4:

@@ -1,0 +1,214 @@
+"""How a step calls the model with each strategy in one process, and what is refused before it could go wrong.
+
+What several processes compute is in `tests/distributed`.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch._inductor.config
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from aam.config import DistributedConfig, ModelConfig, PretrainConfig, TargetConfig, TrainConfig
+from aam.errors import InputError
+from aam.models.sequence_encoder import SequenceEncoder
+from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
+from aam.models.transformer import Block, compile_blocks
+from aam.training.compute import Compute, seeded
+from aam.training.distributed import World, setup_distributed
+from aam.training.parallel import check_compiler, materialise, parallelize
+from aam.workflows.pretrain import pretrain
+from aam.workflows.train import train
+
+CPU = torch.device("cpu")
+SHAPE = {"embedding_dim": 8, "attention_heads": 2, "attention_layers": 1, "max_bp": 12}
+STRATEGIES = {
+    "none": DistributedConfig(),
+    "ddp": DistributedConfig(distributed=True),
+    "fsdp": DistributedConfig(fsdp=True),
+    "offload": DistributedConfig(fsdp=True, fsdp_cpu_offload=True),
+    "mixed": DistributedConfig(fsdp=True, fsdp_mixed_precision=True),
+}
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch) -> Iterator[None]:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    yield
+    assert not dist.is_initialized()
+
+
+def hollow_predictor() -> SequencePredictor:
+    target = TargetConfig(metadata_column="x", count_weight=1.0)
+    with torch.device("meta"):
+        return SequencePredictor(SequenceEncoder(ModelConfig.model_validate(SHAPE)), 2, target)
+
+
+def values(model: nn.Module) -> dict[str, Tensor]:
+    whole = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in model.state_dict().items()}
+    return {name: value.detach().clone() for name, value in whole.items()}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_first_weights_and_what_is_frozen_do_not_depend_on_the_strategy(name: str):
+    plain, model = hollow_predictor(), hollow_predictor()
+    materialise(plain, STRATEGIES["none"], Compute(World(CPU)), 5)
+    with setup_distributed("cpu", STRATEGIES[name]) as world:
+        model.freeze()
+        materialise(model, STRATEGIES[name], Compute(world), 5)
+        assert [p.requires_grad for p in model.encoder.parameters()] == [False] * len(list(plain.encoder.parameters()))
+        assert isinstance(model.encoder.log_tau, DTensor) == STRATEGIES[name].fsdp
+        found, expected = values(model), values(plain)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_step_calls_the_whole_model_or_what_follows_a_frozen_encoder(name: str, embedded: bool):
+    model = hollow_predictor()
+    if embedded:
+        model.freeze()
+    with setup_distributed("cpu", STRATEGIES[name]) as world:
+        materialise(model, STRATEGIES[name], Compute(world), 5)
+        parallel = parallelize(model, STRATEGIES[name], Compute(world), embedded)
+        assert parallel.world is world
+        if name == "ddp":
+            assert isinstance(parallel.call, DistributedDataParallel)
+            assert isinstance(parallel.call.module, EmbeddedPredictor if embedded else SequencePredictor)
+            with parallel.quiet():
+                assert not parallel.call.require_backward_grad_sync
+        else:
+            assert parallel.call == (model.predict_samples if embedded else model)
+        slot, count = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[3, 4], [5, 0]])
+        tokens = torch.randint(1, 5, (2, 12), dtype=torch.uint8)
+        asvs = model.embed_asvs(tokens) if embedded else tokens
+        output = parallel.call(asvs, slot, count, count.sum(1), count > 3)
+    assert output.prediction.shape == (2, 2)
+    assert output.counts.shape == (2, 2)
+
+
+@pytest.mark.parametrize("more", [{}, {"fsdp_cpu_offload": True}, {"fsdp_mixed_precision": True}])
+def test_divided_weights_in_fp16_are_refused(more: dict[str, bool]):
+    model = hollow_predictor()
+    with pytest.raises(InputError, match=r"--fsdp with --mixed-precision fp16: .*use --mixed-precision bf16"):
+        materialise(model, DistributedConfig(fsdp=True, **more), Compute(World(CPU), torch.float16), 0)
+    assert all(parameter.is_meta for parameter in model.parameters()), "refused before anything is made"
+
+
+REFUSED = [
+    ({"mixed_precision": "fp16"}, 1, "--mixed-precision fp16 needs a GPU; on a CPU use bf16"),
+    ({"mixed_precision": "fp16", "distributed": True}, 1, "--mixed-precision fp16 needs a GPU"),
+    ({"mixed_precision": "fp16", "fsdp": True}, 1, "--mixed-precision fp16 needs a GPU"),
+    ({"attn_implementation": "mem_efficient", "fsdp": True}, 1, "mem_efficient needs a GPU; on a CPU give sdpa"),
+    ({"data_parallel": True}, 1, "leave the option out, or start several processes"),
+    ({"data_parallel": True}, 2, r"a launcher started 2 \(WORLD_SIZE\): start one, or use --distributed"),
+    ({"fsdp": True, "fsdp_replicate": 2}, 1, "--fsdp-replicate 2 does not divide the 1 processes"),
+    ({"fsdp": True, "fsdp_replicate": 2}, 3, "--fsdp-replicate 2 does not divide the 3 processes"),
+    ({}, 3, r"3 processes were started .*give --distributed or --fsdp, or start one"),
+]
+
+
+@pytest.fixture
+def run_of(study_folder, make_pretrain_config, make_train_config) -> Callable[..., None]:
+    """Pretrain or train on the files of the study."""
+    files = {"table": (study_folder / "table.biom",), "metadata": study_folder / "metadata.tsv"}
+
+    def run(task: str, **options: object) -> None:
+        if task == "pretrain":
+            config: PretrainConfig | TrainConfig
+            config = make_pretrain_config(table=files["table"], tree=study_folder / "tree.nwk", **options)
+            pretrain(config)
+        else:
+            train(make_train_config(**files, **options))
+
+    return run
+
+
+@pytest.mark.parametrize("task", ["pretrain", "train"])
+@pytest.mark.parametrize(("options", "processes", "message"), REFUSED)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    run_of, tmp_path, monkeypatch, task: str, options: dict[str, object], processes: int, message: str
+):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    with pytest.raises(InputError, match=message):
+        run_of(task, **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_missing_compiler_is_told_before_training(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    without = {"cpp.cxx": (None, "/nowhere/g++")}
+    with (
+        torch._inductor.config.patch(without),
+        pytest.raises(InputError, match=r"--compile-model: .*C\+\+ compiler found.*: leave the option out, or install"),
+    ):
+        check_compiler(CPU)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiler_that_works_is_not_complained_about():
+    torch.compiler.reset()
+    check_compiler(CPU)
+
+
+def random_rows(rows: int, positions: int) -> Tensor:
+    return torch.randn(rows, positions, 8, generator=torch.Generator().manual_seed(rows))
+
+
+def transform(block: Block, rows: int, positions: int, padded: bool, graph: bool) -> Tensor:
+    """Run a block on rows, with the same dropout each time."""
+    attend = torch.ones(rows, 1, 1, positions, dtype=torch.bool) if padded else None
+    with seeded(5), torch.set_grad_enabled(graph):
+        return block(random_rows(rows, positions).requires_grad_(), attend)
+
+
+WAITS_FOR_COMPILE_BLOCKS = (
+    "compile_blocks: raise torch._dynamo.config.recompile_limit, options={'fallback_random': True}"
+)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.xfail(strict=True, reason=WAITS_FOR_COMPILE_BLOCKS)
+def test_compiled_blocks_drop_out_the_same():
+    """An accumulated step runs twice, and compiled and plain passes may meet in it, as where PyTorch compiles no more.
+
+    The gradient would then belong to another loss than the one that is compared.
+    """
+    torch.compiler.reset()
+    block = Block(ModelConfig.model_validate(SHAPE), 0.3)
+    plain = transform(block, 7, 5, False, True)
+    compile_blocks(block)
+    assert torch.allclose(transform(block, 7, 5, False, True), plain, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.xfail(strict=True, reason=WAITS_FOR_COMPILE_BLOCKS)
+def test_every_kind_of_batch_is_compiled(monkeypatch):
+    """Beyond a number of graphs that an ordinary run reaches, PyTorch goes on uncompiled, with a line in the log."""
+    torch.compiler.reset()
+    counters.clear()
+    compiler = torch.compile
+    # without C++: which graphs there are is the same
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic, **_: compiler(f, dynamic=dynamic, backend="aot_eager"))
+    block = Block(ModelConfig.model_validate(SHAPE), 0.3)
+    compile_blocks(block)
+    kinds = [(rows, padded, kind) for rows in (7, 1) for padded in (False, True) for kind in ("step", "cache", "held")]
+    for rows, padded, kind in kinds:
+        block.train(kind != "held")
+        transform(block, rows, 5, padded, kind == "step")
+    assert counters["stats"]["unique_graphs"] == len(kinds)
