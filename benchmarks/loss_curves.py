@@ -44,11 +44,12 @@ STRATEGIES = {1: {}, 2: {"distributed": True}, 4: {"fsdp": True}}
 NAMES = {1: "1 process", 2: "2 ranks, DDP", 4: "4 ranks, FSDP"}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
+SHARED = ("steps", "batch_size", "lr", "seed")
 FIRST_STEPS = 20
 """Steps over which runs in float32 are held to their tolerance; rounding grows from step to step."""
 SPREAD = 0.25
 JUDGED_EVERY = 20
-OPTIONS = {"embedding_dim": 32, "attention_layers": 1, "lr": 0.003, "device": "cpu"}
+OPTIONS = {"embedding_dim": 32, "attention_layers": 1, "device": "cpu"}
 STUDY = {"samples": 400, "asvs": 400, "bp": 100, "depth": 2000}
 
 
@@ -60,6 +61,7 @@ class Course:
     dtype: str
     steps: int
     batch_size: int
+    lr: float
     seed: int
     own_pairs: bool = False
     losses: list[float] = field(default_factory=list)
@@ -75,13 +77,17 @@ class Course:
 
 def courses(ranks: int, options: argparse.Namespace) -> list[Course]:
     """The runs of one launch."""
-    steps, size, seed = options.steps, options.batch_size, options.seed
-    planned = [Course(ranks, "float64", steps, size, seed), Course(ranks, "float32", FIRST_STEPS, size, seed)]
+
+    def planned(dtype: str, steps: int, batch_size: int, own_pairs: bool = False) -> Course:
+        return Course(ranks, dtype, steps, batch_size, options.lr, options.seed, own_pairs)
+
+    steps, size = options.steps, options.batch_size
+    runs = [planned("float64", steps, size), planned("float32", FIRST_STEPS, size)]
     if ranks == 4:
-        planned.append(Course(ranks, "float64", steps, size, seed, own_pairs=True))
+        runs.append(planned("float64", steps, size, own_pairs=True))
         others = [other for other in options.batch_sizes if other != size]
-        planned += [Course(ranks, "float64", steps, other, seed, own) for other in others for own in (False, True)]
-    return planned
+        runs += [planned("float64", steps, other, own) for other in others for own in (False, True)]
+    return runs
 
 
 def own_pairs_gradient(
@@ -115,7 +121,7 @@ def follow(course: Course, folder: Path, world: World) -> None:
     torch.set_default_dtype(DTYPES[course.dtype])
     strategy = {"distributed": True} if course.own_pairs else STRATEGIES[course.ranks]
     files = {"table": (folder / "table.biom",), "tree": folder / "tree.nwk", "output_dir": folder / "run"}
-    planned = {"batch_size": course.batch_size, "epochs": course.steps, "seed": course.seed}
+    planned = {"batch_size": course.batch_size, "epochs": course.steps, "lr": course.lr, "seed": course.seed}
     config = PretrainConfig.from_flat({**OPTIONS, **files, **planned, **strategy})
     study = load_pretraining_study(config)
     run = prepare_pretraining(study, config, world)
@@ -245,6 +251,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help=f"a multiple of {JUDGED_EVERY}")
     parser.add_argument("--batch-size", type=int, default=8, help="samples of a step, over all ranks")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[], help="more of them, for the held-out figures")
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=42, help="of weights, split, order and masks; not of the study")
     parser.add_argument("--figure", type=Path, help="also draw the curves into this file")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -252,7 +259,7 @@ def main() -> None:
     if options.child is not None:
         follow_all(options)
         return
-    words = ["--steps", str(options.steps), "--batch-size", str(options.batch_size), "--seed", str(options.seed)]
+    words = [word for name in SHARED for word in (f"--{name.replace('_', '-')}", str(vars(options)[name]))]
     words += ["--batch-sizes", *map(str, options.batch_sizes)] if options.batch_sizes else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

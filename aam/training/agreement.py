@@ -11,7 +11,7 @@ from torch import Tensor
 from aam.data.dataset import StepPlan
 from aam.training.distributed import World
 
-FINITE, STOP, WRITTEN = range(3)
+SOUND, FINITE, STOP, WRITTEN = range(4)
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Verdict:
 
     plan: StepPlan
     broken: int | None
-    """The first rank whose loss or gradient was NaN or infinite."""
+    """The first rank that computed NaN or infinity by itself, else the first whose loss was that."""
     stop: bool
     """Whether a signal has asked some rank to stop."""
     written: bool
@@ -38,17 +38,18 @@ class Agreement:
         self.world = world
         self._pending: deque[Callable[[], Verdict]] = deque()
 
-    def report(self, plan: StepPlan, finite: Tensor, stop: bool, written: bool) -> None:
+    def report(self, plan: StepPlan, sound: Tensor, finite: Tensor, stop: bool, written: bool) -> None:
         """Tell the others of a step.
 
         Args:
             plan: the step.
-            finite: bool scalar on the device, whether what this rank computed is a number.
+            sound: bool scalar on the device, whether what this rank computed without the others is a number.
+            finite: bool scalar on the device, whether its loss is.
             stop: whether a signal came to this process.
             written: whether this process has written its part of an asynchronous checkpoint.
         """
-        flags = torch.tensor([[True, stop, written]], device=self.world.device)
-        flags[0, FINITE] = finite
+        flags = torch.tensor([[True, True, stop, written]], device=self.world.device)
+        flags[0, SOUND], flags[0, FINITE] = sound, finite
         everyone = self.world.gather(flags.to(torch.uint8), [1] * self.world.size)
         if everyone.device.type == "cpu":
             self._pending.append(partial(_read, plan, everyone))
@@ -71,8 +72,10 @@ class Agreement:
 
 def _read(plan: StepPlan, flags: Tensor) -> Verdict:
     rows = flags.bool().tolist()
-    broken = next((rank for rank, row in enumerate(rows) if not row[FINITE]), None)
-    return Verdict(plan, broken, any(row[STOP] for row in rows), all(row[WRITTEN] for row in rows))
+    broken = [rank for flag in (SOUND, FINITE) for rank, row in enumerate(rows) if not row[flag]]
+    return Verdict(
+        plan, broken[0] if broken else None, any(row[STOP] for row in rows), all(row[WRITTEN] for row in rows)
+    )
 
 
 def _read_when(arrived: torch.cuda.Event, plan: StepPlan, flags: Tensor) -> Verdict:

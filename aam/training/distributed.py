@@ -3,6 +3,7 @@
 Shapes: B_r samples of rank r, G samples of all ranks, D width, W ranks.
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -42,7 +43,9 @@ from aam.models.sequence_predictor import SequencePredictor
 from aam.models.transformer import Block
 from aam.training.data_parallel import check_data_parallel
 from aam.training.hardware import Build, backend_for, device_for
-from aam.training.watchdog import Failure, Watchdog
+from aam.training.watchdog import Failure, Watchdog, leave
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -235,6 +238,8 @@ def _join_processes(device: torch.device, size: int, rank_timeout: float) -> Pro
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start aam with torchrun or srun")
+    if rank == 0:
+        logger.info("waiting for %d processes at %s:%s", size, *_address())
     # its own keys for each restart of a launch, and for each group that this process joins in turn
     name = f"{restart_count()}/{next(_joined)}"
     dist.init_process_group(
@@ -271,9 +276,9 @@ def _address() -> tuple[str, int]:
 
 def _leave(failure: Failure) -> None:
     """End this process, wherever its main thread is; rank 0 has told of wrong input itself."""
-    if failure.code != 2 or failure.rank != 0:
-        os.write(2, f"Error: {failure.message}\n".encode())
-    os._exit(failure.code)
+    if failure.code == 2 and failure.rank == 0:
+        os._exit(failure.code)
+    leave(failure)
 
 
 def is_main_process(world: World) -> bool:

@@ -45,6 +45,11 @@ class Objective(Protocol):
         """How a step calls the model."""
         ...
 
+    @property
+    def sound(self) -> Tensor:
+        """Whether what this rank computed in the last step without the others is a number: bool scalar."""
+        ...
+
     def backward(self, step: StepBatch, scale: Scale) -> Mapping[str, Tensor]:
         """Add the gradient of one optimizer step to the parameters.
 
@@ -93,6 +98,7 @@ class PretrainObjective:
         self.config = config
         self.held_out, self.source = validation
         self.draws_dropout = draws_dropout(model)
+        self.sound = torch.ones((), dtype=torch.bool, device=self.compute.device)
         losses = config.losses
         self.loss = MultiTaskLoss(
             {
@@ -112,6 +118,7 @@ class PretrainObjective:
         setup).
         """
         world = self.parallel.world
+        self.sound = torch.ones_like(self.sound)
         hidden = [self._hide(batch.asv, step.plan.step, self.config.masking) for batch in step.micro]
         weight = [(mask.sum(1) * batch.occurrence).sum() for mask, batch in zip(hidden, step.micro, strict=True)]
         total = world.sum(torch.stack(weight).sum())
@@ -132,6 +139,7 @@ class PretrainObjective:
                 scale(world.size * torch.stack(weighted).sum()).backward()  # type: ignore[no-untyped-call]
             for name, part in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
+                self.sound = self.sound & part.isfinite()
         return {"loss": self.loss(sums)} | sums
 
     def _compare(self, step: StepBatch, first: EncoderOutput | None) -> tuple[dict[str, Tensor], Tensor]:
@@ -139,6 +147,8 @@ class PretrainObjective:
         with torch.no_grad():
             # nothing else of an output is kept
             z = torch.cat([(first or self._forward(step, i, None)).z[batch.real] for i, batch in enumerate(step.micro)])
+        # the loss below is no number either where another rank's embeddings are none
+        self.sound = self.sound & z.isfinite().all()
         everyone = gather_embeddings_for_unifrac(self.parallel.world, z, step.sizes)
         loss, pull = pairwise_gradient(z, everyone, step.start, self.model.distance, partial(self._true, step))
         return {"unifrac_loss": loss}, pull

@@ -29,6 +29,8 @@ class Parallel:
     compute: Compute
     quiet: Callable[[], AbstractContextManager[object]] = nullcontext
     """Context for all but the last batch of a step: gradients are added up here and summed over ranks later."""
+    settles: bool = False
+    """Whether the first backward pass settles in which order gradients are summed over ranks, which rounds them."""
 
     @property
     def world(self) -> World:
@@ -84,7 +86,7 @@ def parallelize(
     if config.distributed:
         gpu = [compute.device] if compute.device.type == "cuda" else None
         wrapped = DistributedDataParallel(module, gpu, gradient_as_bucket_view=True)
-        return Parallel(wrapped, compute, wrapped.no_sync)
+        return Parallel(wrapped, compute, wrapped.no_sync, settles=compute.world.size > 1)
     if config.data_parallel:
         encoder = model.encoder if isinstance(model, SequencePredictor) else model
         kernel = encoder.config.attn_implementation

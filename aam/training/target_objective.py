@@ -73,6 +73,7 @@ class TargetObjective:
         self.sample_keys = torch.from_numpy(address_keys(table.sample_ids)).to(self.compute.device)
         self.asv_keys = torch.from_numpy(sequence_keys(table.sequences)).to(self.compute.device)
         self.draws_dropout = draws_dropout(model)
+        self.sound = torch.ones((), dtype=torch.bool, device=self.compute.device)
 
     @cached_property
     def frozen_asvs(self) -> Tensor:
@@ -99,7 +100,9 @@ class TargetObjective:
                 scale(world.size * self.loss(parts)).backward()  # type: ignore[no-untyped-call]
             for name, part in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
-        return {"loss": self.loss(sums)} | sums
+        losses = {"loss": self.loss(sums)} | sums
+        self.sound = losses["loss"].isfinite()
+        return losses
 
     def _predict(self, step: StepBatch, index: int, hidden: Tensor | None) -> PredictorOutput:
         # dropout is the one draw of torch's own generator: seeded by address

@@ -23,7 +23,7 @@ from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule
 from aam.training.run_checkpoints import RunCheckpoints
-from aam.training.signals import stop_signals
+from aam.training.signals import shield_worker, stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,7 @@ class Trainer:
         """
         sampler = replace(self.train_sampler, start=self.progress.step)
         self.model.train()
+        settles = self.objective.parallel.settles
         with stop_signals() as request:
             for step in self._loader(sampler):
                 if self._is_exhausted():
@@ -99,9 +100,12 @@ class Trainer:
                     break
                 rate = self.schedule.lr
                 self.world.where(f"step {step.plan.step} ({self._samples(step.plan, self.world.rank)})")
+                if settles:
+                    self._settle(step)
+                    settles = False
                 losses = self.train_step(step)
                 stop, written = request.name is not None, self.checkpoints.finished()
-                self.agreement.report(step.plan, losses["loss"].isfinite(), stop, written)
+                self.agreement.report(step.plan, self.objective.sound, losses["loss"].isfinite(), stop, written)
                 self._log_losses(step, losses, rate)
                 verdict = self.agreement.verdict()
                 self._check(verdict)
@@ -110,6 +114,11 @@ class Trainer:
                     self._stop(saved)
             self._check(self.agreement.last())
         self.checkpoints.close()
+
+    def _settle(self, step: StepBatch) -> None:
+        """Let DDP order its buckets of gradients, so that a resumed run adds up in the order of an undisturbed one."""
+        self.objective.backward(step.to(self.compute.device), lambda loss: loss)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
         """Make one step of the optimizer; returns this rank's shares of the losses, still on the device."""
@@ -211,6 +220,7 @@ class Trainer:
             batch_size=None,
             num_workers=self.config.runtime.num_workers,
             pin_memory=self.compute.device.type == "cuda",
+            worker_init_fn=shield_worker,
         )
 
     def _log_losses(self, step: StepBatch, losses: Mapping[str, Tensor], rate: float) -> None:

@@ -30,6 +30,6 @@ def test_loss_curves_do_not_depend_on_the_number_of_ranks(tmp_path):
     for line in whole:
         assert abs(line["spread of predictions / truth"] - 1) <= 0.25
         assert line["R2"] > 0.3
-    # what own pairs alone give is not a rounding away: worse than predicting the mean
-    assert local["R2"] < 0
+        # what own pairs alone give is no rounding away
+        assert local["R2"] < line["R2"] - 0.1
     assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -60,7 +60,7 @@ def test_outside_the_main_thread_nothing_is_set():
 LOADING = """
 import os, signal, sys, time
 from torch.utils.data import DataLoader
-from aam.training.signals import stop_signals
+from aam.training.signals import shield_worker, stop_signals
 
 if __name__ == "__main__":
     with stop_signals() as request:
@@ -76,8 +76,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shield", "code", "told"), [("shielded", 0, "SIGTERM 21\n"), ("bare", 1, "")])
-def test_a_signal_to_the_process_group_leaves_the_data_workers_alone(shield, code, told):
+@pytest.mark.parametrize(
+    ("shield", "code", "told", "error"),
+    [("shielded", 0, "SIGTERM 21\n", ""), ("bare", 1, "", "DataLoader worker")],
+)
+def test_a_signal_to_the_process_group_leaves_shielded_data_workers_alone(shield, code, told, error):
     done = subprocess.run(
         [sys.executable, "-c", LOADING, shield],
         start_new_session=True,
@@ -87,3 +90,4 @@ def test_a_signal_to_the_process_group_leaves_the_data_workers_alone(shield, cod
         check=False,
     )
     assert (done.returncode, done.stdout) == (code, told), done.stderr
+    assert error in done.stderr
