@@ -34,6 +34,11 @@ output_dir() {
 # Leave in `words` the words of a command, with --resume where its folder holds a run already.
 set_words() {
   local folder
+  case ${1:-} in predict | embed)
+    words=("$@")
+    return
+    ;;
+  esac
   folder=$(output_dir "$@")
   words=("$@")
   if [ -e "$folder/config.json" ]; then

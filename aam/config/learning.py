@@ -36,7 +36,7 @@ class ModelConfig(Section):
     attn_implementation: AttnImplementation = "sdpa"
     """Attention kernel: sdpa lets PyTorch choose."""
     asv_chunk_size: Positive = 1024
-    """Unique ASVs that go through the nucleotide level together; bounds the memory."""
+    """Unique ASVs that go through a layer of the nucleotide level together; bounds the memory."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
@@ -173,7 +173,7 @@ class DistributedConfig(Section):
     panel: ClassVar[str] = "Many GPUs"
 
     distributed: bool = False
-    """DistributedDataParallel: every process (torchrun starts one for each GPU) holds the whole model."""
+    """Every process holds the whole model (DDP); start one for each GPU: torchrun --nproc-per-node 4 -m aam.cli ..."""
     data_parallel: bool = False
     """DataParallel: one process drives every visible GPU of the machine."""
     fsdp: bool = False
@@ -188,7 +188,7 @@ class DistributedConfig(Section):
     """Every process writes its own part of a checkpoint; the run ends with a whole one. Read by --resume alone."""
     async_checkpoint: bool = False
     """Go on training while a sharded checkpoint is written."""
-    rank_timeout: Annotated[float, Field(gt=0)] = 60.0
+    rank_timeout: Annotated[float, Field(gt=0)] = 25.0
     """Seconds without a sign of life after which a process counts as lost, which ends the run."""
     log_all_ranks: bool = False
     """Every process writes a log, training-rankN.log; otherwise only the first one does."""

@@ -5,6 +5,7 @@ Shapes: R rows (ASVs or samples), N positions (patches of nucleotides, or ASVs),
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from aam.config import AttnImplementation, MixedPrecision, ModelConfig
 from aam.errors import InputError
 from aam.models.initial import Linear
+
+RECOMPILE_LIMIT: Final = 64
+"""Graphs of a block; an ordinary run has about a dozen kinds of batches."""
 
 
 def attention_kernel(implementation: AttnImplementation, masked: bool) -> AbstractContextManager[object]:
@@ -150,8 +154,11 @@ Transform = Callable[[Block, Tensor, Tensor | None], Tensor]
 
 def compile_blocks(model: nn.Module) -> None:
     """Compile the blocks of a model, in place; nothing else of it costs much, and weights keep their names."""
-    # one function for all blocks, which differ in their weights alone; dynamic, since every batch has other sizes
-    compiled = torch.compile(Block.transform, dynamic=True)
+    # a pass with a graph, one without, padded or not, ...: beyond the limit PyTorch goes on uncompiled
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    # one function for all blocks, which differ in their weights alone; dynamic, since every batch has other sizes; the
+    # generator of uncompiled passes, so that both passes of an accumulated step drop out the same
+    compiled = torch.compile(Block.transform, dynamic=True, options={"fallback_random": True})
     for module in model.modules():
         if isinstance(module, Block):
             module.run = compiled

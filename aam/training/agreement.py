@@ -48,9 +48,12 @@ class Agreement:
             stop: whether a signal came to this process.
             written: whether this process has written its part of an asynchronous checkpoint.
         """
-        flags = torch.tensor([[True, True, stop, written]], device=self.world.device)
+        # filled on the device: a copy from here would wait for it
+        flags = torch.zeros(1, 4, dtype=torch.uint8, device=self.world.device)
         flags[0, SOUND], flags[0, FINITE] = sound, finite
-        everyone = self.world.gather(flags.to(torch.uint8), [1] * self.world.size)
+        flags[0, STOP].fill_(stop)
+        flags[0, WRITTEN].fill_(written)
+        everyone = self.world.gather(flags, [1] * self.world.size)
         if everyone.device.type == "cpu":
             self._pending.append(partial(_read, plan, everyone))
             return
@@ -60,14 +63,10 @@ class Agreement:
         arrived.record()
         self._pending.append(partial(_read_when, arrived, plan, here))
 
-    def verdict(self) -> Verdict | None:
-        """What is known by now: of the last step, or, on a GPU, of the one before (None after the first)."""
-        late = 1 if self.world.device.type == "cuda" else 0
-        return self._pending.popleft()() if len(self._pending) > late else None
-
-    def last(self) -> Verdict | None:
-        """What is known when no step follows: of the last one, for which this waits."""
-        return self._pending.popleft()() if self._pending else None
+    def verdicts(self, wait: bool = False) -> list[Verdict]:
+        """What is new: of the last step, or, on a GPU, of the one before unless this is to wait for the last."""
+        late = 0 if wait or self.world.device.type == "cpu" else 1
+        return [self._pending.popleft()() for _ in range(len(self._pending) - late)]
 
 
 def _read(plan: StepPlan, flags: Tensor) -> Verdict:

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
 """The longest wait for another rank; a rank that died or was stopped is noticed much sooner, by its heartbeat."""
-AGREED = (TrainingDivergedError, StoppedBySignalError, ReportedInputError, KeyboardInterrupt)
+AGREED = (TrainingDivergedError, StoppedBySignalError, ReportedInputError)
 """Ends of a run that every rank comes to by itself, at the same step."""
 
 
@@ -173,7 +173,7 @@ class ProcessGroup(World):
             if error is not None and not isinstance(error, AGREED):
                 self._report(self.watchdog, error)
             self.watchdog.stop()
-        if error is None or self.size == 1:
+        if error is None or isinstance(error, AGREED) or self.size == 1:
             dist.destroy_process_group()
 
     def _report(self, watchdog: Watchdog, error: BaseException) -> None:
@@ -210,50 +210,68 @@ def setup_distributed(
         InputError: a GPU was asked for and there is none, the strategy does not fit the device or the number of
             processes, or several processes were started without a strategy.
     """
-    strategy = strategy or DistributedConfig()
-    size = launched_world_size()
-    place = device_for(device, launched_local_rank(), Build.of_torch())
-    if strategy.data_parallel:
-        check_data_parallel(size, place)
-    if size > 1 and not inference and not strategy.several_processes:
-        raise InputError(
-            f"{size} processes were started (WORLD_SIZE), and without a strategy each would do the same work again: "
-            "give --distributed or --fsdp, or start one"
+    plan, size = strategy or DistributedConfig(), launched_world_size()
+    if size > 1 and not inference and not plan.several_processes:
+        remedy = "start one" if strategy is None else "give --distributed or --fsdp, or start one"
+        raise (InputError if launched_rank() == 0 else ReportedInputError)(
+            f"{size} processes were started (WORLD_SIZE), and each would do the same work again: {remedy}"
         )
+    # begins before anything can fail on one process alone
+    watchdog = _start_watchdog(size, plan.rank_timeout) if size > 1 else None
+    try:
+        place = device_for(device, launched_local_rank(), Build.of_torch())
+        _check_strategy(plan, size, place)
+    except InputError as error:
+        if watchdog is not None:
+            watchdog.fail(str(error), 2)
+        raise
+    if size == 1 and not plan.several_processes:
+        return World(place)
+    return _join_processes(place, watchdog)
+
+
+def _check_strategy(strategy: DistributedConfig, size: int, device: torch.device) -> None:
+    if strategy.data_parallel:
+        check_data_parallel(size, device)
     if strategy.fsdp and size % strategy.fsdp_replicate:
         raise InputError(f"--fsdp-replicate {strategy.fsdp_replicate} does not divide the {size} processes")
-    if size == 1 and not strategy.several_processes:
-        return World(place)
-    return _join_processes(place, size, strategy.rank_timeout)
+    gpus = Build.of_torch().gpus
+    if strategy.several_processes and size == 1 and device.type == "cuda" and gpus > 1:
+        logger.warning(
+            "one process uses one of the %d GPUs here: start one for each with torchrun --nproc-per-node %d -m aam.cli",
+            gpus,
+            gpus,
+        )
 
 
-def _join_processes(device: torch.device, size: int, rank_timeout: float) -> ProcessGroup:
+def _start_watchdog(size: int, rank_timeout: float) -> Watchdog:
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start aam with torchrun or srun")
+    if launched_rank() == 0:
+        logger.info("waiting for %d processes at %s:%s", size, *_address())
+    _store()
+    # its own keys for each restart of a launch, and for each group that this process joins in turn
+    store = PrefixStore(f"aam/{restart_count()}/{next(_started)}", _own_connection())
+    watchdog = Watchdog(store, launched_rank(), size, rank_timeout, _leave)
+    watchdog.start()
+    return watchdog
+
+
+def _join_processes(device: torch.device, watchdog: Watchdog | None) -> ProcessGroup:
     backend = backend_for(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if size == 1:
+    if watchdog is None:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         return ProcessGroup(device)
-    rank = launched_rank()
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise InputError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start aam with torchrun or srun")
-    if rank == 0:
-        logger.info("waiting for %d processes at %s:%s", size, *_address())
-    # its own keys for each restart of a launch, and for each group that this process joins in turn
-    name = f"{restart_count()}/{next(_joined)}"
-    dist.init_process_group(
-        backend,
-        store=PrefixStore(f"group/{name}", _store()),
-        rank=rank,
-        world_size=size,
-        timeout=COLLECTIVE_TIMEOUT,
-    )
-    watchdog = Watchdog(PrefixStore(f"aam/{name}", _own_connection()), rank, size, rank_timeout, _leave)
-    watchdog.start()
+    rank, size = launched_rank(), launched_world_size()
+    store = PrefixStore(f"group/{restart_count()}/{next(_joined)}", _store())
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     return ProcessGroup(device, rank, size, watchdog)
 
 
+_started = count()
 _joined = count()
 
 

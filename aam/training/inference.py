@@ -18,7 +18,7 @@ from aam.training.compute import Compute
 from aam.training.distributed import World
 from aam.training.metrics import PairedMoments
 
-ROWS: Final = 4096
+ROWS: Final = 1024
 """ASVs that are encoded together where no gradient is needed."""
 
 

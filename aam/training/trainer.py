@@ -99,7 +99,7 @@ class Trainer:
                     logger.info("no better %s in %d validations: stopped early", self.best_metric, self.progress.stale)
                     break
                 rate = self.schedule.lr
-                self.world.where(f"step {step.plan.step} ({self._samples(step.plan, self.world.rank)})")
+                self.world.where(f"step {step.plan.step + 1} ({self._samples(step.plan, self.world.rank)})")
                 if settles:
                     self._settle(step)
                     settles = False
@@ -107,12 +107,13 @@ class Trainer:
                 stop, written = request.name is not None, self.checkpoints.finished()
                 self.agreement.report(step.plan, self.objective.sound, losses["loss"].isfinite(), stop, written)
                 self._log_losses(step, losses, rate)
-                verdict = self.agreement.verdict()
-                self._check(verdict)
-                saved = self._save_if_due(step)
-                if verdict is not None and verdict.stop:
-                    self._stop(saved)
-            self._check(self.agreement.last())
+                due = step.plan.closes_epoch or self._is_due(self.config.output.checkpoint_every)
+                stops = self._check(self.agreement.verdicts(wait=due))
+                if due:
+                    self._save(step)
+                if stops:
+                    self._stop(saved=due)
+            self._check(self.agreement.verdicts(wait=True))
         self.checkpoints.close()
 
     def _settle(self, step: StepBatch) -> None:
@@ -134,26 +135,23 @@ class Trainer:
         self.monitor.advance()
         return losses
 
-    def _check(self, verdict: Verdict | None) -> None:
-        """Fail on every rank where one has failed to compute a number; finish a checkpoint that all have written."""
-        if verdict is not None and verdict.broken is not None:
-            self.checkpoints.close()
-            rank = f"rank {verdict.broken}, " if self.world.size > 1 else ""
-            raise TrainingDivergedError(
-                f"{rank}step {verdict.plan.step}: the loss became NaN or infinite "
-                f"({self._samples(verdict.plan, verdict.broken)}); the last checkpoint is from before. {REMEDY}"
-            )
-        if verdict is not None and verdict.written:
-            self.checkpoints.finish()
+    def _check(self, verdicts: list[Verdict]) -> bool:
+        """Fail on every rank where one has failed to compute a number; returns whether to stop."""
+        for verdict in verdicts:
+            if verdict.broken is not None:
+                self.checkpoints.close()
+                rank = f"rank {verdict.broken}, " if self.world.size > 1 else ""
+                raise TrainingDivergedError(
+                    f"{rank}step {verdict.plan.step + 1}: the loss became NaN or infinite "
+                    f"({self._samples(verdict.plan, verdict.broken)}); the last checkpoint is from before. {REMEDY}"
+                )
+            if verdict.written:
+                self.checkpoints.finish()
+        return any(verdict.stop for verdict in verdicts)
 
-    def _save_if_due(self, step: StepBatch) -> bool:
-        if step.plan.closes_epoch:
-            self.save_checkpoint(best=self.validate(step.plan.epoch))
-        elif self._is_due(self.config.output.checkpoint_every):
-            self.save_checkpoint(best=False)
-        else:
-            return False
-        return True
+    def _save(self, step: StepBatch) -> None:
+        best = step.plan.closes_epoch and self.validate(step.plan.epoch)
+        self.save_checkpoint(best)
 
     def _stop(self, saved: bool) -> NoReturn:
         if not saved:
@@ -171,7 +169,9 @@ class Trainer:
     def validate(self, epoch: int) -> bool:
         """Judge the model on the held-out samples; returns whether it is the best so far."""
         self._check_finite(f"epoch {epoch}")
-        metrics = self.objective.validate()
+        judged = self.objective.validate()
+        # of one rank, should others round differently: all take the same decisions
+        metrics = self.world.on_main(lambda: judged)
         self.monitor.log_validation(self.progress.step, epoch, metrics)
         value = metrics[self.best_metric]
         if value is not None and not math.isfinite(value):  # such as the inverse of a log transform, overflowing

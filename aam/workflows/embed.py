@@ -35,6 +35,7 @@ def embed(config: EmbedConfig) -> None:
         _write(with_left_out(samples, study), config.inference.output, world)
         if config.asvs.asv is not None:
             _write(embed_study_asvs(trained, study, compute), config.asvs.asv, world)
+        world.barrier()  # a launcher may end the others when the first has ended
 
 
 def _write(table: pd.DataFrame, path: Path, world: World) -> None:

@@ -22,7 +22,7 @@ from aam.models.transformer import check_attention, compile_blocks
 from aam.training.checkpoint import CheckpointStore, Kind
 from aam.training.compute import Compute
 from aam.training.distributed import World
-from aam.training.hardware import Build, advise_attention, compile_allowed
+from aam.training.hardware import Build, advise_attention, compile_allowed, describe
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
 from aam.training.run_checkpoints import Identity, RunCheckpoints
@@ -106,6 +106,7 @@ def gather_material(study: Study, split: Split, config: PretrainConfig | TrainCo
             config.optim.batch_size,
             compute.world.size,
         )
+    logger.info("computing on %s", describe(Build.of_torch(), compute.device))
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
 
 
@@ -142,6 +143,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
     trainer = run.trainer(CheckpointStore(output.output_dir / "checkpoints", output.keep_checkpoints))
     with ExitStack() as stack:
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
+        if not folder.exists():
+            raise InputError(f"--output-dir {folder} is not to be seen from process {world.rank}: name a shared folder")
         last = world.on_main(trainer.checkpoints.last) if output.resume else None
         if last is not None:
             trainer.load_checkpoint(last)

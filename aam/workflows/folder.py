@@ -51,7 +51,7 @@ RESTART_PATIENCE = 30.0
 
 MAY_CHANGE = frozenset(
     {"output_dir", "resume", "overwrite", "log_every", "checkpoint_every", "keep_checkpoints", "num_workers", "device"}
-    | DistributedConfig.model_fields.keys()
+    | DistributedConfig.model_fields.keys() - {"fsdp_mixed_precision"}
 )
 """Options that a resumed run may give anew: they do not change what is learned."""
 

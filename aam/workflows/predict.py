@@ -41,6 +41,7 @@ def predict(config: PredictConfig) -> None:
         if world.is_main:
             write_table(with_left_out(predictions, study), output)
             logger.info("wrote %s", output)
+        world.barrier()  # a launcher may end the others when the first has ended
 
 
 def predict_study(
