@@ -216,18 +216,11 @@ def setup_distributed(
         raise (InputError if launched_rank() == 0 else ReportedInputError)(
             f"{size} processes were started (WORLD_SIZE), and each would do the same work again: {remedy}"
         )
-    # begins before anything can fail on one process alone
-    watchdog = _start_watchdog(size, plan.rank_timeout) if size > 1 else None
-    try:
-        place = device_for(device, launched_local_rank(), Build.of_torch())
-        _check_strategy(plan, size, place)
-    except InputError as error:
-        if watchdog is not None:
-            watchdog.fail(str(error), 2)
-        raise
-    if size == 1 and not plan.several_processes:
-        return World(place)
-    return _join_processes(place, watchdog)
+    place = device_for(device, launched_local_rank(), Build.of_torch())
+    _check_strategy(plan, size, place)
+    if size > 1:
+        return _join_processes(place, size, plan.rank_timeout)
+    return _train_as_several(place) if plan.several_processes else World(place)
 
 
 def _check_strategy(strategy: DistributedConfig, size: int, device: torch.device) -> None:
@@ -244,34 +237,35 @@ def _check_strategy(strategy: DistributedConfig, size: int, device: torch.device
         )
 
 
-def _start_watchdog(size: int, rank_timeout: float) -> Watchdog:
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+def _train_as_several(device: torch.device) -> ProcessGroup:
+    dist.init_process_group(_backend(device), store=HashStore(), rank=0, world_size=1)
+    return ProcessGroup(device)
+
+
+def _join_processes(device: torch.device, size: int, rank_timeout: float) -> ProcessGroup:
+    needed = ["RANK", "MASTER_ADDR", "MASTER_PORT"] + ["LOCAL_RANK"] * (device.type == "cuda")
+    missing = [name for name in needed if name not in os.environ]
     if missing:
         raise InputError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start aam with torchrun or srun")
-    if launched_rank() == 0:
+    rank = launched_rank()
+    if rank == 0:
         logger.info("waiting for %d processes at %s:%s", size, *_address())
-    _store()
     # its own keys for each restart of a launch, and for each group that this process joins in turn
-    store = PrefixStore(f"aam/{restart_count()}/{next(_started)}", _own_connection())
-    watchdog = Watchdog(store, launched_rank(), size, rank_timeout, _leave)
+    name = f"{restart_count()}/{next(_joined)}"
+    store = PrefixStore(f"group/{name}", _store())
+    dist.init_process_group(_backend(device), store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    # from here on: a process may take its time to start, and one that never does is the launcher's to notice
+    watchdog = Watchdog(PrefixStore(f"aam/{name}", _own_connection()), rank, size, rank_timeout, _leave)
     watchdog.start()
-    return watchdog
-
-
-def _join_processes(device: torch.device, watchdog: Watchdog | None) -> ProcessGroup:
-    backend = backend_for(device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if watchdog is None:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-        return ProcessGroup(device)
-    rank, size = launched_rank(), launched_world_size()
-    store = PrefixStore(f"group/{restart_count()}/{next(_joined)}", _store())
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     return ProcessGroup(device, rank, size, watchdog)
 
 
-_started = count()
+def _backend(device: torch.device) -> str:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return backend_for(device)
+
+
 _joined = count()
 
 

@@ -25,6 +25,7 @@ from aam.training.distributed import World
 from aam.training.hardware import Build, advise_attention, compile_allowed, describe
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
+from aam.training.parallel import check_compiler
 from aam.training.run_checkpoints import Identity, RunCheckpoints
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
@@ -98,6 +99,8 @@ def gather_material(study: Study, split: Split, config: PretrainConfig | TrainCo
         InputError: the device does not have the attention kernel that was asked for.
     """
     check_attention(config.model.attn_implementation, compute.device, config.runtime.mixed_precision)
+    if config.runtime.compile_model and _compile_obstacle(compute.device) is None:
+        check_compiler(compute.device)
     tokens = study.nucleotides(config.model.max_bp)
     draws = SampleDraws(study.table, config.sampling, config.runtime.seed)
     if config.optim.batch_size < compute.world.size:
@@ -177,11 +180,15 @@ def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
 
 def compile_if_supported(model: nn.Module, world: World) -> None:
     """Compile the blocks of a model, or say why not."""
-    obstacle = compile_allowed(Build.of_torch()) if world.device.type == "cuda" else None
+    obstacle = _compile_obstacle(world.device)
     if obstacle is None:
         compile_blocks(model)
     else:
         logger.warning("%s", obstacle)
+
+
+def _compile_obstacle(device: torch.device) -> str | None:
+    return compile_allowed(Build.of_torch()) if device.type == "cuda" else None
 
 
 def _write_samples(material: Material, folder: Path) -> None:

@@ -120,8 +120,8 @@ def test_the_group_is_gone_after_an_error(launched, strategy):
 
 def test_several_processes_without_a_strategy_are_refused(launched):
     launched(WORLD_SIZE=2)
-    for strategy in (None, DistributedConfig()):
-        with pytest.raises(InputError, match=r"2 processes were started.*give --distributed or --fsdp"):
+    for strategy, remedy in ((None, "start one"), (DistributedConfig(), "give --distributed or --fsdp")):
+        with pytest.raises(InputError, match=f"2 processes were started.*{remedy}"):
             setup_distributed("cpu", strategy)
 
 

@@ -174,15 +174,9 @@ def transform(block: Block, rows: int, positions: int, padded: bool, graph: bool
         return block(random_rows(rows, positions).requires_grad_(), attend)
 
 
-WAITS_FOR_COMPILE_BLOCKS = (
-    "compile_blocks: raise torch._dynamo.config.recompile_limit, options={'fallback_random': True}"
-)
-
-
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.xfail(strict=True, reason=WAITS_FOR_COMPILE_BLOCKS)
 def test_compiled_blocks_drop_out_the_same():
     """An accumulated step runs twice, and compiled and plain passes may meet in it, as where PyTorch compiles no more.
 
@@ -197,7 +191,6 @@ def test_compiled_blocks_drop_out_the_same():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.xfail(strict=True, reason=WAITS_FOR_COMPILE_BLOCKS)
 def test_every_kind_of_batch_is_compiled(monkeypatch):
     """Beyond a number of graphs that an ordinary run reaches, PyTorch goes on uncompiled, with a line in the log."""
     torch.compiler.reset()

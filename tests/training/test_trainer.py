@@ -33,6 +33,10 @@ class Interrupted:
         self.objective, self.at, self.validating, self.step = objective, at, validating, -1
         self.parallel = objective.parallel
 
+    @property
+    def sound(self):
+        return self.objective.sound
+
     def backward(self, step, scale):
         self.step = step.plan.step
         if self.step == self.at and not self.validating:
@@ -150,6 +154,7 @@ class Toy:
         self.epoch = step.plan.epoch
         loss = self.losses(step.plan.step, self.parallel.call.weight.sum())
         scale(loss).backward()
+        self.sound = loss.isfinite()
         return {"loss": loss.detach()}
 
     def validate(self):
