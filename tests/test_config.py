@@ -21,6 +21,9 @@ from aam.config import (
 )
 from aam.errors import InputError, first_ids
 
+OF_OTHERS = {"--nproc-per-node"}
+"""Options of other programs that explanations name: torchrun's."""
+
 MINIMAL = {
     PretrainConfig: {"output_dir": "o"},
     TrainConfig: {"output_dir": "o", "metadata_column": "age"},
@@ -61,7 +64,7 @@ def test_panels_are_named_and_distinct(config):
 
 def test_options_named_in_explanations_and_messages_exist(config):
     """A help text that points at another option points at one that the command has, or that some command has."""
-    known = {flag(name) for each in MINIMAL for name in each.options()}
+    known = {flag(name) for each in MINIMAL for name in each.options()} | OF_OTHERS
     for name, (_, field) in config.options().items():
         mentioned = {word.strip(".,:;()") for word in field.description.split() if word.startswith("--")}
         assert mentioned <= known, name

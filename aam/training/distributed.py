@@ -211,13 +211,13 @@ def setup_distributed(
             processes, or several processes were started without a strategy.
     """
     plan, size = strategy or DistributedConfig(), launched_world_size()
+    place = device_for(device, launched_local_rank(), Build.of_torch())
+    _check_strategy(plan, size, place)
     if size > 1 and not inference and not plan.several_processes:
         remedy = "start one" if strategy is None else "give --distributed or --fsdp, or start one"
         raise (InputError if launched_rank() == 0 else ReportedInputError)(
             f"{size} processes were started (WORLD_SIZE), and each would do the same work again: {remedy}"
         )
-    place = device_for(device, launched_local_rank(), Build.of_torch())
-    _check_strategy(plan, size, place)
     if size > 1:
         return _join_processes(place, size, plan.rank_timeout)
     return _train_as_several(place) if plan.several_processes else World(place)

@@ -84,7 +84,9 @@ class TargetObjective:
         """Add the gradient of one optimizer step; see `Objective`. Losses are over all samples of the step."""
         world = self.parallel.world
         hidden = [self._hide_abundances(batch, step.plan.step) for batch in step.micro]
-        weight = torch.stack([self.targets.weight[batch.sample[batch.real]].sum() for batch in step.micro]).sum()
+        weight = torch.stack(
+            [self.targets.weight[batch.sample[batch.real]].double().sum() for batch in step.micro]
+        ).sum()
         concealed = torch.stack([h.sum() if h is not None else weight.new_zeros(()) for h in hidden]).sum()
         total, concealed = world.sum(torch.stack([weight.double(), concealed.double()]))
         sums: dict[str, Tensor] = {}

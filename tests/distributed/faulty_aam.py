@@ -5,7 +5,6 @@ torchrun ... faulty_aam.py RuntimeError|OSError|NaN pretrain --distributed ...
 
 import sys
 from collections.abc import Mapping
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -22,10 +21,10 @@ ERRORS = {"RuntimeError": RuntimeError, "OSError": OSError}
 
 def inject(fault: str) -> None:
     """Let the gradient of a step fail, or a weight be no number before it; all else is aam's."""
-    steps, backward = count(), PretrainObjective.backward
+    backward = PretrainObjective.backward
 
     def faulty(self: PretrainObjective, step: StepBatch, scale: Scale) -> Mapping[str, Tensor]:
-        if next(steps) == STEP:
+        if step.plan.step == STEP:
             if fault in ERRORS:
                 raise ERRORS[fault]("an injected fault")
             with torch.no_grad():

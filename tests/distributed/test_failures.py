@@ -203,7 +203,7 @@ def test_an_exception_on_one_rank_ends_all_with_its_message(launch, study_folder
     assert "Traceback" in run.errors_of(1)
     for rank in (0, 2):
         (line,) = told(run.errors_of(rank))
-        assert re.match(rf"Error: rank 1 failed at step 2 \(samples S.*\): {error}: an injected fault", line)
+        assert re.match(rf"Error: rank 1 failed at step 3 \(samples S.*\): {error}: an injected fault", line)
         assert "Traceback" not in run.errors_of(rank)
 
 
@@ -215,7 +215,7 @@ def test_a_nan_on_one_rank_ends_all_with_its_rank_step_and_samples(launch, study
     assert run.launcher.wait(SOON) == 1
     for rank in range(RANKS):
         (line,) = told(run.errors_of(rank))
-        assert re.match(r"Error: rank 1, step 2: .* became NaN or infinite \(samples S", line)
+        assert re.match(r"Error: rank 1, step 3: .* became NaN or infinite \(samples S", line)
         assert "Traceback" not in run.errors_of(rank)
 
 

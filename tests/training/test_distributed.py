@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import HashStore, PrefixStore, TCPStore
 
 from aam.config import DistributedConfig
 from aam.errors import InputError, PeerFailedError, ReportedInputError, StoppedBySignalError
@@ -157,10 +157,24 @@ def test_more_processes_than_gpus_on_a_node_are_refused(launched, monkeypatch, a
     assert not dist.is_initialized()
 
 
-@pytest.mark.parametrize(("size", "says"), [(1, "one process on a CPU already uses all its cores"), (2, "start one")])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_of_the_processes_tells_that_they_are_too_many(launched, rank):
+    launched(WORLD_SIZE=2, RANK=rank)
+    with pytest.raises(InputError, match="2 processes were started") as told:
+        setup_distributed("cpu")
+    assert isinstance(told.value, ReportedInputError) == (rank == 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        (1, "--data-parallel.*one process on a CPU already uses all its cores"),
+        (2, "--data-parallel.*a launcher started 2.*start one"),
+    ],
+)
 def test_data_parallel_is_one_process_on_gpus(launched, size, says):
     launched(WORLD_SIZE=size)
-    with pytest.raises(InputError, match=f"--data-parallel.*{says}"):
+    with pytest.raises(InputError, match=says):
         setup_distributed("cpu", DistributedConfig(data_parallel=True))
 
 
@@ -214,9 +228,11 @@ def test_a_failure_of_its_own_is_told_to_the_others_and_raised(pair):
 
 def test_an_end_that_all_ranks_come_to_is_no_failure(pair):
     main, other = pair
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     with pytest.raises(StoppedBySignalError), other:
         raise StoppedBySignalError("stopped by a signal after step 3")
     assert main.failure(wait=1.0) is None
+    assert not dist.is_initialized()
 
 
 def test_the_environment_is_left_alone(launched):

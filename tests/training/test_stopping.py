@@ -30,6 +30,10 @@ class Signalled:
         self.objective, self.parallel = objective, objective.parallel
         self.at, self.name, self.validating, self.step = at, name, validating, -1
 
+    @property
+    def sound(self):
+        return self.objective.sound
+
     def signal(self, validating: bool) -> None:
         if self.step == self.at and self.validating == validating:
             os.kill(os.getpid(), signal.Signals[self.name])
@@ -118,43 +122,45 @@ def test_the_newest_checkpoints_are_kept(study, make_pretrain_config, keep, expe
     assert kept == {*expected, best}
 
 
+NUMBER, NO_NUMBER = torch.tensor(True), torch.tensor(False)
+
+
+@pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize(
-    ("finite", "stop", "written"), [(True, False, False), (False, True, False), (True, True, True)]
+    ("sound", "finite", "broken"), [(NUMBER, NUMBER, None), (NUMBER, NO_NUMBER, 0), (NO_NUMBER, NO_NUMBER, 0)]
 )
-def test_one_process_agrees_with_itself_at_once(finite, stop, written):
+@pytest.mark.parametrize(("stop", "written"), [(False, False), (True, False), (True, True)])
+def test_one_process_agrees_with_itself_at_once(sound, finite, broken, stop, written, wait):
     agreement = Agreement(World(torch.device("cpu")))
-    assert agreement.last() is None
+    assert agreement.verdicts(wait=True) == []
     plan = object()
-    agreement.report(plan, torch.tensor(finite), stop, written)
-    assert agreement.verdict() == Verdict(plan, None if finite else 0, stop, written)
-    assert agreement.verdict() is None
-    assert agreement.last() is None
+    agreement.report(plan, sound, finite, stop, written)
+    assert agreement.verdicts(wait) == [Verdict(plan, broken, stop, written)]
+    assert agreement.verdicts(wait=True) == []
 
 
 class Ranks(World):
-    """A rank that knows what the others say."""
+    """Rank 0, which knows what the others say."""
 
     def gather(self, rows, sizes):
-        assert rows.shape == (1, 3)
-        return torch.stack([rows[0], *self.others])
-
-
-def flags(finite: bool, stop: bool, written: bool) -> torch.Tensor:
-    return torch.tensor([finite, stop, written], dtype=torch.uint8)
+        assert rows.shape == (1, 4)
+        assert rows.dtype == torch.uint8
+        return torch.stack([rows[0], *(torch.tensor(flags, dtype=torch.uint8) for flags in self.others)])
 
 
 @pytest.mark.parametrize(
     ("others", "broken", "stop", "written"),
     [
-        ([flags(True, False, True), flags(True, False, True)], None, False, True),
-        ([flags(True, False, True), flags(True, True, False)], None, True, False),
-        ([flags(False, False, True), flags(False, False, True)], 1, False, True),
-        ([flags(True, False, True), flags(False, False, True)], 2, False, True),
+        ([(1, 1, 0, 1), (1, 1, 0, 1)], None, False, True),
+        ([(1, 1, 0, 1), (1, 1, 1, 0)], None, True, False),
+        ([(1, 0, 0, 1), (1, 0, 0, 1)], 1, False, True),
+        ([(1, 0, 0, 1), (0, 0, 0, 1)], 2, False, True),  # the one that it began with
+        ([(0, 0, 0, 1), (0, 1, 0, 1)], 1, False, True),
     ],
 )
 def test_what_one_rank_meets_all_know(others, broken, stop, written):
     world = Ranks(torch.device("cpu"), 0, 3)
     world.others = others
     agreement = Agreement(world)
-    agreement.report(None, torch.tensor(True), False, True)
-    assert agreement.verdict() == Verdict(None, broken, stop, written)
+    agreement.report(None, NUMBER, NUMBER, False, True)
+    assert agreement.verdicts() == [Verdict(None, broken, stop, written)]

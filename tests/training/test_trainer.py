@@ -271,7 +271,7 @@ def test_a_diverged_run_names_the_step_and_its_samples(toy_run):
         fit(run, run.config)
     (plan,) = [plan for plan in run.material.sampler(run.config) if plan.step == 5]
     first = [run.material.study.table.sample_ids[row] for row in plan.samples[:5]]
-    assert f"step 5: the loss became NaN or infinite (samples {', '.join(first)}, ... (8 in all))" in str(told.value)
+    assert f"step 6: the loss became NaN or infinite (samples {', '.join(first)}, ... (8 in all))" in str(told.value)
 
 
 def test_a_metric_that_is_not_there_is_refused_before_anything_is_written(study, make_pretrain_config):

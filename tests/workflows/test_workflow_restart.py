@@ -133,7 +133,7 @@ STRATEGIES = [
     {},
     {"distributed": True, "rank_timeout": 5.0, "log_all_ranks": True},
     {"data_parallel": True},
-    {"fsdp": True, "fsdp_replicate": 2, "fsdp_mixed_precision": True, "fsdp_cpu_offload": True},
+    {"fsdp": True, "fsdp_replicate": 2, "fsdp_cpu_offload": True},
     {"fsdp": True, "fsdp_sharded_checkpoint": True, "async_checkpoint": True, "keep_checkpoints": 4},
 ]
 
@@ -144,6 +144,13 @@ def test_a_run_is_resumed_with_any_strategy(tmp_path, before, after):
     begin(tmp_path, **before)
     config = config_of(tmp_path, resume=True, **after)
     assert settle_folder(config) == config
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_precision_of_the_layers_stays(tmp_path, before):
+    begin(tmp_path, fsdp=True, fsdp_mixed_precision=before)
+    with pytest.raises(InputError, match=rf"--fsdp-mixed-precision \(was {before}, now {not before}\)"):
+        settle_folder(config_of(tmp_path, resume=True, fsdp=True, fsdp_mixed_precision=not before))
 
 
 def test_what_may_change_are_options():
