@@ -206,32 +206,6 @@ def _macro_auroc(probabilities: NDArray[np.float64], true: NDArray[np.int64]) ->
     return float(np.mean(areas)) if areas else None
 
 
-class NucleotideMetrics:
-    """Accuracy of the masked nucleotides."""
-
-    def __init__(self) -> None:
-        self._hits = 0.0
-        self._total = 0.0
-
-    def update(self, logits: Tensor, true: Tensor, weight: Tensor | None = None) -> None:
-        """Add masked nucleotides.
-
-        Args:
-            logits: [M, V]; the predicted nucleotide is the largest.
-            true: [M], the hidden tokens.
-            weight: [M], such as the occurrences of the ASV; each counts once by default.
-        """
-        hit = (logits.detach().argmax(dim=-1) == true).double()
-        weight = torch.ones_like(hit) if weight is None else weight.detach().double()
-        hits, total = torch.stack([hit @ weight, weight.sum()]).tolist()
-        self._hits += hits
-        self._total += total
-
-    def compute(self) -> Metrics:
-        """Give accuracy, None where nothing was masked."""
-        return {"accuracy": self._hits / self._total if self._total else None}
-
-
 def higher_is_better(name: str) -> bool:
     """Whether a larger value of a metric, such as ``val/r2``, is a better one."""
     plain = name.rsplit("/", 1)[-1]

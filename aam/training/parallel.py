@@ -38,7 +38,7 @@ class Parallel:
         return self.compute.world
 
 
-def materialise(
+def give_weights(
     model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute, seed: int
 ) -> None:
     """Give a model on the meta device its first weights; with ``--fsdp`` each rank only ever holds its part.

@@ -81,7 +81,6 @@ class Trainer:
         self.scaler = self.compute.scaler()
         self.progress = Progress()
         self.agreement = Agreement(self.world)
-        self.finite = torch.ones((), dtype=torch.bool, device=self.compute.device)
 
     def fit(self) -> None:
         """Train to the last step of the sampler, or until validation has not improved for `patience` epochs.
@@ -124,7 +123,6 @@ class Trainer:
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
         """Make one step of the optimizer; returns this rank's shares of the losses, still on the device."""
         losses = self.objective.backward(step.to(self.compute.device, non_blocking=True), self.scaler.scale)
-        self.finite &= losses["loss"].isfinite()
         self.scaler.unscale_(self.optimizer)
         clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -239,8 +237,8 @@ class Trainer:
     def _check_finite(self, when: str) -> None:
         """Fail before weights that are not numbers are judged or written; rarely called, since it waits for a GPU."""
         # a gradient can overflow where the loss does not
-        weights = [own_part(weight).isfinite().all().to(self.finite.device) for weight in self.model.parameters()]
-        broken = self.world.sum((~torch.stack([self.finite, *weights]).all()).double())
+        weights = [own_part(weight).isfinite().all().to(self.world.device) for weight in self.model.parameters()]
+        broken = self.world.sum((~torch.stack(weights).all()).double())
         if broken.item():
             raise TrainingDivergedError(
                 f"loss or weights became NaN or infinite before {when}; the last checkpoint is from before. {REMEDY}"

@@ -15,7 +15,7 @@ from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
 from aam.training.objective import PretrainObjective
-from aam.training.parallel import materialise, parallelize
+from aam.training.parallel import give_weights, parallelize
 from aam.workflows.fit import Run, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_encoder
@@ -100,7 +100,7 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
     source = study.distance_source(config.unifrac) if learns_distances or learns_faith_pd else None
     model = build_encoder(config)
     model.fix_unused(learns_distances, losses.nucleotide_weight > 0, learns_faith_pd)
-    materialise(model, config.distribution, compute, config.runtime.seed)
+    give_weights(model, config.distribution, compute, config.runtime.seed)
     objective = PretrainObjective(
         model,
         parallelize(model, config.distribution, compute),

@@ -22,7 +22,7 @@ from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
-from aam.training.parallel import materialise, parallelize
+from aam.training.parallel import give_weights, parallelize
 from aam.training.target_objective import TargetObjective, TargetTable, predict_outputs
 from aam.workflows.fit import Material, Run, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
@@ -129,7 +129,7 @@ def _build_model(
     model = build_predictor(config, column.outputs)
     if config.finetune.freeze_base:
         model.freeze()
-    materialise(model, config.distribution, material.compute, config.runtime.seed)
+    give_weights(model, config.distribution, material.compute, config.runtime.seed)
     if pretrained is not None:
         load_pretrained(model, pretrained)
     if model.count_head is not None:

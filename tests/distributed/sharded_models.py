@@ -24,7 +24,7 @@ from aam.training.distributed import World, wrap_model_fsdp
 from aam.training.divided import own_part
 from aam.training.objective import PretrainObjective
 from aam.training.optim import make_optimizer
-from aam.training.parallel import materialise
+from aam.training.parallel import give_weights
 from aam.training.target_objective import predict_outputs
 from aam.workflows.embed import embed_study, embed_study_asvs
 from aam.workflows.fit import Run
@@ -139,14 +139,14 @@ def materialised(folder: Path, world: World) -> Iterator[Result]:
     """Weights drawn into a model on meta: those of a plain one, in memory that never holds the whole."""
     config = pretrain_config(folder, **DEEP)
     plain = build_encoder(config)
-    peak = peak_bytes(lambda: materialise(plain, DistributedConfig(), Compute(ALONE), 7))
+    peak = peak_bytes(lambda: give_weights(plain, DistributedConfig(), Compute(ALONE), 7))
     size = sum(parameter.nbytes for parameter in plain.parameters())
     largest = max(sum(p.nbytes for p in module.parameters(recurse=False)) for module in plain.modules())
     assert size > 20 * largest
     yield Result("bytes that were not seen", "plain", 1 - peak / size, 0.0)
     for name, options in SHARDED.items():
         model, strategy = build_encoder(config), DistributedConfig(fsdp=True, **options)
-        peak = peak_bytes(lambda model=model, strategy=strategy: materialise(model, strategy, Compute(world), 7))
+        peak = peak_bytes(lambda model=model, strategy=strategy: give_weights(model, strategy, Compute(world), 7))
         held = sum(own_part(parameter).nbytes for parameter in model.parameters())
         share = strategy.fsdp_replicate / world.size
         yield Result("share of the bytes held", name, held / size, 1.05 * share)
@@ -169,7 +169,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 def pretrained(folder: Path, world: World) -> Iterator[Result]:
     """A pretrained encoder and a first bias go into a divided model as into a plain one."""
     encoder = build_encoder(pretrain_config(folder, **DEEP))
-    materialise(encoder, DistributedConfig(), Compute(ALONE), 8)
+    give_weights(encoder, DistributedConfig(), Compute(ALONE), 8)
     checkpoint = Checkpoint("pretrain", {}, {}, encoder.state_dict())
     plain = predictor_of(folder, ALONE, DistributedConfig(), checkpoint)
     yield Result("differing numbers", "plain encoder", unequal(plain.encoder.log_tau, encoder.log_tau), 0)
@@ -187,7 +187,7 @@ def pretrained(folder: Path, world: World) -> Iterator[Result]:
 def predictor_of(folder: Path, world: World, strategy: DistributedConfig, checkpoint: Checkpoint) -> SequencePredictor:
     """Build a model for fine-tuning as `aam train` does."""
     predictor = build_predictor(train_config(folder, **DEEP), 1)
-    materialise(predictor, strategy, Compute(world), 7)
+    give_weights(predictor, strategy, Compute(world), 7)
     load_pretrained(predictor, checkpoint)
     assert predictor.count_head is not None
     predictor.count_head.start_at(-3.5)

@@ -12,7 +12,6 @@ from sklearn import metrics as reference
 from aam.training.metrics import (
     ClassificationMetrics,
     DistanceMetrics,
-    NucleotideMetrics,
     PairedMoments,
     RegressionMetrics,
     higher_is_better,
@@ -118,7 +117,7 @@ def test_nothing_seen_is_undefined() -> None:
     empty = torch.zeros(0)
     distance = DistanceMetrics()
     distance.update(empty, empty)
-    for metrics in (distance, RegressionMetrics(), ClassificationMetrics(3), NucleotideMetrics()):
+    for metrics in (distance, RegressionMetrics(), ClassificationMetrics(3)):
         assert set(metrics.compute().values()) == {None}
 
 
@@ -188,17 +187,6 @@ def test_a_certain_error_costs_a_finite_log_loss() -> None:
     log_loss = metrics.compute()["log_loss"]
     assert log_loss is not None
     assert 30 < log_loss < 40
-
-
-def test_nucleotide_accuracy_weighs_by_occurrence() -> None:
-    logits = torch.eye(4)[torch.tensor([0, 1, 2, 3])]
-    true = torch.tensor([0, 1, 0, 0])
-    plain, weighted = NucleotideMetrics(), NucleotideMetrics()
-    for cut in (slice(0, 3), slice(3, 4)):
-        plain.update(logits[cut], true[cut])
-        weighted.update(logits[cut], true[cut], torch.tensor([5, 1, 1, 1])[cut])
-    assert plain.compute() == {"accuracy": 0.5}
-    assert weighted.compute() == {"accuracy": 0.75}
 
 
 def test_which_metrics_should_rise() -> None:

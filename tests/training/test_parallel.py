@@ -22,7 +22,7 @@ from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
 from aam.models.transformer import Block, compile_blocks
 from aam.training.compute import Compute, seeded
 from aam.training.distributed import World, setup_distributed
-from aam.training.parallel import check_compiler, materialise, parallelize
+from aam.training.parallel import check_compiler, give_weights, parallelize
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
 
@@ -59,10 +59,10 @@ def values(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_first_weights_and_what_is_frozen_do_not_depend_on_the_strategy(name: str):
     plain, model = hollow_predictor(), hollow_predictor()
-    materialise(plain, STRATEGIES["none"], Compute(World(CPU)), 5)
+    give_weights(plain, STRATEGIES["none"], Compute(World(CPU)), 5)
     with setup_distributed("cpu", STRATEGIES[name]) as world:
         model.freeze()
-        materialise(model, STRATEGIES[name], Compute(world), 5)
+        give_weights(model, STRATEGIES[name], Compute(world), 5)
         assert [p.requires_grad for p in model.encoder.parameters()] == [False] * len(list(plain.encoder.parameters()))
         assert isinstance(model.encoder.log_tau, DTensor) == STRATEGIES[name].fsdp
         found, expected = values(model), values(plain)
@@ -77,7 +77,7 @@ def test_a_step_calls_the_whole_model_or_what_follows_a_frozen_encoder(name: str
     if embedded:
         model.freeze()
     with setup_distributed("cpu", STRATEGIES[name]) as world:
-        materialise(model, STRATEGIES[name], Compute(world), 5)
+        give_weights(model, STRATEGIES[name], Compute(world), 5)
         parallel = parallelize(model, STRATEGIES[name], Compute(world), embedded)
         assert parallel.world is world
         if name == "ddp":
@@ -99,7 +99,7 @@ def test_a_step_calls_the_whole_model_or_what_follows_a_frozen_encoder(name: str
 def test_divided_weights_in_fp16_are_refused(more: dict[str, bool]):
     model = hollow_predictor()
     with pytest.raises(InputError, match=r"--fsdp with --mixed-precision fp16: .*use --mixed-precision bf16"):
-        materialise(model, DistributedConfig(fsdp=True, **more), Compute(World(CPU), torch.float16), 0)
+        give_weights(model, DistributedConfig(fsdp=True, **more), Compute(World(CPU), torch.float16), 0)
     assert all(parameter.is_meta for parameter in model.parameters()), "refused before anything is made"
 
 
