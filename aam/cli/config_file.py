@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from aam.config import RunConfig, flag
+from aam.config import COMMAS, RunConfig, flag
 from aam.errors import InputError
 
 
@@ -53,10 +53,13 @@ def _suggestion(name: str, options: dict[str, FieldInfo]) -> str:
 def _checked(path: Path, key: str, value: Any, field: FieldInfo) -> Any:
     """The value in the type of its option, by strict rules: no number from text, no true from 1."""
     annotation: Any = Annotated[field.annotation, Field(), *field.metadata]
-    if isinstance(value, str) and isinstance(field.default, tuple):
+    commas = COMMAS in field.metadata
+    if isinstance(value, str) and isinstance(field.default, tuple) and not commas:
         value = [value]
     try:
-        return TypeAdapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
+        checked = TypeAdapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise InputError(f"{path}: {key} = {value!r}: {problem} ({flag(key)}: {field.description})") from None
+    # each a list of one, as an option that is given several times: its commas are not split again
+    return [(part,) for part in checked] if commas else checked

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 from rich_click import RichArgument, RichOption
 
-from aam.config import RunConfig, flag
+from aam.config import COMMAS, RunConfig, flag, split_commas
 
 _SHOWN_LIMIT = 1e9  # a bound beyond it, such as that of seeds, says nothing to a reader; pydantic still holds it
 _LONG_CHOICES = 28  # characters; longer lists would be broken within a name where the help is 100 columns wide
@@ -23,6 +23,22 @@ class _Kind(NamedTuple):
     type: Any
     limits: tuple[Any, ...] = ()
     multiple: bool = False
+    commas: bool = False
+
+
+class _Commas(click.ParamType[Any]):
+    """A list in one text, with commas; what a config file gave is a tuple already."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parts = split_commas(value)
+        return parts if isinstance(parts, tuple) else (parts,)
+
+
+def _join(_: click.Context, __: click.Parameter, values: Any) -> Any:
+    """One list of what an option was given in several."""
+    return tuple(part for parts in values for part in parts)
 
 
 class _QuietSwitch(RichOption):
@@ -68,6 +84,8 @@ def _option(name: str, field: FieldInfo) -> RichOption:
         return _switch(name, default=field.default, **common)
     if not field.is_required() and field.default not in (None, ()):
         common |= {"default": field.default, "show_default": True}
+    if kind.commas:
+        common |= {"callback": _join}
     return RichOption(
         [flag(name), name], type=_click_type(kind), multiple=kind.multiple, metavar=_metavar(kind), **common
     )
@@ -80,8 +98,10 @@ def _switch(name: str, default: bool, **common: Any) -> RichOption:
     return _QuietSwitch([flag(name), name], is_flag=True, default=False, **common)
 
 
-def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> _Kind:
+def _kind(annotation: Any, metadata: Collection[Any] = ()) -> _Kind:
     """See through ``Annotated``, ``| None`` and ``tuple[..., ...]`` to the type of one value and its limits."""
+    if COMMAS in metadata:
+        return _Kind(str, multiple=True, commas=True)
     limits = tuple(limit for item in metadata for limit in (item.metadata if isinstance(item, FieldInfo) else (item,)))
     arguments = get_args(annotation)
     match get_origin(annotation):
@@ -96,6 +116,8 @@ def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> _Kind:
 
 
 def _click_type(kind: _Kind) -> click.ParamType[Any]:
+    if kind.commas:
+        return _Commas()
     if get_origin(kind.type) is Literal:
         return click.Choice(get_args(kind.type))
     if kind.type is Path:
@@ -132,6 +154,8 @@ def _bound(limit: Any) -> tuple[str, bool, Any]:
 
 
 def _metavar(kind: _Kind) -> str:
+    if kind.commas:
+        return "A,B,..."
     if get_origin(kind.type) is Literal:
         choices = "|".join(get_args(kind.type))
         return f"[{choices}]" if len(choices) <= _LONG_CHOICES else "NAME"

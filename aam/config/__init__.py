@@ -5,7 +5,8 @@ A *section* is a frozen group of related options and is what library code receiv
 line, a TOML file and keyword arguments see one flat list (`from_flat`, `flat`), and a checkpoint stores the nested one.
 """
 
-from aam.config.base import Fraction, NonNegative, Positive, RunConfig, Section, flag
+from aam.config.base import COMMAS, Fraction, NonNegative, Positive, RunConfig, Section, flag, split_commas
+from aam.config.categories import CategoricalFusion, CategoryConfig, HierarchyCombine
 from aam.config.commands import (
     CheckpointInputConfig,
     EmbedConfig,
@@ -47,17 +48,18 @@ from aam.config.study import (
     SamplingConfig,
     SplitConfig,
     TableConfig,
-    TargetConfig,
     TargetInputConfig,
-    TargetLoss,
     TargetSplitConfig,
-    TargetTransform,
     UnifracConfig,
     UnifracMetric,
 )
+from aam.config.target import LossWeightConfig, OutputActivation, TargetConfig, TargetLoss, TargetTransform
 
 __all__ = [
+    "COMMAS",
     "AttnImplementation",
+    "CategoricalFusion",
+    "CategoryConfig",
     "CheckpointInputConfig",
     "DistanceConfig",
     "DistanceLink",
@@ -68,8 +70,10 @@ __all__ = [
     "FinetuneConfig",
     "FolderConfig",
     "Fraction",
+    "HierarchyCombine",
     "InferenceConfig",
     "InputConfig",
+    "LossWeightConfig",
     "MachineConfig",
     "MaskConfig",
     "MatrixOutputConfig",
@@ -77,6 +81,7 @@ __all__ = [
     "ModelConfig",
     "NonNegative",
     "OptimConfig",
+    "OutputActivation",
     "OutputConfig",
     "PhylogenyConfig",
     "Positive",
@@ -106,4 +111,5 @@ __all__ = [
     "UnifracConfig",
     "UnifracMetric",
     "flag",
+    "split_commas",
 ]

@@ -1,8 +1,9 @@
 """What sections and run configs are made of."""
 
+import csv
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from aam.errors import InputError
@@ -10,6 +11,19 @@ from aam.errors import InputError
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def split_commas(value: Any) -> Any:
+    """Split a text at its commas; one in double quotes is part of a name. Lists stay as they are."""
+    if not isinstance(value, str):
+        return value
+    cells = next(csv.reader([value], skipinitialspace=True), [])
+    return tuple(cell.strip() for cell in cells if cell.strip())
+
+
+COMMAS = BeforeValidator(split_commas)
+"""Marks options that take a list as one text, with commas."""
+Names = Annotated[tuple[str, ...], COMMAS]
 
 
 class Section(BaseModel):

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Positive, RunConfig, Section
+from aam.config.base import Positive, RunConfig, Section, flag
+from aam.config.categories import CategoryConfig
 from aam.config.learning import (
     DistributedConfig,
     FinetuneConfig,
@@ -27,11 +28,11 @@ from aam.config.study import (
     SamplingConfig,
     SplitConfig,
     TableConfig,
-    TargetConfig,
     TargetInputConfig,
     TargetSplitConfig,
     UnifracConfig,
 )
+from aam.config.target import LossWeightConfig, TargetConfig
 
 
 class CheckpointInputConfig(Section):
@@ -150,6 +151,8 @@ class TrainConfig(RunConfig):
     inputs: TargetInputConfig = TargetInputConfig()
     output: OutputConfig
     target: TargetConfig
+    categories: CategoryConfig = CategoryConfig()
+    weights: LossWeightConfig = LossWeightConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     sampling: SamplingConfig = SamplingConfig()
     model: ModelConfig = ModelConfig()
@@ -157,6 +160,38 @@ class TrainConfig(RunConfig):
     optim: OptimConfig = OptimConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        weights, categories = self.weights, self.categories
+        if weights.class_weights != "none" and not self.target.classifier:
+            raise ValueError("--class-weights is for classes: give --classifier too")
+        by_category = weights.categorical_loss_weights in ("auto", "effective")
+        if by_category and not weights.categorical_loss_weight_column and not self.target.classifier:
+            raise ValueError(
+                f"--categorical-loss-weights {weights.categorical_loss_weights} needs "
+                "--categorical-loss-weight-column: which categories?"
+            )
+        if categories.conditional_output_scaling is not None and self.target.classifier:
+            raise ValueError("--conditional-output-scaling scales numbers, and --classifier predicts classes: drop one")
+        self._target_is_no_input()
+        width, heads = self.model.embedding_dim, categories.cross_attn_heads
+        if categories.categorical_fusion in ("cross_attention", "perceiver") and width % heads:
+            raise ValueError(f"--embedding-dim {width} is not a multiple of --cross-attn-heads {heads}")
+        return self
+
+    def _target_is_no_input(self) -> None:
+        """Refuse a prediction that is told its own target."""
+        scaled = self.categories.conditional_output_scaling
+        inputs = {
+            "categorical_columns": self.categories.categorical_columns,
+            "normalize_by": self.target.normalize_by,
+            "conditional_output_scaling": () if scaled is None else (scaled,),
+        }
+        for option, columns in inputs.items():
+            told = [name for name in columns if name in self.target.metadata_column]
+            if told:
+                raise ValueError(f"{flag(option)} {told[0]}: that is the column to predict, unknown of new samples")
 
 
 class PretrainFindLrConfig(PretrainingConfig):

@@ -1,16 +1,14 @@
-"""Sections about data: the files of a study, how samples are drawn and split, and what is predicted."""
+"""Sections about data: the files of a study, and how samples are drawn and split."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Fraction, NonNegative, Positive, Section
+from aam.config.base import Positive, Section
 
 UnifracMetric = Literal["unweighted_unifrac", "weighted_unifrac", "weighted_normalized_unifrac", "generalized_unifrac"]
 DistanceLink = Literal["laplace", "tanh", "cosine"]
-TargetTransform = Literal["none", "minmax", "zscore", "log-minmax", "log-zscore"]
-TargetLoss = Literal["huber", "mse", "mae"]
 
 
 class TableConfig(Section):
@@ -115,39 +113,6 @@ class DistanceConfig(UnifracConfig):
     def _links_end_at_one(self) -> Self:
         if self.unifrac_metric == "weighted_unifrac":
             self._refuse_unused("distance_link", "a --unifrac-metric that ends at 1, which weighted_unifrac does not")
-        return self
-
-
-class TargetConfig(Section):
-    """The metadata column to predict."""
-
-    panel: ClassVar[str] = "Target"
-
-    metadata_column: str
-    """Column of the metadata to predict."""
-    classifier: bool = False
-    """Predict classes instead of a number."""
-    target_transform: TargetTransform = "zscore"
-    """Scale on which a number is learned; fitted on the training samples and undone in predictions."""
-    target_loss: TargetLoss = "huber"
-    """Regression loss, on the transformed scale."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Weigh classes by inverse frequency."""
-    regressor_hidden_dims: tuple[Positive, ...] = ()
-    """Widths of hidden layers between the sample embedding and the prediction. Repeat for several."""
-    regressor_dropout: Fraction = 0.0
-    """Dropout before the prediction."""
-    target_weight: Annotated[float, Field(gt=0)] = 1.0
-    """Weight of the target's loss."""
-    count_weight: NonNegative = 0.0
-    """Weight of predicting hidden abundances of ASVs, an auxiliary task (0: no such head)."""
-    count_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of a sample's ASVs whose abundance is hidden for that task."""
-
-    @model_validator(mode="after")
-    def _class_weights_need_classes(self) -> Self:
-        if self.class_weights != "none" and not self.classifier:
-            raise ValueError("--class-weights is for classes: give --classifier too")
         return self
 
 
