@@ -23,26 +23,34 @@ class TargetScaler:
 
     Attributes:
         kind: which transform.
-        offset: minimum (minmax) or mean (zscore) of ``f`` over the training samples; 0 for ``none``.
-        scale: range (minmax) or population standard deviation (zscore) of ``f``; 1 for ``none``.
+        offset: minimum (minmax) or mean (zscore) of ``f`` over the training samples; 0 for ``none``, and where zero
+            must stay zero. Of samples that have scales of their own, [samples].
+        scale: range (minmax) or population standard deviation (zscore) of ``f``; 1 for ``none``. Likewise.
     """
 
     kind: TargetTransform
-    offset: float
-    scale: float
+    offset: float | FloatArray
+    scale: float | FloatArray
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TargetTransform):
             raise ValueError(f"unknown target transform {self.kind!r}")
 
     @classmethod
-    def fit(cls, values: FloatArray, kind: TargetTransform, sample_ids: Sequence[str] | None = None) -> Self:
+    def fit(
+        cls,
+        values: FloatArray,
+        kind: TargetTransform,
+        sample_ids: Sequence[str] | None = None,
+        keeps_zero: bool = False,
+    ) -> Self:
         """Fit the scale to the targets of the training samples, and of no others.
 
         Args:
             values: targets [samples].
             kind: which transform.
             sample_ids: ids of the samples, for messages [samples].
+            keeps_zero: divide by the spread and shift nothing, so that what is not negative stays so, to the last bit.
 
         Raises:
             InputError: there is no value, one is missing or infinite, a logarithm is undefined, or all are equal.
@@ -60,7 +68,7 @@ class TargetScaler:
         offset, scale = _location_and_scale(scaled, kind)
         if not 0 < scale < np.inf:
             raise InputError(f"the spread of the target ({scale}) is beyond float64: give it in other units")
-        return cls(kind, offset, scale)
+        return cls(kind, 0.0 if keeps_zero else offset, scale)
 
     def transform(self, values: FloatArray, sample_ids: Sequence[str] | None = None) -> FloatArray:
         """Bring targets in their own units to the scale that is learned; missing values stay missing.

@@ -1,67 +1,86 @@
-"""Predicted against true values of a metadata column, for held-out samples."""
+"""Predicted against true values of metadata columns, for held-out samples."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
 from aam.data.target_column import TargetColumn
+from aam.data.target_table import Targets
 from aam.data.whole_files import whole_file, write_json
-from aam.evaluation.figures import figure
+from aam.evaluation.figures import figure, figure_row
 from aam.training.metrics import Metrics
-from aam.training.target_objective import score
+from aam.training.target_metrics import score
 
 
-def write_prediction_report(
-    column: TargetColumn, outputs: NDArray[np.float64], true: "pd.Series[Any]", folder: Path
-) -> Metrics:
+def write_prediction_report(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame, folder: Path) -> Metrics:
     """Write ``val_predictions.tsv``, ``val_metrics.json`` and ``plots/val_predictions.png``.
 
     Args:
-        column: the target.
-        outputs: what the model gives for the held-out samples, [samples, K].
-        true: their values, by sample id.
+        targets: what was predicted.
+        predicted: predictions of the held-out samples, as of `Targets.decode`.
+        true: their values, [samples, T], of the same samples.
         folder: the output folder.
 
     Returns:
-        Metrics in the target's own units, of the predictions as written: exactly those that `aam predict`'s give.
+        Metrics in the targets' own units, of the predictions as written: exactly those that `aam predict`'s give.
     """
-    table = column.decode(outputs, list(true.index))
-    numbers = table.select_dtypes(np.float64).map("{:.6g}".format)  # as `aam predict` writes them
-    table[numbers.columns] = numbers
-    table.insert(0, "true", true.to_numpy())
+    numbers = predicted.select_dtypes(np.float64).map("{:.6g}".format)  # as `aam predict` writes them
+    written = predicted.astype(dict.fromkeys(numbers.columns, object))
+    written[numbers.columns] = numbers
+    several = len(targets.columns) > 1
+    for place, column in enumerate(targets.columns):
+        name = f"true_{column.name}" if several else "true"
+        written.insert(place, name, true[column.name].to_numpy())
     with whole_file(folder / "val_predictions.tsv") as draft:
-        table.to_csv(draft, sep="\t")
-    predicted = numbers.to_numpy().astype(np.float64)
-    if column.classes is None:
-        values = score(column, predicted[:, 0], true.to_numpy(np.float64, copy=True))
-    else:
-        values = score(column, predicted, column.encode(true))
+        written.to_csv(draft, sep="\t")
+    rounded = predicted.assign(**numbers.astype(np.float64))
+    values = score(targets, rounded, true)
     write_json(folder / "val_metrics.json", values)
     path = folder / "plots" / "val_predictions.png"
-    if column.classes is None:
-        _draw_values(table, column.name, values, path)
+    if targets.is_classes:
+        _draw_classes(rounded["prediction"], true[targets.only.name], targets.only, path)
     else:
-        _draw_classes(table, column.classes.classes, path)
+        _draw_numbers(targets, rounded, true, path)
     return values
 
 
-def _draw_values(table: pd.DataFrame, name: str, values: Metrics, path: Path) -> None:
-    true, predicted = (table[name].astype(np.float64).to_numpy() for name in ("true", "prediction"))
-    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
-    with figure(path) as axes:
-        axes.plot(ends, ends, color="black", linewidth=0.8, linestyle="--")
-        axes.scatter(true, predicted, s=10, alpha=0.6, linewidths=0)
-        axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}", aspect="equal")
-        shown = [f"{key} {values[key]:.3g}" for key in ("r2", "mae") if values[key] is not None]
-        axes.set_title(f"{len(table)} held-out samples: " + ", ".join(shown), fontsize=10)
+def _draw_numbers(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame, path: Path) -> None:
+    with figure_row(path, len(targets.columns)) as row:
+        for axes, column in zip(row, targets.columns, strict=True):
+            known = true[column.name].notna().to_numpy()
+            _draw_column(axes, column, targets.of_column(predicted, column)[known], true[column.name][known])
 
 
-def _draw_classes(table: pd.DataFrame, classes: tuple[str, ...], path: Path) -> None:
-    counts = confusion_matrix(table["true"], table["prediction"], labels=list(classes))
+def _draw_column(axes: Axes, column: TargetColumn, predicted: pd.DataFrame, true: "pd.Series[float]") -> None:
+    """Predicted against true values; with quantiles, lines between the outermost."""
+    if true.empty:
+        axes.set_title(f"{column.name}: no held-out value", fontsize=10)
+        return
+    points = predicted["prediction"]
+    ends = [min(true.min(), points.min()), max(true.max(), points.max())]
+    axes.plot(ends, ends, color="black", linewidth=0.8, linestyle="--")
+    if column.quantiles:
+        low, high = (predicted[f"quantile_{share:g}"] for share in (column.quantiles[0], column.quantiles[-1]))
+        axes.vlines(true, low, high, linewidth=0.6, alpha=0.4)
+    axes.scatter(true, points, s=10, alpha=0.6, linewidths=0)
+    axes.set(xlabel=f"true {column.name}", ylabel=f"predicted {column.name}")
+    if not column.quantiles:
+        axes.set_aspect("equal")
+    only = Targets((column,))
+    values = score(only, predicted, true.to_frame(column.name))
+    shown = [f"{key} {values[key]:.3g}" for key in ("r2", "mae", "coverage") if values.get(key) is not None]
+    axes.set_title(f"{len(true)} held-out samples: " + ", ".join(shown), fontsize=10)
+
+
+def _draw_classes(
+    predicted: "pd.Series[str]", true: "pd.Series[str]", column: TargetColumn, path: Path
+) -> None:
+    assert column.classes is not None
+    classes = column.classes.classes
+    counts = confusion_matrix(true, predicted, labels=list(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.5 + 0.45 * len(classes)
     with figure(path, size + 1, size) as axes:
@@ -73,4 +92,4 @@ def _draw_classes(table: pd.DataFrame, classes: tuple[str, ...], path: Path) -> 
                 )
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axes.set_yticks(range(len(classes)), classes)
-        axes.set(xlabel="predicted", ylabel="true", title=f"{len(table)} held-out samples")
+        axes.set(xlabel="predicted", ylabel="true", title=f"{len(true)} held-out samples")

@@ -1,22 +1,86 @@
 """Heads that predict from sample embeddings and from the ASVs of a sample.
 
-Shapes: B samples, S ASVs in a sample, D width, K outputs.
+Shapes: B samples, S ASVs in a sample, D width, T targets (columns to predict), K outputs, over all targets.
 """
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
+from statistics import NormalDist
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from aam.config import TargetConfig
-from aam.models.initial import Linear
+from aam.models.initial import Drawn, Linear
+
+Range = Literal["none", "relu", "softplus", "exp", "sigmoid"]
+
+
+class TargetSpec(NamedTuple):
+    """What a target head gives for each of T targets."""
+
+    outputs: tuple[int, ...]
+    """Numbers of each target: its classes, its quantiles, or one."""
+    quantiles: tuple[tuple[float, ...], ...]
+    """Rising shares of each target; empty where no quantiles are predicted."""
+    start: tuple[float, ...]
+    """Prediction of each target at the start, where its range is limited."""
+
+
+def output_range(config: TargetConfig) -> Range:
+    """The function that keeps predictions in their range."""
+    return "sigmoid" if config.bounded_targets else config.output_activation
+
+
+class OutputScaling(Drawn):
+    """A learned scale and offset of the predictions, for each category; identity at the start.
+
+    The scale is an exponential, so that it is positive and the order of quantiles stays.
+    """
+
+    def __init__(self, categories: int, spec: TargetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.log_scale = nn.Parameter(torch.empty(categories, len(spec.outputs)))
+        self.offset = nn.Parameter(torch.empty(categories, len(spec.outputs)))
+        self.reset_parameters()
+
+    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
+        """The identity, which is no draw; see `Drawn`."""
+        return {name: torch.zeros(parameter.shape, device="cpu") for name, parameter in self.named_parameters()}
+
+    def forward(self, prediction: Tensor, category: Tensor | None) -> Tensor:
+        """Scale predictions [B, K] by the category of each sample, int64 [B]; by the only one where it is None."""
+        rows = torch.zeros_like(prediction[:, 0], dtype=torch.int64) if category is None else category
+        repeats = prediction.new_tensor(self.spec.outputs, dtype=torch.int64)
+        scale, offset = (
+            functional.embedding(rows, part).repeat_interleave(repeats, dim=1, output_size=prediction.shape[1])
+            for part in (self.log_scale.exp(), self.offset)
+        )
+        return prediction * scale + offset
 
 
 class TargetHead(nn.Module):
-    """Predicts a metadata column from the sample embedding: a linear map, after hidden layers if asked for."""
+    """Predicts metadata columns from a vector of the sample: a linear map, after hidden layers if asked for.
 
-    def __init__(self, width: int, outputs: int, config: TargetConfig) -> None:
+    Quantiles are the lowest one and steps above it that cannot be negative, so they never cross. A limited range is
+    kept by a monotone function of the sum of a learned number and a constant, at which predictions start.
+    """
+
+    def __init__(self, width: int, spec: TargetSpec, config: TargetConfig, categories: int = 0) -> None:
+        """Build the head.
+
+        Args:
+            width: of the vector.
+            spec: what is predicted.
+            config: hidden layers, range and scale.
+            categories: that have a scale and an offset of their own; 0 for none.
+        """
         super().__init__()
+        self.spec, self.range = spec, output_range(config)
         self.norm = nn.LayerNorm(width)
         widths = (width, *config.regressor_hidden_dims)
         layers: list[nn.Module] = []
@@ -26,13 +90,60 @@ class TargetHead(nn.Module):
             layers.append(nn.Dropout(config.regressor_dropout))
         self.hidden = nn.Sequential(*layers)
         # first predictions near zero: the mean of a standardized target, equal odds of all classes
-        self.output = Linear(widths[-1], outputs, std=0.1 * widths[-1] ** -0.5)
+        self.output = Linear(widths[-1], sum(spec.outputs), std=0.1 * widths[-1] ** -0.5)
+        self.scaling = OutputScaling(1, spec) if config.learnable_output_scale else None
+        self.category_scaling = OutputScaling(categories, spec) if categories else None
 
-    def forward(self, sample_embedding: Tensor) -> Tensor:
-        """Predict, in full precision under autocast too: [B, D] -> [B, K]."""
-        with torch.autocast(sample_embedding.device.type, enabled=False):
-            prediction: Tensor = self.output(self.hidden(self.norm(sample_embedding)))
-        return prediction
+    def forward(self, sample: Tensor, category: Tensor | None = None) -> Tensor:
+        """Predict, in full precision under autocast too.
+
+        Args:
+            sample: [B, D].
+            category: int64 [B], which scale and offset each sample has; needed where categories have some.
+
+        Returns:
+            [B, K], on the learned scale or logits of classes.
+        """
+        with torch.autocast(sample.device.type, enabled=False):
+            raw: Tensor = self.output(self.hidden(self.norm(sample)))
+            parts = zip(raw.split(self.spec.outputs, dim=1), self.spec.quantiles, strict=True)
+            prediction = torch.cat([_rising(part, shares) if shares else part for part, shares in parts], dim=1)
+            if self.scaling is not None:
+                prediction = self.scaling(prediction, None)
+            if self.category_scaling is not None:
+                prediction = self.category_scaling(prediction, category)
+            return self._limit(prediction)
+
+    def _limit(self, prediction: Tensor) -> Tensor:
+        if self.range == "none":
+            return prediction
+        starts = [_start(self.range, mean) for mean in self.spec.start]
+        each = [start for start, count in zip(starts, self.spec.outputs, strict=True) for _ in range(count)]
+        return _LIMITS[self.range](prediction + prediction.new_tensor(each))
+
+
+_LIMITS = {"relu": torch.relu, "softplus": functional.softplus, "exp": torch.exp, "sigmoid": torch.sigmoid}
+
+
+def _start(limit: Range, mean: float) -> float:
+    """The number that the function of a range takes to the mean."""
+    match limit:
+        case "softplus":
+            return mean + math.log(-math.expm1(-mean))
+        case "exp":
+            return math.log(mean)
+        case "sigmoid":
+            return math.log(mean / (1 - mean))
+    return mean
+
+
+def _rising(raw: Tensor, shares: Sequence[float]) -> Tensor:
+    """Quantiles [B, Q] that never fall, from free numbers [B, Q]; at zeros those of a standard normal variable."""
+    normal = [NormalDist().inv_cdf(share) for share in shares]
+    steps = [_start("softplus", above - below) for below, above in pairwise(normal)]
+    lowest = raw[:, :1] + normal[0]
+    rises = functional.softplus(raw[:, 1:] + raw.new_tensor(steps)).cumsum(dim=1)
+    return torch.cat([lowest, lowest + rises], dim=1)
 
 
 class CountHead(nn.Module):

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 
 from aam.config import TargetConfig
-from aam.models.heads import CountHead, TargetHead
+from aam.models.heads import CountHead, TargetHead, TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.types import PredictorOutput
 
@@ -21,12 +21,12 @@ class SequencePredictor(nn.Module):
 
     ENTRY_POINTS: ClassVar[tuple[str, ...]] = ("embed_asvs", "embed_samples", "predict_samples")
 
-    def __init__(self, encoder: SequenceEncoder, outputs: int, config: TargetConfig) -> None:
+    def __init__(self, encoder: SequenceEncoder, outputs: TargetSpec, config: TargetConfig) -> None:
         """Compose the model; weights of the heads are drawn from torch's global generator.
 
         Args:
             encoder: pretrained or new.
-            outputs: numbers to predict, or classes.
+            outputs: numbers of each target, or classes.
             config: shape of the target head; there is a count head if its loss has a weight.
         """
         super().__init__()

@@ -1,11 +1,12 @@
 """The losses, each a pure function, and their weighted sum.
 
-Shapes: G samples of an optimizer step, B samples, M hidden nucleotides, V vocabulary, K outputs. A loss is given the
+Shapes: G samples of an optimizer step, B samples, M hidden nucleotides, V vocabulary, K outputs, T targets. A loss is given the
 total weight of the whole optimizer step, so that it adds up over the batches of a step.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,19 +89,61 @@ def nucleotide_loss(logits: Tensor, hidden: Tensor, weight: Tensor, total: Tenso
     return (loss * weight.to(loss.dtype)).sum() / total.clamp_min(1)
 
 
-def target_loss(kind: TargetLoss, predicted: Tensor, true: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    """Weighted regression loss on the transformed scale, of [B] predictions."""
-    if kind == "huber":
-        error = functional.huber_loss(predicted, true, reduction="none")
-    else:
-        difference = predicted - true
-        error = difference.square() if kind == "mse" else difference.abs()
-    return (error * weight).sum() / total
+class RegressionLoss(NamedTuple):
+    """How the error of a number is measured, on the scale that is learned."""
+
+    kind: TargetLoss
+    quantiles: tuple[float, ...] = ()
+    """Of the quantile loss: the shares that are predicted."""
+    over_penalty: float = 1.0
+    """Of the asymmetric loss, for each unit too high."""
+    under_penalty: float = 1.0
+    """For each unit too low."""
+
+    def errors(self, predicted: Tensor, true: Tensor) -> Tensor:
+        """Error of every sample.
+
+        The quantile loss (Koenker & Bassett 1978) is the mean over the quantiles q of max(q e, (q - 1) e), e being the
+        truth minus the prediction; the asymmetric one is linear with a slope for each side.
+
+        Args:
+            predicted: [B, quantiles], or [B, 1].
+            true: [B].
+
+        Returns:
+            [B].
+        """
+        excess = predicted - true[:, None]
+        match self.kind:
+            case "huber":
+                each = functional.huber_loss(predicted, true[:, None].expand_as(predicted), reduction="none")
+            case "mse":
+                each = excess.square()
+            case "mae":
+                each = excess.abs()
+            case "quantile":
+                share = excess.new_tensor(self.quantiles)
+                each = torch.maximum(-share * excess, (1 - share) * excess)
+            case "asymmetric":
+                each = torch.maximum(self.over_penalty * excess, -self.under_penalty * excess)
+        return each.mean(dim=1)
 
 
-def class_loss(logits: Tensor, true: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    """Weighted cross-entropy of classes: logits [B, K], int64 true [B], weight [B]."""
-    return (functional.cross_entropy(logits, true, reduction="none") * weight).sum() / total
+def class_errors(logits: Tensor, true: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of every sample, with label smoothing (Szegedy et al. 2016): logits [B, K], int64 true [B] -> [B]."""
+    return functional.cross_entropy(logits, true, reduction="none", label_smoothing=smoothing)
+
+
+def target_loss(errors: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+    """Mean over targets of the weighted means of errors over samples.
+
+    Args:
+        errors: [B, T].
+        weight: [B, T], 0 where a value is missing.
+        total: [T], sums of the weights over the optimizer step.
+    """
+    each = (errors * weight).sum(0) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return each.mean()
 
 
 def count_loss(predicted: Tensor, relative_abundance: Tensor, hidden: Tensor, total: Tensor) -> Tensor:

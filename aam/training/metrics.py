@@ -156,6 +156,27 @@ class RegressionMetrics:
         return {"r2": moments.r2, "mae": moments.mae, "rmse": moments.rmse, "pearson": moments.pearson}
 
 
+class QuantileMetrics:
+    """Predicted quantiles against true values of a metadata column."""
+
+    def __init__(self, shares: tuple[float, ...]) -> None:
+        self.shares = torch.tensor(shares, dtype=torch.float64)
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    def update(self, predicted: Tensor, true: Tensor) -> None:
+        """Add samples: rising quantiles [B, Q], and the truth [B]."""
+        quantiles, value = predicted.detach().double().cpu(), true.detach().double().cpu()
+        error = value[:, None] - quantiles
+        pinball = torch.maximum(self.shares * error, (self.shares - 1) * error).mean(dim=1)
+        inside = (quantiles[:, 0] <= value) & (value <= quantiles[:, -1])
+        self._sums += torch.stack([pinball.sum(), inside.double().sum(), torch.tensor(float(len(value)))])
+
+    def compute(self) -> Metrics:
+        """Give pinball (mean quantile loss, in the column's own unit) and coverage (share between the outer ones)."""
+        pinball, inside, count = self._sums.tolist()
+        return {"pinball": pinball / count if count else None, "coverage": inside / count if count else None}
+
+
 class ClassificationMetrics:
     """Class probabilities against true classes; keeps all probabilities, 8 K bytes a sample."""
 

@@ -1,6 +1,7 @@
-"""Fine-tuning: a metadata column from samples, and hidden abundances beside it.
+"""Fine-tuning: metadata columns from samples, and hidden abundances beside them.
 
-Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, K outputs.
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, T targets (columns to predict), K outputs
+over all targets, C columns of categories.
 """
 
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,36 +18,46 @@ from aam.config import TrainConfig
 from aam.data.addressed import address_hash, address_keys, uniforms
 from aam.data.dataset import FixedBatches, SampleBatch, StepBatch
 from aam.data.sequences import sequence_keys
-from aam.data.target_column import TargetColumn
+from aam.data.target_table import Targets
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
 from aam.training.compute import Compute, draws_dropout, seeded
 from aam.training.inference import embed_asvs, embed_batches
-from aam.training.losses import MultiTaskLoss, at_least_single, class_loss, count_loss, target_loss
-from aam.training.metrics import ClassificationMetrics, Metrics, RegressionMetrics
+from aam.training.losses import MultiTaskLoss, RegressionLoss, at_least_single, class_errors, count_loss, target_loss
 from aam.training.objective import VALIDATION, Scale
 from aam.training.parallel import Parallel
+from aam.training.target_metrics import metric_names, score
 
 
 @dataclass(frozen=True, eq=False)
 class TargetTable:
-    """The target of every sample of the table, on the device."""
+    """The targets of every sample of the table, on the device, and the truth as users read it."""
 
-    column: TargetColumn
+    targets: Targets
     value: Tensor
-    """[samples], scaled numbers (float32) or class indices (int64)."""
+    """[samples, T], scaled numbers (float32) or class indices (int64); 0 where missing."""
     weight: Tensor
-    """float32 [samples], weight of the sample in the loss."""
+    """float32 [samples, T], weight of the sample in the loss; 0 where missing."""
+    true: pd.DataFrame
+    """[samples, T], in the targets' own units."""
+    metadata: pd.DataFrame
+    """By sample."""
+    categories: Tensor | None = None
+    """int64 [samples, C], where the prediction depends on categories."""
+
+    def categories_of(self, samples: Tensor) -> Tensor | None:
+        """Categories of some samples, [B, C]."""
+        return None if self.categories is None else self.categories[samples]
 
 
 class TargetObjective:
-    """A metadata column, and hidden abundances where the model has a head for them.
+    """Metadata columns, and hidden abundances where the model has a head for them.
 
     Args:
         model: the bare model; with a frozen encoder the ASVs are embedded once, at the first step.
         parallel: how a step calls it, from embedded ASVs where the encoder is frozen.
         nucleotides: uint8 [ASVs of the table, L], on the device.
-        targets: target and weight of every sample.
+        table: targets and weight of every sample.
         config: losses, weights and seed.
         held_out: samples to validate on.
     """
@@ -55,7 +67,7 @@ class TargetObjective:
         model: SequencePredictor,
         parallel: Parallel,
         nucleotides: Tensor,
-        targets: TargetTable,
+        table: TargetTable,
         config: TrainConfig,
         held_out: FixedBatches,
     ) -> None:
@@ -63,15 +75,20 @@ class TargetObjective:
         self.parallel = parallel
         self.compute = parallel.compute
         self.nucleotides = nucleotides
-        self.targets = targets
+        self.table, self.targets = table, table.targets
+        target = config.target
+        self.losses = [
+            RegressionLoss(column.loss, column.quantiles, target.over_penalty, target.under_penalty)
+            for column in self.targets.columns
+        ]
         self.config = config
         self.held_out = held_out
         self.loss = MultiTaskLoss(
             {"target_loss": config.target.target_weight, "count_loss": config.target.count_weight}
         )
-        table = held_out.draws.table
-        self.sample_keys = torch.from_numpy(address_keys(table.sample_ids)).to(self.compute.device)
-        self.asv_keys = torch.from_numpy(sequence_keys(table.sequences)).to(self.compute.device)
+        counts = held_out.draws.table
+        self.sample_keys = torch.from_numpy(address_keys(counts.sample_ids)).to(self.compute.device)
+        self.asv_keys = torch.from_numpy(sequence_keys(counts.sequences)).to(self.compute.device)
         self.draws_dropout = draws_dropout(model)
         self.sound = torch.ones((), dtype=torch.bool, device=self.compute.device)
 
@@ -84,11 +101,10 @@ class TargetObjective:
         """Add the gradient of one optimizer step; see `Objective`. Losses are over all samples of the step."""
         world = self.parallel.world
         hidden = [self._hide_abundances(batch, step.plan.step) for batch in step.micro]
-        weight = torch.stack(
-            [self.targets.weight[batch.sample[batch.real]].double().sum() for batch in step.micro]
-        ).sum()
-        concealed = torch.stack([h.sum() if h is not None else weight.new_zeros(()) for h in hidden]).sum()
-        total, concealed = world.sum(torch.stack([weight.double(), concealed.double()]))
+        weight = sum(self.table.weight[batch.sample[batch.real]].double().sum(0) for batch in step.micro)
+        concealed = sum(mask.sum().double() for mask in hidden if mask is not None)
+        *total, concealed = world.sum(torch.stack([*weight, weight.new_tensor(0.0) + concealed]))
+        total = torch.stack(total)
         sums: dict[str, Tensor] = {}
         for i, (batch, mask) in enumerate(zip(step.micro, hidden, strict=True)):
             with self.parallel.quiet() if i < len(step.micro) - 1 else nullcontext():
@@ -116,10 +132,14 @@ class TargetObjective:
             return self.parallel.call(asvs, batch.slot, batch.count, batch.depth, hidden)  # type: ignore[no-any-return]
 
     def _target_loss(self, prediction: Tensor, sample: Tensor, total: Tensor) -> Tensor:
-        true, weight = self.targets.value[sample], self.targets.weight[sample]
-        if self.targets.column.classes is not None:
-            return class_loss(prediction, true, weight, total)
-        return target_loss(self.config.target.target_loss, prediction[:, 0], true, weight, total)
+        """Loss of predictions [B, K] for rows [B] of the table; total: weights [T] of all that it is the mean over."""
+        true, weight = self.table.value[sample], self.table.weight[sample]
+        if self.targets.is_classes:
+            errors = class_errors(prediction, true[:, 0], self.config.target.label_smoothing)[:, None]
+        else:
+            parts = zip(self.losses, prediction.split(self.outputs, dim=1), true.T, strict=True)
+            errors = torch.stack([loss.errors(part, each) for loss, part, each in parts], dim=1)
+        return target_loss(errors, weight, total)
 
     def _hide_abundances(self, batch: SampleBatch, step: int | str) -> Tensor | None:
         """Choose abundances to hide, a function of (seed, step, sample, ASV): bool [B, S]."""
@@ -136,9 +156,9 @@ class TargetObjective:
         outputs, losses = self._judge_samples()
         samples = torch.from_numpy(self.held_out.samples).to(self.compute.device)
         predicted = torch.from_numpy(outputs).to(self.compute.device, torch.float32)
-        total = self.targets.weight[samples].sum()
+        total = self.table.weight[samples].sum(0)
         losses = {"target_loss": float(self._target_loss(predicted, samples, total))} | losses
-        metrics = losses | _score_outputs(self.targets.column, outputs, self.targets.value[samples].cpu().numpy())
+        metrics = losses | score(self.targets, self.decode_held_out(outputs), self.held_out_truth)
         weighted = sum(self.loss.weights[name] * value for name, value in losses.items())
         return {"val/loss": weighted} | {f"val/{name}": value for name, value in metrics.items()}
 
@@ -167,7 +187,21 @@ class TargetObjective:
     def metric_names(self) -> set[str]:
         """Names of the metrics that `validate` gives; see `Objective`."""
         losses = {"loss", "target_loss"} | ({"count_loss"} if self.model.count_head is not None else set())
-        return {f"val/{name}" for name in losses | _metrics(self.targets.column).compute().keys()}
+        return {f"val/{name}" for name in losses | metric_names(self.targets)}
+
+    @property
+    def outputs(self) -> list[int]:
+        """Numbers that the model gives for each target."""
+        return [column.outputs for column in self.targets.columns]
+
+    @property
+    def held_out_truth(self) -> pd.DataFrame:
+        """True values of the held-out samples, in their order and their own units."""
+        return self.table.true.iloc[self.held_out.samples]
+
+    def decode_held_out(self, outputs: NDArray[np.float64]) -> pd.DataFrame:
+        """Make a table of predictions of what the model gives for the held-out samples, [held-out samples, K]."""
+        return self.targets.decode(outputs, self.table.metadata.iloc[self.held_out.samples])
 
 
 def predict_outputs(
@@ -202,27 +236,3 @@ def _outputs(model: SequencePredictor, batch: SampleBatch, asvs: Tensor, compute
 def _count_loss(output: PredictorOutput, batch: SampleBatch, hidden: Tensor, total: Tensor) -> Tensor:
     assert output.counts is not None
     return count_loss(at_least_single(output.counts), batch.count / batch.depth[:, None], hidden, total)
-
-
-def score(column: TargetColumn, predicted: NDArray[np.float64], true: NDArray[np.generic]) -> Metrics:
-    """Compare predictions with the truth.
-
-    Args:
-        column: the target.
-        predicted: in the target's own units [samples], or probabilities of the classes [samples, K].
-        true: in the target's own units, or class indices [samples].
-    """
-    metrics = _metrics(column)
-    metrics.update(torch.from_numpy(predicted), torch.from_numpy(true))
-    return metrics.compute()
-
-
-def _score_outputs(column: TargetColumn, outputs: NDArray[np.float64], encoded: NDArray[np.generic]) -> Metrics:
-    """Compare what the model gives, [samples, K], with encoded targets, [samples]."""
-    if column.scale is None:
-        return score(column, torch.from_numpy(outputs).softmax(dim=1).numpy(), encoded)
-    return score(column, column.scale.inverse(outputs[:, 0]), column.scale.inverse(encoded.astype(np.float64)))
-
-
-def _metrics(column: TargetColumn) -> ClassificationMetrics | RegressionMetrics:
-    return RegressionMetrics() if column.classes is None else ClassificationMetrics(column.outputs)

@@ -30,7 +30,7 @@ def predict(config: PredictConfig) -> None:
         output = config.inference.output
         world.on_main(lambda: check_outputs(config, {"output": output}, config.inference.overwrite))
         trained = restore(config.trained.checkpoint)
-        if trained.target is None:
+        if trained.targets is None:
             raise InputError(
                 f"--checkpoint {config.trained.checkpoint} is a pretrained encoder and predicts no column: "
                 "fine-tune it with `aam train`, or use `aam embed`"
@@ -47,13 +47,28 @@ def predict(config: PredictConfig) -> None:
 def predict_study(
     trained: Restored, study: Study, batch_size: int, compute: Compute, num_workers: int = 0
 ) -> pd.DataFrame:
-    """Predict every sample of a study, in its order; columns as of `TargetColumn.decode`. Ranks share the samples."""
+    """Predict every sample of a study, in its order; columns as of `Targets.decode`. Ranks share the samples."""
     assert trained.predictor is not None
-    assert trained.target is not None
+    assert trained.targets is not None
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
     predictor = trained.predictor.to(compute.device)
     outputs = predict_outputs(predictor, nucleotides, batches, compute, num_workers)
-    return trained.target.decode(outputs, study.table.sample_ids)
+    return trained.targets.decode(outputs, metadata_of(study, trained))
+
+
+def metadata_of(study: Study, trained: Restored) -> pd.DataFrame:
+    """Metadata of every sample of a study; without columns where there is none.
+
+    Raises:
+        InputError: there is none and the model reads some.
+    """
+    if study.metadata is not None:
+        return study.metadata
+    assert trained.targets is not None
+    needed = trained.targets.metadata_columns
+    if needed:
+        raise InputError(f"--metadata is needed: the model reads its columns {', '.join(needed)}")
+    return pd.DataFrame(index=pd.Index(study.table.sample_ids, name="sample_id", dtype=object))
 
 
 def study_batches(

@@ -9,9 +9,10 @@ import torch
 from pydantic import ValidationError
 
 from aam.config import FinetuneConfig, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
-from aam.data.target_column import TargetColumn
+from aam.data.target_table import Targets
 from aam.errors import InputError
 from aam.models.distance_link import LinkName
+from aam.models.heads import TargetSpec
 from aam.models.initial import materialise
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
@@ -34,7 +35,7 @@ class Restored:
     config: PretrainConfig | TrainConfig
     encoder: SequenceEncoder
     predictor: SequencePredictor | None
-    target: TargetColumn | None
+    targets: Targets | None
     documents: dict[str, Any]
     """What its checkpoint holds besides config and weights."""
 
@@ -48,10 +49,16 @@ def build_encoder(config: PretrainConfig) -> SequenceEncoder:
         return SequenceEncoder(config.model, faith_pd=config.losses.faith_pd_weight > 0, link=link)
 
 
-def build_predictor(config: TrainConfig, outputs: int) -> SequencePredictor:
+def build_predictor(config: TrainConfig, targets: Targets) -> SequencePredictor:
     """Build the fine-tuning model of a config on meta, without weights."""
+    columns = targets.columns
+    spec = TargetSpec(
+        tuple(column.outputs for column in columns),
+        tuple(column.quantiles for column in columns),
+        tuple(column.start for column in columns),
+    )
     with torch.device("meta"):
-        return SequencePredictor(SequenceEncoder(config.model), outputs, config.target)
+        return SequencePredictor(SequenceEncoder(config.model), spec, config.target)
 
 
 def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> None:
@@ -102,10 +109,10 @@ def restore(path: Path) -> Restored:
         encoder.load_state_dict(checkpoint.model)
         return Restored(pretraining, encoder.eval(), None, None, checkpoint.documents)
     config = _config(TrainConfig, checkpoint)
-    target = TargetColumn.from_json(checkpoint.documents["target"])
-    predictor = materialise(build_predictor(config, target.outputs), CPU)
+    targets = Targets.from_json(checkpoint.documents["targets"])
+    predictor = materialise(build_predictor(config, targets), CPU)
     predictor.load_state_dict(checkpoint.model)
-    return Restored(config, predictor.encoder.eval(), predictor.eval(), target, checkpoint.documents)
+    return Restored(config, predictor.encoder.eval(), predictor.eval(), targets, checkpoint.documents)
 
 
 def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
@@ -122,6 +129,6 @@ def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
 
 def checkpoint_of(trained: Restored) -> Checkpoint:
     """Make the checkpoint from which `restore` rebuilds an equal model; it holds no state to resume from."""
-    kind: Kind = "pretrain" if trained.target is None else "train"
+    kind: Kind = "pretrain" if trained.targets is None else "train"
     model = trained.encoder if trained.predictor is None else trained.predictor
     return Checkpoint(kind, trained.config.model_dump(mode="json"), trained.documents, model.state_dict())

@@ -14,7 +14,7 @@ from aam.data.dataset import StepDataset
 from aam.data.rarefaction import mean_log_abundance
 from aam.data.splits import Split, split_samples
 from aam.data.study import Study, digest, load_study, select_samples
-from aam.data.target_column import TargetColumn, target_values
+from aam.data.target_table import Targets, target_values
 from aam.errors import InputError, first_ids
 from aam.evaluation.predictions import write_prediction_report
 from aam.models.sequence_predictor import SequencePredictor
@@ -60,10 +60,9 @@ def _report(run: Run, config: TrainConfig, folder: Path) -> None:
     outputs = predict_outputs(
         objective.model, objective.nucleotides, held_out, objective.compute, config.runtime.num_workers
     )
-    assert run.material.study.metadata is not None
-    true = target_values(run.material.study.metadata, config.target).iloc[held_out.samples]
     if run.world.is_main:
-        write_prediction_report(objective.targets.column, outputs, true, folder)
+        table = objective.decode_held_out(outputs)
+        write_prediction_report(objective.targets, table, objective.held_out_truth, folder)
 
 
 def prepare_training(study: Study, config: TrainConfig, world: World | None = None) -> Run:
@@ -79,14 +78,16 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     """
     assert study.metadata is not None
     values = target_values(study.metadata, config.target)
-    known = np.flatnonzero(values.notna().to_numpy())
-    study = select_samples(study, known, f"no value of {config.target.metadata_column}")
+    known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
+    study = select_samples(study, known, f"no value of {' or '.join(config.target.metadata_column)}")
+    assert study.metadata is not None
     values = values.iloc[known]
     strata = _strata(values, config)
     split = split_samples(study.table.sample_ids, study.metadata, config.split, config.runtime.seed, strata)
     if not len(split.train) or not len(split.val):
         raise InputError("the split leaves no samples to train on or none to validate; use another --test-size")
-    column = TargetColumn.fit(values.iloc[split.train], config.target)
+    targets = Targets.fit(values, study.metadata, split.train, config.target)
+    targets.warn_of_others(study.metadata)
     checkpoint = _read_pretrained(config)
     if checkpoint is not None:
         _warn_of_seen(checkpoint, [study.table.sample_ids[row] for row in split.val])
@@ -94,17 +95,13 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     compute = Compute.of(world or setup_distributed(config.runtime.device, config.distribution), config.runtime)
     material = gather_material(study, split, config, compute)
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
-    model = _build_model(config, column, material, checkpoint)
-    targets = TargetTable(
-        column,
-        torch.from_numpy(_encode(column, values, split)).to(compute.device),
-        torch.from_numpy(_weights(column, values, split, config)).to(compute.device),
-    )
+    model = _build_model(config, targets, material, checkpoint)
+    table = _target_table(targets, values, material, config)
     parallel = parallelize(model, config.distribution, compute, embedded=model.frozen)
     held_out = material.held_out(config.optim.batch_size)
-    objective = TargetObjective(model, parallel, material.nucleotides, targets, config, held_out)
-    documents = {"target": column.to_json()}
-    fingerprint = {"target": digest([targets.value.cpu().numpy(), json.dumps(documents)])}
+    objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
+    documents = {"targets": targets.to_json()}
+    fingerprint = {"target": digest([table.value.cpu().numpy(), table.weight.cpu().numpy(), json.dumps(documents)])}
     dataset = StepDataset(material.draws, rank=compute.world.rank, ranks=compute.world.size)
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
 
@@ -123,10 +120,10 @@ def _model_config(config: TrainConfig, pretrained: Checkpoint | None) -> ModelCo
 
 
 def _build_model(
-    config: TrainConfig, column: TargetColumn, material: Material, pretrained: Checkpoint | None
+    config: TrainConfig, targets: Targets, material: Material, pretrained: Checkpoint | None
 ) -> SequencePredictor:
     """Build the model with the weights of its first step."""
-    model = build_predictor(config, column.outputs)
+    model = build_predictor(config, targets)
     if config.finetune.freeze_base:
         model.freeze()
     give_weights(model, config.distribution, material.compute, config.runtime.seed)
@@ -150,33 +147,41 @@ def _warn_of_seen(pretrained: Checkpoint, held_out: list[str]) -> None:
         )
 
 
-def _strata(values: "pd.Series[str]", config: TrainConfig) -> list[str] | None:
+def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
     if not config.split.stratify:
         return None
     if not config.target.classifier:
         raise InputError("--stratify holds out the same share of every class: it needs --classifier")
-    return list(values)
+    return list(values[config.target.metadata_column[0]])
 
 
-def _encode(column: TargetColumn, values: "pd.Series[str]", split: Split) -> NDArray[np.generic]:
-    """Encode the targets of samples on either side of the split; others keep zero and are never read."""
+def _target_table(targets: Targets, values: pd.DataFrame, material: Material, config: TrainConfig) -> TargetTable:
+    """Encode the targets of samples on either side of the split; others keep zeros and are never read."""
+    metadata, split, device = material.study.metadata, material.split, material.compute.device
+    assert metadata is not None
     used = np.concatenate([split.train, split.val])
-    encoded = column.encode(values.iloc[used])
-    if column.classes is None:
-        encoded = encoded.astype(np.float32)
-    table = np.zeros(len(values), dtype=encoded.dtype)
-    table[used] = encoded
-    return table
+    encoded = np.full(values.shape, np.nan)
+    encoded[used] = targets.encode(values.iloc[used], metadata)
+    known = ~np.isnan(encoded)
+    value = np.where(known, encoded, 0.0).astype(np.int64 if targets.is_classes else np.float32)
+    weight = (known * _weights(targets, values, split, config)[:, None]).astype(np.float32)
+    return TargetTable(
+        targets, torch.from_numpy(value).to(device), torch.from_numpy(weight).to(device), values, metadata
+    )
 
 
-def _weights(column: TargetColumn, values: "pd.Series[str]", split: Split, config: TrainConfig) -> NDArray[np.float32]:
-    """Weight of every sample in the loss: by its class where classes are balanced, else 1."""
-    weights = np.ones(len(values), dtype=np.float32)
-    if config.target.class_weights == "balanced":
-        assert column.classes is not None
-        of_class = column.classes.balanced_weights(list(values.iloc[split.train]))
-        used = np.concatenate([split.train, split.val])
-        weights[used] = of_class[column.encode(values.iloc[used])]
-        named = ", ".join(f"{name} {w:.3g}" for name, w in zip(column.classes.classes, of_class, strict=True))
-        logger.info("class weights: %s", named)
+def _weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> NDArray[np.float64]:
+    """Weight of every sample in the loss: by its class where classes are weighed, else 1."""
+    weights = np.ones(len(values))
+    kind = config.weights.class_weights
+    if kind == "none":
+        return weights
+    classes = targets.only.classes
+    assert classes is not None
+    labels = values[targets.only.name]
+    of_class = classes.balanced_weights(list(labels.iloc[split.train]))
+    used = np.concatenate([split.train, split.val])
+    weights[used] = of_class[classes.encode(list(labels.iloc[used]))]
+    named = ", ".join(f"{name} {w:.3g}" for name, w in zip(classes.classes, of_class, strict=True))
+    logger.info("class weights: %s", named)
     return weights
