@@ -31,7 +31,17 @@ Kind: TypeAlias = Literal["SampleEncoder", "SampleRegressor", "SampleClassifier"
 """Which estimator a trained model belongs to."""
 
 OF_METHODS = frozenset(
-    {"table", "rep_seqs", "tree", "metadata", "where", "metadata_column", "classifier", "pretrained_encoder"}
+    {
+        "table",
+        "rep_seqs",
+        "tree",
+        "taxonomy",
+        "metadata",
+        "where",
+        "metadata_column",
+        "classifier",
+        "pretrained_encoder",
+    }
 )
 """Options of the command line that are arguments of `fit`, or parameters under another name, here."""
 

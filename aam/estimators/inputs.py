@@ -12,6 +12,7 @@ from skbio import TreeNode
 
 from aam.data.metadata import read_metadata
 from aam.data.phylogeny import MissingLengths, Phylogeny, parse_newick, read_phylogeny
+from aam.data.taxonomy import read_taxonomy, taxonomy_of_frame
 from aam.errors import InputError, first_ids
 
 TableLike: TypeAlias = biom.Table | pd.DataFrame | Path | str
@@ -20,6 +21,8 @@ TreeLike: TypeAlias = TreeNode | Path | str
 """A `skbio.TreeNode`, a path, or a Newick string."""
 MetadataLike: TypeAlias = pd.DataFrame | Path | str
 """A DataFrame by sample id, or a path."""
+TaxonomyLike: TypeAlias = pd.DataFrame | Path | str
+"""A DataFrame by ASV id with a column ``Taxon``, or a path."""
 TargetLike: TypeAlias = pd.Series | Sequence[Any] | NDArray[Any]
 """A Series by sample id; or values in the order of a DataFrame's rows."""
 
@@ -72,6 +75,15 @@ def as_metadata(metadata: MetadataLike | None) -> pd.DataFrame | None:
         return read_metadata(metadata)
     _check_sample_ids(metadata.index, "metadata")
     return metadata
+
+
+def as_taxonomy(taxonomy: TaxonomyLike) -> dict[str, str]:
+    """Take lineages by ASV id from a DataFrame, or read a file.
+
+    Raises:
+        InputError: the file or the DataFrame is not as QIIME 2 has it.
+    """
+    return taxonomy_of_frame(taxonomy) if isinstance(taxonomy, pd.DataFrame) else read_taxonomy(taxonomy)
 
 
 def as_target(y: TargetLike, table: TableLike) -> "pd.Series[Any]":

@@ -76,8 +76,8 @@ def pretraining_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
     }
     if diversity_errors:
         parts["faith_pd_loss"] = torch.stack(diversity_errors).mean()
-    weights = run.config.losses
-    return {"loss": sum(getattr(weights, f"{n.removesuffix('_loss')}_weight") * x for n, x in parts.items())} | parts
+    weights = run.config.losses.weights
+    return {"loss": sum(weights[name.removesuffix("_loss")] * part for name, part in parts.items())} | parts
 
 
 def distance_loss(z: list[Tensor], true: np.ndarray) -> Tensor:
