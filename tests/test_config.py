@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
@@ -9,10 +10,12 @@ from pydantic import ValidationError
 from aam.config import (
     DistributedConfig,
     EmbedConfig,
+    EncoderType,
     ModelConfig,
     PredictConfig,
     PretrainConfig,
     PretrainFindLrConfig,
+    PretrainLossConfig,
     RunConfig,
     SimulateCommandConfig,
     TrainConfig,
@@ -296,6 +299,32 @@ def test_pretraining_needs_some_loss():
     with pytest.raises(InputError, match="nothing to learn"):
         PretrainConfig.from_flat({"output_dir": "o", **weights})
     assert PretrainConfig.from_flat({"output_dir": "o", **weights, "nucleotide_weight": 1})
+
+
+LEARNED = {
+    "unifrac": {"unifrac": 1.0, "nucleotide": 0.1, "faith_pd": 0.0, "taxonomy": 0.0},
+    "faith_pd": {"unifrac": 0.0, "nucleotide": 0.1, "faith_pd": 0.1, "taxonomy": 0.0},
+    "taxonomy": {"unifrac": 0.0, "nucleotide": 0.1, "faith_pd": 0.0, "taxonomy": 0.1},
+    "combined": {"unifrac": 1.0, "nucleotide": 0.1, "faith_pd": 0.1, "taxonomy": 0.1},
+}
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_the_encoder_type_sets_the_weights_that_are_not_given(kind):
+    losses = PretrainLossConfig(encoder_type=kind)
+    assert losses.weights == LEARNED[kind]
+    assert {name for name in losses.weights if losses.learns(name)} == {n for n, w in LEARNED[kind].items() if w}
+    for name in losses.weights:
+        for weight in (0.0, 0.7):
+            given = {"nucleotide": 0.3} | {name: weight}
+            options = {f"{loss}_weight": value for loss, value in given.items()}
+            if any((LEARNED[kind] | given).values()):
+                assert PretrainLossConfig(encoder_type=kind, **options).weights == LEARNED[kind] | given
+
+
+def test_every_encoder_type_has_its_weights():
+    assert set(LEARNED) == set(get_args(EncoderType))
+    assert PretrainLossConfig().weights == LEARNED["unifrac"]
 
 
 def test_the_learning_rate_test_rises():

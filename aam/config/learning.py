@@ -1,7 +1,7 @@
 """Sections about learning: the network, its losses, the optimizer, the machine and the output folder."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,22 @@ from aam.config.base import Fraction, NonNegative, Positive, Section, flag
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
 MixedPrecision = Literal["none", "bf16", "fp16"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
+EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
+PretrainLoss = Literal["unifrac", "nucleotide", "faith_pd", "taxonomy"]
+
+DEFAULT_WEIGHTS: Final[dict[PretrainLoss, float]] = {
+    "unifrac": 1.0,
+    "nucleotide": 0.1,
+    "faith_pd": 0.1,
+    "taxonomy": 0.1,
+}
+LEARNED_BY: Final[dict[EncoderType, tuple[PretrainLoss, ...]]] = {
+    "unifrac": ("unifrac",),
+    "faith_pd": ("faith_pd",),
+    "taxonomy": ("taxonomy",),
+    "combined": ("unifrac", "faith_pd", "taxonomy"),
+}
+"""What an encoder type learns besides hidden nucleotides."""
 
 
 class ModelConfig(Section):
@@ -71,22 +87,41 @@ class MaskConfig(Section):
 
 
 class PretrainLossConfig(Section):
-    """Weights of the pretraining losses."""
+    """What pretraining learns, and how much each part counts."""
 
     panel: ClassVar[str] = "Losses"
 
-    unifrac_weight: NonNegative = 1.0
-    """Weight of the squared error of the distances."""
-    nucleotide_weight: NonNegative = 0.1
-    """Weight of the cross-entropy of the hidden nucleotides."""
-    faith_pd_weight: NonNegative = 0.0
-    """Weight of the error of Faith's PD, predicted from the sample embedding (0: no such head)."""
+    encoder_type: EncoderType = "unifrac"
+    """What is learned besides hidden nucleotides: distances between samples, Faith's PD, taxonomy of ASVs, or all."""
+    unifrac_weight: NonNegative | None = None
+    """Weight of the squared error of the distances. Default: 1 if --encoder-type learns them, else 0."""
+    nucleotide_weight: NonNegative | None = None
+    """Weight of the cross-entropy of the hidden nucleotides. Default: 0.1."""
+    faith_pd_weight: NonNegative | None = None
+    """Weight of the error of Faith's PD of samples. Default: 0.1 if --encoder-type learns it, else 0."""
+    taxonomy_weight: NonNegative | None = None
+    """Weight of the cross-entropy of an ASV's taxonomic ranks. Default: 0.1 if --encoder-type learns them, else 0."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if self.unifrac_weight + self.nucleotide_weight + self.faith_pd_weight == 0:
-            raise ValueError("--unifrac-weight, --nucleotide-weight and --faith-pd-weight are all 0: nothing to learn")
+        if not any(self.weights.values()):
+            named = ", ".join(flag(f"{name}_weight") for name in self.weights)
+            raise ValueError(f"{named} are all 0 with --encoder-type {self.encoder_type}: nothing to learn")
         return self
+
+    @property
+    def weights(self) -> dict[PretrainLoss, float]:
+        """Weight of every loss: as given, or the default of the encoder type."""
+        learned = {*LEARNED_BY[self.encoder_type], "nucleotide"}
+        given = {name: getattr(self, f"{name}_weight") for name in DEFAULT_WEIGHTS}
+        return {
+            name: weight if name in learned and given[name] is None else given[name] or 0.0
+            for name, weight in DEFAULT_WEIGHTS.items()
+        }
+
+    def learns(self, loss: PretrainLoss) -> bool:
+        """Whether a loss has a weight above zero."""
+        return self.weights[loss] > 0
 
 
 class StepConfig(Section):

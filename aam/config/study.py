@@ -49,6 +49,8 @@ class PhylogenyConfig(TableConfig):
 class InputConfig(PhylogenyConfig):
     """The files of pretraining: distances between samples come from the phylogeny or from a matrix."""
 
+    taxonomy: Path | None = None
+    """Taxonomy of the ASVs, to learn with --encoder-type taxonomy or combined: .tsv, .tsv.gz or QIIME 2 .qza."""
     unifrac_matrix: Path | None = None
     """Distance matrix to learn from instead of the tree: .npy, .npz, .h5 (ssu), .tsv, .csv or .qza."""
     matrix_ids: Path | None = None

@@ -1,7 +1,7 @@
 """A study: the feature table joined by id to metadata, phylogeny and distances, with what was left out counted."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -17,6 +17,7 @@ from aam.data.metadata import read_metadata, select_where
 from aam.data.phylogeny import Phylogeny, read_phylogeny
 from aam.data.sequences import encode_sequences, sequence_keys
 from aam.data.tables import FeatureTable, read_tables
+from aam.data.taxonomy import TaxonomyLabels, read_taxonomy
 from aam.data.unifrac import StudyTree, missing_tips
 from aam.errors import InputError, first_ids
 
@@ -36,6 +37,8 @@ class Study:
     """One row for each sample of the table, in the table's order."""
     tree: StudyTree | None = None
     matrix: DistanceMatrix | None = None
+    taxonomy: Mapping[str, str] | None = None
+    """Lineages by ASV id, of at least one ASV of the table."""
     left_out: pd.DataFrame | None = None
     """Samples that cannot be used: columns sample_id and reason."""
 
@@ -58,10 +61,21 @@ class Study:
         """True distances between samples, from the matrix if there is one, else from the tree."""
         return DistanceSource(self.table, config, None if self.matrix is not None else self.tree, self.matrix)
 
+    def taxonomy_labels(self, samples: NDArray[np.int64]) -> TaxonomyLabels:
+        """Classes of the ASVs at every rank, fitted to those that some samples, rows of the table, hold.
+
+        Raises:
+            InputError: no rank has two classes.
+        """
+        assert self.taxonomy is not None
+        taxa = [self.taxonomy.get(asv, "") for asv in self.table.asv_ids]
+        held = np.bincount(self.table.counts[samples].indices, minlength=self.table.n_asvs) > 0
+        return TaxonomyLabels.of(taxa, held)
+
     def fingerprint(self) -> dict[str, str]:
         """Hashes of table, tree and matrix by name, to know the same study again when a run is resumed.
 
-        Of the metadata, what a run uses (split and target) is for the run to add.
+        Of metadata and taxonomy, what a run uses (split, target, classes) is for the run to add.
         """
         table, tree = self.table, self.tree
         counts = (part.astype(np.int64) for part in (table.counts.indptr, table.counts.indices, table.counts.data))
@@ -114,10 +128,12 @@ def load_study(
         return assemble_study(table, sampling, metadata=metadata)
     matrix = read_matrix(inputs, unifrac) if isinstance(inputs, InputConfig) else None
     study = assemble_study(table, sampling, metadata=metadata, matrix=matrix)
-    if inputs.tree is None or matrix is not None:
-        return study
-    phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths)
-    return with_phylogeny(study, phylogeny, sampling, unifrac, inputs.drop_missing_tips)
+    if inputs.tree is not None and matrix is None:
+        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths)
+        study = with_phylogeny(study, phylogeny, sampling, unifrac, inputs.drop_missing_tips)
+    if isinstance(inputs, InputConfig) and inputs.taxonomy is not None:
+        study = with_taxonomy(study, read_taxonomy(inputs.taxonomy))
+    return study
 
 
 def read_matrix(inputs: InputConfig, unifrac: UnifracConfig) -> DistanceMatrix | None:
@@ -186,6 +202,29 @@ def with_phylogeny(
         study = _keep_deep(study, sampling)
         tips = tips[found]
     return replace(study, tree=StudyTree.cut(phylogeny, tips, unifrac.include_root_length))
+
+
+def with_taxonomy(study: Study, taxonomy: Mapping[str, str]) -> Study:
+    """Join lineages by ASV id; ASVs without one stay, and how many they are is logged.
+
+    Raises:
+        InputError: there is a lineage for none of the ASVs.
+    """
+    table = study.table
+    lost = np.flatnonzero([asv not in taxonomy for asv in table.asv_ids])
+    if len(lost) == table.n_asvs:
+        raise InputError(
+            f"the taxonomy names none of the {table.n_asvs} ASVs of the table: its ids are like "
+            f"{first_ids(list(taxonomy)[:2])}, the table's like {first_ids(table.asv_ids[:2])}. Give the taxonomy made "
+            "for this table"
+        )
+    if len(lost):
+        logger.warning(
+            "the taxonomy lacks %d of %d ASVs (%d of %d reads), of which no rank is learned: %s",
+            *(len(lost), table.n_asvs, table.counts[:, lost].sum(), table.depth.sum()),
+            first_ids(table.asv_ids[i] for i in lost),
+        )
+    return replace(study, taxonomy=taxonomy)
 
 
 def _select(table: FeatureTable, metadata: pd.DataFrame, where: Sequence[str]) -> tuple[FeatureTable, pd.DataFrame]:

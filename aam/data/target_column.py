@@ -1,6 +1,5 @@
 """One metadata column as the model learns it and as users read it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -81,7 +80,9 @@ class TargetColumn:
             known = values.dropna()
             codes = pd.Series(self.classes.encode(list(known), list(known.index)), index=known.index)
             return codes.reindex(values.index).to_numpy(np.float64)
-        return self._scale_of(metadata.loc[list(values.index)]).transform(values.to_numpy(np.float64), list(values.index))
+        return self._scale_of(metadata.loc[list(values.index)]).transform(
+            values.to_numpy(np.float64), list(values.index)
+        )
 
     def decode(self, outputs: FloatArray, metadata: pd.DataFrame) -> pd.DataFrame:
         """Make a table of predictions.
@@ -149,7 +150,10 @@ def check_range(values: "pd.Series[Any]", config: TargetConfig) -> None:
         remedy = "divide the column by what its values are shares of"
     elif config.output_activation != "none":
         wrong = values[values < 0]
-        what, remedy = f"--output-activation {config.output_activation} predicts nothing negative", "leave the option out"
+        what, remedy = (
+            f"--output-activation {config.output_activation} predicts nothing negative",
+            "leave the option out",
+        )
     else:
         return
     if len(wrong):

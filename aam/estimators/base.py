@@ -31,7 +31,17 @@ Kind: TypeAlias = Literal["SampleEncoder", "SampleRegressor", "SampleClassifier"
 """Which estimator a trained model belongs to."""
 
 OF_METHODS = frozenset(
-    {"table", "rep_seqs", "tree", "metadata", "where", "metadata_column", "classifier", "pretrained_encoder"}
+    {
+        "table",
+        "rep_seqs",
+        "tree",
+        "taxonomy",
+        "metadata",
+        "where",
+        "metadata_column",
+        "classifier",
+        "pretrained_encoder",
+    }
 )
 """Options of the command line that are arguments of `fit`, or parameters under another name, here."""
 
@@ -128,12 +138,14 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         self.left_out_ = run.material.study.left_out
         run.world.barrier()  # nobody deletes the folder while another process reads it
 
-    def _study(self, table: TableLike, sequences: Sequences | None) -> tuple[FeatureTable, Study]:
+    def _study(
+        self, table: TableLike, sequences: Sequences | None, metadata: pd.DataFrame | None = None
+    ) -> tuple[FeatureTable, Study]:
         """The whole table, and the study of its samples that the trained model can use."""
         check_is_fitted(self, "trained_")
         config = self.trained_.config
         whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-        return whole, assemble_study(whole, config.sampling)
+        return whole, assemble_study(whole, config.sampling, metadata=metadata)
 
     @contextmanager
     def _compute(self) -> Iterator[Compute]:
@@ -176,9 +188,9 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
 
 
 def _kind_of(trained: Restored) -> Kind:
-    if trained.target is None:
+    if trained.targets is None:
         return "SampleEncoder"
-    return "SampleRegressor" if trained.target.classes is None else "SampleClassifier"
+    return "SampleClassifier" if trained.targets.is_classes else "SampleRegressor"
 
 
 def _is_default(value: Any, declared: FieldInfo) -> bool:

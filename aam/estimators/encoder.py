@@ -11,14 +11,22 @@ from numpy.typing import NDArray
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from aam.config import PretrainConfig, TrainConfig, UnifracMetric
-from aam.data.study import Study, assemble_study, read_matrix, with_phylogeny
+from aam.config import EncoderType, PretrainConfig, TrainConfig, UnifracMetric
+from aam.data.study import Study, assemble_study, read_matrix, with_phylogeny, with_taxonomy
 from aam.data.tables import FeatureTable, feature_table
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
-from aam.estimators.inputs import MetadataLike, TableLike, TreeLike, as_metadata, as_phylogeny
+from aam.estimators.inputs import (
+    MetadataLike,
+    TableLike,
+    TaxonomyLike,
+    TreeLike,
+    as_metadata,
+    as_phylogeny,
+    as_taxonomy,
+)
 from aam.workflows.embed import embed_study_asvs
 from aam.workflows.folder import settle_folder
-from aam.workflows.pretrain import check_distances, pretrain_study
+from aam.workflows.pretrain import check_distances, check_taxonomy, pretrain_study
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -47,6 +55,8 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         options: any other option of `aam pretrain` by its name with underscores, such as
             ``{"weight_decay": 0.1, "group_column": "subject"}``.
         unifrac_metric: distance between samples that is learned.
+        encoder_type: what is learned besides hidden nucleotides: ``unifrac`` (distances between samples), ``faith_pd``,
+            ``taxonomy`` (of ASVs), or ``combined``, all of these.
 
     Attributes:
         trained_: the model (`trained_.encoder`, a `torch.nn.Module`) and the full config.
@@ -55,6 +65,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
     """
 
     unifrac_metric: UnifracMetric = "unweighted_unifrac"
+    encoder_type: EncoderType = "unifrac"
 
     kind: ClassVar[Kind] = "SampleEncoder"
     config_type: ClassVar[type[PretrainConfig | TrainConfig]] = PretrainConfig
@@ -65,6 +76,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         y: object = None,
         *,
         tree: TreeLike | None = None,
+        taxonomy: TaxonomyLike | None = None,
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
     ) -> Self:
@@ -75,6 +87,8 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
                 are not sequences need `sequences`.
             y: ignored, for pipelines.
             tree: rooted phylogeny over the ASVs: a path, a Newick string or a `skbio.TreeNode`.
+            taxonomy: lineages of ASVs, to learn with `encoder_type` ``taxonomy`` or ``combined``: a path, or a
+                DataFrame by ASV id with a column ``Taxon``.
             metadata: DataFrame by sample id, or a path; only for options such as ``group_column``. Samples without a
                 row are left out.
             sequences: DNA by ASV id.
@@ -86,10 +100,13 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
             output = run_folder(self.output_dir, Path(scratch))
             config = PretrainConfig.from_flat(self._flat() | {"output_dir": output})
             check_distances(config, has_tree=tree is not None)
+            check_taxonomy(config, has_taxonomy=taxonomy is not None)
             with self._world(config) as world:
                 config = world.on_main(lambda: settle_folder(config))
                 whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
                 study = _pretraining_study(whole, as_metadata(metadata), tree, config)
+                if taxonomy is not None:
+                    study = with_taxonomy(study, as_taxonomy(taxonomy))
                 self._take_run(*pretrain_study(study, config, world))
         return self
 

@@ -12,6 +12,7 @@ from skbio import TreeNode
 
 from aam.data.metadata import read_metadata
 from aam.data.phylogeny import MissingLengths, Phylogeny, parse_newick, read_phylogeny
+from aam.data.taxonomy import read_taxonomy, taxonomy_of_frame
 from aam.errors import InputError, first_ids
 
 TableLike: TypeAlias = biom.Table | pd.DataFrame | Path | str
@@ -20,8 +21,10 @@ TreeLike: TypeAlias = TreeNode | Path | str
 """A `skbio.TreeNode`, a path, or a Newick string."""
 MetadataLike: TypeAlias = pd.DataFrame | Path | str
 """A DataFrame by sample id, or a path."""
-TargetLike: TypeAlias = pd.Series | Sequence[Any] | NDArray[Any]
-"""A Series by sample id; or values in the order of a DataFrame's rows."""
+TaxonomyLike: TypeAlias = pd.DataFrame | Path | str
+"""A DataFrame by ASV id with a column ``Taxon``, or a path."""
+TargetLike: TypeAlias = pd.Series | pd.DataFrame | Sequence[Any] | NDArray[Any]
+"""A Series by sample id, a DataFrame of several numbers; or values in the order of a DataFrame table's rows."""
 
 UNNAMED = "target"
 
@@ -74,22 +77,35 @@ def as_metadata(metadata: MetadataLike | None) -> pd.DataFrame | None:
     return metadata
 
 
-def as_target(y: TargetLike, table: TableLike) -> "pd.Series[Any]":
+def as_taxonomy(taxonomy: TaxonomyLike) -> dict[str, str]:
+    """Take lineages by ASV id from a DataFrame, or read a file.
+
+    Raises:
+        InputError: the file or the DataFrame is not as QIIME 2 has it.
+    """
+    return taxonomy_of_frame(taxonomy) if isinstance(taxonomy, pd.DataFrame) else read_taxonomy(taxonomy)
+
+
+def as_target(y: TargetLike, table: TableLike) -> pd.DataFrame:
     """Give every target its sample id.
 
     Args:
-        y: a Series by sample id, in any order; or values in the order of the rows of a DataFrame.
+        y: a Series by sample id, in any order; a DataFrame with a column for each of several numbers; or values in the
+            order of the rows of a DataFrame.
         table: what `y` belongs to.
 
     Returns:
-        Values by sample id, named as the Series, or ``target``.
+        Values by sample id; a column for each target, named as in `y`, or ``target``.
 
     Raises:
         InputError: there are no sample ids, or they are repeated or not text, or the lengths differ.
     """
     if isinstance(y, pd.Series):
         _check_sample_ids(y.index, "y")
-        return y.rename(UNNAMED if y.name is None else str(y.name))
+        return y.to_frame(UNNAMED if y.name is None else str(y.name))
+    if isinstance(y, pd.DataFrame):
+        _check_sample_ids(y.index, "y")
+        return y.set_axis([str(name) for name in y.columns], axis=1)
     if not isinstance(table, pd.DataFrame) or np.ndim(y) != 1:
         raise InputError(
             "y must be a pandas Series whose index holds sample ids; plain values are taken only with a DataFrame "
@@ -98,15 +114,14 @@ def as_target(y: TargetLike, table: TableLike) -> "pd.Series[Any]":
     if len(y) != len(table):
         raise InputError(f"y has {len(y)} values and the table {len(table)} samples; give a pandas Series by sample id")
     _check_sample_ids(table.index, "the table")
-    return pd.Series(list(y), index=table.index, name=UNNAMED)
+    return pd.DataFrame({UNNAMED: list(y)}, index=table.index)
 
 
-def with_target(metadata: pd.DataFrame | None, target: "pd.Series[Any]") -> pd.DataFrame:
-    """Join the target to the metadata by sample id; samples stay that have both."""
-    column = target.to_frame()
+def with_target(metadata: pd.DataFrame | None, target: pd.DataFrame) -> pd.DataFrame:
+    """Join the targets to the metadata by sample id; samples stay that have both."""
     if metadata is None:
-        return column
-    return metadata.drop(columns=column.columns, errors="ignore").join(column, how="inner")
+        return target
+    return metadata.drop(columns=target.columns, errors="ignore").join(target, how="inner")
 
 
 def _check_sample_ids(index: "pd.Index[Any]", what: str) -> None:

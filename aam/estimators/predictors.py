@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
-from aam.config import PretrainConfig, TargetLoss, TargetTransform, TrainConfig
+from aam.config import OutputActivation, PretrainConfig, TargetTransform, TrainConfig
 from aam.data.metadata import categorical_column
 from aam.data.study import assemble_study
 from aam.data.tables import feature_table
-from aam.data.target_column import target_values
+from aam.data.target_table import target_values
 from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
@@ -60,12 +60,12 @@ class SamplePredictor(SampleModel):
         Args:
             table: feature table of counts: a `biom.Table`, a path, or a DataFrame of samples x ASVs. ASVs whose ids
                 are not sequences need `sequences`.
-            y: a pandas Series by sample id, in any order. A list or an array is taken only with a DataFrame, one value
-                for each of its rows.
+            y: a pandas Series by sample id, in any order; a DataFrame of several numbers (missing ones are masked). A
+                list or an array is taken only with a DataFrame table, one value for each of its rows.
             tree: rooted phylogeny over the ASVs: a path, a Newick string or a `skbio.TreeNode`. Only pretraining reads
                 it: without it, and without `encoder`, training starts from random weights.
-            metadata: DataFrame by sample id, or a path; only for options such as ``group_column``. Samples without a
-                row are left out.
+            metadata: DataFrame by sample id, or a path; for options such as ``group_column`` and
+                ``categorical_columns``. Samples without a row are left out.
             sequences: DNA by ASV id.
 
         Raises:
@@ -77,7 +77,7 @@ class SamplePredictor(SampleModel):
         with TemporaryDirectory(prefix="aam-") as scratch:
             start = Path(scratch) / "encoder"
             output = run_folder(self.output_dir, Path(scratch))
-            config = self._config(str(target.name), output / "train" if pretrains else output, start, pretrains)
+            config = self._config(tuple(target.columns), output / "train" if pretrains else output, start, pretrains)
             with self._world(config) as world:  # before pretraining, and all ranks alike
                 output_config = world.on_main(lambda: settle_folder(config).output)
             config = config.model_copy(update={"output": output_config})
@@ -94,36 +94,42 @@ class SamplePredictor(SampleModel):
         self._take_labels(target)
         return self
 
-    def predictions(self, table: TableLike, *, sequences: Sequences | None = None) -> pd.DataFrame:
+    def predictions(
+        self, table: TableLike, *, metadata: MetadataLike | None = None, sequences: Sequences | None = None
+    ) -> pd.DataFrame:
         """Predict samples, as `aam predict` writes it.
 
         Args:
             table: feature table of counts.
+            metadata: DataFrame by sample id, or a path; where the model reads columns, such as categorical ones.
             sequences: DNA by ASV id, where the ids of the table are not sequences.
 
         Returns:
-            By sample id, a row for each sample of the table, in its order: ``prediction``, for classes (as text) also
-            ``probability_NAME``, and ``note``, the reason where a sample cannot be used and its values are missing.
+            By sample id, a row for each sample of the table, in its order: ``prediction`` (of several targets
+            ``prediction_NAME``), for quantiles also ``quantile_SHARE``, for classes (as text) ``probability_NAME``, and
+            ``note``, the reason where a sample cannot be used and its values are missing.
 
         Raises:
             NotFittedError: `fit` was not called.
-            InputError: the table is wrong, or none of its samples can be used.
+            InputError: table or metadata are wrong, or none of the samples can be used.
         """
-        whole, study = self._study(table, sequences)
+        whole, study = self._study(table, sequences, as_metadata(metadata))
         with self._compute() as compute:
             predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers)
         return with_left_out(predicted, study).loc[list(whole.sample_ids)]
 
     def _scored(
-        self, table: TableLike, y: TargetLike, sequences: Sequences | None
-    ) -> tuple["pd.Series[Any]", "pd.Series[Any]"]:
-        """True and predicted values of the samples that have both, joined by id."""
-        predicted = self.predictions(table, sequences=sequences)["prediction"]
+        self, table: TableLike, y: TargetLike, metadata: MetadataLike | None, sequences: Sequences | None
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """True and predicted values, [samples, T], of the samples that have all, joined by id."""
+        predicted = self._points(self.predictions(table, metadata=metadata, sequences=sequences))
         config = self.trained_.config
         assert isinstance(config, TrainConfig)
-        column = as_target(y, table).rename(config.target.metadata_column).reindex(predicted.index)
-        true = target_values(column.to_frame(), config.target)
-        both = true.notna() & predicted.notna()
+        given = as_target(y, table)
+        if len(given.columns) == 1 == len(predicted.columns):
+            given = given.set_axis(list(config.target.metadata_column), axis=1)
+        true = target_values(given.reindex(predicted.index), config.target)
+        both = true.notna().all(axis=1) & predicted.notna().all(axis=1)
         if not both.any():
             raise InputError(f"no sample has both a value of y and a prediction: {first_ids(predicted.index)}")
         if not both.all():
@@ -131,13 +137,19 @@ class SamplePredictor(SampleModel):
             logger.warning("scored %d of %d samples; without y or prediction: %s", both.sum(), len(both), lost)
         return true[both], predicted[both]
 
-    def _config(self, column: str, output: Path, start: Path, pretrains: bool) -> TrainConfig:
+    def _points(self, predicted: pd.DataFrame) -> pd.DataFrame:
+        """The columns of predictions themselves, one for each target."""
+        assert self.trained_.targets is not None
+        columns = self.trained_.targets.columns
+        return predicted[["prediction"] if len(columns) == 1 else [f"prediction_{column.name}" for column in columns]]
+
+    def _config(self, columns: tuple[str, ...], output: Path, start: Path, pretrains: bool) -> TrainConfig:
         encoder = self.encoder
         if pretrains or isinstance(encoder, SampleEncoder):
             encoder = start
         places = {"output_dir": output, "pretrained_encoder": encoder}
         return TrainConfig.from_flat(
-            self._flat() | {"metadata_column": column, "classifier": self.kind == "SampleClassifier"} | places
+            self._flat() | {"metadata_column": columns, "classifier": self.kind == "SampleClassifier"} | places
         )
 
     def _pretraining(self) -> SampleEncoder:
@@ -148,7 +160,7 @@ class SamplePredictor(SampleModel):
         shared["output_dir"] = None if self.output_dir is None else Path(self.output_dir) / "pretrain"
         return SampleEncoder(**shared | {"epochs": self.pretrain_epochs})
 
-    def _take_labels(self, target: "pd.Series[Any]") -> None:
+    def _take_labels(self, target: pd.DataFrame) -> None:
         """Keep what turns the model's answers into the user's; numbers need nothing."""
 
     def __sklearn_clone__(self) -> Self:
@@ -173,7 +185,9 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         pretrain_epochs: epochs of pretraining, where `fit` gets a tree and there is no `encoder`. It shares the other
             parameters and `options`; to choose more about it, fit a `SampleEncoder`.
         target_transform: scale on which the number is learned; undone in predictions.
-        target_loss: ``huber``, ``mse`` or ``mae``.
+        target_loss: ``huber``, ``mse``, ``mae``, ``quantile`` or ``asymmetric``; or one for each of several targets,
+            ``"ph=mse,temperature=huber"``.
+        output_activation: ``relu``, ``softplus`` or ``exp``, where the number cannot be negative.
         output_dir: folder for what `aam train` leaves, in ``train`` and ``pretrain`` where both are done; None: nothing
             is left.
         options: any other option of `aam train`, by its name with underscores.
@@ -186,26 +200,39 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         left_out_: samples that could not be used, with the reason (after `fit`, not after `load`).
     """
 
-    target_transform: TargetTransform = "zscore"
-    target_loss: TargetLoss = "huber"
+    target_transform: TargetTransform | None = None
+    target_loss: str | tuple[str, ...] = ("huber",)
+    output_activation: OutputActivation = "none"
 
     kind: ClassVar[Kind] = "SampleRegressor"
 
-    def predict(self, table: TableLike, *, sequences: Sequences | None = None) -> NDArray[np.float64]:
-        """Predict samples: float64 [samples], in the table's order and the target's own units.
+    def predict(
+        self, table: TableLike, *, metadata: MetadataLike | None = None, sequences: Sequences | None = None
+    ) -> NDArray[np.float64]:
+        """Predict samples: float64 [samples], in the table's order and the target's own units; [samples, T] of several.
 
         NaN for samples that cannot be used (no reads, or fewer than `rarefy_depth`); `predictions` gives the reason,
         and all by sample id.
         """
-        return self.predictions(table, sequences=sequences)["prediction"].to_numpy(np.float64)
+        points = self._points(self.predictions(table, metadata=metadata, sequences=sequences)).to_numpy(np.float64)
+        return points[:, 0] if points.shape[1] == 1 else points
 
-    def score(self, table: TableLike, y: TargetLike, *, sequences: Sequences | None = None) -> float:
-        """R2 of the predictions, over samples with a value of `y` and a prediction; others are logged.
+    def score(
+        self,
+        table: TableLike,
+        y: TargetLike,
+        *,
+        metadata: MetadataLike | None = None,
+        sequences: Sequences | None = None,
+    ) -> float:
+        """R2 of the predictions, over samples with values of `y` and a prediction; others are logged.
+
+        Of several targets it is the mean.
 
         Raises:
             InputError: there is no such sample, or `y` or the table is wrong.
         """
-        return float(r2_score(*self._scored(table, y, sequences)))
+        return float(r2_score(*self._scored(table, y, metadata, sequences)))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -215,7 +242,7 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
     Works as `SampleRegressor` and has its parameters, but for those of regression.
 
     Args:
-        class_weights: ``balanced`` weighs classes by inverse frequency.
+        class_weights: ``balanced`` (inverse frequency), ``effective`` (effective number), or a JSON file of weights.
         stratify: hold out the same share of every class to choose the best checkpoint.
 
     Attributes:
@@ -223,29 +250,33 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         trained_, history_, left_out_: as in `SampleRegressor`.
     """
 
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: str = "none"
     stratify: bool = False
 
     kind: ClassVar[Kind] = "SampleClassifier"
 
-    def predict(self, table: TableLike, *, sequences: Sequences | None = None) -> NDArray[Any]:
+    def predict(
+        self, table: TableLike, *, metadata: MetadataLike | None = None, sequences: Sequences | None = None
+    ) -> NDArray[Any]:
         """Predict samples: classes [samples], in the table's order.
 
         Raises:
             InputError: samples cannot be used (no reads, or fewer than `rarefy_depth`), for which no class would be
                 honest; `predictions` gives what can be given.
         """
-        probabilities = self.predict_proba(table, sequences=sequences)
+        probabilities = self.predict_proba(table, metadata=metadata, sequences=sequences)
         classes: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return classes
 
-    def predict_proba(self, table: TableLike, *, sequences: Sequences | None = None) -> NDArray[np.float64]:
+    def predict_proba(
+        self, table: TableLike, *, metadata: MetadataLike | None = None, sequences: Sequences | None = None
+    ) -> NDArray[np.float64]:
         """Probability of every class: float64 [samples, classes], in the order of the table and of `classes_`.
 
         Raises:
             InputError: as `predict`.
         """
-        predicted = self.predictions(table, sequences=sequences)
+        predicted = self.predictions(table, metadata=metadata, sequences=sequences)
         unusable = predicted[predicted["prediction"].isna()]
         if len(unusable):
             raise InputError(
@@ -255,31 +286,41 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         columns = [f"probability_{name}" for name in _texts(pd.Series(self.classes_))]
         return predicted[columns].to_numpy(np.float64)
 
-    def score(self, table: TableLike, y: TargetLike, *, sequences: Sequences | None = None) -> float:
+    def score(
+        self,
+        table: TableLike,
+        y: TargetLike,
+        *,
+        metadata: MetadataLike | None = None,
+        sequences: Sequences | None = None,
+    ) -> float:
         """Accuracy of the predictions, over samples with a value of `y` and a prediction; others are logged.
 
         Raises:
             InputError: there is no such sample, or `y` or the table is wrong.
         """
-        return float(accuracy_score(*self._scored(table, y, sequences)))
+        return float(accuracy_score(*self._scored(table, y, metadata, sequences)))
 
     def _documents(self) -> dict[str, Any]:
         return {"labels": self.classes_.tolist()}
 
     def _take_model(self, trained: Restored, documents: Mapping[str, Any]) -> None:
         super()._take_model(trained, documents)
-        assert trained.target is not None
-        assert trained.target.classes is not None
         written_here = "labels" in documents  # `aam train` knows the classes as text only
-        self.classes_ = np.array(documents["labels"] if written_here else trained.target.classes.classes)
+        self.classes_ = np.array(documents["labels"] if written_here else _classes(trained))
 
-    def _take_labels(self, target: "pd.Series[Any]") -> None:
-        assert self.trained_.target is not None
-        assert self.trained_.target.classes is not None
-        known = target.dropna()
+    def _take_labels(self, target: pd.DataFrame) -> None:
+        known = target.iloc[:, 0].dropna()
         label_of = dict(zip(_texts(known), known.tolist(), strict=True))
         plain = {text: label if isinstance(label, bool | int | float) else text for text, label in label_of.items()}
-        self.classes_ = np.unique([plain[text] for text in self.trained_.target.classes.classes])
+        self.classes_ = np.unique([plain[text] for text in _classes(self.trained_)])
+
+
+def _classes(trained: Restored) -> tuple[str, ...]:
+    """Classes as the model knows them."""
+    assert trained.targets is not None
+    assert trained.targets.only.classes is not None
+    return trained.targets.only.classes.classes
 
 
 def _texts(labels: "pd.Series[Any]") -> list[str]:

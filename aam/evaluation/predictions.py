@@ -75,9 +75,7 @@ def _draw_column(axes: Axes, column: TargetColumn, predicted: pd.DataFrame, true
     axes.set_title(f"{len(true)} held-out samples: " + ", ".join(shown), fontsize=10)
 
 
-def _draw_classes(
-    predicted: "pd.Series[str]", true: "pd.Series[str]", column: TargetColumn, path: Path
-) -> None:
+def _draw_classes(predicted: "pd.Series[str]", true: "pd.Series[str]", column: TargetColumn, path: Path) -> None:
     assert column.classes is not None
     classes = column.classes.classes
     counts = confusion_matrix(true, predicted, labels=list(classes))

@@ -1,10 +1,11 @@
-"""Heads that predict from sample embeddings and from the ASVs of a sample.
+"""Heads that predict from sample embeddings, from ASV embeddings, and from the ASVs of a sample.
 
-Shapes: B samples, S ASVs in a sample, D width, T targets (columns to predict), K outputs, over all targets.
+Shapes: B samples, S ASVs in a sample, U unique ASVs, D width, T targets (columns to predict), K outputs over all
+targets, C classes of all taxonomic ranks together.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -106,7 +107,7 @@ class TargetHead(nn.Module):
         """
         with torch.autocast(sample.device.type, enabled=False):
             raw: Tensor = self.output(self.hidden(self.norm(sample)))
-            parts = zip(raw.split(self.spec.outputs, dim=1), self.spec.quantiles, strict=True)
+            parts = zip(torch.split(raw, list(self.spec.outputs), dim=1), self.spec.quantiles, strict=True)
             prediction = torch.cat([_rising(part, shares) if shares else part for part, shares in parts], dim=1)
             if self.scaling is not None:
                 prediction = self.scaling(prediction, None)
@@ -163,3 +164,26 @@ class CountHead(nn.Module):
         # no view: FSDP, which hooks what a model returns, warns of them
         log_abundance: Tensor = self.output(asv_context).squeeze(-1).clone()
         return log_abundance
+
+
+class TaxonomyHead(nn.Module):
+    """Predicts the taxonomic ranks of an ASV from its embedding: a linear map for each rank."""
+
+    def __init__(self, width: int, classes: Mapping[str, int]) -> None:
+        """Build the heads.
+
+        Args:
+            width: of the embedding.
+            classes: number of classes by rank.
+        """
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        # first predictions near equal odds of all classes
+        std = 0.1 * width**-0.5
+        self.ranks = nn.ModuleDict({rank: Linear(width, count, std=std) for rank, count in classes.items()})
+
+    def forward(self, asv_embedding: Tensor) -> Tensor:
+        """Predict, in full precision under autocast too: [U, D] -> logits [U, C], one rank after the other."""
+        with torch.autocast(asv_embedding.device.type, enabled=False):
+            normal = self.norm(asv_embedding.to(self.norm.weight.dtype))
+            return torch.cat([head(normal) for head in self.ranks.values()], dim=1)

@@ -1,10 +1,11 @@
 """The pretraining model: nucleotides -> ASVs -> samples -> distances between samples.
 
 Shapes: B and G samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, M hidden nucleotides, D width,
-V vocabulary.
+V vocabulary, C classes of all taxonomic ranks together.
 """
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 import torch
@@ -13,6 +14,7 @@ from torch import Generator, Tensor, nn
 from aam.config import ModelConfig
 from aam.models.asv_encoder import AsvEncoder
 from aam.models.distance_link import LINKS, LinkName
+from aam.models.heads import TaxonomyHead
 from aam.models.initial import Drawn, Linear
 from aam.models.sample_encoder import SampleEncoder
 from aam.models.types import EncoderOutput, SampleOutput
@@ -38,15 +40,23 @@ class SequenceEncoder(Drawn):
         "predict_hidden",
         "scale",
         "predict_faith_pd",
+        "predict_taxonomy",
     )
 
-    def __init__(self, config: ModelConfig, faith_pd: bool = False, link: LinkName = "laplace") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        faith_pd: bool = False,
+        link: LinkName = "laplace",
+        taxonomy: Mapping[str, int] | None = None,
+    ) -> None:
         """Build the model; weights are drawn from torch's global generator.
 
         Args:
             config: shape of the network, ``max_bp`` resolved.
             faith_pd: also predict Faith's PD of each sample.
             link: from embeddings to a distance, by its name in `LINKS`; euclidean where distances may exceed 1.
+            taxonomy: number of classes by taxonomic rank; also predict each rank of every ASV.
 
         Raises:
             ValueError: ``max_bp`` was left open.
@@ -57,6 +67,7 @@ class SequenceEncoder(Drawn):
         self.asv_encoder = AsvEncoder(config)
         self.sample_encoder = SampleEncoder(config)
         self.faith_pd_head = Linear(config.embedding_dim, 1) if faith_pd else None
+        self.taxonomy_head = TaxonomyHead(config.embedding_dim, taxonomy) if taxonomy else None
         self.log_tau = nn.Parameter(torch.empty(1))
         self.reset_parameters()
 
@@ -65,13 +76,14 @@ class SequenceEncoder(Drawn):
         tau = INITIAL_TAU_PER_ROOT_WIDTH * self.config.embedding_dim**0.5
         return {"log_tau": torch.full(self.log_tau.shape, math.log(tau), device="cpu")}
 
-    def fix_unused(self, distances: bool, nucleotides: bool, faith_pd: bool) -> None:
+    def fix_unused(self, distances: bool, nucleotides: bool, faith_pd: bool, taxonomy: bool = False) -> None:
         """Let parameters that no loss reaches need no gradient, without which data parallelism would wait for one.
 
         Args:
             distances: whether distances are learned.
             nucleotides: whether hidden nucleotides are.
             faith_pd: whether Faith's PD is.
+            taxonomy: whether taxonomic ranks are.
         """
         if not distances:
             self.log_tau.requires_grad_(False)
@@ -79,8 +91,11 @@ class SequenceEncoder(Drawn):
             self.asv_encoder.nucleotide_head.requires_grad_(False)
         if not faith_pd and self.faith_pd_head is not None:
             self.faith_pd_head.requires_grad_(False)
-        if not (distances or faith_pd):
+        if not taxonomy and self.taxonomy_head is not None:
+            self.taxonomy_head.requires_grad_(False)
+        if not (distances or faith_pd or taxonomy):
             self.asv_encoder.pooling.requires_grad_(False)
+        if not (distances or faith_pd):
             self.sample_encoder.requires_grad_(False)
 
     def forward(
@@ -107,7 +122,8 @@ class SequenceEncoder(Drawn):
         # last, so that the dropout of all that comes before is the same with a mask and without
         logits = None if mask is None else self.asv_encoder.predict_hidden(tokens, mask)
         faith_pd = None if self.faith_pd_head is None else self._faith_pd(self.faith_pd_head, embedding)
-        return EncoderOutput(embedding, self._scale(embedding), logits, asv_embedding, faith_pd)
+        ranks = None if self.taxonomy_head is None else self.taxonomy_head(asv_embedding)
+        return EncoderOutput(embedding, self._scale(embedding), logits, asv_embedding, faith_pd, ranks)
 
     def embed_asvs(self, tokens: Tensor) -> Tensor:
         """Embed unique ASVs, in memory that grows with their number: integer [U, L] -> [U, D]."""
@@ -144,6 +160,17 @@ class SequenceEncoder(Drawn):
         if self.faith_pd_head is None:
             raise ValueError("predict_faith_pd needs a model built with faith_pd")
         return self._faith_pd(self.faith_pd_head, sample_embedding)
+
+    def predict_taxonomy(self, asv_embedding: Tensor) -> Tensor:
+        """Predict the taxonomic ranks of ASVs, in full precision under autocast too: [U, D] -> logits [U, C].
+
+        Raises:
+            ValueError: the model was built without heads for them.
+        """
+        if self.taxonomy_head is None:
+            raise ValueError("predict_taxonomy needs a model built with taxonomy")
+        logits: Tensor = self.taxonomy_head(asv_embedding)
+        return logits
 
     def scale(self, sample_embedding: Tensor) -> Tensor:
         """Divide embeddings by the learned tau, which gives z: [B, D] -> [B, D], in single precision or better."""

@@ -37,7 +37,7 @@ class SequencePredictor(nn.Module):
         self.frozen = False
         # read by pretraining alone: data parallelism refuses parameters that no loss reaches
         encoder.log_tau.requires_grad_(False)
-        for head in (encoder.asv_encoder.nucleotide_head, encoder.faith_pd_head):
+        for head in (encoder.asv_encoder.nucleotide_head, encoder.faith_pd_head, encoder.taxonomy_head):
             if head is not None:
                 head.requires_grad_(False)
 

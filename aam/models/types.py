@@ -1,6 +1,7 @@
 """What the models return.
 
-Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, M hidden nucleotides, D width, V vocabulary, K outputs.
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, M hidden nucleotides, D width, V vocabulary, K outputs,
+C classes of all taxonomic ranks together.
 """
 
 from typing import NamedTuple
@@ -30,6 +31,8 @@ class EncoderOutput(NamedTuple):
     """[U, D]."""
     faith_pd: Tensor | None
     """[B], predicted Faith's PD; None without that head."""
+    taxonomy_logits: Tensor | None
+    """[U, C], logits of the classes of one taxonomic rank after the other; None without these heads."""
 
 
 class PredictorOutput(NamedTuple):

@@ -8,14 +8,14 @@ backward pass, and the activations of its samples. On top of that the first one 
 - the gradients that are summed up (4n bytes) and the two moments of AdamW (8n); its weights are the only master copy,
   and its own replica shares them;
 - the gathered outputs and their gradients, 8 bytes for each number of: B x D for the embeddings and again for z, U x D
-  for the ASVs, M x V for the hidden nucleotides, B x S if abundances are predicted;
+  for the ASVs, M x V for the hidden nucleotides, U x C for taxonomic ranks, B x S if abundances are predicted;
 - the loss over all pairs, and what lies there anyway: the nucleotides of the study and the batch.
 
 So the first GPU needs at least 12 bytes a parameter more than the others: 0.6 GB for 50 million parameters.
-An ASV that samples on k GPUs hold is encoded k times; its hidden nucleotides are predicted once.
+An ASV that samples on k GPUs hold is encoded k times; of its hidden nucleotides and ranks, one prediction counts.
 
 Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, M hidden nucleotides, D width,
-V vocabulary, K outputs; B_p, U_p and M_p those of a sub-batch.
+V vocabulary, K outputs, C classes of all taxonomic ranks together; B_p, U_p and M_p those of a sub-batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -116,15 +116,15 @@ def gather_encoder(
         batches: the sub-batches; ``index`` and ``owned`` on ``device``.
         device: where the joined outputs are.
     """
-    embedding, z, logits, asvs, faith_pd = zip(*outputs, strict=True)
-    owned = [output.to(device)[batch.owned] for output, batch in zip(asvs, batches, strict=True)]
-    place = torch.cat([batch.index[batch.owned] for batch in batches]).argsort()
+    embedding, z, logits, asvs, faith_pd, taxonomy = zip(*outputs, strict=True)
+    of_ranks = [part for part in taxonomy if part is not None]
     return EncoderOutput(
         _join(embedding, device),
         _join(z, device),
         _gather_logits(logits, batches, device),
-        torch.cat(owned)[place],
+        _gather_asvs(asvs, batches, device),
         _join_present(faith_pd, device),
+        _gather_asvs(of_ranks, batches, device) if of_ranks else None,
     )
 
 
@@ -132,6 +132,13 @@ def gather_predictor(outputs: Sequence[PredictorOutput], device: torch.device) -
     """Join the outputs of sub-batches, which are all by samples, to those of the whole batch."""
     prediction, embedding, counts = zip(*outputs, strict=True)
     return PredictorOutput(_join(prediction, device), _join(embedding, device), _join_present(counts, device))
+
+
+def _gather_asvs(rows: Sequence[Tensor], batches: Sequence[SubBatch], device: torch.device) -> Tensor:
+    """Bring rows by ASV, [U_p, ...], into the order of the batch's ASVs, each from its owner: [U, ...]."""
+    owned = [part.to(device)[batch.owned] for part, batch in zip(rows, batches, strict=True)]
+    place = torch.cat([batch.index[batch.owned] for batch in batches]).argsort()
+    return torch.cat(owned)[place]
 
 
 def _gather_logits(logits: Sequence[Tensor | None], batches: Sequence[SubBatch], device: torch.device) -> Tensor | None:

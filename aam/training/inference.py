@@ -39,6 +39,20 @@ def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
     return np.unique(batches.drawn.indices).astype(np.int64)
 
 
+def share_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]:
+    """This rank's share of the ASVs that samples hold, whatever was drawn of them.
+
+    Returns:
+        Columns of the table, int64 [U], and how many of the samples hold each, int64 [U]: zero for an ASV that another
+        rank has (see `World.share`). Both are on the device.
+    """
+    times = np.bincount(batches.draws.table.counts[batches.samples].indices)
+    asvs = np.flatnonzero(times)
+    share = compute.world.share(len(asvs))
+    own = asvs[share.position]
+    return torch.from_numpy(own).to(compute.device), torch.from_numpy(times[own] * share.genuine).to(compute.device)
+
+
 @torch.no_grad()
 def embed_asvs(model: Embedder, nucleotides: Tensor, asv: NDArray[np.int64], compute: Compute) -> Tensor:
     """Embed ASVs of the table, each on one rank, for all ranks.

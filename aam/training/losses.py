@@ -1,10 +1,11 @@
 """The losses, each a pure function, and their weighted sum.
 
-Shapes: G samples of an optimizer step, B samples, M hidden nucleotides, V vocabulary, K outputs, T targets. A loss is given the
-total weight of the whole optimizer step, so that it adds up over the batches of a step.
+Shapes: G samples of an optimizer step, B samples, U unique ASVs, M hidden nucleotides, V vocabulary, K outputs, T
+targets, R taxonomic ranks, C classes of all of them together. A loss is given the total weight of the whole optimizer
+step, so that it adds up over the batches of a step.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,6 +90,23 @@ def nucleotide_loss(logits: Tensor, hidden: Tensor, weight: Tensor, total: Tenso
     return (loss * weight.to(loss.dtype)).sum() / total.clamp_min(1)
 
 
+def taxonomy_losses(logits: Tensor, true: Tensor, sizes: Sequence[int], weight: Tensor, total: Tensor) -> Tensor:
+    """Cross-entropy of each taxonomic rank over the ASVs whose class is known, weighed by their occurrences: [R].
+
+    Args:
+        logits: [U, C], one rank after the other.
+        true: int64 [U, R], classes; negative where not known.
+        sizes: classes of each rank, which add up to C.
+        weight: [U], occurrences of the ASV in samples.
+        total: [R], sum over the optimizer step of the weights of the ASVs whose class is known.
+    """
+    losses = [
+        (functional.cross_entropy(part, of_rank.clamp_min(0), reduction="none") * (weight * (of_rank >= 0))).sum()
+        for part, of_rank in zip(torch.split(logits, list(sizes), dim=1), true.unbind(1), strict=True)
+    ]
+    return torch.stack(losses) / total.clamp_min(1)
+
+
 class RegressionLoss(NamedTuple):
     """How the error of a number is measured, on the scale that is learned."""
 
@@ -130,7 +148,7 @@ class RegressionLoss(NamedTuple):
 
 
 def class_errors(logits: Tensor, true: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy of every sample, with label smoothing (Szegedy et al. 2016): logits [B, K], int64 true [B] -> [B]."""
+    """Cross-entropy with label smoothing (Szegedy et al. 2016): logits [B, K], int64 true [B] -> [B]."""
     return functional.cross_entropy(logits, true, reduction="none", label_smoothing=smoothing)
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor
 
+from aam.data.taxonomy import RANKS
+
 Metrics = dict[str, float | None]
 
 
@@ -230,8 +232,10 @@ def _macro_auroc(probabilities: NDArray[np.float64], true: NDArray[np.int64]) ->
 def higher_is_better(name: str) -> bool:
     """Whether a larger value of a metric, such as ``val/r2``, is a better one."""
     plain = name.rsplit("/", 1)[-1]
-    for task in ("unifrac_", "nucleotide_", "faith_pd_"):
-        plain = plain.removeprefix(task)
+    for part in ("unifrac_", "nucleotide_", "faith_pd_", "taxonomy_", "new_"):
+        plain = plain.removeprefix(part)
+    for rank in RANKS:
+        plain = plain.removesuffix(f"_{rank}")
     return plain in _HIGHER_IS_BETTER
 
 

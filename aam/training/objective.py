@@ -4,7 +4,7 @@ Shapes: B samples, U unique ASVs of a batch, L nucleotides, G samples of an opti
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Protocol
@@ -22,11 +22,12 @@ from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.types import EncoderOutput
 from aam.training.compute import draws_dropout, seeded
 from aam.training.distributed import gather_embeddings_for_unifrac
-from aam.training.inference import ROWS, embed_samples, join_moments
+from aam.training.inference import ROWS, embed_samples, join_moments, share_asvs
 from aam.training.losses import PAIR_BLOCK, MultiTaskLoss, nucleotide_loss, pairwise_gradient
 from aam.training.masking import hidden_nucleotides
 from aam.training.metrics import DistanceMetrics, Metrics, RegressionMetrics
 from aam.training.parallel import Parallel
+from aam.training.taxonomy import TaxonomyTask
 
 Scale = Callable[[Tensor], Tensor]
 """Multiplies the loss before the backward pass (a gradient scaler's, for fp16)."""
@@ -70,7 +71,7 @@ class Objective(Protocol):
 
 
 class PretrainObjective:
-    """Hidden nucleotides and distances between samples.
+    """Hidden nucleotides, distances between samples, Faith's PD of samples, and taxonomic ranks of ASVs.
 
     Args:
         model: the bare encoder.
@@ -79,6 +80,7 @@ class PretrainObjective:
         keys: int64 [ASVs of the table], addresses of the ASVs, on the device.
         config: weights, masks and seed.
         validation: held-out samples, and where true distances come from.
+        taxonomy: the true ranks; None where they are not learned.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class PretrainObjective:
         keys: Tensor,
         config: PretrainConfig,
         validation: tuple[FixedBatches, DistanceSource | None],
+        taxonomy: TaxonomyTask | None = None,
     ) -> None:
         self.model = model
         self.parallel = parallel
@@ -97,16 +100,10 @@ class PretrainObjective:
         self.keys = keys
         self.config = config
         self.held_out, self.source = validation
+        self.taxonomy = taxonomy
         self.draws_dropout = draws_dropout(model)
         self.sound = torch.ones((), dtype=torch.bool, device=self.compute.device)
-        losses = config.losses
-        self.loss = MultiTaskLoss(
-            {
-                "unifrac_loss": losses.unifrac_weight,
-                "nucleotide_loss": losses.nucleotide_weight,
-                "faith_pd_loss": losses.faith_pd_weight,
-            }
-        )
+        self.loss = MultiTaskLoss({f"{name}_loss": weight for name, weight in config.losses.weights.items()})
 
     def backward(self, step: StepBatch, scale: Scale) -> dict[str, Tensor]:
         """Add the gradient of one optimizer step; see `Objective`.
@@ -120,15 +117,14 @@ class PretrainObjective:
         world = self.parallel.world
         self.sound = torch.ones_like(self.sound)
         hidden = [self._hide(batch.asv, step.plan.step, self.config.masking) for batch in step.micro]
-        weight = [(mask.sum(1) * batch.occurrence).sum() for mask, batch in zip(hidden, step.micro, strict=True)]
-        total = world.sum(torch.stack(weight).sum())
+        totals = self._totals(step, hidden)
         first = self._forward(step, 0, hidden[0]) if len(step.micro) == 1 else None
         sums, pull = self._compare(step, first) if self.loss.active("unifrac_loss") else ({}, None)
         start = 0
         for i, (batch, mask) in enumerate(zip(step.micro, hidden, strict=True)):
             with self.parallel.quiet() if i < len(step.micro) - 1 else nullcontext():
                 output = first or self._forward(step, i, mask)
-                parts = self._own_losses(output, step, i, mask, total)
+                parts = self._own_losses(output, step, i, mask, totals)
                 pulled = []
                 if pull is not None:
                     own = slice(start, start := start + batch.real.stop)
@@ -166,6 +162,14 @@ class PretrainObjective:
     def _hide(self, asv: Tensor, step: int | str, masking: MaskConfig) -> Tensor:
         return hidden_nucleotides(self.nucleotides[asv], self.keys[asv], masking, self.config.runtime.seed, step)
 
+    def _totals(self, step: StepBatch, hidden: Sequence[Tensor]) -> Tensor:
+        """Weights of the whole step: of hidden nucleotides, then of known classes at each rank; int64 [1 + R]."""
+        own = []
+        for mask, batch in zip(hidden, step.micro, strict=True):
+            of_hidden = (mask.sum(1) * batch.occurrence).sum()[None]
+            own.append(of_hidden if self.taxonomy is None else torch.cat([of_hidden, self.taxonomy.weight(batch)]))
+        return self.parallel.world.sum(torch.stack(own).sum(0))
+
     def _forward(self, step: StepBatch, index: int, mask: Tensor | None) -> EncoderOutput:
         # dropout is the one draw of torch's own generator: seeded by address, so that a step can be run again
         number = index * self.parallel.world.size + self.parallel.world.rank
@@ -176,7 +180,7 @@ class PretrainObjective:
             return self.parallel.call(tokens, batch.slot, batch.count, batch.depth, hidden)  # type: ignore[no-any-return]
 
     def _own_losses(
-        self, output: EncoderOutput, step: StepBatch, index: int, mask: Tensor, total: Tensor
+        self, output: EncoderOutput, step: StepBatch, index: int, mask: Tensor, totals: Tensor
     ) -> dict[str, Tensor]:
         """Losses that add up over batches and ranks, without comparing samples."""
         batch, parts = step.micro[index], {}
@@ -184,17 +188,20 @@ class PretrainObjective:
             assert output.nucleotide_logits is not None
             hidden = self.nucleotides[batch.asv][mask].long()
             weight = batch.occurrence[:, None].expand_as(mask)[mask]
-            parts["nucleotide_loss"] = nucleotide_loss(output.nucleotide_logits, hidden, weight, total)
+            parts["nucleotide_loss"] = nucleotide_loss(output.nucleotide_logits, hidden, weight, totals[0])
         if output.faith_pd is not None:
             assert step.faith_pd is not None
             start = sum(other.real.stop for other in step.micro[:index])
             true = step.faith_pd[start : start + batch.real.stop].to(output.faith_pd.dtype)
             parts["faith_pd_loss"] = (output.faith_pd[batch.real] - true.log1p()).square().sum() / sum(step.sizes)
+        if self.taxonomy is not None:
+            assert output.taxonomy_logits is not None
+            parts["taxonomy_loss"] = self.taxonomy.loss(output.taxonomy_logits, batch, totals[1:])
         return parts
 
     @torch.no_grad()
     def validate(self) -> dict[str, float | None]:
-        """Distances over pairs of held-out samples, and hidden nucleotides of their ASVs; see `Objective`."""
+        """Distances over pairs of held-out samples, and what is predicted of their ASVs; see `Objective`."""
         self.model.eval()
         losses: dict[str, float] = {}
         metrics: dict[str, float | None] = {}
@@ -212,6 +219,9 @@ class PretrainObjective:
                 metrics |= {f"val/faith_pd_{name}": value for name, value in faith_pd.items()}
         if self.loss.active("nucleotide_loss"):
             losses["nucleotide_loss"], metrics["val/nucleotide_accuracy"] = self._predict_hidden()
+        if self.taxonomy is not None:
+            losses["taxonomy_loss"], of_ranks = self.taxonomy.validate(self.model, self.nucleotides)
+            metrics |= {f"val/taxonomy_{name}": value for name, value in of_ranks.items()}
         self.model.train()
         total = sum(self.loss.weights[name] * value for name, value in losses.items())
         return {"val/loss": total} | {f"val/{name}": value for name, value in losses.items()} | metrics
@@ -225,6 +235,8 @@ class PretrainObjective:
             names |= {f"faith_pd_{name}" for name in RegressionMetrics().compute()}
         if self.loss.active("nucleotide_loss"):
             names.add("nucleotide_accuracy")
+        if self.taxonomy is not None:
+            names |= {f"taxonomy_{name}" for name in self.taxonomy.metric_names()}
         return {f"val/{name}" for name in names}
 
     def embed_held_out(self) -> Tensor:
@@ -276,12 +288,7 @@ class PretrainObjective:
     def _predict_hidden(self) -> tuple[float, float | None]:
         """Loss and accuracy of hidden nucleotides of every held-out ASV, weighed by the samples that hold it."""
         masking = self.config.masking.model_copy(update={"nuc_asv_share": 1.0})
-        counts = self.held_out.draws.table.counts[self.held_out.samples]
-        times = np.bincount(counts.indices)
-        asvs = np.flatnonzero(times)
-        share = self.parallel.world.share(len(asvs))
-        own = torch.from_numpy(asvs[share.position]).to(self.compute.device)
-        occurrence = torch.from_numpy(times[asvs[share.position]] * share.genuine).to(self.compute.device)
+        own, occurrence = share_asvs(self.held_out, self.compute)
         sums = torch.zeros(3, dtype=torch.float64, device=self.compute.device)
         for asv, weight_of_asv in zip(torch.split(own, ROWS), torch.split(occurrence, ROWS), strict=True):
             mask = self._hide(asv, VALIDATION, masking)

@@ -25,7 +25,9 @@ def score(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame) -> Metr
     Returns:
         Metrics by name; of several targets the names end in ``_NAME``, and the mean of those in `MEANS` stands first.
     """
-    scores = {column.name: dict(_score(column, targets.of_column(predicted, column), true)) for column in targets.columns}
+    scores = {
+        column.name: dict(_score(column, targets.of_column(predicted, column), true)) for column in targets.columns
+    }
     if len(scores) == 1:
         return scores[targets.only.name]
     return {name: _mean([values[name] for values in scores.values()]) for name in MEANS} | {

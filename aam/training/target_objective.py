@@ -1,7 +1,7 @@
 """Fine-tuning: metadata columns from samples, and hidden abundances beside them.
 
-Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, T targets (columns to predict), K outputs
-over all targets, C columns of categories.
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, T targets (columns to predict), K
+outputs over all targets, C columns of categories.
 """
 
 from contextlib import nullcontext
@@ -101,10 +101,10 @@ class TargetObjective:
         """Add the gradient of one optimizer step; see `Objective`. Losses are over all samples of the step."""
         world = self.parallel.world
         hidden = [self._hide_abundances(batch, step.plan.step) for batch in step.micro]
-        weight = sum(self.table.weight[batch.sample[batch.real]].double().sum(0) for batch in step.micro)
-        concealed = sum(mask.sum().double() for mask in hidden if mask is not None)
-        *total, concealed = world.sum(torch.stack([*weight, weight.new_tensor(0.0) + concealed]))
-        total = torch.stack(total)
+        weight = torch.stack([self.table.weight[batch.sample[batch.real]].double().sum(0) for batch in step.micro])
+        concealed = torch.stack([weight.new_zeros(()) if mask is None else mask.sum().double() for mask in hidden])
+        sums_of_step = world.sum(torch.cat([weight.sum(0), concealed.sum(0, keepdim=True)]))
+        total, concealed = sums_of_step[:-1], sums_of_step[-1]
         sums: dict[str, Tensor] = {}
         for i, (batch, mask) in enumerate(zip(step.micro, hidden, strict=True)):
             with self.parallel.quiet() if i < len(step.micro) - 1 else nullcontext():
@@ -137,7 +137,7 @@ class TargetObjective:
         if self.targets.is_classes:
             errors = class_errors(prediction, true[:, 0], self.config.target.label_smoothing)[:, None]
         else:
-            parts = zip(self.losses, prediction.split(self.outputs, dim=1), true.T, strict=True)
+            parts = zip(self.losses, torch.split(prediction, self.outputs, dim=1), true.T, strict=True)
             errors = torch.stack([loss.errors(part, each) for loss, part, each in parts], dim=1)
         return target_loss(errors, weight, total)
 

@@ -1,21 +1,26 @@
 """`aam pretrain`: learn to encode ASVs and samples without labels."""
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from aam.config import PretrainConfig
 from aam.data.dataset import StepDataset
 from aam.data.splits import split_samples
-from aam.data.study import Study, load_study
+from aam.data.study import Study, digest, load_study
+from aam.data.taxonomy import TaxonomyLabels
 from aam.errors import InputError
 from aam.evaluation.distances import write_distance_report
+from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
 from aam.training.objective import PretrainObjective
 from aam.training.parallel import give_weights, parallelize
+from aam.training.taxonomy import TaxonomyTask
 from aam.workflows.fit import Run, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_encoder
@@ -36,12 +41,13 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 def load_pretraining_study(config: PretrainConfig) -> Study:
-    """Read the study; the distances to learn need a tree or a matrix.
+    """Read the study; the distances to learn need a tree or a matrix, taxonomic ranks a taxonomy.
 
     Raises:
         InputError: a file is missing or wrong.
     """
     check_distances(config, has_tree=config.inputs.tree is not None)
+    check_taxonomy(config, has_taxonomy=config.inputs.taxonomy is not None)
     return load_study(config.inputs, config.sampling, config.unifrac)
 
 
@@ -54,12 +60,34 @@ def check_distances(config: PretrainConfig, has_tree: bool) -> None:
     losses, has_matrix = config.losses, config.inputs.unifrac_matrix is not None
     if has_matrix and has_tree:
         raise InputError("distances come from --unifrac-matrix or from --tree: give one of them")
-    if losses.unifrac_weight > 0 and not has_tree and not has_matrix:
+    if losses.learns("unifrac") and not has_tree and not has_matrix:
         raise InputError("distances are learned from a tree: give --tree (or --unifrac-matrix, or --unifrac-weight 0)")
-    if losses.faith_pd_weight > 0 and not has_tree:
-        raise InputError("--faith-pd-weight: Faith's PD is computed from --tree (without --unifrac-matrix)")
+    if losses.learns("faith_pd") and not has_tree:
+        raise InputError(
+            f"--encoder-type {losses.encoder_type} with --faith-pd-weight {losses.weights['faith_pd']}: Faith's PD is "
+            "computed from --tree (without --unifrac-matrix)"
+        )
     if has_matrix and config.sampling.rarefy_depth is not None:
         logger.warning("--rarefy-depth: reads are drawn afresh, while the distances of --unifrac-matrix stay as given")
+
+
+def check_taxonomy(config: PretrainConfig, has_taxonomy: bool) -> None:
+    """Refuse to learn taxonomic ranks without a taxonomy, and a taxonomy that nothing is learned from.
+
+    Raises:
+        InputError: one is given without the other.
+    """
+    learned = config.losses.learns("taxonomy")
+    if learned and not has_taxonomy:
+        raise InputError(
+            f"--encoder-type {config.losses.encoder_type} with --taxonomy-weight {config.losses.weights['taxonomy']} "
+            "learns the ranks of ASVs: give --taxonomy (or --taxonomy-weight 0)"
+        )
+    if has_taxonomy and not learned:
+        raise InputError(
+            f"--taxonomy: nothing is learned from it with --encoder-type {config.losses.encoder_type}: use taxonomy or "
+            "combined, or give a --taxonomy-weight above 0, or leave the file out"
+        )
 
 
 def pretrain_study(study: Study, config: PretrainConfig, world: World | None = None) -> tuple[Run, Path]:
@@ -71,7 +99,7 @@ def pretrain_study(study: Study, config: PretrainConfig, world: World | None = N
 def _report(run: Run, config: PretrainConfig, folder: Path) -> None:
     """Compare the distances of held-out samples, if they were learned."""
     assert isinstance(run.objective, PretrainObjective)
-    if config.losses.unifrac_weight > 0:
+    if config.losses.learns("unifrac"):
         write_distance_report(run.objective, folder)
 
 
@@ -84,7 +112,8 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
         world: the processes that train together; by default this one takes its place among them as the config says.
 
     Raises:
-        InputError: a side of the split has too few samples, or the device cannot do what was asked for.
+        InputError: a side of the split has too few samples, the taxonomy leaves nothing to learn, or the device
+            cannot do what was asked for.
     """
     split = split_samples(study.table.sample_ids, study.metadata, config.split, config.runtime.seed)
     if min(len(split.train), len(split.val)) < 2:
@@ -92,29 +121,43 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
             f"pretraining compares samples: {len(split.train)} to train on and {len(split.val)} to validate are too "
             "few (at least 2 each); use more samples or another --test-size"
         )
+    losses = config.losses
+    labels = study.taxonomy_labels(split.train) if losses.learns("taxonomy") else None
     compute = Compute.of(world or setup_distributed(config.runtime.device, config.distribution), config.runtime)
     material = gather_material(study, split, config, compute)
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
-    losses = config.losses
-    learns_distances, learns_faith_pd = losses.unifrac_weight > 0, losses.faith_pd_weight > 0
-    source = study.distance_source(config.unifrac) if learns_distances or learns_faith_pd else None
-    model = build_encoder(config)
-    model.fix_unused(learns_distances, losses.nucleotide_weight > 0, learns_faith_pd)
-    give_weights(model, config.distribution, compute, config.runtime.seed)
+    compares = losses.learns("unifrac") or losses.learns("faith_pd")
+    source = study.distance_source(config.unifrac) if compares else None
+    model = _build_model(config, labels, compute)
+    held_out = material.held_out(config.optim.batch_size)
     objective = PretrainObjective(
         model,
         parallelize(model, config.distribution, compute),
         material.nucleotides,
         torch.from_numpy(study.asv_keys).to(compute.device),
         config,
-        (material.held_out(config.optim.batch_size), source),
+        (held_out, source),
+        None if labels is None else TaxonomyTask(labels, held_out, compute),
     )
-    trained_on = [study.table.sample_ids[row] for row in split.train]
     dataset = StepDataset(
         material.draws,
-        source if learns_distances else None,
-        study.tree if learns_faith_pd else None,
+        source if losses.learns("unifrac") else None,
+        study.tree if losses.learns("faith_pd") else None,
         compute.world.rank,
         compute.world.size,
     )
-    return Run("pretrain", config, material, model, objective, dataset, {"training": trained_on})
+    documents: dict[str, Any] = {"training": [study.table.sample_ids[row] for row in split.train]}
+    if labels is None:
+        return Run("pretrain", config, material, model, objective, dataset, documents)
+    documents["taxonomy"] = labels.classes.to_json()
+    fingerprint = {"taxonomy": digest([labels.code, json.dumps(documents["taxonomy"])])}
+    return Run("pretrain", config, material, model, objective, dataset, documents, fingerprint)
+
+
+def _build_model(config: PretrainConfig, labels: TaxonomyLabels | None, compute: Compute) -> SequenceEncoder:
+    """Build the model with the weights of its first step."""
+    model = build_encoder(config, None if labels is None else labels.classes)
+    learns = config.losses.learns
+    model.fix_unused(learns("unifrac"), learns("nucleotide"), learns("faith_pd"), learns("taxonomy"))
+    give_weights(model, config.distribution, compute, config.runtime.seed)
+    return model

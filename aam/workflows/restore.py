@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from aam.config import FinetuneConfig, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.target_table import Targets
+from aam.data.taxonomy import TaxonomyClasses
 from aam.errors import InputError
 from aam.models.distance_link import LinkName
 from aam.models.heads import TargetSpec
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 SHAPE = ("embedding_dim", "attention_heads", "attention_layers", "feedforward_ratio", "nucleotide_patch")
 """Options of the model that pretrained weights fix."""
+LEFT_BEHIND = ("faith_pd_head.", "taxonomy_head.")
+"""Weights of a pretrained encoder that fine-tuning has no use for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +43,14 @@ class Restored:
     """What its checkpoint holds besides config and weights."""
 
 
-def build_encoder(config: PretrainConfig) -> SequenceEncoder:
-    """Build the pretraining model of a config on meta, without weights."""
+def build_encoder(config: PretrainConfig, taxonomy: TaxonomyClasses | None = None) -> SequenceEncoder:
+    """Build the pretraining model of a config on meta, without weights, with a head for each taxonomic rank."""
     # weighted UniFrac that is not normalized may exceed 1, which the other links do not reach
     unbounded = config.unifrac.unifrac_metric == "weighted_unifrac"
     link: LinkName = "euclidean" if unbounded else config.unifrac.distance_link
     with torch.device("meta"):
-        return SequenceEncoder(config.model, faith_pd=config.losses.faith_pd_weight > 0, link=link)
+        ranks = None if taxonomy is None else taxonomy.sizes
+        return SequenceEncoder(config.model, faith_pd=config.losses.learns("faith_pd"), link=link, taxonomy=ranks)
 
 
 def build_predictor(config: TrainConfig, targets: Targets) -> SequencePredictor:
@@ -62,8 +66,8 @@ def build_predictor(config: TrainConfig, targets: Targets) -> SequencePredictor:
 
 
 def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> None:
-    """Copy the weights of a pretrained encoder; its head for Faith's PD is left behind."""
-    weights = {name: value for name, value in checkpoint.model.items() if not name.startswith("faith_pd_head.")}
+    """Copy the weights of a pretrained encoder; its heads for Faith's PD and for taxonomic ranks are left behind."""
+    weights = {name: value for name, value in checkpoint.model.items() if not name.startswith(LEFT_BEHIND)}
     load_weights(predictor.encoder, weights)
 
 
@@ -105,7 +109,9 @@ def restore(path: Path) -> Restored:
     checkpoint = read_checkpoint(path)
     if checkpoint.kind == "pretrain":
         pretraining = _config(PretrainConfig, checkpoint)
-        encoder = materialise(build_encoder(pretraining), CPU)
+        learned = checkpoint.documents["taxonomy"] if pretraining.losses.learns("taxonomy") else None
+        taxonomy = None if learned is None else TaxonomyClasses.from_json(learned)
+        encoder = materialise(build_encoder(pretraining, taxonomy), CPU)
         encoder.load_state_dict(checkpoint.model)
         return Restored(pretraining, encoder.eval(), None, None, checkpoint.documents)
     config = _config(TrainConfig, checkpoint)

@@ -14,7 +14,7 @@ from aam.data.distance_matrix import DistanceMatrix, write_distance_matrix
 from aam.data.metadata import read_metadata
 from aam.data.phylogeny import parse_newick
 from aam.data.rarefaction import FIXED, SampleDraws
-from aam.data.study import Study, assemble_study, load_study, select_samples, with_phylogeny
+from aam.data.study import Study, assemble_study, load_study, select_samples, with_phylogeny, with_taxonomy
 from aam.data.tables import FeatureTable, read_tables
 from aam.errors import InputError
 
@@ -308,3 +308,23 @@ def test_joining_many_samples_is_not_done_pair_by_pair():
     study = assemble_study(table, SamplingConfig(), metadata=metadata)
     assert time.process_time() - before < 5
     assert study.metadata["x"].tolist() == list(range(count))[::-1]
+
+
+TAXA = {ASVS[0]: "d__B; p__P1", ASVS[2]: "d__B; p__P2", ASVS[3]: "d__B; p__P3", "elsewhere": "d__A"}
+
+
+def test_lineages_are_joined_by_id_and_those_that_are_lacking_are_told(caplog):
+    study = with_taxonomy(assemble_study(make_table(), SamplingConfig()), TAXA)
+    assert "the taxonomy lacks 1 of 4 ASVs (4 of 71 reads)" in caplog.text
+    assert ASVS[1][:37] in caplog.text
+    labels = study.taxonomy_labels(np.array([0, 1, 2]))
+    of_asv = dict(zip(study.table.asv_ids, labels.code[:, 0].tolist(), strict=True))
+    # the last sample alone holds the last ASV
+    assert of_asv == {ASVS[0]: 0, ASVS[1]: -1, ASVS[2]: 1, ASVS[3]: -1}
+    assert dict(zip(study.table.asv_ids, labels.trained.tolist(), strict=True))[ASVS[3]] is False
+    assert labels.classes.to_json() == {"phylum": ["B; P1", "B; P2"]}
+
+
+def test_a_taxonomy_of_another_table_is_refused():
+    with pytest.raises(InputError, match=r"names none of the 4 ASVs of the table: its ids are like x, y, the table's"):
+        with_taxonomy(assemble_study(make_table(), SamplingConfig()), {"x": "d__B", "y": "d__A"})

@@ -17,7 +17,7 @@ from typing import Any
 
 import sharded_models
 import torch
-from together import ALONE, COMPILER, Result, gradient, prepare, relative, weights
+from together import ALONE, COMPILER, WEIGHTS, Result, gradient, prepare, relative, weights
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
@@ -113,8 +113,8 @@ def more_cases(name: str, strategy: Options) -> Iterator[Case]:
     for more in ({}, CHECKPOINTING):
         yield Case(f"{name}, bf16 {sorted(more)}", strategy, {**BF16, **more}, dtype=torch.float32)
     yield Case(f"{name}, train, bf16", strategy, BF16, "train", dtype=torch.float32)
-    for loss in ("unifrac", "nucleotide", "faith_pd"):
-        others = {f"{other}_weight": 0.0 for other in ("unifrac", "nucleotide", "faith_pd") if other != loss}
+    for loss in WEIGHTS:
+        others = {other: 0.0 for other in WEIGHTS if other != loss}
         yield Case(f"{name}, {loss} alone", strategy, others)
     yield Case(f"{name}, dropout", strategy, DROPOUT, twin=DDP)
     # in one chunk: the order of the draws is that of the chunks

@@ -45,6 +45,7 @@ SMALL = {
 }
 # weights that make the gradients of the parts about as long as each other
 PARTS = {"unifrac_weight": 2.5, "nucleotide_weight": 0.2, "nuc_asv_share": 0.6, "faith_pd_weight": 0.01}
+RANKS = {"taxonomy_weight": 1.0}
 COUNTS = {"count_weight": 0.3, "target_weight": 0.7, "count_mask_ratio": 0.4, "regressor_hidden_dims": (6,)}
 NUMBERS = {"metadata_column": "acidity", **COUNTS}
 CLASSES = {"metadata_column": "habitat", "classifier": True, "class_weights": "balanced"}
@@ -63,9 +64,9 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "tree": Task(PARTS, "tree"),
-    "tree, pairs in blocks": Task({**PARTS, "asv_chunk_size": 7}, "tree", "tree", blocks=True),
-    "tree, checkpointing": Task({**PARTS, "gradient_checkpointing": True}, "tree", "tree"),
+    "tree": Task({**PARTS, **RANKS}, "tree"),
+    "tree, pairs in blocks": Task({**PARTS, **RANKS, "asv_chunk_size": 7}, "tree", "tree", blocks=True),
+    "tree, checkpointing": Task({**PARTS, **RANKS, "gradient_checkpointing": True}, "tree", "tree"),
     "matrix": Task({**PARTS, "faith_pd_weight": 0.0}, "unifrac_matrix"),
     "classes": Task(CLASSES),
     "numbers and counts": Task(NUMBERS),
@@ -92,7 +93,9 @@ LEAST_SHARED = 10
 @cache
 def study_of(folder: Path, source: str | None) -> Study:
     """Read the study with a tree, with a matrix, or with its metadata alone."""
-    config = pretrain_config(folder, source) if source is not None else train_config(folder, **NUMBERS)
+    config = train_config(folder, **NUMBERS)
+    if source is not None:
+        config = pretrain_config(folder, source, **(RANKS if source == "tree" else {}))
     if isinstance(config, PretrainConfig):
         return load_pretraining_study(config)
     return load_study(config.inputs, config.sampling, needs=("metadata",))
@@ -100,6 +103,8 @@ def study_of(folder: Path, source: str | None) -> Study:
 
 def pretrain_config(folder: Path, source: str, **options: Any) -> PretrainConfig:
     files = {"table": (folder / "table.biom",), source: folder / {"tree": "tree.nwk"}.get(source, "matrix.tsv")}
+    if source == "tree":
+        files["taxonomy"] = folder / "taxonomy.tsv"
     return PretrainConfig.from_flat({**SMALL, "output_dir": folder / "run", **files, **options})
 
 

@@ -54,17 +54,18 @@ def reference(run: Run, plan: StepPlan) -> Reference:
 
 
 def pretraining_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
-    """Hidden nucleotides of every ASV of every sample, distances of every pair, and Faith's PD of every sample."""
+    """Nucleotides and ranks of every ASV of every sample, distances of every pair, and Faith's PD of every sample."""
     drawn = run.material.draws.rows(plan.samples, plan.epoch)
     truth = true_distances(run, plan, drawn.toarray())
     tokens, keys = run.material.nucleotides, torch.from_numpy(run.material.study.asv_keys)
     mask = hidden_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
     model, tau = run.model, run.model.log_tau.exp()
-    z, cross_entropies, diversity_errors = [], [], []
+    z, cross_entropies, diversity_errors, ranks = [], [], [], []
     for row in range(len(plan.samples)):
         asv, count = row_of(drawn, row)
         output = model(*alone(tokens, asv, count), mask[asv].contiguous())
         z.append(output.sample_embedding[0] / tau)
+        ranks.append((asv, output.taxonomy_logits))
         logits, true = output.nucleotide_logits, tokens[asv][mask[asv]].long()
         cross_entropies.append(logits.logsumexp(1) - logits.gather(1, true[:, None])[:, 0])
         if truth.faith_pd is not None:
@@ -76,8 +77,34 @@ def pretraining_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
     }
     if diversity_errors:
         parts["faith_pd_loss"] = torch.stack(diversity_errors).mean()
-    weights = run.config.losses
-    return {"loss": sum(getattr(weights, f"{n.removesuffix('_loss')}_weight") * x for n, x in parts.items())} | parts
+    if model.taxonomy_head is not None:
+        names = np.concatenate([asv for asv, _ in ranks])
+        parts["taxonomy_loss"] = rank_loss(run, names, torch.cat([logits for _, logits in ranks]))
+    weights = run.config.losses.weights
+    return {"loss": sum(weights[name.removesuffix("_loss")] * part for name, part in parts.items())} | parts
+
+
+def rank_loss(run: Run, asv: np.ndarray, logits: Tensor) -> Tensor:
+    """Mean over ranks of the mean cross-entropy of ASVs, with an entry for each sample that holds one, if it is known.
+
+    Classes are the lineages that ASVs of training samples have, as the simulation writes them.
+    """
+    study, losses, start = run.material.study, [], 0
+    trained = study.table.counts[run.material.split.train].sum(axis=0) > 0
+    taxa = pd.read_csv(run.config.inputs.taxonomy, sep="\t", index_col=0)["Taxon"]
+    lineages = [taxa[name].split("; ") for name in study.table.asv_ids]
+    for depth in range(2, 7):  # from phylum to genus: there is one domain, and no species
+        classes = sorted(
+            {"; ".join(x[:depth]) for x, t in zip(lineages, trained, strict=True) if t and len(x) >= depth}
+        )
+        true = [classes.index("; ".join(x[:depth])) if "; ".join(x[:depth]) in classes else -1 for x in lineages]
+        own = torch.tensor(true)[torch.from_numpy(asv)]
+        part = logits[:, start : start + len(classes)][own >= 0]
+        errors = part.logsumexp(1) - part.gather(1, own[own >= 0][:, None])[:, 0]
+        losses.append(errors.sum() / max(1, len(errors)))
+        start += len(classes)
+    assert start == logits.shape[1]
+    return torch.stack(losses).mean()
 
 
 def distance_loss(z: list[Tensor], true: np.ndarray) -> Tensor:

@@ -122,7 +122,7 @@ def calls_of(model: SequenceEncoder | SequencePredictor, batch: SampleBatch, nuc
         embedding = model.embed_samples(asvs, *rest)
     common: Calls = {"embed_asvs": (tokens,), "embed_samples": (asvs, *rest)}
     if isinstance(model, SequenceEncoder):
-        heads: Calls = {"scale": (embedding,), "predict_faith_pd": (embedding,)}
+        heads: Calls = {"scale": (embedding,), "predict_faith_pd": (embedding,), "predict_taxonomy": (asvs,)}
         return common | heads | {"predict_hidden": (tokens, mask), "__call__": (tokens, *rest, mask)}
     hidden = (torch.rand(batch.count.shape, generator=draw) < 0.4) & (batch.count > 0)
     named: Calls = {"predict_samples": (asvs, *rest), "predict_samples hidden": (asvs, *rest, hidden)}

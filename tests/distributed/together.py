@@ -29,7 +29,8 @@ SMALL = {
     "rarefy_depth": 150,
     "device": "cpu",
 }
-PARTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "nuc_asv_share": 0.6, "faith_pd_weight": 0.2}
+WEIGHTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "faith_pd_weight": 0.2, "taxonomy_weight": 0.3}
+PARTS = {**WEIGHTS, "nuc_asv_share": 0.6}
 TARGET = {"metadata_column": "acidity", "count_weight": 0.3, "count_mask_ratio": 0.4, "regressor_hidden_dims": (6,)}
 
 
@@ -52,7 +53,8 @@ def precision(dtype: torch.dtype) -> Iterator[None]:
 
 
 def pretrain_config(folder: Path, **options: Any) -> PretrainConfig:
-    files = {"table": (folder / "table.biom",), "tree": folder / "tree.nwk"}
+    names = {"tree": "tree.nwk", "taxonomy": "taxonomy.tsv"}
+    files = {"table": (folder / "table.biom",)} | {option: folder / name for option, name in names.items()}
     return PretrainConfig.from_flat({**SMALL, **PARTS, **files, "output_dir": folder / "run", **options})
 
 

@@ -193,6 +193,28 @@ def test_wrong_options(table, metadata, options, message):
         aam.SampleRegressor(options=options).fit(table, metadata["acidity"])
 
 
+def test_a_taxonomy_is_a_path_or_a_dataframe(table, study_folder, tmp_path):
+    path = study_folder / "taxonomy.tsv"
+    frame = pd.read_csv(path, sep="\t", index_col="Feature ID")
+    fitted = [aam.SampleEncoder(**FAST, encoder_type="taxonomy").fit(table, taxonomy=given) for given in (path, frame)]
+    _assert_same_weights(*fitted)
+    assert "val/taxonomy_accuracy_genus" in fitted[0].history_
+    fitted[0].save(tmp_path / "saved")
+    again = aam.SampleEncoder.load(tmp_path / "saved")
+    assert again.encoder_type == "taxonomy"
+    _assert_same_weights(again, fitted[0])
+    pd.testing.assert_frame_equal(again.embed(table), fitted[1].embed(table))
+
+
+def test_a_taxonomy_and_what_learns_it_go_together(table, tree, study_folder):
+    with pytest.raises(aam.InputError, match=r"--encoder-type combined .*give --taxonomy"):
+        aam.SampleEncoder(**FAST, encoder_type="combined").fit(table, tree=tree)
+    with pytest.raises(aam.InputError, match="nothing is learned from it"):
+        aam.SampleEncoder(**FAST).fit(table, tree=tree, taxonomy=study_folder / "taxonomy.tsv")
+    with pytest.raises(aam.InputError, match="no column 'Taxon'"):
+        aam.SampleEncoder(**FAST, encoder_type="taxonomy").fit(table, taxonomy=pd.DataFrame({"x": [1]}, index=["a"]))
+
+
 def test_options_reach_the_run(table, tree):
     options = {"nuc_mask_ratio": 0.3, "weight_decay": 0.5, "nucleotide_weight": 0.0}
     config = aam.SampleEncoder(**FAST, max_asvs=20, options=options).fit(table, tree=tree).trained_.config

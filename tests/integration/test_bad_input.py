@@ -280,6 +280,69 @@ TREES = {
     ),
 }
 
+TAXA = "Feature ID\tTaxon\n"
+
+TAXONOMY = {
+    "no taxonomy": Case(pretrain(encoder_type="taxonomy"), ("--encoder-type taxonomy .*give --taxonomy",)),
+    "no taxonomy for its weight": Case(
+        pretrain(taxonomy_weight=0.5), ("--taxonomy-weight 0.5 learns the ranks", "give --taxonomy")
+    ),
+    "taxonomy that nothing learns": Case(
+        pretrain(taxonomy="taxonomy.tsv"), ("--taxonomy: nothing is learned", "--encoder-type unifrac", "combined")
+    ),
+    "Faith's PD without a tree": Case(
+        pretrain(encoder_type="faith_pd", tree=None), ("--encoder-type faith_pd", "computed from --tree")
+    ),
+    "all without a tree": Case(pretrain(encoder_type="combined", taxonomy="taxonomy.tsv", tree=None), ("give --tree",)),
+    "encoder type unknown": Case(pretrain(encoder_type="phylum"), ("'phylum' is not one of 'unifrac', 'faith_pd'",)),
+    "all weights zero": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="taxonomy.tsv", taxonomy_weight=0, nucleotide_weight=0),
+        ("--taxonomy-weight are all 0 with --encoder-type taxonomy: nothing to learn",),
+    ),
+    "taxonomy missing": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="none.tsv"), ("taxonomy none.tsv: no such file",)
+    ),
+    "taxonomy empty": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="t.tsv"),
+        ("taxonomy t.tsv: the file is empty",),
+        (write("t.tsv", ""),),
+    ),
+    "taxonomy header unknown": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="taxonomy.tsv"),
+        ("taxonomy.tsv: the first line should name the columns 'Feature ID' and 'Taxon'",),
+        (replace("taxonomy.tsv", "Feature ID", "OTU"),),
+    ),
+    "taxonomy without tabs": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="t.tsv"),
+        ("t.tsv: line 2 should hold an ASV id",),
+        (write("t.tsv", TAXA + "asv1 d__Bacteria\n"),),
+    ),
+    "taxonomy twice": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="t.tsv"),
+        ("t.tsv: ASV ids given more than once: asv1",),
+        (write("t.tsv", TAXA + "asv1\td__Bacteria\nasv1\td__Bacteria\n"),),
+    ),
+    "taxonomy of another table": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="t.tsv"),
+        ("names none of the .* ASVs of the table: its ids are like asv1, asv2", "made for this table"),
+        (write("t.tsv", TAXA + "asv1\td__Bacteria\nasv2\td__Archaea\n"),),
+    ),
+    "taxonomy without classes": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="taxonomy.tsv"),
+        ("no rank has two classes", "d__Bacteria"),
+        (replace("taxonomy.tsv", "; p__", "\t; p__"),),
+    ),
+    "artifact is no taxonomy": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="t.qza"),
+        ("t.qza", r"QIIME 2 artifact FeatureData\[Sequence\], but FeatureData\[Taxonomy\] is wanted"),
+        (artifact("t.qza", "FeatureData[Sequence]"),),
+    ),
+    "accuracy of a rank without classes": Case(
+        pretrain(encoder_type="taxonomy", taxonomy="taxonomy.tsv", best_metric="val/taxonomy_accuracy_species"),
+        ("val/taxonomy_accuracy_species is not a metric", "val/taxonomy_accuracy_phylum"),
+    ),
+}
+
 METADATA = {
     "no metadata": Case(train(metadata=None), ("--metadata is needed",)),
     "metadata missing": Case(train(metadata="none.tsv"), ("metadata none.tsv: no such file",)),
@@ -485,7 +548,18 @@ OPTIONS = {
     ),
 }
 
-CASES = {**TABLES, **TREES, **METADATA, **TARGETS, **SPLITS, **MATRICES, **CHECKPOINTS, **OUTPUTS, **OPTIONS}
+CASES = {
+    **TABLES,
+    **TREES,
+    **TAXONOMY,
+    **METADATA,
+    **TARGETS,
+    **SPLITS,
+    **MATRICES,
+    **CHECKPOINTS,
+    **OUTPUTS,
+    **OPTIONS,
+}
 
 
 def _leave(words: list[str]) -> int:

@@ -1,6 +1,6 @@
 """Small models and batches for the tests of the models."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import pytest
@@ -45,10 +45,14 @@ def random_batch(seed: int, samples: int = 4, unique: int = 9, longest: int = 23
 
 
 def build_encoder(
-    seed: int = 0, faith_pd: bool = False, link: LinkName = "laplace", **options: object
+    seed: int = 0,
+    faith_pd: bool = False,
+    link: LinkName = "laplace",
+    taxonomy: Mapping[str, int] | None = None,
+    **options: object,
 ) -> SequenceEncoder:
     torch.manual_seed(seed)
-    return SequenceEncoder(small_config(**options), faith_pd=faith_pd, link=link)
+    return SequenceEncoder(small_config(**options), faith_pd=faith_pd, link=link, taxonomy=taxonomy)
 
 
 def refuse_calls(model: nn.Module, names: Iterable[str]) -> None:

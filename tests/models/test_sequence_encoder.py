@@ -14,6 +14,8 @@ from aam.data.tables import read_tables
 from aam.models.distance_link import LINKS
 from aam.models.sequence_encoder import SequenceEncoder
 
+RANKS = {"phylum": 3, "class": 5}
+
 tolerances = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)], ids=["float32", "float64"]
 )
@@ -25,11 +27,12 @@ def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> Non
 
 def test_shapes(make_encoder, make_batch):
     tokens, slot, count, depth, mask = make_batch(0)
-    output = make_encoder(faith_pd=True)(tokens, slot, count, depth, mask)
+    output = make_encoder(faith_pd=True, taxonomy=RANKS)(tokens, slot, count, depth, mask)
     assert output.sample_embedding.shape == output.z.shape == (4, 16)
     assert output.asv_embedding.shape == (9, 16)
     assert output.nucleotide_logits.shape == (int(mask.sum()), 7)
     assert output.faith_pd.shape == (4,)
+    assert output.taxonomy_logits.shape == (9, 8)
 
 
 def test_optional_outputs_are_absent(make_encoder, make_batch):
@@ -37,6 +40,7 @@ def test_optional_outputs_are_absent(make_encoder, make_batch):
     output = make_encoder()(tokens, slot, count, depth)
     assert output.nucleotide_logits is None
     assert output.faith_pd is None
+    assert output.taxonomy_logits is None
 
 
 @tolerances
@@ -96,18 +100,34 @@ def test_embedding_in_two_steps_is_the_same(make_encoder, make_batch):
 
 
 def test_entry_points_give_what_the_forward_pass_gives(make_encoder, make_batch):
-    model = make_encoder(faith_pd=True)
+    model = make_encoder(faith_pd=True, taxonomy=RANKS)
     tokens, slot, count, depth, mask = make_batch(2)
     output = model(tokens, slot, count, depth, mask)
     assert torch.equal(model.predict_hidden(tokens, mask), output.nucleotide_logits)
     assert torch.equal(model.predict_faith_pd(output.sample_embedding), output.faith_pd)
+    assert torch.equal(model.predict_taxonomy(output.asv_embedding), output.taxonomy_logits)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model.predict_faith_pd(output.sample_embedding), output.faith_pd)
+        assert torch.equal(model.predict_taxonomy(output.asv_embedding), output.taxonomy_logits)
+        assert model(tokens, slot, count, depth).taxonomy_logits.dtype == torch.float32
 
 
-def test_faith_pd_needs_its_head(make_encoder):
+def test_heads_that_a_model_lacks_predict_nothing(make_encoder):
     with pytest.raises(ValueError, match="built with faith_pd"):
         make_encoder().predict_faith_pd(torch.zeros(2, 16))
+    with pytest.raises(ValueError, match="built with taxonomy"):
+        make_encoder().predict_taxonomy(torch.zeros(2, 16))
+
+
+def test_a_rank_has_a_head_of_its_own(make_encoder, make_batch):
+    model, (tokens, slot, count, depth, _) = make_encoder(taxonomy=RANKS), make_batch(2)
+    logits = model(tokens, slot, count, depth).taxonomy_logits
+    assert logits.abs().max() < 1  # equal odds, nearly
+    for rank, columns in (("phylum", slice(3)), ("class", slice(3, 8))):
+        model.zero_grad()
+        model(tokens, slot, count, depth).taxonomy_logits[:, columns].square().sum().backward()
+        reached = {name for name, head in model.taxonomy_head.ranks.items() if head.weight.grad.any()}
+        assert reached == {rank}
 
 
 def entry_calls(model: SequenceEncoder, batch) -> dict[str, Callable[[], object]]:
@@ -120,13 +140,14 @@ def entry_calls(model: SequenceEncoder, batch) -> dict[str, Callable[[], object]
         "predict_hidden": lambda: model.predict_hidden(tokens, mask),
         "scale": lambda: model.scale(samples),
         "predict_faith_pd": lambda: model.predict_faith_pd(samples),
+        "predict_taxonomy": lambda: model.predict_taxonomy(asvs),
     }
 
 
 @pytest.mark.parametrize("name", ["forward", *SequenceEncoder.ENTRY_POINTS])
 def test_no_entry_point_calls_another(make_encoder, make_batch, refuse, name: str):
     # of a sharded root each gathers the weights and frees them: the inner one would free what the outer still needs
-    model = make_encoder(faith_pd=True)
+    model = make_encoder(faith_pd=True, taxonomy=RANKS)
     refuse(model, {*SequenceEncoder.ENTRY_POINTS, "forward"} - {name})
     entry_calls(model, make_batch(2))[name]()
 
@@ -135,19 +156,21 @@ def test_no_entry_point_calls_another(make_encoder, make_batch, refuse, name: st
 @pytest.mark.parametrize("distances", [True, False])
 @pytest.mark.parametrize("nucleotides", [True, False])
 @pytest.mark.parametrize("faith_pd", [True, False])
+@pytest.mark.parametrize("taxonomy", [True, False])
 def test_the_parameters_that_no_loss_reaches_need_no_gradient(
-    make_encoder, make_batch, distances: bool, nucleotides: bool, faith_pd: bool, chunk: int
+    make_encoder, make_batch, distances: bool, nucleotides: bool, faith_pd: bool, taxonomy: bool, chunk: int
 ):
-    if not (distances or nucleotides or faith_pd):
+    if not (distances or nucleotides or faith_pd or taxonomy):
         return
-    model = make_encoder(faith_pd=True, asv_chunk_size=chunk)
-    model.fix_unused(distances, nucleotides, faith_pd)
+    model = make_encoder(faith_pd=True, taxonomy=RANKS, asv_chunk_size=chunk)
+    model.fix_unused(distances, nucleotides, faith_pd, taxonomy)
     tokens, slot, count, depth, mask = make_batch(1)
     output = model(tokens, slot, count, depth, mask if nucleotides else None)
     losses = [
         (distances, model.distance(output.z, output.z).square().sum()),
         (nucleotides, 0.0 if output.nucleotide_logits is None else output.nucleotide_logits.square().sum()),
         (faith_pd, output.faith_pd.square().sum()),
+        (taxonomy, output.taxonomy_logits.square().sum()),
     ]
     sum(loss for learned, loss in losses if learned).backward()
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}

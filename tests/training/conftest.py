@@ -28,6 +28,7 @@ def study(study_folder) -> Study:
         table=(study_folder / "table.biom",),
         tree=study_folder / "tree.nwk",
         metadata=study_folder / "metadata.tsv",
+        taxonomy=study_folder / "taxonomy.tsv",
     )
     return load_study(inputs, SamplingConfig(rarefy_depth=150), UnifracConfig())
 

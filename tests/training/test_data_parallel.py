@@ -65,7 +65,8 @@ def draw_batch(seed: int, samples: int = 7, unique: int = 12, longest: int = 14)
 def build_encoder(**options: object) -> SequenceEncoder:
     torch.manual_seed(0)
     shape = {"embedding_dim": 16, "attention_heads": 2, "attention_layers": 2, "max_bp": 14, "nucleotide_patch": 4}
-    return SequenceEncoder(ModelConfig.model_validate(shape | {"asv_chunk_size": 5} | options), faith_pd=True).double()
+    config = ModelConfig.model_validate(shape | {"asv_chunk_size": 5} | options)
+    return SequenceEncoder(config, faith_pd=True, taxonomy={"phylum": 3, "class": 5}).double()
 
 
 def build_predictor() -> SequencePredictor:
@@ -88,6 +89,7 @@ def pretraining_loss(model: SequenceEncoder, output: EncoderOutput, batch: Batch
     loss = (distance - random_like(distance)).triu(1).square().sum()
     loss = loss + (output.faith_pd - random_like(output.faith_pd)).square().mean()
     loss = loss + (output.asv_embedding * random_like(output.asv_embedding)).mean()
+    loss = loss + (output.taxonomy_logits - random_like(output.taxonomy_logits)).square().mean()
     if output.nucleotide_logits is None:
         return loss
     wrong = functional.cross_entropy(output.nucleotide_logits, batch.tokens[batch.mask].long(), reduction="none")
@@ -146,13 +148,15 @@ def test_gathering_what_was_scattered_gives_the_batch(value: float):
     name = torch.arange(batch.tokens.numel()).view(batch.tokens.shape) + value
     scattered = scatter_batch(name, *batch[1:], parts=3)
     outputs = [
-        EncoderOutput(s.depth[:, None], s.depth[:, None], s.asvs[s.mask][:, None], s.asvs, None) for s in scattered
+        EncoderOutput(s.depth[:, None], s.depth[:, None], s.asvs[s.mask][:, None], s.asvs, None, s.asvs[:, :2])
+        for s in scattered
     ]
     whole = gather_encoder(outputs, scattered, CPU)
     assert torch.equal(whole.nucleotide_logits, name[batch.mask][:, None])
     assert torch.equal(whole.asv_embedding, name)
     assert torch.equal(whole.z, batch.depth[:, None])
     assert whole.faith_pd is None
+    assert torch.equal(whole.taxonomy_logits, name[:, :2])
 
 
 def test_an_asv_of_no_sample_is_refused():

@@ -6,7 +6,15 @@ import torch
 
 from aam.models.distance_link import LINKS
 from aam.training import losses
-from aam.training.losses import MultiTaskLoss, class_loss, count_loss, nucleotide_loss, pairwise_gradient, target_loss
+from aam.training.losses import (
+    MultiTaskLoss,
+    class_loss,
+    count_loss,
+    nucleotide_loss,
+    pairwise_gradient,
+    target_loss,
+    taxonomy_losses,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -108,6 +116,34 @@ def test_nucleotide_loss_weighs_and_adds_up_over_batches():
     parts = [nucleotide_loss(logits[cut], true[cut], weight[cut], weight.sum()) for cut in (slice(3), slice(3, 7))]
     assert whole.item() == pytest.approx(expected, rel=1e-12)
     assert sum(parts).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_taxonomy_losses_weigh_known_ranks_and_add_up_over_batches():
+    logits, weight = random(5, 7), torch.tensor([1, 4, 2, 3, 0])
+    true = torch.tensor([[0, 2], [1, -1], [-1, 3], [2, 0], [0, 1]])
+    expected = []
+    for rank, columns in enumerate((slice(3), slice(3, 7))):
+        known = [
+            (math.log(sum(map(math.exp, row[columns]))) - row[columns][of], w)
+            for row, of, w in zip(logits.tolist(), true[:, rank].tolist(), weight.tolist(), strict=True)
+            if of >= 0
+        ]
+        expected.append(sum(loss * w for loss, w in known) / sum(w for _, w in known))
+    total = (weight[:, None] * (true >= 0)).sum(0)
+    whole = taxonomy_losses(logits, true, (3, 4), weight, total)
+    cuts = (slice(2), slice(2, 5))
+    parts = [taxonomy_losses(logits[cut], true[cut], (3, 4), weight[cut], total) for cut in cuts]
+    assert whole.tolist() == pytest.approx(expected, rel=1e-12)
+    assert sum(parts).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_taxonomy_losses_of_unknown_ranks_are_zero_and_pull_nothing():
+    logits = random(3, 5).requires_grad_()
+    weight = torch.tensor([1, 2, 0])
+    losses_of_ranks = taxonomy_losses(logits, torch.full((3, 2), -1), (2, 3), weight, torch.zeros(2, dtype=torch.int64))
+    losses_of_ranks.sum().backward()
+    assert losses_of_ranks.tolist() == [0, 0]
+    assert not logits.grad.any()
 
 
 def test_nucleotide_loss_with_nothing_hidden_is_zero():

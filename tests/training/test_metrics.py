@@ -194,3 +194,7 @@ def test_which_metrics_should_rise() -> None:
     assert higher_is_better("val/unifrac_pearson")
     assert not higher_is_better("val/loss")
     assert not higher_is_better("val/mae")
+    assert higher_is_better("val/taxonomy_accuracy_genus")
+    assert higher_is_better("val/taxonomy_new_accuracy_class")
+    assert not higher_is_better("val/taxonomy_loss_genus")
+    assert not higher_is_better("val/taxonomy_loss")

@@ -1,4 +1,5 @@
 import math
+import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from aam.data import dataset
 from aam.data.dataset import AddressedSampler, StepPlan
 from aam.data.distance_matrix import DistanceMatrix
 from aam.data.rarefaction import FIXED, SampleDraws, row_of
+from aam.data.taxonomy import parse_lineage
 from aam.training import inference
 from aam.training import losses as loss_module
 from aam.training import objective as module
@@ -20,7 +22,13 @@ from aam.training.objective import VALIDATION, PretrainObjective
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import prepare_pretraining
 
-ALL_PARTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "faith_pd_weight": 0.2, "nuc_asv_share": 0.6}
+WEIGHTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "faith_pd_weight": 0.2, "taxonomy_weight": 0.3}
+ALL_PARTS = WEIGHTS | {"nuc_asv_share": 0.6}
+
+
+def alone(loss: str) -> dict[str, float]:
+    """Options by which one loss is learned, and no other."""
+    return {name: 0.0 for name in WEIGHTS if name != f"{loss}_weight"}
 
 
 @pytest.fixture
@@ -52,9 +60,8 @@ def step_of(run: Run, plan: StepPlan, gradient) -> tuple[dict[str, float], torch
 
 PARTS = [
     {},
-    {"unifrac_weight": 0.0, "faith_pd_weight": 0.0},
-    {"nucleotide_weight": 0.0, "faith_pd_weight": 0.0},
-    {"nucleotide_weight": 0.0, "unifrac_weight": 0.0},
+    *map(alone, ("nucleotide", "unifrac", "faith_pd", "taxonomy")),
+    {"taxonomy_weight": 0.0},
     {"distance_link": "cosine", "nuc_mask_strategy": "span"},
     {"gradient_checkpointing": True, "asv_chunk_size": 5},
 ]
@@ -131,13 +138,14 @@ def reference_losses(run: Run, plan: StepPlan, newick) -> dict[str, float]:
     tokens = run.material.nucleotides
     keys = torch.from_numpy(study.asv_keys)
     mask = hidden_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
-    embeddings, cross_entropies = [], []
+    embeddings, cross_entropies, asvs = [], [], []
     for row in range(len(plan.samples)):
         asv, count = row_of(drawn, row)
         reads = torch.from_numpy(count)[None].clone()
-        alone = model(tokens[asv], torch.arange(len(asv))[None], reads, reads.sum(1), mask[asv].contiguous())
-        embeddings.append(alone.sample_embedding[0])
-        logits = iter(alone.nucleotide_logits.tolist())
+        output = model(tokens[asv], torch.arange(len(asv))[None], reads, reads.sum(1), mask[asv].contiguous())
+        embeddings.append(output.sample_embedding[0])
+        logits = iter(output.nucleotide_logits.tolist())
+        asvs += zip(asv.tolist(), output.taxonomy_logits.tolist(), strict=True)
         for number in asv:
             for token in tokens[number][mask[number]].tolist():
                 values = next(logits)
@@ -158,8 +166,28 @@ def reference_losses(run: Run, plan: StepPlan, newick) -> dict[str, float]:
         "unifrac_loss": sum(errors) / len(errors),
         "nucleotide_loss": sum(cross_entropies) / len(cross_entropies),
         "faith_pd_loss": sum(pd_errors) / len(pd_errors),
+        "taxonomy_loss": statistics.mean(of_ranks(run, asvs)),
     }
-    return {"loss": 1.3 * parts["unifrac_loss"] + 0.4 * parts["nucleotide_loss"] + 0.2 * parts["faith_pd_loss"]} | parts
+    return {"loss": sum(WEIGHTS[name.replace("loss", "weight")] * part for name, part in parts.items())} | parts
+
+
+def of_ranks(run: Run, asvs: list[tuple[int, list[float]]]) -> list[float]:
+    """Mean cross-entropy of each rank over ASVs, given with their logits, whose lineage a training sample holds."""
+    study, means, start = run.material.study, [], 0
+    counts = study.table.counts[run.material.split.train].sum(axis=0)
+    names = [parse_lineage(study.taxonomy[asv]) for asv in study.table.asv_ids]
+    for place in range(1, 6):  # all are bacteria, and there are no species
+        classes = sorted({names[asv][: place + 1] for asv in np.flatnonzero(counts) if names[asv][place]})
+        number = {name: start + i for i, name in enumerate(classes)}
+        losses = [
+            math.log(sum(map(math.exp, logits[start : start + len(classes)]))) - logits[number[names[asv][: place + 1]]]
+            for asv, logits in asvs
+            if names[asv][: place + 1] in number
+        ]
+        means.append(sum(losses) / len(losses))
+        start += len(classes)
+    assert all(len(logits) == start for _, logits in asvs)
+    return means
 
 
 @pytest.mark.parametrize("sizes", [(6,), (4, 2)])
@@ -274,9 +302,49 @@ def test_validation_of_faith_pd_is_on_the_logarithm(double_run, newick):
     assert metrics["val/faith_pd_mae"] == pytest.approx(np.abs(np.expm1(predicted) - pd).mean(), rel=1e-9)
 
 
+def test_validation_of_ranks_weighs_asvs_by_the_samples_that_hold_them(double_run):
+    """With so few samples to train on, held-out samples hold ASVs, and lineages, that they lack."""
+    run = double_run(test_size=0.7)
+    metrics = run.objective.validate()
+    study, split = run.material.study, run.material.split
+    times = np.count_nonzero(study.table.counts[split.val].toarray(), axis=0)
+    trained = study.table.counts[split.train].sum(axis=0) > 0
+    code = study.taxonomy_labels(split.train).code
+    with torch.no_grad():
+        logits = run.model.predict_taxonomy(run.model.embed_asvs(run.material.nucleotides))
+    sizes = [len(classes) for classes in run.documents["taxonomy"].values()]
+    assert (code[times > 0] < 0).sum() > 10
+    losses = []
+    for rank, true, part in zip(run.documents["taxonomy"], code.T, logits.split(sizes, dim=1), strict=True):
+        known = (true >= 0) & (times > 0)
+        each = torch.nn.functional.cross_entropy(part[known], torch.from_numpy(true[known]), reduction="none")
+        losses.append(np.average(each.numpy(), weights=times[known]))
+        hits = part.argmax(1).numpy() == true
+        assert metrics[f"val/taxonomy_loss_{rank}"] == pytest.approx(losses[-1], rel=1e-9)
+        assert metrics[f"val/taxonomy_accuracy_{rank}"] == pytest.approx(np.average(hits[known], weights=times[known]))
+        new = known & ~trained
+        assert 0 < new.sum() < known.sum() / 2
+        expected = np.average(hits[new], weights=times[new])
+        assert metrics[f"val/taxonomy_new_accuracy_{rank}"] == pytest.approx(expected)
+    assert metrics["val/taxonomy_loss"] == pytest.approx(np.mean(losses), rel=1e-9)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 60])
+def test_ranks_of_a_launch_judge_every_asv_once(double_run, monkeypatch, ranks):
+    objective, sums = double_run(test_size=0.7).objective, []
+    task, compute = objective.taxonomy, objective.compute
+    monkeypatch.setattr(World, "sum", lambda self, tensor: sums.append(tensor) or tensor)
+    task.validate(objective.model, objective.nucleotides)
+    for rank in range(ranks):
+        task.compute = replace(compute, world=World(compute.device, rank, ranks))
+        task.validate(objective.model, objective.nucleotides)
+    torch.testing.assert_close(sum(sums[1:]), sums[0], rtol=1e-12, atol=1e-12)
+    assert sums[0][[0, 2, 4]].all()  # losses, ASVs, and ASVs of no training sample
+
+
 @pytest.mark.parametrize("sizes", [(2,), (1, 1), (6, 6)])
 def test_a_step_that_hides_no_nucleotide_has_a_gradient(double_run, gradient, sizes):
-    run = double_run(unifrac_weight=0.0, faith_pd_weight=0.0, nuc_asv_share=1e-9)
+    run = double_run(**alone("nucleotide"), nuc_asv_share=1e-9)
     losses, pull = step_of(run, cut(first_plan(run, sum(sizes)), *sizes), gradient)
     assert losses["nucleotide_loss"] == 0
     assert not pull.any()
@@ -321,15 +389,12 @@ def test_validation_by_workers_is_the_same(double_run, monkeypatch):
     assert used == [0, 2]
 
 
-@pytest.mark.parametrize("options", PARTS[:4])
+@pytest.mark.parametrize("options", [*PARTS[:6], {"test_size": 0.7}])
 def test_the_names_of_the_metrics_are_known_before_validating(double_run, options):
     run = double_run(**options)
     metrics = run.objective.validate()
     assert set(metrics) == run.objective.metric_names()
-    weights = run.config.losses
-    total = sum(
-        getattr(weights, f"{n}_weight") * metrics.get(f"val/{n}_loss", 0) for n in ("unifrac", "nucleotide", "faith_pd")
-    )
+    total = sum(weight * metrics.get(f"val/{name}_loss", 0) for name, weight in run.config.losses.weights.items())
     assert metrics["val/loss"] == pytest.approx(total)
 
 
