@@ -81,19 +81,20 @@ def fill(texts: Texts, parents: Mapping[str, str], parent_values: ParentValues) 
 
 def _check_one_parent(texts: Texts, parents: Mapping[str, str]) -> None:
     for child, parent in parents.items():
-        counts = Counter(zip(texts[child], texts[parent], strict=True))
-        found: dict[str, dict[str, int]] = {}
-        for (value, above), count in counts.items():
-            if value is not None and above is not None:
-                found.setdefault(value, {})[above] = count
-        bad = sorted(value for value, above in found.items() if len(above) > 1)
+        both = zip(texts[child], texts[parent], strict=True)
+        counts = Counter((value, above) for value, above in both if value is not None and above is not None)
+        families: dict[str, dict[str, int]] = {}
+        for (value, above), count in sorted(counts.items()):
+            families.setdefault(value, {})[above] = count
+        bad = [value for value, above in families.items() if len(above) > 1]
         if bad:
-            above = [f"{name!r} ({count} samples)" for name, count in sorted(found[bad[0]].items())]
-            others = f" (and so are {first_ids(map(repr, bad[1:]))})" if bad[1:] else ""
+            family = families[bad[0]]
+            shown = " and ".join(f"{name!r} ({count} sample{'s' * (count > 1)})" for name, count in family.items())
+            others = f"; so are {first_ids(map(repr, bad[1:]))}" if bad[1:] else ""
             raise InputError(
-                f"--categorical-hierarchy {child}={parent}: {child} {bad[0]!r} is under {len(above)} parents{others}, "
-                f"{' and '.join(above)}; correct the metadata, or where these are different things of one name, "
-                f"give each a name of its own, such as '{bad[0]} ({min(found[bad[0]])})'"
+                f"--categorical-hierarchy {child}={parent}: {child} {bad[0]!r} is under {len(family)} parents, {shown}"
+                f"{others}; correct the metadata, or where these are different things of one name, give each a name of "
+                f"its own, such as '{bad[0]} ({next(iter(family))})'"
             )
 
 
