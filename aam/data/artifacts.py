@@ -6,11 +6,13 @@ and format, a line each) and the payload under `data/`. Reading it needs no QIIM
 
 import gzip
 import io
+import json
 import re
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from aam.errors import InputError, first_ids
 
@@ -54,6 +56,31 @@ def read_text(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -
         raise InputError(
             f"{kind} {path}: not a text file in UTF-8 (byte {error.start}); save it as UTF-8 text"
         ) from None
+
+
+def read_json_object(path: Path | str, kind: str) -> dict[str, Any]:
+    """Content of a JSON file that holds one object, ``{"name": value}``; arguments as for `read_bytes`.
+
+    Raises:
+        InputError: as `read_text`, or the content is not one JSON object, or gives a name twice.
+    """
+    try:
+        content = json.loads(read_text(path, kind), object_pairs_hook=_without_repeats)
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{kind} {path}: {error}") from None
+    except ValueError as error:  # a number too long to read is no JSONDecodeError
+        raise InputError(f"{kind} {path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f'{kind} {path}: {{"name": value}} is wanted, not {type(content).__name__}')
+    return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"{first_ids(map(repr, repeated))} is given twice; keep one of them")
+    return dict(pairs)
 
 
 def _read_file(path: Path, kind: str) -> bytes:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Self, get_args
 
 import numpy as np
@@ -10,6 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import TargetTransform
+from aam.data.artifacts import read_json_object
+from aam.data.loss_weights import checked_weights, effective_weight, mean_one, weights_of_all
 from aam.errors import InputError, first_ids
 
 FloatArray = NDArray[np.float64]
@@ -156,12 +159,36 @@ class ClassEncoder:
         Raises:
             InputError: a label is unknown, or a class has no sample here.
         """
+        counts = self._counts(labels)
+        weights: FloatArray = counts.sum() / (len(self.classes) * counts)
+        return weights
+
+    def effective_weights(self, labels: Sequence[str], beta: float) -> FloatArray:
+        """Weight of each class by its effective number of samples, with mean 1 over the samples [classes].
+
+        Raises:
+            InputError: a label is unknown, or a class has no sample here.
+        """
+        counts = self._counts(labels)
+        return mean_one(effective_weight(counts, beta), counts)
+
+    def given_weights(self, path: Path | str) -> FloatArray:
+        """Weight of each class as a JSON file ``{class: weight}`` says, 1 for those that it lacks [classes].
+
+        Raises:
+            InputError: the file is wrong or names a class that is not there, or a weight is negative or not finite.
+        """
+        where = f"--class-weights {path}"
+        weights = checked_weights(read_json_object(path, "--class-weights"), where)
+        return np.array(list(weights_of_all(weights, self.classes, where).values()))
+
+    def _counts(self, labels: Sequence[str]) -> NDArray[np.int64]:
+        """Samples of each class, one at least [classes]."""
         counts = np.bincount(self.encode(labels), minlength=len(self.classes))
         empty = [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
         if empty:
             raise InputError(f"class without a sample to weigh it by: {first_ids(empty)}")
-        weights: FloatArray = counts.sum() / (len(self.classes) * counts)
-        return weights
+        return counts
 
     def to_json(self) -> str:
         """JSON text that `from_json` turns into an equal encoder."""
