@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from aam.config import ModelConfig, TrainConfig
 from aam.data.dataset import StepDataset
+from aam.data.loss_weights import CategoryWeights
 from aam.data.rarefaction import mean_log_abundance
 from aam.data.splits import Split, split_samples
 from aam.data.study import Study, digest, load_study, select_samples
@@ -96,11 +98,14 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     material = gather_material(study, split, config, compute)
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
     model = _build_model(config, targets, material, checkpoint)
-    table = _target_table(targets, values, material, config)
+    weights = CategoryWeights.fit(study.metadata, split.train, config.weights, config.target.metadata_column)
+    table = _target_table(targets, values, material, config, weights)
     parallel = parallelize(model, config.distribution, compute, embedded=model.frozen)
     held_out = material.held_out(config.optim.batch_size)
     objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
-    documents = {"targets": targets.to_json()}
+    documents: dict[str, Any] = {"targets": targets.to_json()}
+    if weights is not None:
+        documents["loss_weights"] = weights.to_json()
     fingerprint = {"target": digest([table.value.cpu().numpy(), table.weight.cpu().numpy(), json.dumps(documents)])}
     dataset = StepDataset(material.draws, rank=compute.world.rank, ranks=compute.world.size)
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
@@ -155,7 +160,9 @@ def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
     return list(values[config.target.metadata_column[0]])
 
 
-def _target_table(targets: Targets, values: pd.DataFrame, material: Material, config: TrainConfig) -> TargetTable:
+def _target_table(
+    targets: Targets, values: pd.DataFrame, material: Material, config: TrainConfig, weights: CategoryWeights | None
+) -> TargetTable:
     """Encode the targets of samples on either side of the split; others keep zeros and are never read."""
     metadata, split, device = material.study.metadata, material.split, material.compute.device
     assert metadata is not None
@@ -164,22 +171,29 @@ def _target_table(targets: Targets, values: pd.DataFrame, material: Material, co
     encoded[used] = targets.encode(values.iloc[used], metadata)
     known = ~np.isnan(encoded)
     value = np.where(known, encoded, 0.0).astype(np.int64 if targets.is_classes else np.float32)
-    weight = (known * _weights(targets, values, split, config)[:, None]).astype(np.float32)
+    of_sample = _class_weights(targets, values, split, config)
+    if weights is not None:
+        of_sample = of_sample * weights.of(metadata)
+    weight = (known * of_sample[:, None]).astype(np.float32)
     return TargetTable(
         targets, torch.from_numpy(value).to(device), torch.from_numpy(weight).to(device), values, metadata
     )
 
 
-def _weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> NDArray[np.float64]:
-    """Weight of every sample in the loss: by its class where classes are weighed, else 1."""
-    weights = np.ones(len(values))
-    kind = config.weights.class_weights
+def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> NDArray[np.float64]:
+    """Weight of every sample by its class, 1 where classes are not weighed: [samples]."""
+    weights, kind = np.ones(len(values)), config.weights.class_weights
     if kind == "none":
         return weights
-    classes = targets.only.classes
+    classes, labels = targets.only.classes, values[targets.only.name]
     assert classes is not None
-    labels = values[targets.only.name]
-    of_class = classes.balanced_weights(list(labels.iloc[split.train]))
+    of_train = list(labels.iloc[split.train])
+    if kind == "balanced":
+        of_class = classes.balanced_weights(of_train)
+    elif kind == "effective":
+        of_class = classes.effective_weights(of_train, config.weights.effective_beta)
+    else:
+        of_class = classes.given_weights(kind)
     used = np.concatenate([split.train, split.val])
     weights[used] = of_class[classes.encode(list(labels.iloc[used]))]
     named = ", ".join(f"{name} {w:.3g}" for name, w in zip(classes.classes, of_class, strict=True))
