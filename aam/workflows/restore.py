@@ -23,7 +23,14 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 logger = logging.getLogger(__name__)
 
-SHAPE = ("embedding_dim", "attention_heads", "attention_layers", "feedforward_ratio", "nucleotide_patch")
+SHAPE = (
+    "embedding_dim",
+    "attention_heads",
+    "attention_layers",
+    "feedforward_ratio",
+    "nucleotide_patch",
+    "count_embedding",
+)
 """Options of the model that pretrained weights fix."""
 
 
