@@ -9,6 +9,7 @@ from aam.config.base import Fraction, NonNegative, Positive, Section, flag
 
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
 MixedPrecision = Literal["none", "bf16", "fp16"]
+CountEmbedding = Literal["add", "concat", "film", "none"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
 EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
 PretrainLoss = Literal["unifrac", "nucleotide", "faith_pd", "taxonomy"]
@@ -41,6 +42,8 @@ class ModelConfig(Section):
     """Transformer layers of each level (nucleotides, ASVs)."""
     feedforward_ratio: Positive = 4
     """Width of the hidden layer of each block, as a multiple of --embedding-dim."""
+    count_embedding: CountEmbedding = "add"
+    """How abundance joins each ASV of a sample: add to it, concat beside it, film (scale and shift it), or none."""
     max_bp: Positive | None = None
     """Nucleotides of an ASV that the model reads; longer ASVs are cut. Default: the longest ASV of the study."""
     nucleotide_patch: Positive = 5

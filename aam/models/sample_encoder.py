@@ -17,10 +17,10 @@ from aam.models.types import SampleOutput
 class AbundanceEmbedding(nn.Module):
     """A learned function of the count and the relative abundance of an ASV in its sample."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.expand = Linear(3, width)
-        self.contract = Linear(width, width, std=0.5 * width**-0.5)
+        self.contract = Linear(width, outputs, std=0.5 * width**-0.5)
 
     def forward(self, count: Tensor, depth: Tensor, hidden: Tensor | None) -> Tensor:
         """Embed abundances.
@@ -31,7 +31,7 @@ class AbundanceEmbedding(nn.Module):
             hidden: bool [B, S], abundances to conceal; they still add to the depth of the sample.
 
         Returns:
-            [B, S, D].
+            [B, S, outputs].
         """
         dtype = self.expand.weight.dtype
         reads = count.clamp_min(1).to(dtype)
@@ -46,14 +46,20 @@ class AbundanceEmbedding(nn.Module):
 
 
 class SampleEncoder(nn.Module):
-    """Transformer over the set of ASVs of a sample, pooled to one vector."""
+    """Transformer over the set of ASVs of a sample, pooled to one vector.
+
+    Abundance joins each ASV as ``count_embedding`` says: ``add`` to it; ``concat``, beside it, before a linear map;
+    ``film``, (1 + gamma) * x + beta with gamma and beta of the abundance (Perez et al. 2018); or ``none``, not at all.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = config.embedding_dim
+        width, self.joins = config.embedding_dim, config.count_embedding
         self.asv_norm = nn.LayerNorm(width)
         self.asv_project = Linear(width, width, std=width**-0.5)
-        self.abundance = AbundanceEmbedding(width)
+        outputs = 2 * width if self.joins == "film" else width
+        self.abundance = None if self.joins == "none" else AbundanceEmbedding(width, outputs)
+        self.join = Linear(2 * width, width, std=width**-0.5) if self.joins == "concat" else None
         self.input_norm = nn.LayerNorm(width)
         self.transformer = Transformer(config, config.sample_dropout)
         self.pooling = AttentionPooling(width, config.attention_heads)
@@ -80,12 +86,35 @@ class SampleEncoder(nn.Module):
         Returns:
             Sample embeddings [B, D], and [B, S, D] if asked for. The order of the ASVs does not matter.
         """
-        padding = count == 0
+        context = self.contextualise(asv_embedding, slot, count, depth, hidden_count)
+        return SampleOutput(self.pool(context, count == 0), context if return_context else None)
+
+    def contextualise(
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+    ) -> Tensor:
+        """Give each ASV in the light of its sample, [B, S, D]; arbitrary but finite where padding. See `forward`."""
         # projected before the gather: there are fewer unique ASVs than ASVs of samples
         projected = self.asv_project(self.asv_norm(asv_embedding))
-        x = functional.embedding(slot, projected) + self.abundance(count, depth, hidden_count)
-        encoded = self.transformer(self.input_norm(x), padding)
+        x = self._join_abundance(functional.embedding(slot, projected), count, depth, hidden_count)
+        context: Tensor = self.transformer(self.input_norm(x), count == 0)
+        return context
+
+    def pool(self, context: Tensor, padding: Tensor) -> Tensor:
+        """Pool ASVs, in full precision under autocast too: [B, S, D] and bool [B, S], True where padding -> [B, D]."""
         # samples differ by little of their embeddings: rounding these to half precision would blur small distances
-        with torch.autocast(x.device.type, enabled=False):
-            embedding = self.pooling(encoded.to(self.pooling.value.weight.dtype), padding)
-        return SampleOutput(embedding, encoded if return_context else None)
+        with torch.autocast(context.device.type, enabled=False):
+            embedding: Tensor = self.pooling(context.to(self.pooling.value.weight.dtype), padding)
+        return embedding
+
+    def _join_abundance(self, x: Tensor, count: Tensor, depth: Tensor, hidden: Tensor | None) -> Tensor:
+        """Join ASVs and their abundance: [B, S, D] -> [B, S, D]."""
+        if self.abundance is None:
+            return x
+        abundance: Tensor = self.abundance(count, depth, hidden)
+        if self.join is not None:
+            joined: Tensor = self.join(torch.cat([x, abundance], dim=-1))
+            return joined
+        if self.joins == "film":
+            gamma, beta = abundance.chunk(2, dim=-1)
+            return x + gamma * x + beta
+        return x + abundance

@@ -118,7 +118,7 @@ class SequenceEncoder(Drawn):
             hidden_count: bool [B, S], ASVs whose abundance is concealed.
         """
         asv_embedding = self.asv_encoder(tokens)
-        embedding = self.encode_samples(asv_embedding, slot, count, depth, hidden_count).embedding
+        embedding = self._embed_samples(asv_embedding, slot, count, depth, hidden_count)
         # last, so that the dropout of all that comes before is the same with a mask and without
         logits = None if mask is None else self.asv_encoder.predict_hidden(tokens, mask)
         faith_pd = None if self.faith_pd_head is None else self._faith_pd(self.faith_pd_head, embedding)
@@ -132,20 +132,7 @@ class SequenceEncoder(Drawn):
 
     def embed_samples(self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor) -> Tensor:
         """Embed samples from ASVs that are embedded already: [U, D], [B, S], [B, S], [B] -> [B, D]."""
-        return self.encode_samples(asv_embedding, slot, count, depth).embedding
-
-    def encode_samples(
-        self,
-        asv_embedding: Tensor,
-        slot: Tensor,
-        count: Tensor,
-        depth: Tensor,
-        hidden_count: Tensor | None = None,
-        return_context: bool = False,
-    ) -> SampleOutput:
-        """Encode samples from ASVs that are embedded already; see `SampleEncoder.forward`."""
-        output: SampleOutput = self.sample_encoder(asv_embedding, slot, count, depth, hidden_count, return_context)
-        return output
+        return self._embed_samples(asv_embedding, slot, count, depth)
 
     def predict_hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Predict hidden nucleotides: integer and bool [U, L] -> logits [M, V]; see `AsvEncoder.predict_hidden`."""
@@ -175,6 +162,12 @@ class SequenceEncoder(Drawn):
     def scale(self, sample_embedding: Tensor) -> Tensor:
         """Divide embeddings by the learned tau, which gives z: [B, D] -> [B, D], in single precision or better."""
         return self._scale(sample_embedding)
+
+    def _embed_samples(
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+    ) -> Tensor:
+        output: SampleOutput = self.sample_encoder(asv_embedding, slot, count, depth, hidden_count)
+        return output.embedding
 
     def _faith_pd(self, head: Linear, sample_embedding: Tensor) -> Tensor:
         with torch.autocast(sample_embedding.device.type, enabled=False):

@@ -1,38 +1,61 @@
-"""The fine-tuning model: `SequenceEncoder` with heads for a metadata column and for hidden abundances.
+"""The fine-tuning model: `SequenceEncoder` with heads for metadata columns and for hidden abundances.
 
-Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, D width, K outputs.
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, D width, K categorical columns, H heads.
 """
 
 from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
-from aam.config import TargetConfig
+from aam.config import CategoryConfig, TargetConfig
+from aam.models.fusion import Conditioning, EncodedSamples
 from aam.models.heads import CountHead, TargetHead, TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.models.types import PredictorOutput
+from aam.models.types import CategorySpec, PredictorOutput
 
 
 class SequencePredictor(nn.Module):
-    """Predicts a number or the classes of a metadata column.
+    """Predicts numbers or the classes of a metadata column, in the light of categorical columns if it has them.
 
     As of `SequenceEncoder`, the forward pass and the entry points never call one another.
     """
 
-    ENTRY_POINTS: ClassVar[tuple[str, ...]] = ("embed_asvs", "embed_samples", "predict_samples")
+    ENTRY_POINTS: ClassVar[tuple[str, ...]] = (
+        "embed_asvs",
+        "embed_samples",
+        "predict_samples",
+        "category_attention",
+    )
 
-    def __init__(self, encoder: SequenceEncoder, outputs: TargetSpec, config: TargetConfig) -> None:
+    def __init__(
+        self,
+        encoder: SequenceEncoder,
+        outputs: TargetSpec,
+        config: TargetConfig,
+        categories: CategoryConfig | None = None,
+        spec: CategorySpec | None = None,
+    ) -> None:
         """Compose the model; weights of the heads are drawn from torch's global generator.
 
         Args:
             encoder: pretrained or new.
             outputs: numbers of each target, or classes.
             config: shape of the target head; there is a count head if its loss has a weight.
+            categories: how the prediction depends on categories; by default as its defaults say.
+            spec: the categorical columns of samples; None for none.
+
+        Raises:
+            ValueError: attention heads do not divide the width, or a categorical column is above itself.
         """
         super().__init__()
         width = encoder.config.embedding_dim
         self.encoder = encoder
-        self.target_head = TargetHead(width, outputs, config)
+        self.conditioning: Conditioning | None = None
+        if spec is not None and spec.fused:
+            self.conditioning = Conditioning(categories or CategoryConfig(), spec, width)
+        self.scaled = None if spec is None else spec.scaled
+        scales = 0 if spec is None or spec.scaled is None else spec.sizes[spec.scaled]
+        self.target_head = TargetHead(self.conditioning.width if self.conditioning else width, outputs, config, scales)
         self.count_head = CountHead(width) if config.count_weight > 0 else None
         self.frozen = False
         # read by pretraining alone: data parallelism refuses parameters that no loss reaches
@@ -55,7 +78,13 @@ class SequencePredictor(nn.Module):
         return self
 
     def forward(
-        self, tokens: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+        self,
+        tokens: Tensor,
+        slot: Tensor,
+        count: Tensor,
+        depth: Tensor,
+        hidden_count: Tensor | None = None,
+        categories: Tensor | None = None,
     ) -> PredictorOutput:
         """Predict for a batch.
 
@@ -65,11 +94,13 @@ class SequencePredictor(nn.Module):
             count: int [B, S], reads; 0 marks padding.
             depth: int [B], reads of the sample, also of ASVs that are not among the S.
             hidden_count: bool [B, S], ASVs whose abundance is concealed and predicted.
+            categories: int64 [B, K], of all columns that the model was built for.
 
         Raises:
-            ValueError: abundances are hidden, and there is no head to predict them.
+            ValueError: abundances are hidden, and there is no head to predict them; or the prediction depends on
+                categories, and there are none.
         """
-        return self._predict(self.encoder.embed_asvs(tokens), slot, count, depth, hidden_count)
+        return self._predict(self.encoder.embed_asvs(tokens), slot, count, depth, hidden_count, categories)
 
     def embed_asvs(self, tokens: Tensor) -> Tensor:
         """Embed unique ASVs, in memory that grows with their number: integer [U, L] -> [U, D]."""
@@ -80,24 +111,62 @@ class SequencePredictor(nn.Module):
         return self.encoder.embed_samples(asv_embedding, slot, count, depth)
 
     def predict_samples(
-        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+        self,
+        asv_embedding: Tensor,
+        slot: Tensor,
+        count: Tensor,
+        depth: Tensor,
+        hidden_count: Tensor | None = None,
+        categories: Tensor | None = None,
     ) -> PredictorOutput:
         """Predict from ASVs that are embedded already: [U, D] in place of their nucleotides; see `forward`."""
-        return self._predict(asv_embedding, slot, count, depth, hidden_count)
+        return self._predict(asv_embedding, slot, count, depth, hidden_count, categories)
+
+    def category_attention(
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, categories: Tensor
+    ) -> Tensor:
+        """How much each ASV attends to each column, from ASVs that are embedded already; see `forward`.
+
+        Returns:
+            [B, H, S, K] of the columns that condition the prediction, with sum 1 over K; 0 where padding.
+
+        Raises:
+            ValueError: ASVs do not attend to categories in this model.
+        """
+        if self.conditioning is None:
+            raise ValueError("attention to categories needs a model built with categories")
+        return self.conditioning.attention(self._encode(asv_embedding, slot, count, depth), categories)
 
     def _predict(
-        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+        self,
+        asv_embedding: Tensor,
+        slot: Tensor,
+        count: Tensor,
+        depth: Tensor,
+        hidden_count: Tensor | None,
+        categories: Tensor | None,
     ) -> PredictorOutput:
         """Do the work of `predict_samples`, no entry point itself: for the forward passes of this file."""
-        if hidden_count is None:
-            embedding = self.encoder.embed_samples(asv_embedding, slot, count, depth)
-            return PredictorOutput(self.target_head(embedding), embedding, None)
-        if self.count_head is None:
+        if hidden_count is not None and self.count_head is None:
             raise ValueError("hidden_count needs a model built with count_weight > 0")
-        embedding, context = self.encoder.encode_samples(
-            asv_embedding, slot, count, depth, hidden_count, return_context=True
-        )
-        return PredictorOutput(self.target_head(embedding), embedding, self.count_head(context))
+        samples = self._encode(asv_embedding, slot, count, depth, hidden_count)
+        if categories is None and (self.conditioning is not None or self.scaled is not None):
+            raise ValueError("the prediction depends on categories, and none are given")
+        category = None if categories is None or self.scaled is None else categories[:, self.scaled]
+        conditioned = samples.embedding
+        if self.conditioning is not None:
+            conditioned = self.conditioning(samples, categories)
+        prediction = self.target_head(conditioned, category)
+        counts = None if hidden_count is None or self.count_head is None else self.count_head(samples.asv_context)
+        return PredictorOutput(prediction, samples.embedding, counts)
+
+    def _encode(
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+    ) -> EncodedSamples:
+        encoder = self.encoder.sample_encoder
+        context = encoder.contextualise(asv_embedding, slot, count, depth, hidden_count)
+        padding = count == 0
+        return EncodedSamples(encoder.pool(context, padding), context, padding, encoder.pool)
 
 
 class EmbeddedPredictor(nn.Module):
@@ -108,7 +177,13 @@ class EmbeddedPredictor(nn.Module):
         self.predictor = predictor
 
     def forward(
-        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
+        self,
+        asv_embedding: Tensor,
+        slot: Tensor,
+        count: Tensor,
+        depth: Tensor,
+        hidden_count: Tensor | None = None,
+        categories: Tensor | None = None,
     ) -> PredictorOutput:
         """Predict from ASVs that are embedded already; see `SequencePredictor.predict_samples`."""
-        return self.predictor._predict(asv_embedding, slot, count, depth, hidden_count)
+        return self.predictor._predict(asv_embedding, slot, count, depth, hidden_count, categories)

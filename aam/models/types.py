@@ -1,12 +1,36 @@
-"""What the models return.
+"""What the models return, and what they need to know of categories.
 
 Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, M hidden nucleotides, D width, V vocabulary, K outputs,
-C classes of all taxonomic ranks together.
+C classes of all taxonomic ranks together; of categories K columns, C width.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CategorySpec:
+    """The categorical columns of samples: index 0 is a missing category, 1 one that no training sample has."""
+
+    sizes: tuple[int, ...]
+    """Rows of each column's table, missing and unseen among them."""
+    parents: tuple[int | None, ...]
+    """Index of each column's parent; None for none."""
+    fused: int
+    """The first so many columns condition the prediction; others are parents, or scale it."""
+    scaled: int | None = None
+    """The column that has a learned output scale for each category."""
+
+
+class CategoryVectors(NamedTuple):
+    """What an embedder of categories returns."""
+
+    columns: Tensor
+    """[B, K, C], a vector for each column."""
+    joined: Tensor
+    """[B, K C], the same beside one another."""
 
 
 class SampleOutput(NamedTuple):
@@ -41,6 +65,6 @@ class PredictorOutput(NamedTuple):
     prediction: Tensor
     """[B, K], the target on its transformed scale, or the logits of the classes."""
     sample_embedding: Tensor
-    """[B, D]."""
+    """[B, D], which does not depend on categories."""
     counts: Tensor | None
     """[B, S], predicted log relative abundances; None where no abundance was hidden."""

@@ -48,8 +48,8 @@ class SubBatch:
     """int [B_p]."""
     mask: Tensor | None
     """bool [U_p, L], nucleotides to hide and predict, of the owned ASVs alone."""
-    hidden_count: Tensor | None
-    """bool [B_p, S], ASVs whose abundance is concealed."""
+    by_sample: tuple[Tensor | None, ...]
+    """[B_p, ...], what else the model reads of each sample."""
     index: Tensor
     """int64 [U_p], ascending: which of the batch's U each of the U_p is."""
     owned: Tensor
@@ -58,8 +58,8 @@ class SubBatch:
     def to(self, device: torch.device) -> "SubBatch":
         """Move what the model reads; ``index`` and ``owned`` stay where the outputs are gathered."""
         asvs, slot, count, depth = (part.to(device) for part in (self.asvs, self.slot, self.count, self.depth))
-        mask, hidden = (None if part is None else part.to(device) for part in (self.mask, self.hidden_count))
-        return SubBatch(asvs, slot, count, depth, mask, hidden, self.index, self.owned)
+        mask, *by_sample = (None if part is None else part.to(device) for part in (self.mask, *self.by_sample))
+        return SubBatch(asvs, slot, count, depth, mask, tuple(by_sample), self.index, self.owned)
 
 
 def scatter_batch(
@@ -68,8 +68,7 @@ def scatter_batch(
     count: Tensor,
     depth: Tensor,
     mask: Tensor | None = None,
-    hidden_count: Tensor | None = None,
-    *,
+    *by_sample: Tensor | None,
     parts: int,
 ) -> list[SubBatch]:
     """Cut a batch into sub-batches of consecutive samples, each with only the unique ASVs that its samples hold.
@@ -82,7 +81,7 @@ def scatter_batch(
         count: int [B, S], reads; 0 marks padding.
         depth: int [B].
         mask: bool [U, L], nucleotides to hide and predict.
-        hidden_count: bool [B, S], ASVs whose abundance is concealed.
+        by_sample: [B, ...], what else the model reads of each sample: abundances to conceal, categories.
         parts: sub-batches to make; there are fewer if there are fewer samples.
 
     Raises:
@@ -99,8 +98,8 @@ def scatter_batch(
         owned = ~taken[index]
         taken |= held
         hide = None if mask is None else mask[index] & owned[:, None]
-        hidden = None if hidden_count is None else hidden_count[rows]
-        batches.append(SubBatch(asvs[index], place, count[rows], depth[rows], hide, hidden, index, owned))
+        more = tuple(None if part is None else part[rows] for part in by_sample)
+        batches.append(SubBatch(asvs[index], place, count[rows], depth[rows], hide, more, index, owned))
     if not bool(taken.all()):
         raise ValueError("a unique ASV of the batch is in none of its samples")
     return batches
@@ -177,7 +176,7 @@ class SampleParallel:
         self.devices = list(devices)
 
     def __call__(
-        self, asvs: Tensor, slot: Tensor, count: Tensor, depth: Tensor, *hidden: Tensor | None
+        self, asvs: Tensor, slot: Tensor, count: Tensor, depth: Tensor, *rest: Tensor | None
     ) -> EncoderOutput | PredictorOutput:
         """Run the model on a batch.
 
@@ -186,19 +185,19 @@ class SampleParallel:
             slot: int64 [B, S], which of the U each ASV of a sample is.
             count: int [B, S], reads; 0 marks padding.
             depth: int [B].
-            hidden: what is hidden, in the places that the model's forward pass has for it: ``mask`` bool [U, L] (of a
-                `SequenceEncoder` alone), then ``hidden_count`` bool [B, S].
+            rest: what the model's forward pass takes after these, in its order: of a `SequenceEncoder` ``mask`` bool
+                [U, L] and ``hidden_count`` bool [B, S], else ``hidden_count`` and ``categories`` int64 [B, K].
 
         Returns:
             What the model returns, on the first device.
         """
         first, parts = self.devices[0], len(self.devices)
         if isinstance(self.module, SequenceEncoder):
-            batches = scatter_batch(asvs, slot, count, depth, *hidden, parts=parts)
-            inputs = [(b.asvs, b.slot, b.count, b.depth, b.mask, b.hidden_count) for b in self._place(batches)]
+            batches = scatter_batch(asvs, slot, count, depth, *rest, parts=parts)
+            inputs = [(b.asvs, b.slot, b.count, b.depth, b.mask, *b.by_sample) for b in self._place(batches)]
             return gather_encoder(self._run(inputs), batches, first)
-        batches = scatter_batch(asvs, slot, count, depth, None, *hidden, parts=parts)
-        outputs = self._run([(b.asvs, b.slot, b.count, b.depth, b.hidden_count) for b in self._place(batches)])
+        batches = scatter_batch(asvs, slot, count, depth, None, *rest, parts=parts)
+        outputs = self._run([(b.asvs, b.slot, b.count, b.depth, *b.by_sample) for b in self._place(batches)])
         return gather_predictor(outputs, first)
 
     def _place(self, batches: Sequence[SubBatch]) -> list[SubBatch]:

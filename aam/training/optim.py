@@ -1,7 +1,9 @@
 """The optimizer and the course of its learning rate."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -14,7 +16,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
-from aam.config import OptimConfig
+from aam.config import OptimConfig, PretrainConfig, TrainConfig
 from aam.errors import InputError
 
 RESTART_CYCLES = 3
@@ -23,8 +25,19 @@ PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 3
 """``plateau`` halves the learning rate after more than this many validations in a row without a better value."""
 
+NO_RATES: Final[Mapping[str, float]] = MappingProxyType({})
+CATEGORICAL: Final = ("conditioning.", "target_head.category_scaling.")
+"""How the names of parameters begin that depend on categories."""
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
+
+def own_rates(config: PretrainConfig | TrainConfig) -> Mapping[str, float]:
+    """Learning rates of parameters that have their own, as `make_optimizer` takes them."""
+    if not isinstance(config, TrainConfig) or config.categories.categorical_lr is None:
+        return NO_RATES
+    return dict.fromkeys(CATEGORICAL, config.categories.categorical_lr)
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig, rates: Mapping[str, float] = NO_RATES) -> AdamW:
     """Build AdamW over the trainable parameters of a model, in the order of `named_parameters`.
 
     Weight decay acts on the weight matrices of layers only: not on biases, norms and other vectors, nor on embedding
@@ -34,21 +47,24 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     Args:
         model: the finished model, on its device; parameters that do not require gradients are left out.
         config: gives `lr` and `weight_decay`.
+        rates: highest learning rate of parameters by how their names begin, in place of `lr`; they form groups of their
+            own, after all others.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    grouped: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (prefix, decays): [] for prefix in ("", *rates) for decays in (True, False)
+    }
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_matrix = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in tables
-        (decayed if is_matrix else plain).append(parameter)
+        if parameter.requires_grad:
+            is_matrix = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in tables
+            prefix = next((prefix for prefix in rates if name.startswith(prefix)), "")
+            grouped[prefix, is_matrix].append(parameter)
     groups = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decayed, config.weight_decay), (plain, 0.0))
+        {"params": parameters, "weight_decay": config.weight_decay * decays, "lr": rates.get(prefix, config.lr)}
+        for (prefix, decays), parameters in grouped.items()
         if parameters
     ]
-    on_cuda = all(parameter.is_cuda for parameter in decayed + plain)
+    on_cuda = all(parameter.is_cuda for parameters in grouped.values() for parameter in parameters)
     return AdamW(groups, lr=config.lr, fused=on_cuda or None)
 
 
@@ -62,7 +78,7 @@ class Schedule:
 
     Step t (from 0) of the w warm-up steps has (t + 1) / (w + 1) of the highest rate, so that the first step learns too
     and step w has all of it. ``onecycle`` (Smith & Topin 2019) brings its own warm-up over the same share of the run,
-    from 1/25 of the highest rate and two steps long at least.
+    from 1/25 of the highest rate and two steps long at least. Every group of parameters follows it with its own rate.
     """
 
     def __init__(self, optimizer: Optimizer, config: OptimConfig, total_steps: int) -> None:
@@ -79,7 +95,7 @@ class Schedule:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next step."""
+        """Learning rate of the next step, of parameters that have no rate of their own."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def step(self) -> None:
@@ -148,7 +164,8 @@ def _main_course(optimizer: Optimizer, config: OptimConfig, total_steps: int, wa
             # torch divides by the length of each phase: no phase may have length 0, also in the shortest run.
             steps = max(total_steps + 1, 4)
             start = max(config.warmup_fraction, 2 / steps)
-            return OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=start, cycle_momentum=False)
+            highest = [float(group["lr"]) for group in optimizer.param_groups]
+            return OneCycleLR(optimizer, highest, total_steps=steps, pct_start=start, cycle_momentum=False)
         case "constant":
             return LambdaLR(optimizer, lambda _: 1.0)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aam.config import TrainConfig
 from aam.data.addressed import address_hash, address_keys, uniforms
+from aam.data.categorical import MISSING, UNSEEN
 from aam.data.dataset import FixedBatches, SampleBatch, StepBatch
 from aam.data.sequences import sequence_keys
 from aam.data.target_table import Targets
@@ -129,7 +130,18 @@ class TargetObjective:
         batch = step.micro[index]
         asvs = (self.frozen_asvs if self.model.frozen else self.nucleotides)[batch.asv]
         with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
-            return self.parallel.call(asvs, batch.slot, batch.count, batch.depth, hidden)  # type: ignore[no-any-return]
+            return self.parallel.call(  # type: ignore[no-any-return]
+                asvs, batch.slot, batch.count, batch.depth, hidden, self._categories(batch, step.plan.step)
+            )
+
+    def _categories(self, batch: SampleBatch, step: int) -> Tensor | None:
+        """Categories of a batch, [B, C], some concealed by (seed, step, sample) where that was asked for."""
+        categories, rate = self.table.categories_of(batch.sample), self.config.categories.categorical_dropout
+        if categories is None or rate == 0:
+            return categories
+        address = address_hash(self.config.runtime.seed, "conceal categories", step)
+        draw = uniforms(address, self.sample_keys[batch.sample], categories.shape[1])
+        return categories.masked_fill((draw < rate) & (categories != MISSING), UNSEEN)
 
     def _target_loss(self, prediction: Tensor, sample: Tensor, total: Tensor) -> Tensor:
         """Loss of predictions [B, K] for rows [B] of the table; total: weights [T] of all that it is the mean over."""
@@ -171,12 +183,13 @@ class TargetObjective:
         workers = self.config.runtime.num_workers
         for batch, asvs in embed_batches(self.model, self.nucleotides, self.held_out, self.compute, workers):
             start = sum(len(rows) for rows in outputs)
-            outputs.append(_outputs(self.model, batch, asvs, self.compute))
+            categories = self.table.categories_of(batch.sample)
+            outputs.append(_outputs(self.model, batch, asvs, self.compute, categories))
             hidden = self._hide_abundances(batch, VALIDATION)
             if hidden is not None:
                 hidden &= genuine[start : start + len(hidden), None]
                 with self.compute.autocast():
-                    output = self.model.predict_samples(asvs, batch.slot, batch.count, batch.depth, hidden)
+                    output = self.model.predict_samples(asvs, batch.slot, batch.count, batch.depth, hidden, categories)
                 error = _count_loss(output, batch, hidden, torch.ones((), device=sums.device))
                 sums += torch.stack([error.double(), hidden.sum().double()])
         self.model.train()
@@ -205,17 +218,30 @@ class TargetObjective:
 
 
 def predict_outputs(
-    model: SequencePredictor, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
+    model: SequencePredictor,
+    nucleotides: Tensor,
+    batches: FixedBatches,
+    compute: Compute,
+    num_workers: int = 0,
+    categories: Tensor | None = None,
 ) -> NDArray[np.float64]:
     """What the model gives for samples, in their order: float64 [samples, K]; each ASV is encoded once.
 
     Ranks share the samples, and each gets all outputs.
+
+    Args:
+        model: whatever its mode; it is judged in evaluation mode.
+        nucleotides: uint8 [ASVs of the table, L], on the device.
+        batches: the samples.
+        compute: device, precision and ranks.
+        num_workers: processes that prepare batches.
+        categories: int64 [samples of the table, C], on the device, where the prediction depends on them.
     """
     training = model.training
     model.eval()
     with torch.no_grad():
         outputs = [
-            _outputs(model, batch, asvs, compute)
+            _outputs(model, batch, asvs, compute, None if categories is None else categories[batch.sample])
             for batch, asvs in embed_batches(model, nucleotides, batches, compute, num_workers)
         ]
     model.train(training)
@@ -227,10 +253,13 @@ def _joined(outputs: list[Tensor], batches: FixedBatches, compute: Compute) -> N
     return compute.world.join(torch.cat(outputs), len(batches.samples)).cpu().numpy()
 
 
-def _outputs(model: SequencePredictor, batch: SampleBatch, asvs: Tensor, compute: Compute) -> Tensor:
+def _outputs(
+    model: SequencePredictor, batch: SampleBatch, asvs: Tensor, compute: Compute, categories: Tensor | None
+) -> Tensor:
     """What the model gives for a batch, from its embedded ASVs [U, D]: float64 [B, K]."""
     with compute.autocast():
-        return model.predict_samples(asvs, batch.slot, batch.count, batch.depth).prediction.double()
+        output = model.predict_samples(asvs, batch.slot, batch.count, batch.depth, categories=categories)
+    return output.prediction.double()
 
 
 def _count_loss(output: PredictorOutput, batch: SampleBatch, hidden: Tensor, total: Tensor) -> Tensor:

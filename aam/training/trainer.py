@@ -21,7 +21,7 @@ from aam.training.divided import own_part
 from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
-from aam.training.optim import make_optimizer, make_schedule
+from aam.training.optim import make_optimizer, make_schedule, own_rates
 from aam.training.run_checkpoints import RunCheckpoints
 from aam.training.signals import shield_worker, stop_signals
 
@@ -76,7 +76,7 @@ class Trainer:
         self.world = self.compute.world
         self.checkpoints = checkpoints
         self.monitor = monitor or NullMonitor()
-        self.optimizer = make_optimizer(model, config.optim)
+        self.optimizer = make_optimizer(model, config.optim, own_rates(config))
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()
         self.progress = Progress()

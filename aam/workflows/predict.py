@@ -10,7 +10,7 @@ from aam.config import PredictConfig
 from aam.data.dataset import FixedBatches
 from aam.data.rarefaction import SampleDraws
 from aam.data.study import Study, load_study
-from aam.errors import InputError
+from aam.errors import InputError, first_ids
 from aam.training.compute import Compute
 from aam.training.distributed import setup_distributed
 from aam.training.target_objective import predict_outputs
@@ -52,8 +52,18 @@ def predict_study(
     assert trained.targets is not None
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
     predictor = trained.predictor.to(compute.device)
-    outputs = predict_outputs(predictor, nucleotides, batches, compute, num_workers)
-    return trained.targets.decode(outputs, metadata_of(study, trained))
+    metadata = metadata_of(study, trained)
+    categories = categories_of(metadata, trained, compute)
+    trained.targets.warn_of_others(metadata)
+    outputs = predict_outputs(predictor, nucleotides, batches, compute, num_workers, categories)
+    return trained.targets.decode(outputs, metadata)
+
+
+def categories_of(metadata: pd.DataFrame, trained: Restored, compute: Compute) -> torch.Tensor | None:
+    """Categories of the samples of a study, int64 [samples, C] on the device, where predictions depend on them."""
+    if trained.categories is None:
+        return None
+    return torch.from_numpy(trained.categories.encode(metadata)).to(compute.device)
 
 
 def metadata_of(study: Study, trained: Restored) -> pd.DataFrame:
@@ -65,9 +75,10 @@ def metadata_of(study: Study, trained: Restored) -> pd.DataFrame:
     if study.metadata is not None:
         return study.metadata
     assert trained.targets is not None
-    needed = trained.targets.metadata_columns
+    categories = () if trained.categories is None else trained.categories.columns
+    needed = first_ids(dict.fromkeys([*categories, *trained.targets.metadata_columns]), limit=20)
     if needed:
-        raise InputError(f"--metadata is needed: the model reads its columns {', '.join(needed)}")
+        raise InputError(f"the model reads columns of the metadata ({needed}): give --metadata (metadata= in Python)")
     return pd.DataFrame(index=pd.Index(study.table.sample_ids, name="sample_id", dtype=object))
 
 

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from aam.config import FinetuneConfig, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.data.categorical import CategoryEncoder
 from aam.data.target_table import Targets
 from aam.data.taxonomy import TaxonomyClasses
 from aam.errors import InputError
@@ -17,6 +18,7 @@ from aam.models.heads import TargetSpec
 from aam.models.initial import materialise
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
+from aam.models.types import CategorySpec
 from aam.training.checkpoint import Checkpoint, CheckpointStore, Kind, read_checkpoint
 from aam.training.compute import CPU
 from aam.training.divided import load_weights
@@ -25,7 +27,14 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 logger = logging.getLogger(__name__)
 
-SHAPE = ("embedding_dim", "attention_heads", "attention_layers", "feedforward_ratio", "nucleotide_patch")
+SHAPE = (
+    "embedding_dim",
+    "attention_heads",
+    "attention_layers",
+    "feedforward_ratio",
+    "nucleotide_patch",
+    "count_embedding",
+)
 """Options of the model that pretrained weights fix."""
 LEFT_BEHIND = ("faith_pd_head.", "taxonomy_head.")
 """Weights of a pretrained encoder that fine-tuning has no use for."""
@@ -39,6 +48,7 @@ class Restored:
     encoder: SequenceEncoder
     predictor: SequencePredictor | None
     targets: Targets | None
+    categories: CategoryEncoder | None
     documents: dict[str, Any]
     """What its checkpoint holds besides config and weights."""
 
@@ -53,7 +63,9 @@ def build_encoder(config: PretrainConfig, taxonomy: TaxonomyClasses | None = Non
         return SequenceEncoder(config.model, faith_pd=config.losses.learns("faith_pd"), link=link, taxonomy=ranks)
 
 
-def build_predictor(config: TrainConfig, targets: Targets) -> SequencePredictor:
+def build_predictor(
+    config: TrainConfig, targets: Targets, categories: CategoryEncoder | None = None
+) -> SequencePredictor:
     """Build the fine-tuning model of a config on meta, without weights."""
     columns = targets.columns
     spec = TargetSpec(
@@ -61,8 +73,15 @@ def build_predictor(config: TrainConfig, targets: Targets) -> SequencePredictor:
         tuple(column.quantiles for column in columns),
         tuple(column.start for column in columns),
     )
+    columns_of_categories = None
+    if categories is not None:
+        columns_of_categories = CategorySpec(
+            categories.sizes, categories.parent_index, categories.fused, categories.scaled_index
+        )
     with torch.device("meta"):
-        return SequencePredictor(SequenceEncoder(config.model), spec, config.target)
+        return SequencePredictor(
+            SequenceEncoder(config.model), spec, config.target, config.categories, columns_of_categories
+        )
 
 
 def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> None:
@@ -113,12 +132,14 @@ def restore(path: Path) -> Restored:
         taxonomy = None if learned is None else TaxonomyClasses.from_json(learned)
         encoder = materialise(build_encoder(pretraining, taxonomy), CPU)
         encoder.load_state_dict(checkpoint.model)
-        return Restored(pretraining, encoder.eval(), None, None, checkpoint.documents)
+        return Restored(pretraining, encoder.eval(), None, None, None, checkpoint.documents)
     config = _config(TrainConfig, checkpoint)
     targets = Targets.from_json(checkpoint.documents["targets"])
-    predictor = materialise(build_predictor(config, targets), CPU)
+    document = checkpoint.documents.get("categories")  # there where the prediction depends on any
+    categories = None if document is None else CategoryEncoder.from_json(document)
+    predictor = materialise(build_predictor(config, targets, categories), CPU)
     predictor.load_state_dict(checkpoint.model)
-    return Restored(config, predictor.encoder.eval(), predictor.eval(), targets, checkpoint.documents)
+    return Restored(config, predictor.encoder.eval(), predictor.eval(), targets, categories, checkpoint.documents)
 
 
 def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:

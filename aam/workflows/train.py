@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from aam.config import ModelConfig, TrainConfig
+from aam.data.categorical import CategoryEncoder
 from aam.data.dataset import StepDataset
 from aam.data.loss_weights import CategoryWeights
 from aam.data.rarefaction import mean_log_abundance
@@ -60,7 +62,12 @@ def _report(run: Run, config: TrainConfig, folder: Path) -> None:
     assert isinstance(objective, TargetObjective)
     held_out = objective.held_out
     outputs = predict_outputs(
-        objective.model, objective.nucleotides, held_out, objective.compute, config.runtime.num_workers
+        objective.model,
+        objective.nucleotides,
+        held_out,
+        objective.compute,
+        config.runtime.num_workers,
+        objective.table.categories,
     )
     if run.world.is_main:
         table = objective.decode_held_out(outputs)
@@ -97,16 +104,24 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     compute = Compute.of(world or setup_distributed(config.runtime.device, config.distribution), config.runtime)
     material = gather_material(study, split, config, compute)
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
-    model = _build_model(config, targets, material, checkpoint)
+    categories = CategoryEncoder.fit(study.metadata, split.train, config.categories, config.target.metadata_column)
+    model = _build_model(config, (targets, categories), material, checkpoint)
     weights = CategoryWeights.fit(study.metadata, split.train, config.weights, config.target.metadata_column)
     table = _target_table(targets, values, material, config, weights)
+    if categories is not None:
+        codes = torch.from_numpy(categories.encode(study.metadata))
+        table = replace(table, categories=codes.to(compute.device))
     parallel = parallelize(model, config.distribution, compute, embedded=model.frozen)
     held_out = material.held_out(config.optim.batch_size)
     objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
     documents: dict[str, Any] = {"targets": targets.to_json()}
     if weights is not None:
         documents["loss_weights"] = weights.to_json()
+    if categories is not None:
+        documents["categories"] = categories.to_json()
     fingerprint = {"target": digest([table.value.cpu().numpy(), table.weight.cpu().numpy(), json.dumps(documents)])}
+    if table.categories is not None:
+        fingerprint["categories"] = digest([table.categories.cpu().numpy()])
     dataset = StepDataset(material.draws, rank=compute.world.rank, ranks=compute.world.size)
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
 
@@ -125,10 +140,13 @@ def _model_config(config: TrainConfig, pretrained: Checkpoint | None) -> ModelCo
 
 
 def _build_model(
-    config: TrainConfig, targets: Targets, material: Material, pretrained: Checkpoint | None
+    config: TrainConfig,
+    learned: tuple[Targets, CategoryEncoder | None],
+    material: Material,
+    pretrained: Checkpoint | None,
 ) -> SequencePredictor:
     """Build the model with the weights of its first step."""
-    model = build_predictor(config, targets)
+    model = build_predictor(config, *learned)
     if config.finetune.freeze_base:
         model.freeze()
     give_weights(model, config.distribution, material.compute, config.runtime.seed)

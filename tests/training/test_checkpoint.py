@@ -292,11 +292,13 @@ class Net(nn.Module):
         return self.out(self.norm(self.hidden(self.frozen(values)).relu()))
 
 
-def training(seed: int, scheduler: Any = "cosine") -> tuple[Net, torch.optim.AdamW, Schedule]:
+def training(
+    seed: int, scheduler: Any = "cosine", rates: dict[str, float] | None = None
+) -> tuple[Net, torch.optim.AdamW, Schedule]:
     torch.manual_seed(seed)
     model = Net()
     config = OptimConfig(lr=0.05, scheduler=scheduler)
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(model, config, rates or {})
     return model, optimizer, make_schedule(optimizer, config, 12)
 
 
@@ -311,11 +313,12 @@ def train(model: Net, optimizer: torch.optim.AdamW, schedule: Schedule, steps: r
 
 @pytest.mark.parametrize("scheduler", ["cosine", "onecycle"])
 @pytest.mark.parametrize("stop", [0, 1, 7])
-def test_an_optimizer_resumes_bit_for_bit(tmp_path: Path, scheduler: str, stop: int) -> None:
-    whole = training(1, scheduler)
+@pytest.mark.parametrize("rates", [{}, {"hidden.": 0.2, "norm.": 0.003}])
+def test_an_optimizer_resumes_bit_for_bit(tmp_path: Path, scheduler: str, stop: int, rates: dict[str, float]) -> None:
+    whole = training(1, scheduler, rates)
     train(*whole, range(12))
 
-    model, optimizer, schedule = begun = training(1, scheduler)
+    model, optimizer, schedule = begun = training(1, scheduler, rates)
     train(*begun, range(stop))
     tensors, groups = flatten_optimizer(optimizer, model)
     assert ("exp_avg/hidden.weight" in tensors) == (stop > 0)
@@ -326,7 +329,7 @@ def test_an_optimizer_resumes_bit_for_bit(tmp_path: Path, scheduler: str, stop: 
     saved = read_checkpoint(tmp_path / "a", with_state=True)
     assert saved.state is not None
     assert saved.optimizer is not None
-    model, optimizer, schedule = resumed = training(2, scheduler)
+    model, optimizer, schedule = resumed = training(2, scheduler, rates)
     model.load_state_dict(saved.model)
     load_optimizer(optimizer, model, saved.optimizer, saved.state["groups"])
     assert flatten_optimizer(optimizer, model)[1] == groups

@@ -1,7 +1,7 @@
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import replicate
 
-from aam.config import ModelConfig, TargetConfig
+from aam.config import CategoricalFusion, CategoryConfig, ModelConfig, TargetConfig
 from aam.errors import InputError
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
 from aam.models.transformer import compile_blocks
-from aam.models.types import EncoderOutput, PredictorOutput
+from aam.models.types import CategorySpec, EncoderOutput, PredictorOutput
 from aam.training import data_parallel as module
 from aam.training.compute import seeded
 from aam.training.data_parallel import (
@@ -69,8 +69,25 @@ def build_encoder(**options: object) -> SequenceEncoder:
     return SequenceEncoder(config, faith_pd=True, taxonomy={"phylum": 3, "class": 5}).double()
 
 
-def build_predictor() -> SequencePredictor:
-    return SequencePredictor(build_encoder(), 3, TargetConfig(metadata_column="x", count_weight=1.0)).double()
+TARGET = TargetConfig(metadata_column="x", count_weight=1.0)
+COLUMNS = CategorySpec(sizes=(5, 4, 4), parents=(2, None, None), fused=2)
+FUSIONS = get_args(CategoricalFusion)
+
+
+def draw_categories(seed: int, samples: int) -> Tensor:
+    return torch.randint(4, (samples, 3), generator=torch.Generator().manual_seed(seed))
+
+
+def build_predictor(fusion: str | None = None) -> SequencePredictor:
+    encoder = build_encoder()
+    if fusion is None:
+        return SequencePredictor(encoder, 3, TARGET).double()
+    config = CategoryConfig(categorical_columns="a,b", categorical_fusion=fusion, categorical_dim=6)
+    model = SequencePredictor(encoder, 3, TARGET, config, COLUMNS).double()
+    for parameter in model.conditioning.parameters():
+        # maps that are zero at first would hide what they map
+        nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def gradient(model: nn.Module) -> Tensor:
@@ -115,7 +132,8 @@ def present(output: PredictorOutput, batch: Batch) -> PredictorOutput:
 @given(seed=st.integers(0, 10_000), samples=st.integers(1, 8), parts=st.integers(1, 5), unique=st.integers(1, 12))
 def test_scatter_cuts_by_samples_and_hides_each_nucleotide_once(seed: int, samples: int, parts: int, unique: int):
     batch = draw_batch(seed, samples, unique)
-    scattered = scatter_batch(*batch, parts=parts)
+    categories = draw_categories(seed, samples)
+    scattered = scatter_batch(*batch, categories, parts=parts)
     assert len(scattered) == min(samples, parts)
     assert torch.cat([sub.index[sub.owned] for sub in scattered]).sort().values.tolist() == list(range(unique))
     times_hidden = torch.zeros_like(batch.mask, dtype=torch.int64)
@@ -129,7 +147,8 @@ def test_scatter_cuts_by_samples_and_hides_each_nucleotide_once(seed: int, sampl
         assert torch.equal(sub.index[sub.slot][here], batch.slot[rows][here])
         assert torch.equal(sub.count, batch.count[rows])
         assert torch.equal(sub.depth, batch.depth[rows])
-        assert torch.equal(sub.hidden_count, batch.hidden_count[rows])
+        assert torch.equal(sub.by_sample[0], batch.hidden_count[rows])
+        assert torch.equal(sub.by_sample[1], categories[rows])
         times_hidden[sub.index] += sub.mask
     assert start == samples
     assert torch.equal(times_hidden, batch.mask.long())
@@ -205,6 +224,27 @@ def test_the_predictor_in_parts_is_the_predictor(embedded: bool, hide: bool, dev
     assert_same(actual, expected)
     assert whole.norm() > 1e-3
     assert (scattered - whole).norm() <= CLOSE * whole.norm()
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_categories_in_parts_are_the_categories(fusion: str, embedded: bool):
+    batch, categories = draw_batch(2), draw_categories(2, 7)
+    model = build_predictor(fusion)
+    asvs = model.encoder.embed_asvs(batch.tokens).detach() if embedded else batch.tokens
+    if embedded:
+        model.freeze()
+    whole_model = EmbeddedPredictor(model) if embedded else model
+    results = []
+    for call in (whole_model, SampleParallel(whole_model, [CPU] * 3)):
+        output = present(call(asvs, *batch[1:4], batch.hidden_count, categories), batch)
+        (output.prediction.square().sum() + output.counts.square().sum()).backward()
+        results.append((output, gradient(model)))
+    (expected, whole), (actual, scattered) = results
+    assert_same(actual, expected)
+    assert (scattered - whole).norm() <= CLOSE * whole.norm()
+    others = whole_model(asvs, *batch[1:4], None, categories.flip(0)).prediction
+    assert not torch.allclose(others, expected.prediction), "categories matter"
 
 
 def test_hidden_abundances_reach_the_encoder():
@@ -305,6 +345,19 @@ def test_replicas_of_a_predictor_with_a_frozen_encoder(several_devices):
     for call in (whole_model, SampleParallel(whole_model, several_devices)):
         output = present(call(asvs, *batch[1:4], batch.hidden_count), batch)
         (output.prediction.square().sum() + output.counts.square().sum()).backward()
+        results.append((output, gradient(model)))
+    assert_same(results[1][0], results[0][0])
+    assert (results[1][1] - results[0][1]).norm() <= CLOSE * results[0][1].norm()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_replicas_read_categories(several_devices, fusion: str):
+    batch, categories = draw_batch(2), draw_categories(2, 7)
+    model = build_predictor(fusion)
+    results = []
+    for call in (model, SampleParallel(model, several_devices)):
+        output = call(*batch[:4], None, categories)
+        output.prediction.square().sum().backward()
         results.append((output, gradient(model)))
     assert_same(results[1][0], results[0][0])
     assert (results[1][1] - results[0][1]).norm() <= CLOSE * results[0][1].norm()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aam.config import OptimConfig, Scheduler
 from aam.errors import InputError
-from aam.training.optim import PLATEAU_PATIENCE, Schedule, make_optimizer, make_schedule
+from aam.training.optim import PLATEAU_FACTOR, PLATEAU_PATIENCE, Schedule, make_optimizer, make_schedule
 
 KINDS: tuple[Scheduler, ...] = ("cosine", "cosine_restarts", "plateau", "onecycle", "constant")
 
@@ -70,6 +70,44 @@ def test_a_step_decays_matrices_and_leaves_vectors_without_gradient() -> None:
     torch.testing.assert_close(after.pop("linear.weight").detach(), before["linear.weight"] * 0.95)
     for name, value in after.items():
         assert torch.equal(value, before[name]), name
+
+
+RATES = {"tokens.": 0.02, "linear.": 0.7}
+
+
+def test_parameters_have_their_own_rate_by_their_names() -> None:
+    model = Net()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = make_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.3), RATES).param_groups
+    found = [([names[p] for p in group["params"]], group["lr"], group["weight_decay"]) for group in groups]
+    assert found == [
+        (["positions", "norm.weight", "norm.bias"], 0.1, 0.0),
+        (["tokens.weight"], 0.02, 0.0),
+        (["linear.weight"], 0.7, 0.3),
+        (["linear.bias"], 0.7, 0.0),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_group_follows_the_schedule_with_its_own_rate(kind: Scheduler) -> None:
+    config = OptimConfig(lr=0.1, scheduler=kind)
+    plain = make_optimizer(Net(), config)
+    optimizer = make_optimizer(Net(), config, RATES)
+    schedules = [make_schedule(each, config, 40) for each in (plain, optimizer)]
+    factors = set()
+    for step in range(40):
+        assert schedules[1].lr == schedules[0].lr == plain.param_groups[0]["lr"]
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([rate / 0.1 * schedules[0].lr for rate in (0.1, 0.02, 0.7, 0.7)], rel=1e-6)
+        factors.add(round(rates[0], 4))
+        for each, schedule in zip((plain, optimizer), schedules, strict=True):
+            each.step()
+            schedule.step()
+            if step % 2:
+                schedule.plateau(1.0)
+    assert len(factors) > 3
+    if kind == "plateau":
+        assert min(factors) <= 0.1 * PLATEAU_FACTOR
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,257 @@
+"""How the categories of a sample meet what the model makes of its ASVs.
+
+Some ways act on the embedding of the sample, others on its ASVs before these are pooled; none runs through the
+transformer. ``add``, ``cross_attention`` and ``perceiver`` start as the model without categories.
+
+Shapes: B samples, S ASVs in a sample, K columns, D width, C width of a category's vector, N latents, H heads.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from aam.config import CategoryConfig
+from aam.models.categorical_embedder import CategoricalEmbedder, HierarchicalCategoricalEmbedder
+from aam.models.initial import Drawn, Linear, normal
+from aam.models.types import CategorySpec, CategoryVectors
+
+LATENTS: Final = 8
+"""Latents of the perceiver."""
+
+
+class EncodedSamples(NamedTuple):
+    """What a sample encoder makes of samples."""
+
+    embedding: Tensor
+    """[B, D]."""
+    asv_context: Tensor
+    """[B, S, D], each ASV in the light of its sample."""
+    padding: Tensor
+    """bool [B, S], True where padding."""
+    pool: Callable[[Tensor, Tensor], Tensor]
+    """Makes an embedding of contexts and padding, as the encoder does."""
+
+
+class Fusion(Protocol):
+    """A way in which categories meet samples."""
+
+    width: int
+    """Numbers for each sample."""
+
+    def __call__(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+        """Give what the prediction is made from: [B, width]."""
+        ...
+
+
+class ConcatFusion(nn.Module):
+    """The sample's embedding, and the vectors of its categories beside it."""
+
+    def __init__(self, width: int, joined: int) -> None:
+        super().__init__()
+        self.width = width + joined
+
+    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+        """Put beside one another: [B, D], [B, K C] -> [B, D + K C]."""
+        return torch.cat([samples.embedding, categories.joined], dim=1)
+
+
+class AddFusion(nn.Module):
+    """A linear map of the categories' vectors, zero at first, added to the sample's embedding."""
+
+    def __init__(self, width: int, joined: int) -> None:
+        super().__init__()
+        self.width = width
+        self.project = Linear(joined, width, std=0.0)
+
+    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+        """Add, in full precision under autocast too: [B, D], [B, K C] -> [B, D]."""
+        with torch.autocast(samples.embedding.device.type, enabled=False):
+            added: Tensor = samples.embedding + self.project(categories.joined)
+        return added
+
+
+class GatedFusion(nn.Module):
+    """Gated multimodal unit (Arevalo et al. 2017): a gate, learned of both, weighs embedding against categories.
+
+    h = g * tanh(W1 x) + (1 - g) * tanh(W2 c) with g = sigmoid(W3 [x, c]).
+    """
+
+    def __init__(self, width: int, joined: int) -> None:
+        super().__init__()
+        self.width = width
+        self.sample = Linear(width, width, std=width**-0.5, bias=False)
+        # the vectors of all columns have unit length
+        self.categories = Linear(joined, width, std=1.0, bias=False)
+        self.gate = Linear(width + joined, width, std=(width + joined) ** -0.5, bias=False)
+
+    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+        """Weigh, in full precision under autocast too: [B, D], [B, K C] -> [B, D]."""
+        x, c = samples.embedding, categories.joined
+        with torch.autocast(x.device.type, enabled=False):
+            gate = self.gate(torch.cat([x, c], dim=1)).sigmoid()
+            h: Tensor = gate * self.sample(x).tanh() + (1 - gate) * self.categories(c).tanh()
+        return h
+
+
+class CategoryAttention(Drawn, nn.MultiheadAttention):
+    """`torch.nn.MultiheadAttention` with rows first, and weights drawn as those of other modules."""
+
+    def __init__(self, width: int, heads: int, source: int, source_std: float, output_std: float) -> None:
+        """Build the attention.
+
+        Args:
+            width: of queries and output, D.
+            heads: H.
+            source: width of what is attended to.
+            source_std: deviation of the maps to keys and values.
+            output_std: deviation of the last map; 0 for an attention that gives nothing at first.
+
+        Raises:
+            ValueError: the heads do not divide the width.
+        """
+        if width % heads:
+            raise ValueError(f"a width of {width} does not divide among {heads} heads")
+        super().__init__(width, heads, kdim=source, vdim=source, batch_first=True)
+        self.source_std = source_std
+        self.out_proj = Linear(width, width, std=output_std)  # type: ignore[assignment]
+        self.reset_parameters()
+
+    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw the maps to queries, keys and values; see `Drawn`."""
+        width = self.embed_dim
+        query = normal(torch.Size((width, width)), width**-0.5, generator)
+        key, value = (normal(torch.Size((width, self.kdim)), self.source_std, generator) for _ in range(2))
+        bias = {"in_proj_bias": torch.zeros(3 * width, device="cpu")}
+        if self.in_proj_weight is not None:  # one matrix where all widths are equal
+            return {"in_proj_weight": torch.cat([query, key, value])} | bias
+        return {"q_proj_weight": query, "k_proj_weight": key, "v_proj_weight": value} | bias
+
+
+class CrossAttentionFusion(nn.Module):
+    """Each ASV attends to the categories of its sample, then the ASVs are pooled by the encoder's own pooling.
+
+    x + attention(norm(x), categories), where the attention gives nothing at first.
+    """
+
+    def __init__(self, width: int, source: int, heads: int) -> None:
+        super().__init__()
+        self.width = width
+        self.norm = nn.LayerNorm(width)
+        self.attention = CategoryAttention(width, heads, source, source_std=1.0, output_std=0.0)
+
+    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+        """Attend and pool: [B, S, D], [B, K, C] -> [B, D]."""
+        x = samples.asv_context
+        attended, _ = self.attention(self.norm(x), categories.columns, categories.columns, need_weights=False)
+        return samples.pool(x + attended, samples.padding)
+
+    def weights(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+        """How much each ASV attends to each column: [B, H, S, K], with sum 1 over K; 0 where padding."""
+        source = categories.columns
+        _, weights = self.attention(self.norm(samples.asv_context), source, source, average_attn_weights=False)
+        real: Tensor = weights.masked_fill(samples.padding[:, None, :, None], 0.0)
+        return real
+
+
+class PerceiverFusion(Drawn):
+    """A few learned latents attend to ASVs and categories together (Jaegle et al. 2021).
+
+    Their mean, through a linear map that is zero at first, is added to the sample's embedding.
+    """
+
+    def __init__(self, width: int, source: int, heads: int) -> None:
+        super().__init__()
+        self.width = width
+        self.latents = nn.Parameter(torch.empty(LATENTS, width))
+        self.project = Linear(source, width, std=1.0)
+        self.attention = CategoryAttention(width, heads, width, source_std=width**-0.5, output_std=width**-0.5)
+        self.norm = nn.LayerNorm(width)
+        self.expand = Linear(width, 2 * width, std=width**-0.5)
+        self.contract = Linear(2 * width, width, std=(2 * width) ** -0.5)
+        self.output = Linear(width, width, std=0.0)
+        self.reset_parameters()
+
+    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw the latents; see `Drawn`."""
+        return {"latents": normal(self.latents.shape, 1.0, generator)}
+
+    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+        """Attend and add, the latter in full precision: [B, D], [B, S, D], [B, K, C] -> [B, D]."""
+        source = torch.cat([samples.asv_context, self.project(categories.columns)], dim=1)
+        padding = functional.pad(samples.padding, (0, categories.columns.shape[1]), value=False)
+        latents = self.latents.expand(len(source), -1, -1)
+        attended, _ = self.attention(latents, source, source, key_padding_mask=padding, need_weights=False)
+        latents = latents + attended
+        latents = latents + self.contract(functional.gelu(self.expand(self.norm(latents))))
+        with torch.autocast(source.device.type, enabled=False):
+            added: Tensor = samples.embedding + self.output(latents.mean(1).to(samples.embedding.dtype))
+        return added
+
+
+def build_fusion(config: CategoryConfig, spec: CategorySpec, width: int) -> Fusion:
+    """Build the fusion that a config names.
+
+    Args:
+        config: gives the fusion, the width of a category's vector, and heads.
+        spec: gives the number of columns.
+        width: of sample embeddings, D.
+
+    Raises:
+        ValueError: the heads do not divide the width.
+    """
+    joined = spec.fused * config.categorical_dim
+    match config.categorical_fusion:
+        case "concat":
+            return ConcatFusion(width, joined)
+        case "add":
+            return AddFusion(width, joined)
+        case "gmu":
+            return GatedFusion(width, joined)
+        case "cross_attention":
+            return CrossAttentionFusion(width, config.categorical_dim, config.cross_attn_heads)
+        case "perceiver":
+            return PerceiverFusion(width, config.categorical_dim, config.cross_attn_heads)
+
+
+class Conditioning(nn.Module):
+    """All of a model that depends on categories: their vectors, and how these meet the sample."""
+
+    def __init__(self, config: CategoryConfig, spec: CategorySpec, width: int) -> None:
+        """Build it; see `build_fusion`.
+
+        Raises:
+            ValueError: the heads do not divide the width, or a column is above itself.
+        """
+        super().__init__()
+        self.embedder = _build_embedder(config, spec)
+        self.fusion = build_fusion(config, spec, width)
+        self.width = self.fusion.width
+
+    def forward(self, samples: EncodedSamples, categories: Tensor) -> Tensor:
+        """Give what the prediction is made from: samples and int64 [B, K] of all columns -> [B, width]."""
+        return self.fusion(samples, self._embed(categories))
+
+    def attention(self, samples: EncodedSamples, categories: Tensor) -> Tensor:
+        """How much each ASV attends to each column: [B, H, S, K], 0 where padding.
+
+        Raises:
+            ValueError: ASVs do not attend to categories in this model.
+        """
+        if not isinstance(self.fusion, CrossAttentionFusion):
+            raise ValueError("attention to categories needs a model built with categorical_fusion cross_attention")
+        return self.fusion.weights(samples, self._embed(categories))
+
+    def _embed(self, categories: Tensor) -> CategoryVectors:
+        with torch.autocast(categories.device.type, enabled=False):
+            vectors: CategoryVectors = self.embedder(categories)
+        return vectors
+
+
+def _build_embedder(config: CategoryConfig, spec: CategorySpec) -> nn.Module:
+    width, fused = config.categorical_dim, spec.fused
+    if all(parent is None for parent in spec.parents[:fused]):
+        return CategoricalEmbedder(spec.sizes[:fused], width)
+    return HierarchicalCategoricalEmbedder(spec.sizes, spec.parents, fused, width, config.hierarchy_combine)
