@@ -203,11 +203,11 @@ class CategoryEncoder:
         if rows:
             names = sorted({str(texts[row]) for row in rows})
             logger.warning(
-                "%s: %d values have no training sample, %s; %d samples are taken as unseen%s: %s",
+                "%s: no training sample has %s; %d of %d samples are taken as unseen%s: %s",
                 column,
-                len(names),
                 first_ids(map(repr, names)),
                 len(rows),
+                len(ids),
                 f", known by their {self.parents[column]} alone" if column in self.parents else "",
                 first_ids(ids[row] for row in rows),
             )

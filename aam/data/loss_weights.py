@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 MISSING = "(missing)"
 """Name of the category of samples without a value."""
 
+_SHOWN = 100
+
 
 def effective_weight(count: ArrayLike, beta: float) -> FloatArray:
     """Inverse of the effective number of samples, ``(1 - beta) / (1 - beta**n)``.
@@ -133,9 +135,11 @@ class CategoryWeights:
     def table(self) -> str:
         """The rows as aligned text, and the scale."""
         head = ("column", "category", "training samples", "weight")
-        lines = [head, *((column, name, str(count), f"{weight:.4g}") for column, name, count, weight in self.rows())]
+        rows = self.rows()
+        lines = [head, *((column, name, str(count), f"{weight:.4g}") for column, name, count, weight in rows[:_SHOWN])]
         left, middle, right, _ = (max(map(len, cells)) for cells in zip(*lines, strict=True))
         shown = [f"{a:<{left}}  {b:<{middle}}  {c:>{right}}  {d}" for a, b, c, d in lines]
+        shown += [f"... ({len(rows)} in all)"] if len(rows) > _SHOWN else []
         product = "the product" if len(self.weights) > 1 else "the weight"
         return "\n".join([*shown, f"{product} is multiplied by {self.scale:.4g}: mean 1 over the training samples"])
 

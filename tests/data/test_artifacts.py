@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from aam.data.artifacts import read_bytes, read_text
+from aam.data.artifacts import read_bytes, read_json_object, read_text
 from aam.data.fasta import read_fasta
 from aam.errors import InputError
 
@@ -125,3 +125,26 @@ def test_real_artifact(real_data):
     sequences = read_fasta(real_data / "qiime2/mackerel/rep-seqs.qza")
     assert len(sequences) > 20_000
     assert all(name == sequence for name, sequence in sequences.items())
+
+
+def test_json_object_is_read_plain_or_gzipped(tmp_path):
+    for path, content in ((tmp_path / "a.json", b'{"a": 1}'), (tmp_path / "b.json", gzip.compress(b'{"a": 1}'))):
+        path.write_bytes(content)
+        assert read_json_object(path, "weights") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"3", 'weights .*j.json: {"name": value} is wanted, not int'),
+        (b"{", r"weights .*j.json: not JSON \(Expecting"),
+        (b'{"b": {"a": 1, "a": 2}}', "weights .*j.json: 'a' is given twice; keep one of them"),
+        (b" ", "weights .*j.json: the file is empty"),
+        (b'"\xff"', "weights .*j.json: not a text file in UTF-8"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(content, message, tmp_path):
+    path = tmp_path / "j.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_json_object(path, "weights")
