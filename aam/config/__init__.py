@@ -25,6 +25,7 @@ from aam.config.commands import (
 )
 from aam.config.learning import (
     AttnImplementation,
+    CountEmbedding,
     DistributedConfig,
     EncoderType,
     FinetuneConfig,
@@ -63,6 +64,7 @@ __all__ = [
     "CategoricalFusion",
     "CategoryConfig",
     "CheckpointInputConfig",
+    "CountEmbedding",
     "DistanceConfig",
     "DistanceLink",
     "DistributedConfig",

@@ -1,13 +1,15 @@
 import copy
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from aam.config import TargetConfig
+from aam.config import CategoricalFusion, CategoryConfig, TargetConfig
 from aam.models.initial import Drawn, Linear, drawn_parameters, initialise, materialise
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
+from aam.models.types import CategorySpec
 
 CPU = torch.device("cpu")
 
@@ -21,23 +23,39 @@ def build(make_config):
     return make
 
 
+@pytest.fixture(params=[None, *get_args(CategoricalFusion)])
+def build_each(request, make_config):
+    """With categories, each fusion in turn, and without."""
+    if request.param is None:
+        return request.getfixturevalue("build")
+    given = {"categorical_columns": "a,b", "categorical_fusion": request.param, "categorical_hierarchy": "a=c"}
+    categories = CategoryConfig.model_validate(given | {"hierarchy_combine": "gated", "categorical_dim": 8})
+    spec = CategorySpec(sizes=(6, 4, 5), parents=(2, None, None), fused=2)
+
+    def make() -> SequencePredictor:
+        encoder = SequenceEncoder(make_config(count_embedding="film"))
+        return SequencePredictor(encoder, 3, TargetConfig(metadata_column="age"), categories, spec)
+
+    return make
+
+
 def equal(one: nn.Module, other: nn.Module) -> bool:
     values = other.state_dict()
     assert one.state_dict().keys() == values.keys()
     return all(torch.equal(value, values[name]) for name, value in one.state_dict().items())
 
 
-def test_every_module_says_how_its_parameters_are_drawn(build):
-    owners = [module for module in build().modules() if list(module.parameters(recurse=False))]
+def test_every_module_says_how_its_parameters_are_drawn(build_each):
+    owners = [module for module in build_each().modules() if list(module.parameters(recurse=False))]
     assert {type(module) for module in owners if not isinstance(module, Drawn)} == {nn.LayerNorm}
 
 
-def test_a_model_from_meta_has_the_weights_of_one_that_was_built(build):
+def test_a_model_from_meta_has_the_weights_of_one_that_was_built(build_each):
     torch.manual_seed(0)
-    built = build()
+    built = build_each()
     state = torch.random.get_rng_state()
     with torch.device("meta"):
-        hollow = build()
+        hollow = build_each()
     assert all(parameter.is_meta for parameter in hollow.parameters())
     assert list(hollow.buffers()) == []
     filled = materialise(hollow, CPU)

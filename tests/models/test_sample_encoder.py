@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,6 +64,41 @@ def test_hidden_abundances_are_not_seen(make_config, make_batch):
         model(asvs, slot, count, depth, hidden), model(asvs, slot, swapped, depth, hidden), rtol=0, atol=0
     )
     assert not torch.equal(model(asvs, slot, count, depth).embedding, model(asvs, slot, swapped, depth).embedding)
+
+
+def test_context_and_pooling_by_themselves_are_the_whole(make_config, make_batch):
+    model, asvs = encoder(make_config()), asv_vectors()
+    _, slot, count, depth, _ = make_batch(2)
+    embedding, context = model(asvs, slot, count, depth, return_context=True)
+    assert torch.equal(model.contextualise(asvs, slot, count, depth), context)
+    assert torch.equal(model.pool(context, count == 0), embedding)
+
+
+@pytest.mark.parametrize("joins", ["concat", "film", "none"])
+def test_abundance_joins_as_it_is_told(make_config, make_batch, joins: str):
+    model, asvs = encoder(make_config(count_embedding=joins)), asv_vectors()
+    _, slot, count, depth, _ = make_batch(1)
+    embedding = model(asvs, slot, count, depth).embedding
+    richer = model(asvs, slot, 10 * count, 10 * depth).embedding
+    assert torch.equal(embedding, richer) == (joins == "none")
+    assert any(name.startswith("abundance.") for name in model.state_dict()) == (joins != "none")
+    padded = model(asvs, functional.pad(slot, (0, 3), value=2), functional.pad(count, (0, 3)), depth).embedding
+    torch.testing.assert_close(padded, embedding, **exact)
+    hidden = count > 0
+    if joins != "none":
+        assert not torch.equal(model(asvs, slot, count, depth, hidden).embedding, embedding)
+    torch.testing.assert_close(
+        model(asvs, slot, count, depth, hidden), model(asvs, slot, count.clamp_max(1), depth, hidden), rtol=0, atol=0
+    )
+
+
+def test_abundance_scales_and_shifts_an_asv_in_film(make_config, make_batch):
+    """(1 + gamma) * x + beta."""
+    model, asvs = encoder(make_config(count_embedding="film")), asv_vectors()
+    _, slot, count, depth, _ = make_batch(1)
+    x = functional.embedding(slot, asvs)
+    gamma, beta = model.abundance(count, depth, None).chunk(2, dim=-1)
+    torch.testing.assert_close(model._join_abundance(x, count, depth, None), (1 + gamma) * x + beta, **exact)
 
 
 def test_context_only_on_request(make_config, make_batch):

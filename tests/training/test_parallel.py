@@ -5,6 +5,7 @@ What several processes compute is in `tests/distributed`.
 
 import shutil
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import pytest
 import torch
@@ -15,11 +16,20 @@ from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from aam.config import DistributedConfig, ModelConfig, PretrainConfig, TargetConfig, TrainConfig
+from aam.config import (
+    CategoricalFusion,
+    CategoryConfig,
+    DistributedConfig,
+    ModelConfig,
+    PretrainConfig,
+    TargetConfig,
+    TrainConfig,
+)
 from aam.errors import InputError
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
 from aam.models.transformer import Block, compile_blocks
+from aam.models.types import CategorySpec
 from aam.training.compute import Compute, seeded
 from aam.training.distributed import World, setup_distributed
 from aam.training.parallel import check_compiler, give_weights, parallelize
@@ -45,10 +55,14 @@ def _alone(monkeypatch) -> Iterator[None]:
     assert not dist.is_initialized()
 
 
-def hollow_predictor() -> SequencePredictor:
+def hollow_predictor(fusion: str | None = None) -> SequencePredictor:
     target = TargetConfig(metadata_column="x", count_weight=1.0)
+    given = {"categorical_columns": "a,b", "categorical_fusion": fusion, "categorical_hierarchy": "a=c"}
+    categories = None if fusion is None else CategoryConfig.model_validate(given | {"hierarchy_combine": "gated"})
+    spec = None if fusion is None else CategorySpec(sizes=(5, 4, 4), parents=(2, None, None), fused=2)
     with torch.device("meta"):
-        return SequencePredictor(SequenceEncoder(ModelConfig.model_validate(SHAPE)), 2, target)
+        encoder = SequenceEncoder(ModelConfig.model_validate(SHAPE))
+        return SequencePredictor(encoder, 2, target, categories, spec)
 
 
 def values(model: nn.Module) -> dict[str, Tensor]:
@@ -93,6 +107,40 @@ def test_a_step_calls_the_whole_model_or_what_follows_a_frozen_encoder(name: str
         output = parallel.call(asvs, slot, count, count.sum(1), count > 3)
     assert output.prediction.shape == (2, 2)
     assert output.counts.shape == (2, 2)
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+@pytest.mark.parametrize("fusion", get_args(CategoricalFusion))
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_categories_go_with_every_strategy(name: str, fusion: str, embedded: bool):
+    plain, model = hollow_predictor(fusion), hollow_predictor(fusion)
+    for each in (plain, model):
+        if embedded:
+            each.freeze()
+    give_weights(plain, DistributedConfig(), Compute(World(CPU)), 5)
+    slot, count = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[3, 4], [5, 0]])
+    tokens, categories = torch.randint(1, 5, (2, 12), dtype=torch.uint8), torch.tensor([[2, 3, 2], [1, 2, 3]])
+    asvs = plain.embed_asvs(tokens).detach()
+    rest = (slot, count, count.sum(1), count > 3, categories)
+    expected = plain.predict_samples(asvs, *rest) if embedded else plain(tokens, *rest)
+    (expected.prediction.square().sum() + expected.counts.square().sum()).backward()
+    gradients = {key: p.grad for key, p in plain.named_parameters() if p.requires_grad}
+    # of the blocks in bfloat16
+    close = {"rtol": 0.1, "atol": 0.1} if name == "mixed" else {"rtol": 1e-4, "atol": 1e-5}
+    with setup_distributed("cpu", STRATEGIES[name]) as world:
+        give_weights(model, STRATEGIES[name], Compute(world), 5)
+        parallel = parallelize(model, STRATEGIES[name], Compute(world), embedded)
+        output = parallel.call(asvs if embedded else tokens, *rest)
+        torch.testing.assert_close(output.prediction, expected.prediction, **close)
+        (output.prediction.square().sum() + output.counts.square().sum()).backward()
+        found = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
+        whole = {key: grad.full_tensor() if isinstance(grad, DTensor) else grad for key, grad in found.items()}
+        if fusion == "cross_attention":
+            weights = model.category_attention(asvs, slot, count, count.sum(1), categories)
+            torch.testing.assert_close(weights.sum(-1), (count > 0)[:, None].expand(-1, 4, -1).float())
+    assert whole.keys() == gradients.keys()
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(whole[key], gradient, **close, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @pytest.mark.parametrize("more", [{}, {"fsdp_cpu_offload": True}, {"fsdp_mixed_precision": True}])
