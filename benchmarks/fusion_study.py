@@ -100,7 +100,8 @@ def main() -> None:
     encoder = pretrained(design, files, given.folder)
     results = given.folder / "results.tsv"
     for seed in range(given.seeds):
-        for row in rows(design, files, encoder, given.folder, seed, done(results, given.study), given.epochs or design.epochs):
+        finished, epochs = done(results, given.study), given.epochs or design.epochs
+        for row in rows(design, files, encoder, given.folder, seed, finished, epochs):
             with results.open("a", newline="") as file:
                 csv.writer(file, delimiter="\t").writerow([given.study, *row])
     show(results, given.study)
