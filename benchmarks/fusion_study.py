@@ -53,7 +53,7 @@ class Design:
     group: str | None = None
     classifier: bool = False
     pretrain_epochs: int = 20
-    epochs: int = 40
+    epochs: int = 30
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,6 +83,8 @@ STUDIES = {
     ),
 }
 SHAPE = {"embedding_dim": 64, "attention_layers": 2, "nucleotide_patch": 10, "batch_size": 32, "lr": 2e-3}
+MAX_ASVS = 128
+"""Of a sample, the most abundant ones."""
 
 
 def main() -> None:
@@ -143,6 +145,7 @@ def config_of(design: Design, files: dict[str, Path], encoder: Path, output: Pat
     """The options of one run."""
     fixed = {name: value for name, value in SHAPE.items() if name in ("batch_size", "lr")}
     inputs = {"table": (files["table"],), "metadata": files["metadata"], "rarefy_depth": design.rarefy_depth}
+    inputs["max_asvs"] = MAX_ASVS
     target = {"metadata_column": design.target, "classifier": design.classifier, "group_column": design.group}
     frozen = {"pretrained_encoder": encoder, "freeze_base": True, "regressor_hidden_dims": (64,)}
     run = {"output_dir": output, "overwrite": True, "device": "cpu", "log_every": 1000}

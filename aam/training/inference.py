@@ -98,10 +98,15 @@ def embed_batches(
     place[torch.from_numpy(asv)] = torch.arange(len(asv))
     place = place.to(compute.device)
     asv_embedding = embed_asvs(model, nucleotides, asv, compute)
+    for batch in own_batches(batches, compute, num_workers):
+        yield batch, asv_embedding[place[batch.asv]]
+
+
+def own_batches(batches: FixedBatches, compute: Compute, num_workers: int = 0) -> Iterator[SampleBatch]:
+    """Batches of this rank's share of the samples (see `World.share`), on the device."""
     own = batches.take(compute.world.share(len(batches.samples)).position)
     for batch in DataLoader(own, batch_size=None, num_workers=num_workers):
-        here = batch.to(compute.device)
-        yield here, asv_embedding[place[here.asv]]
+        yield batch.to(compute.device)
 
 
 def join_moments(moments: PairedMoments, world: World) -> PairedMoments:

@@ -4,6 +4,7 @@ Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, 
 outputs over all targets, C columns of categories.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from aam.data.target_table import Targets
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
 from aam.training.compute import Compute, draws_dropout, seeded
-from aam.training.inference import embed_asvs, embed_batches
+from aam.training.inference import embed_asvs, embed_batches, own_batches
 from aam.training.losses import MultiTaskLoss, RegressionLoss, at_least_single, class_errors, count_loss, target_loss
 from aam.training.objective import VALIDATION, Scale
 from aam.training.parallel import Parallel
@@ -181,7 +182,7 @@ class TargetObjective:
         sums = torch.zeros(2, dtype=torch.float64, device=self.compute.device)
         genuine = torch.from_numpy(self.parallel.world.share(len(self.held_out.samples)).genuine).to(sums.device)
         workers = self.config.runtime.num_workers
-        for batch, asvs in embed_batches(self.model, self.nucleotides, self.held_out, self.compute, workers):
+        for batch, asvs in self._embedded_held_out(workers):
             start = sum(len(rows) for rows in outputs)
             categories = self.table.categories_of(batch.sample)
             outputs.append(_outputs(self.model, batch, asvs, self.compute, categories))
@@ -196,6 +197,13 @@ class TargetObjective:
         error_sum, concealed = self.parallel.world.sum(sums).tolist()
         losses = {"count_loss": error_sum / max(1.0, concealed)} if self.model.count_head is not None else {}
         return _joined(outputs, self.held_out, self.compute), losses
+
+    def _embedded_held_out(self, workers: int) -> Iterator[tuple[SampleBatch, Tensor]]:
+        """Batches of this rank's held-out samples, with the embeddings of their ASVs; frozen ones are kept."""
+        if not self.model.frozen:
+            return embed_batches(self.model, self.nucleotides, self.held_out, self.compute, workers)
+        batches = own_batches(self.held_out, self.compute, workers)
+        return ((batch, self.frozen_asvs[batch.asv]) for batch in batches)
 
     def metric_names(self) -> set[str]:
         """Names of the metrics that `validate` gives; see `Objective`."""

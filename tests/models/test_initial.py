@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from aam.config import CategoricalFusion, CategoryConfig, TargetConfig
+from aam.models.heads import TargetSpec
 from aam.models.initial import Drawn, Linear, drawn_parameters, initialise, materialise
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
@@ -18,7 +19,9 @@ CPU = torch.device("cpu")
 def build(make_config):
     def make(**options: object) -> SequencePredictor:
         target = TargetConfig(metadata_column="age", count_weight=1.0, regressor_hidden_dims=(8,))
-        return SequencePredictor(SequenceEncoder(make_config(**options), faith_pd=True), 3, target)
+        return SequencePredictor(
+            SequenceEncoder(make_config(**options), faith_pd=True), TargetSpec((3,), ((),), (0.0,)), target
+        )
 
     return make
 
@@ -34,7 +37,9 @@ def build_each(request, make_config):
 
     def make() -> SequencePredictor:
         encoder = SequenceEncoder(make_config(count_embedding="film"))
-        return SequencePredictor(encoder, 3, TargetConfig(metadata_column="age"), categories, spec)
+        return SequencePredictor(
+            encoder, TargetSpec((3,), ((),), (0.0,)), TargetConfig(metadata_column="age"), categories, spec
+        )
 
     return make
 

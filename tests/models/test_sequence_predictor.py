@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aam.config import CategoricalFusion, CategoryConfig, CountEmbedding, TargetConfig
+from aam.models.heads import TargetSpec
 from aam.models.initial import initialise
 from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
 from aam.models.types import CategorySpec
@@ -21,7 +22,7 @@ def make_predictor(make_encoder):
     def make(outputs: int = 1, **options: object) -> SequencePredictor:
         config = TargetConfig.model_validate({"metadata_column": "age"} | options)
         torch.manual_seed(0)
-        return SequencePredictor(make_encoder(), outputs, config)
+        return SequencePredictor(make_encoder(), TargetSpec((outputs,), ((),), (0.0,)), config)
 
     return make
 
@@ -37,7 +38,9 @@ def make_conditioned(make_encoder):
         given = {"categorical_columns": "city,season", "categorical_fusion": fusion, "categorical_dim": 6}
         nested = {"categorical_hierarchy": "city=region", "hierarchy_combine": combine} if spec is SPEC else {}
         torch.manual_seed(0)
-        model = SequencePredictor(make_encoder(), 2, target, CategoryConfig.model_validate(given | nested), spec)
+        model = SequencePredictor(
+            make_encoder(), TargetSpec((2,), ((),), (0.0,)), target, CategoryConfig.model_validate(given | nested), spec
+        )
         initialise(model, 7)
         for parameter in model.conditioning.parameters():
             if started and not parameter.any():
@@ -125,7 +128,9 @@ def test_dropout_only_in_training(make_predictor, make_batch):
 def test_a_frozen_encoder_drops_nothing_out(make_encoder, make_batch):
     tokens, slot, count, depth, _ = make_batch(3)
     encoder = make_encoder(sample_dropout=0.5, nucleotide_dropout=0.5)
-    model = SequencePredictor(encoder, 1, TargetConfig(metadata_column="age", regressor_dropout=0.5))
+    model = SequencePredictor(
+        encoder, TargetSpec((1,), ((),), (0.0,)), TargetConfig(metadata_column="age", regressor_dropout=0.5)
+    )
     model.freeze()
     embeddings = [model.train(mode)(tokens, slot, count, depth).sample_embedding for mode in (True, True, False)]
     assert torch.equal(embeddings[0], embeddings[1])
@@ -246,7 +251,9 @@ def test_categories_that_are_needed_must_be_given(make_conditioned, make_predict
 
 def test_a_column_that_only_scales_conditions_nothing(make_encoder):
     scaling = CategorySpec(sizes=(4,), parents=(None,), fused=0, scaled=0)
-    model = SequencePredictor(make_encoder(), 1, TargetConfig(metadata_column="age"), CategoryConfig(), scaling)
+    model = SequencePredictor(
+        make_encoder(), TargetSpec((1,), ((),), (0.0,)), TargetConfig(metadata_column="age"), CategoryConfig(), scaling
+    )
     assert model.conditioning is None
 
 

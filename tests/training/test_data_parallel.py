@@ -14,6 +14,7 @@ from torch.nn.parallel import replicate
 
 from aam.config import CategoricalFusion, CategoryConfig, ModelConfig, TargetConfig
 from aam.errors import InputError
+from aam.models.heads import TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
 from aam.models.transformer import compile_blocks
@@ -81,9 +82,9 @@ def draw_categories(seed: int, samples: int) -> Tensor:
 def build_predictor(fusion: str | None = None) -> SequencePredictor:
     encoder = build_encoder()
     if fusion is None:
-        return SequencePredictor(encoder, 3, TARGET).double()
+        return SequencePredictor(encoder, TargetSpec((3,), ((),), (0.0,)), TARGET).double()
     config = CategoryConfig(categorical_columns="a,b", categorical_fusion=fusion, categorical_dim=6)
-    model = SequencePredictor(encoder, 3, TARGET, config, COLUMNS).double()
+    model = SequencePredictor(encoder, TargetSpec((3,), ((),), (0.0,)), TARGET, config, COLUMNS).double()
     for parameter in model.conditioning.parameters():
         # maps that are zero at first would hide what they map
         nn.init.normal_(parameter, std=0.3)

@@ -26,6 +26,7 @@ from aam.config import (
     TrainConfig,
 )
 from aam.errors import InputError
+from aam.models.heads import TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
 from aam.models.transformer import Block, compile_blocks
@@ -62,7 +63,7 @@ def hollow_predictor(fusion: str | None = None) -> SequencePredictor:
     spec = None if fusion is None else CategorySpec(sizes=(5, 4, 4), parents=(2, None, None), fused=2)
     with torch.device("meta"):
         encoder = SequenceEncoder(ModelConfig.model_validate(SHAPE))
-        return SequencePredictor(encoder, 2, target, categories, spec)
+        return SequencePredictor(encoder, TargetSpec((2,), ((),), (0.0,)), target, categories, spec)
 
 
 def values(model: nn.Module) -> dict[str, Tensor]:
