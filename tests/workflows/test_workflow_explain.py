@@ -2,6 +2,8 @@
 
 import gzip
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from aam.config import ExplainConfig, SamplingConfig, TrainConfig
+from aam.config import ExplainConfig, SamplingConfig, TrainConfig, flag
 from aam.data.metadata import read_metadata
 from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.sequences import encode_sequences
@@ -114,6 +116,26 @@ def test_a_city_that_is_new_and_a_missing_category_are_explained_too(options, tm
     sums = read(tmp_path / "w.tsv").groupby(["sample_id", "asv_id"])["weight"].sum()
     assert sums.index.get_level_values(0).nunique() == 40
     assert sums.to_numpy() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "samples"),
+    [(["habitat=gut,oral,skin"], 40), (["subject=subject01", "habitat=gut"], 2)],
+)
+def test_the_number_of_processes_changes_nothing(where, samples, options, weights, tmp_path):
+    """Also where they do not divide the samples, or are more than these."""
+    named = {name: options[name] for name in ("checkpoint", "metadata", "what", "device")}
+    given = [*named.items(), ("table", options["table"][0]), *(("where", part) for part in where)]
+    given += [("output", tmp_path / "w.tsv"), ("batch_size", 3)]
+    words = [word for name, value in given for word in (flag(name), str(value))]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "aam.cli"]
+    done = subprocess.run([*launch, "explain", *words], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = read(tmp_path / "w.tsv")
+    expected = weights[weights["sample_id"].isin(set(found["sample_id"]))].reset_index(drop=True)
+    assert found["sample_id"].nunique() == samples
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_picture_and_the_means_are_those_of_the_weights(weights, options, tmp_path, caplog):

@@ -5,10 +5,11 @@ import shutil
 import pytest
 
 from aam.cli import main
-from aam.config import InspectConfig, TrainConfig
+from aam.config import InspectConfig, PretrainConfig, TrainConfig
 from aam.errors import InputError
 from aam.training.checkpoint import read_checkpoint
 from aam.workflows.inspect import inspect
+from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore
 from aam.workflows.train import train
 
@@ -101,6 +102,15 @@ def test_documents_are_enough(regressor, tmp_path):
     with pytest.raises(InputError, match=r"model\.safetensors"):
         restore(folder)
     assert text_of(folder).split("\n", 1)[1] == text_of(regressor).split("\n", 1)[1]
+
+
+def test_a_sharded_checkpoint(pretrain_options, tmp_path):
+    options = pretrain_options(tmp_path / "run", fsdp=True, fsdp_sharded_checkpoint=True, epochs=1)
+    pretrain(PretrainConfig.from_flat(options))
+    last = tmp_path / "run" / "checkpoints" / "last"
+    with pytest.raises(InputError, match="is sharded"):
+        restore(last)
+    assert text_of(last).split("\n", 1)[1] == text_of(tmp_path / "run").split("\n", 1)[1]
 
 
 def test_the_command_prints_it_to_stdout(regressor, capsys):
