@@ -11,6 +11,8 @@ from aam.config import (
     DistributedConfig,
     EmbedConfig,
     EncoderType,
+    ExplainConfig,
+    InspectConfig,
     ModelConfig,
     PredictConfig,
     PretrainConfig,
@@ -33,6 +35,8 @@ MINIMAL = {
     PretrainFindLrConfig: {"output_dir": "o"},
     PredictConfig: {"checkpoint": "c", "output": "p.tsv"},
     EmbedConfig: {"checkpoint": "c", "output": "p.tsv"},
+    InspectConfig: {"checkpoint": "c"},
+    ExplainConfig: {"checkpoint": "c", "what": "category-attention", "output": "w.tsv"},
     UnifracCommandConfig: {"output": "d.tsv"},
     SimulateCommandConfig: {"directory": "study"},
 }

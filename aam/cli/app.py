@@ -17,6 +17,8 @@ from aam.cli.config_file import read_config_file
 from aam.cli.options import given_values, parameters
 from aam.config import (
     EmbedConfig,
+    ExplainConfig,
+    InspectConfig,
     PredictConfig,
     PretrainConfig,
     PretrainFindLrConfig,
@@ -37,6 +39,7 @@ _GENERAL = "General"
 _COMMAND_PANELS = [
     RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
+    RichCommandPanel("Understand", commands=["inspect", "explain"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
 ]
 
@@ -187,6 +190,36 @@ def embed(config: EmbedConfig) -> None:
         aam embed --checkpoint pretrained --table table.biom --output embeddings.tsv
     """
     from aam.workflows.embed import embed as workflow
+
+    workflow(config)
+
+
+@command(InspectConfig, positional=("checkpoint",))
+def inspect(config: InspectConfig) -> None:
+    """Say what a trained model is.
+
+    CHECKPOINT is the output folder of a run, or one checkpoint folder. Told are the columns that the model predicts
+    and those that new samples need, its categories and their hierarchy, weights of samples, and its size.
+
+    Example:
+        aam inspect age
+    """
+    from aam.workflows.inspect import inspect as workflow
+
+    click.echo(workflow(config))
+
+
+@command(ExplainConfig)
+def explain(config: ExplainConfig) -> None:
+    """Write what a prediction was made from.
+
+    For a model of `aam train` with --categorical-fusion cross_attention: how much each ASV of each sample heeds each
+    categorical column, as weights that sum to 1 over the columns.
+
+    Example:
+        aam explain --checkpoint age --table new.biom --metadata new.tsv --what category-attention --output weights.tsv
+    """
+    from aam.workflows.explain import explain as workflow
 
     workflow(config)
 

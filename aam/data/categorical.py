@@ -148,6 +148,11 @@ class CategoryEncoder:
         return tuple(None if parent is None else self.columns.index(parent) for parent in parents)
 
     @property
+    def needed(self) -> tuple[str, ...]:
+        """Columns that new samples must have: all but parents, which are filled in from their children."""
+        return tuple(column for column in self.columns if column not in self.parents.values())
+
+    @property
     def scaled_index(self) -> int | None:
         """Which column scales predictions."""
         return None if self.scaled is None else self.columns.index(self.scaled)
@@ -175,13 +180,12 @@ class CategoryEncoder:
     def _read(self, metadata: pd.DataFrame) -> Texts:
         """The columns as they are given; an absent parent is missing everywhere."""
         absent = [column for column in self.columns if column not in metadata.columns]
-        fillable = set(self.parents.values())
-        needed = [column for column in self.columns if column not in fillable]
-        if any(column not in fillable for column in absent):
+        needed = [column for column in absent if column in self.needed]
+        if needed:
             raise InputError(
-                f"sample metadata: no column {first_ids(repr(name) for name in absent if name not in fillable)}; the "
-                f"model was trained with categories and needs {', '.join(needed)} of new samples too (a value that is "
-                f"not known stays empty); columns: {first_ids(metadata.columns, limit=30) or 'none'}"
+                f"sample metadata: no column {first_ids(map(repr, needed))}; the model was trained with "
+                f"categories and needs {', '.join(self.needed)} of new samples too (a value that is not known "
+                f"stays empty); columns: {first_ids(metadata.columns, limit=30) or 'none'}"
             )
         for column in absent:
             children = [child for child, parent in self.parents.items() if parent == column]

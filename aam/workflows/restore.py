@@ -52,6 +52,11 @@ class Restored:
     documents: dict[str, Any]
     """What its checkpoint holds besides config and weights."""
 
+    @property
+    def model(self) -> SequenceEncoder | SequencePredictor:
+        """The whole model."""
+        return self.encoder if self.predictor is None else self.predictor
+
 
 def build_encoder(config: PretrainConfig, taxonomy: TaxonomyClasses | None = None) -> SequenceEncoder:
     """Build the pretraining model of a config on meta, without weights, with a head for each taxonomic rank."""
@@ -126,20 +131,30 @@ def restore(path: Path) -> Restored:
         InputError: no whole checkpoint is there.
     """
     checkpoint = read_checkpoint(path)
+    trained = outline(checkpoint)
+    model = materialise(trained.model, CPU)
+    model.load_state_dict(checkpoint.model)
+    model.eval()
+    return trained
+
+
+def outline(checkpoint: Checkpoint) -> Restored:
+    """Rebuild a trained model from the documents of its checkpoint alone: on meta, without weights.
+
+    Raises:
+        InputError: its options are those of another version of aam.
+    """
     if checkpoint.kind == "pretrain":
         pretraining = _config(PretrainConfig, checkpoint)
         learned = checkpoint.documents["taxonomy"] if pretraining.losses.learns("taxonomy") else None
         taxonomy = None if learned is None else TaxonomyClasses.from_json(learned)
-        encoder = materialise(build_encoder(pretraining, taxonomy), CPU)
-        encoder.load_state_dict(checkpoint.model)
-        return Restored(pretraining, encoder.eval(), None, None, None, checkpoint.documents)
+        return Restored(pretraining, build_encoder(pretraining, taxonomy), None, None, None, checkpoint.documents)
     config = _config(TrainConfig, checkpoint)
     targets = Targets.from_json(checkpoint.documents["targets"])
     document = checkpoint.documents.get("categories")  # there where the prediction depends on any
     categories = None if document is None else CategoryEncoder.from_json(document)
-    predictor = materialise(build_predictor(config, targets, categories), CPU)
-    predictor.load_state_dict(checkpoint.model)
-    return Restored(config, predictor.encoder.eval(), predictor.eval(), targets, categories, checkpoint.documents)
+    predictor = build_predictor(config, targets, categories)
+    return Restored(config, predictor.encoder, predictor, targets, categories, checkpoint.documents)
 
 
 def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
@@ -157,5 +172,4 @@ def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
 def checkpoint_of(trained: Restored) -> Checkpoint:
     """Make the checkpoint from which `restore` rebuilds an equal model; it holds no state to resume from."""
     kind: Kind = "pretrain" if trained.targets is None else "train"
-    model = trained.encoder if trained.predictor is None else trained.predictor
-    return Checkpoint(kind, trained.config.model_dump(mode="json"), trained.documents, model.state_dict())
+    return Checkpoint(kind, trained.config.model_dump(mode="json"), trained.documents, trained.model.state_dict())

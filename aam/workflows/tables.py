@@ -1,9 +1,11 @@
 """Tables of results by sample or ASV id, and where results may be written."""
 
+import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -42,6 +44,19 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table, its index first, as tab-separated text; a reader sees the whole file or none."""
     with whole_file(path) as draft:
         table.to_csv(draft, sep="\t", float_format="%.6g", compression="gzip" if path.suffix == ".gz" else None)
+
+
+def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
+    """Write the parts of a long table, made one at a time, as `write_table` writes a whole one; without their index."""
+    with whole_file(path) as draft, _open_text(draft, path.suffix == ".gz") as file:
+        for number, part in enumerate(parts):
+            part.to_csv(file, sep="\t", float_format="%.6g", index=False, header=number == 0)
+
+
+def _open_text(path: Path, compressed: bool) -> TextIO:
+    if compressed:
+        return gzip.open(path, "wt", encoding="utf-8", newline="")
+    return path.open("w", encoding="utf-8", newline="")
 
 
 def _check_place(option: str, path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import click
 import pytest
 
 from aam.cli import main
@@ -19,13 +20,15 @@ from aam.errors import (
     TrainingDivergedError,
 )
 
-COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "simulate", "unifrac"]
+COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "inspect", "explain", "simulate", "unifrac"]
 REQUIRED = {
     "pretrain": ["--output-dir", "o"],
     "train": ["--output-dir", "o", "--metadata-column", "age"],
     "find-lr": ["--output-dir", "o"],
     "predict": ["--checkpoint", "c", "--output", "p.tsv"],
     "embed": ["--checkpoint", "c", "--output", "p.tsv"],
+    "inspect": ["c"],
+    "explain": ["--checkpoint", "c", "--what", "category-attention", "--output", "w.tsv"],
     "simulate": ["study"],
     "unifrac": ["--output", "d.tsv"],
 }
@@ -76,9 +79,12 @@ def test_help_fits_100_columns_and_shows_every_option_in_its_panel(command, caps
     assert _run(command, "--help") == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 100
-    config = {parameter.name for parameter in app.commands[command].params}
-    for name in config - {"directory"}:
-        assert f"{flag(name)} " in text or f"{flag(name)}/" in text
+    for parameter in app.commands[command].params:
+        name = str(parameter.name)
+        if isinstance(parameter, click.Argument):
+            assert name.upper() in text
+        else:
+            assert f"{flag(name)} " in text or f"{flag(name)}/" in text
     assert f"aam {command}" in text
     assert "General" in text
 
@@ -132,6 +138,12 @@ def test_without_a_command_the_help_is_shown(capsys):
         (["train", "--output-dir", "o"], "Error: Missing option '--metadata-column'."),
         (["train", "--verbose"], "Error: No such option '--verbose'."),
         (["simulate"], "Error: Missing argument 'DIRECTORY'."),
+        (["inspect"], "Error: Missing argument 'CHECKPOINT'."),
+        (["inspect", "--checkpoint", "c"], "Error: No such option '--checkpoint'."),
+        (
+            ["explain", *REQUIRED["explain"], "--what", "shap"],
+            "Error: Invalid value for '--what': 'shap' is not",
+        ),
         (["predict", *REQUIRED["predict"], "new.biom"], "Error: Got unexpected extra argument (new.biom)"),
     ],
 )
@@ -148,6 +160,8 @@ def test_usage_errors_leave_with_2_and_one_message(arguments, message, capsys):
     [
         ("predict", "seed compile-model"),
         ("embed", "seed compile-model"),
+        ("inspect", "table metadata output overwrite device seed"),
+        ("explain", "seed compile-model distributed data-parallel fsdp rank-timeout log-all-ranks"),
         ("find-lr", "lr epochs scheduler warmup-fraction patience best-metric compile-model"),
         ("find-lr", "log-every checkpoint-every keep-checkpoints resume stratify"),
         ("find-lr", "distributed data-parallel fsdp rank-timeout log-all-ranks"),

@@ -1,7 +1,7 @@
 """The bridge from configs to click, and options from TOML files."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import click
 import pytest
@@ -12,6 +12,8 @@ from aam.cli.config_file import read_config_file
 from aam.cli.options import given_values, parameters
 from aam.config import (
     EmbedConfig,
+    ExplainConfig,
+    InspectConfig,
     PredictConfig,
     PretrainConfig,
     PretrainFindLrConfig,
@@ -29,6 +31,8 @@ ALL_CONFIGS = [
     PretrainFindLrConfig,
     PredictConfig,
     EmbedConfig,
+    InspectConfig,
+    ExplainConfig,
     UnifracCommandConfig,
     SimulateCommandConfig,
 ]
@@ -143,7 +147,11 @@ def test_every_option_of_every_command_has_a_parameter_that_says_what_the_config
 def test_defaults_of_the_options_make_the_default_config(config):
     """What the help shows as defaults is what an empty command line gives."""
     made = _by_name(config)
-    required = {name: "x" for name, (_, field) in config.options().items() if field.is_required()}
+    required = {
+        name: get_args(field.annotation)[0] if get_origin(field.annotation) is Literal else "x"
+        for name, (_, field) in config.options().items()
+        if field.is_required()
+    }
     shown = {
         name: made[name].default
         for name, (_, field) in config.options().items()

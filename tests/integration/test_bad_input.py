@@ -54,6 +54,11 @@ def predict(**changes: object) -> list[str]:
     return _command("predict", **{"checkpoint": "trained", "table": "table.biom", "output": "p.tsv", **changes})
 
 
+def explain(**changes: object) -> list[str]:
+    files = {"checkpoint": "attentive", "table": "table.biom", "metadata": "metadata.tsv", "output": "w.tsv"}
+    return _command("explain", **{**files, "what": "category-attention", **changes})
+
+
 def unifrac(**changes: object) -> list[str]:
     options = {"table": "table.biom", "tree": "tree.nwk", "output": "d.tsv", "backend": "scikit-bio"}
     return _command("unifrac", **{**options, **changes})
@@ -548,6 +553,39 @@ OPTIONS = {
     ),
 }
 
+EXPLAIN = {
+    "nothing to explain": Case(explain(what=None), ("Missing option '--what'",)),
+    "explanation unknown": Case(explain(what="shap"), ("'--what': 'shap' is not 'category-attention'",)),
+    "attention of an encoder": Case(
+        explain(checkpoint="pretrained"),
+        ("--checkpoint pretrained is a pretrained encoder", "--categorical-fusion cross_attention"),
+    ),
+    "attention without categories": Case(
+        explain(checkpoint="trained"),
+        ("--checkpoint trained was trained without --categorical-columns", "--categorical-fusion cross_attention"),
+    ),
+    "attention without metadata": Case(explain(metadata=None), (r"columns of the metadata \(site, habitat\)", "give")),
+    "attention to an absent column": Case(
+        explain(),
+        ("sample metadata: no column 'site'", "needs site, habitat of new samples too"),
+        (replace("metadata.tsv", "\tsite\t", "\tplace\t"),),
+    ),
+    "attention without a table": Case(explain(table=None), ("--table is needed",)),
+    "weights onto the metadata": Case(
+        explain(output="metadata.tsv", overwrite=True), ("--output metadata.tsv is the file of --metadata",)
+    ),
+    "weights onto another file": Case(explain(output="tree.nwk"), ("--output tree.nwk exists", "--overwrite")),
+    "plot of another kind": Case(explain(plot="w.pdf"), ("--plot w.pdf: .*png",)),
+    "plot into no folder": Case(explain(plot="none/w.png"), ("--plot none/w.png: there is no folder",)),
+    "inspected folder missing": Case(_command("inspect", ("none",)), ("none: no such folder",)),
+    "inspected folder without checkpoint": Case(_command("inspect", ("photos",)), ("photos holds no checkpoint",)),
+    "inspected checkpoint altered": Case(
+        _command("inspect", ("trained",)),
+        ("targets.json is truncated|targets.json was altered",),
+        (cut("trained/checkpoints/best/targets.json"),),
+    ),
+}
+
 CASES = {
     **TABLES,
     **TREES,
@@ -559,6 +597,7 @@ CASES = {
     **CHECKPOINTS,
     **OUTPUTS,
     **OPTIONS,
+    **EXPLAIN,
 }
 
 
@@ -578,6 +617,8 @@ def study(tmp_path_factory) -> Path:
         patch.chdir(folder)
         assert _leave(pretrain(output_dir="pretrained")) == 0
         assert _leave(train(output_dir="trained")) == 0
+        categories = {"categorical_columns": "site,habitat", "categorical_fusion": "cross_attention"}
+        assert _leave(train(output_dir="attentive", **categories)) == 0
         assert _leave(predict()) == 0
         Path("p.tsv").unlink()
         Path("empty").mkdir()

@@ -63,6 +63,25 @@ def classifier(tmp_path_factory, train_options) -> Path:
 
 
 @pytest.fixture(scope="session")
+def attentive(tmp_path_factory, train_options) -> Path:
+    """Output folder of `train` on a number, whose ASVs attend to two categories, one of them with a parent."""
+    folder = tmp_path_factory.mktemp("runs") / "attentive"
+    options = {
+        "categorical_columns": "site,habitat",
+        "categorical_hierarchy": "site=region",
+        "categorical_fusion": "cross_attention",
+        "cross_attn_heads": 2,
+        "categorical_loss_weights": "auto",
+        "categorical_loss_weight_column": "region",
+        "target_loss": "quantile",
+        "normalize_by": "habitat",
+        "rarefy_depth": 150,
+    }
+    train(TrainConfig.from_flat(train_options(folder, **options)))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def aam() -> Callable[..., int]:
     """Run a command line of options by their names; returns the exit code."""
 

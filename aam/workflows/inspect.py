@@ -1,0 +1,214 @@
+"""`aam inspect`: what a checkpoint is, in words."""
+
+from collections.abc import Sequence
+
+from aam.config import (
+    InspectConfig,
+    LossWeightConfig,
+    ModelConfig,
+    PretrainConfig,
+    SamplingConfig,
+    TargetConfig,
+    TrainConfig,
+    flag,
+)
+from aam.data.categorical import CategoryEncoder
+from aam.data.loss_weights import CategoryWeights
+from aam.data.target_column import TargetColumn
+from aam.data.target_table import Targets
+from aam.data.taxonomy import TaxonomyClasses
+from aam.errors import first_ids
+from aam.training.checkpoint import Checkpoint, read_checkpoint
+from aam.workflows.restore import Restored, outline
+
+_NAMES_SHOWN = 20
+_ABUNDANCE = {
+    "add": "added to each ASV",
+    "concat": "beside each ASV",
+    "film": "scaling and shifting each ASV",
+    "none": "not read",
+}
+_CHOICE = {"abundance": "the most abundant", "random": "drawn at random", "first": "the first of the table"}
+
+
+def inspect(config: InspectConfig) -> str:
+    """Describe a checkpoint, whole or in parts; its weights are not read.
+
+    Raises:
+        InputError: no checkpoint is there, it is damaged, or of another version of aam.
+    """
+    path = config.trained.checkpoint
+    checkpoint = read_checkpoint(path, with_weights=False)
+    return f"{path}: a checkpoint of `aam {checkpoint.kind}`\n{describe(checkpoint)}"
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """Describe a checkpoint by its config and documents, in paragraphs with a heading each.
+
+    Raises:
+        InputError: its options are those of another version of aam.
+    """
+    trained = outline(checkpoint)
+    parts = [*_model(trained), *_samples(trained)]
+    if isinstance(trained.config, PretrainConfig):
+        parts += _pretraining(trained.config, trained)
+    else:
+        parts += _fine_tuning(trained.config, trained)
+    return "\n".join(parts)
+
+
+def _model(trained: Restored) -> list[str]:
+    model: ModelConfig = trained.config.model
+    lines = [
+        f"parameters: {sum(parameter.numel() for parameter in trained.model.parameters()):,}",
+        f"width of embeddings: {model.embedding_dim}",
+        f"transformer layers: {model.attention_layers} for nucleotides and {model.attention_layers} for ASVs, with "
+        f"{model.attention_heads} attention heads each",
+        f"ASVs: the first {model.max_bp} nucleotides, {model.nucleotide_patch} at a time; abundance is "
+        f"{_ABUNDANCE[model.count_embedding]}",
+    ]
+    return _paragraph("model", lines)
+
+
+def _samples(trained: Restored) -> list[str]:
+    sampling: SamplingConfig = trained.config.sampling
+    count = _training_samples(trained)
+    asvs = f"up to {sampling.max_asvs:,} of a sample, {_CHOICE[sampling.asv_choice]}" if sampling.max_asvs else "all"
+    lines = [f"reads: {_rarefaction(sampling)}", f"ASVs read: {asvs}"]
+    return _paragraph("samples", lines + ([] if count is None else [f"trained on: {count:,} samples"]))
+
+
+def _rarefaction(sampling: SamplingConfig) -> str:
+    if sampling.rarefy_depth is None:
+        return "all of a sample, not rarefied"
+    often = "in every epoch" if sampling.rarefaction == "epoch" else "once"
+    shallow = "kept as they are" if sampling.keep_shallow else "left out"
+    return f"{sampling.rarefy_depth:,} drawn of each sample {often} (and for predictions); samples with fewer {shallow}"
+
+
+def _training_samples(trained: Restored) -> int | None:
+    """Number of training samples, where the documents tell it."""
+    documents = trained.documents
+    if "training" in documents:
+        return len(documents["training"])
+    if "loss_weights" in documents:
+        counts = CategoryWeights.from_json(documents["loss_weights"]).counts
+        return sum(next(iter(counts.values())).values())
+    return None
+
+
+def _pretraining(config: PretrainConfig, trained: Restored) -> list[str]:
+    learned = [
+        f"{name.replace('_', ' ')} (weight {weight:g})" for name, weight in config.losses.weights.items() if weight
+    ]
+    lines = [f"learned: {', '.join(learned)}"]
+    if config.losses.learns("unifrac"):
+        source = "" if config.inputs.unifrac_matrix is None else ", of a matrix that was given"
+        lines.append(f"distance between samples: {config.unifrac.unifrac_metric}{source}")
+    if config.losses.learns("taxonomy"):
+        sizes = TaxonomyClasses.from_json(trained.documents["taxonomy"]).sizes
+        lines.append(f"taxonomic ranks: {', '.join(f'{rank} ({size} classes)' for rank, size in sizes.items())}")
+    lines.append("use: `aam embed`, or `aam train` with --pretrained-encoder")
+    return _paragraph("pretraining", lines)
+
+
+def _fine_tuning(config: TrainConfig, trained: Restored) -> list[str]:
+    assert trained.targets is not None
+    parts = _start(config)
+    parts += _paragraph("new samples need", _needs(trained.targets, trained.categories))
+    for column in trained.targets.columns:
+        parts += _paragraph(f"predicts {column.name}", _target(column, config.target))
+    if trained.categories is not None:
+        parts += _categories(config, trained.categories)
+    return parts + _weights(config.weights, trained)
+
+
+def _start(config: TrainConfig) -> list[str]:
+    encoder = config.finetune.pretrained_encoder
+    frozen = ", frozen: only what is new was trained" if config.finetune.freeze_base else ""
+    lines = ["random weights" if encoder is None else f"the pretrained encoder {encoder}{frozen}"]
+    return _paragraph("started from", lines)
+
+
+def _needs(targets: Targets, categories: CategoryEncoder | None) -> list[str]:
+    lines = ["a table of counts"]
+    columns = dict.fromkeys([*(() if categories is None else categories.needed), *targets.metadata_columns])
+    if columns:
+        lines.append(f"metadata with the columns {', '.join(columns)} (a value that is not known stays empty)")
+    if categories is not None:
+        filled = [name for name in categories.columns if name not in columns]
+        if filled:
+            lines.append(f"better also {', '.join(filled)}, filled in where training tells the value")
+    return lines
+
+
+def _target(column: TargetColumn, config: TargetConfig) -> list[str]:
+    if column.classes is not None:
+        names = column.classes.classes
+        smoothed = [f"label smoothing: {config.label_smoothing:g}"] if config.label_smoothing else []
+        return [f"{len(names)} classes: {first_ids(names, _NAMES_SHOWN)}", *smoothed]
+    assert column.scale is not None
+    lines = [f"a number, learned with {_loss(column, config)}"]
+    scale = column.scale
+    value = "log(1 + value)" if scale.kind.startswith("log-") else "value"
+    formula = "" if scale.kind == "none" else f", ({value} - {scale.offset:.6g}) / {scale.scale:.6g}"
+    lines.append(f"transform: {scale.kind}{formula}")
+    lines.append(f"range: {_range(config)}")
+    if column.groups is not None:
+        own = first_ids(column.groups.groups, _NAMES_SHOWN) or "no category has one"
+        lines.append(f"scales of their own by {' and '.join(column.groups.columns)}: {own}")
+    if config.learnable_output_scale:
+        lines.append("a learned scale and offset after the last layer")
+    return lines
+
+
+def _loss(column: TargetColumn, config: TargetConfig) -> str:
+    if column.loss == "quantile":
+        return f"the quantile loss: a column for each of {', '.join(f'{share:g}' for share in column.quantiles)}"
+    if column.loss == "asymmetric":
+        return f"the asymmetric loss: {config.over_penalty:g} for too high, {config.under_penalty:g} for too low"
+    return f"the {column.loss} loss"
+
+
+def _range(config: TargetConfig) -> str:
+    if config.bounded_targets:
+        return "between 0 and 1"
+    activation = config.output_activation
+    return "any number" if activation == "none" else f"not negative ({activation})"
+
+
+def _categories(config: TrainConfig, categories: CategoryEncoder) -> list[str]:
+    options = config.categories
+    lines = []
+    if categories.fused:
+        heads = (
+            f", {options.cross_attn_heads} heads"
+            if options.categorical_fusion in ("cross_attention", "perceiver")
+            else ""
+        )
+        lines.append(
+            f"fusion: {options.categorical_fusion}{heads}; a vector of {options.categorical_dim} for a category"
+        )
+    if categories.parents:
+        lines.append(f"a category and its parent: {options.hierarchy_combine}")
+    if options.categorical_dropout:
+        lines.append(f"concealed in training: {options.categorical_dropout:g} of all")
+    heading, *schema = categories.describe().splitlines()
+    return ["", heading, *(f"  {line}" for line in lines), *schema]
+
+
+def _weights(config: LossWeightConfig, trained: Restored) -> list[str]:
+    parts = []
+    if config.class_weights != "none":
+        beta = f" (beta {config.effective_beta:g})" if config.class_weights == "effective" else ""
+        parts += _paragraph("weights of classes", [f"{config.class_weights}{beta}"])
+    if "loss_weights" in trained.documents:
+        weights = CategoryWeights.from_json(trained.documents["loss_weights"])
+        source = f"{flag('categorical_loss_weights')} {config.categorical_loss_weights}"
+        parts += _paragraph("weights of samples by category", [source, *weights.table().splitlines()])
+    return parts
+
+
+def _paragraph(heading: str, lines: Sequence[str]) -> list[str]:
+    """An empty line, a heading, and what is under it."""
+    return ["", f"{heading}:", *(f"  {line}" for line in lines)]
