@@ -15,13 +15,14 @@ from aam.models.types import CategorySpec
 CPU = torch.device("cpu")
 
 
+THREE = TargetSpec((3,), ((),), (0.0,))
+
+
 @pytest.fixture
 def build(make_config):
     def make(**options: object) -> SequencePredictor:
         target = TargetConfig(metadata_column="age", count_weight=1.0, regressor_hidden_dims=(8,))
-        return SequencePredictor(
-            SequenceEncoder(make_config(**options), faith_pd=True), TargetSpec((3,), ((),), (0.0,)), target
-        )
+        return SequencePredictor(SequenceEncoder(make_config(**options), faith_pd=True), THREE, target)
 
     return make
 
@@ -37,9 +38,7 @@ def build_each(request, make_config):
 
     def make() -> SequencePredictor:
         encoder = SequenceEncoder(make_config(count_embedding="film"))
-        return SequencePredictor(
-            encoder, TargetSpec((3,), ((),), (0.0,)), TargetConfig(metadata_column="age"), categories, spec
-        )
+        return SequencePredictor(encoder, THREE, TargetConfig(metadata_column="age"), categories, spec)
 
     return make
 

@@ -17,6 +17,9 @@ SPEC = CategorySpec(sizes=(6, 5, 4, 4), parents=(2, None, None, None), fused=2, 
 FLAT = CategorySpec(sizes=(6, 5), parents=(None, None), fused=2)
 
 
+ONE, TWO = (TargetSpec((outputs,), ((),), (0.0,)) for outputs in (1, 2))
+
+
 @pytest.fixture
 def make_predictor(make_encoder):
     def make(outputs: int = 1, **options: object) -> SequencePredictor:
@@ -38,9 +41,7 @@ def make_conditioned(make_encoder):
         given = {"categorical_columns": "city,season", "categorical_fusion": fusion, "categorical_dim": 6}
         nested = {"categorical_hierarchy": "city=region", "hierarchy_combine": combine} if spec is SPEC else {}
         torch.manual_seed(0)
-        model = SequencePredictor(
-            make_encoder(), TargetSpec((2,), ((),), (0.0,)), target, CategoryConfig.model_validate(given | nested), spec
-        )
+        model = SequencePredictor(make_encoder(), TWO, target, CategoryConfig.model_validate(given | nested), spec)
         initialise(model, 7)
         for parameter in model.conditioning.parameters():
             if started and not parameter.any():
@@ -128,9 +129,7 @@ def test_dropout_only_in_training(make_predictor, make_batch):
 def test_a_frozen_encoder_drops_nothing_out(make_encoder, make_batch):
     tokens, slot, count, depth, _ = make_batch(3)
     encoder = make_encoder(sample_dropout=0.5, nucleotide_dropout=0.5)
-    model = SequencePredictor(
-        encoder, TargetSpec((1,), ((),), (0.0,)), TargetConfig(metadata_column="age", regressor_dropout=0.5)
-    )
+    model = SequencePredictor(encoder, ONE, TargetConfig(metadata_column="age", regressor_dropout=0.5))
     model.freeze()
     embeddings = [model.train(mode)(tokens, slot, count, depth).sample_embedding for mode in (True, True, False)]
     assert torch.equal(embeddings[0], embeddings[1])
@@ -251,9 +250,7 @@ def test_categories_that_are_needed_must_be_given(make_conditioned, make_predict
 
 def test_a_column_that_only_scales_conditions_nothing(make_encoder):
     scaling = CategorySpec(sizes=(4,), parents=(None,), fused=0, scaled=0)
-    model = SequencePredictor(
-        make_encoder(), TargetSpec((1,), ((),), (0.0,)), TargetConfig(metadata_column="age"), CategoryConfig(), scaling
-    )
+    model = SequencePredictor(make_encoder(), ONE, TargetConfig(metadata_column="age"), CategoryConfig(), scaling)
     assert model.conditioning is None
 
 
@@ -296,7 +293,7 @@ def test_categories_under_autocast(make_conditioned, make_batch, fusion: str):
 def test_every_way_of_reading_abundance_learns_and_hides_it(make_encoder, make_batch, joins: str):
     tokens, slot, count, depth, _ = make_batch(5)
     model = SequencePredictor(
-        make_encoder(count_embedding=joins), 1, TargetConfig(metadata_column="age", count_weight=1.0)
+        make_encoder(count_embedding=joins), ONE, TargetConfig(metadata_column="age", count_weight=1.0)
     )
     hidden = count > 0
     output = model(tokens, slot, count, depth, hidden)
