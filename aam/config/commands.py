@@ -192,9 +192,6 @@ class TrainConfig(RunConfig):
         if categories.conditional_output_scaling is not None and self.target.classifier:
             raise ValueError("--conditional-output-scaling scales numbers, and --classifier predicts classes: drop one")
         self._target_is_no_input()
-        width, heads = self.model.embedding_dim, categories.cross_attn_heads
-        if categories.categorical_fusion in ("cross_attention", "perceiver") and width % heads:
-            raise ValueError(f"--embedding-dim {width} is not a multiple of --cross-attn-heads {heads}")
         return self
 
     def _target_is_no_input(self) -> None:

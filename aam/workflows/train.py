@@ -101,6 +101,7 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     if checkpoint is not None:
         _warn_of_seen(checkpoint, [study.table.sample_ids[row] for row in split.val])
     config = config.model_copy(update={"model": _model_config(config, checkpoint)})
+    _check_heads(config)
     compute = Compute.of(world or setup_distributed(config.runtime.device, config.distribution), config.runtime)
     material = gather_material(study, split, config, compute)
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
@@ -137,6 +138,13 @@ def _model_config(config: TrainConfig, pretrained: Checkpoint | None) -> ModelCo
     if pretrained is not None:
         return pretrained_model(pretrained, config.model, config.finetune)
     return resumed_model(config.output) or config.model
+
+
+def _check_heads(config: TrainConfig) -> None:
+    """Refuse heads that do not divide the width, which a pretrained encoder may have set."""
+    width, heads = config.model.embedding_dim, config.categories.cross_attn_heads
+    if config.categories.categorical_fusion in ("cross_attention", "perceiver") and width % heads:
+        raise InputError(f"--embedding-dim {width} is not a multiple of --cross-attn-heads {heads}")
 
 
 def _build_model(
