@@ -60,6 +60,8 @@ INPUT_FILES = frozenset(
 )
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 
+CHANGES_SHOWN = 8
+"""Options that differ from those of the run to resume, of which a message names as many."""
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
@@ -221,7 +223,9 @@ def _check_same_run(config: RunConfig, folder: Path) -> None:
     now = _comparable(config.model_dump(mode="json"))
     changed = [name for name in now if before.get(name) != now[name]]
     if set(before) != set(now) or changed:
-        named = ", ".join(f"{flag(name)} (was {before.get(name)}, now {now[name]})" for name in changed)
+        shown = [f"{flag(name)} (was {before.get(name)}, now {now[name]})" for name in changed[:CHANGES_SHOWN]]
+        more = [f"... ({len(changed)} in all)"] if len(changed) > CHANGES_SHOWN else []
+        named = ", ".join(shown + more)
         raise InputError(f"--resume: {folder} was started with other options: {named or 'another command'}")
 
 

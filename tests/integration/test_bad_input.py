@@ -586,11 +586,88 @@ EXPLAIN = {
     ),
 }
 
+SITES = {"categorical_columns": "site,habitat"}
+BY_REGION = {**SITES, "categorical_hierarchy": "site=region"}
+CATEGORIES = {
+    "category absent": Case(train(categorical_columns="sitee"), ("no column 'sitee'", "did you mean site")),
+    "category twice": Case(train(categorical_columns="site,site"), ("--categorical-columns names site twice",)),
+    "category is the target": Case(
+        train(categorical_columns="site,acidity"), ("--categorical-columns acidity: that is the column to predict",)
+    ),
+    "target told by a child": Case(
+        train(metadata_column="region", classifier=True, **BY_REGION),
+        ("--categorical-hierarchy site=region: region is the column to predict", "site would tell it"),
+    ),
+    "scale by the target": Case(
+        train(conditional_output_scaling="acidity"), ("--conditional-output-scaling acidity: that is the column",)
+    ),
+    "scale of classes": Case(
+        train(metadata_column="health", classifier=True, conditional_output_scaling="site"),
+        ("--conditional-output-scaling scales numbers", "drop one"),
+    ),
+    "scale by no column": Case(train(conditional_output_scaling="town"), ("no column 'town'",)),
+    "fusion without columns": Case(
+        train(categorical_fusion="add"), ("--categorical-fusion add only has an effect with --categorical-columns",)
+    ),
+    "unknown fusion": Case(train(**SITES, categorical_fusion="magic"), ("'magic' is not one of 'concat', 'add'",)),
+    "heads of no attention": Case(
+        train(**SITES, cross_attn_heads=2), ("--cross-attn-heads 2 only has an effect with --categorical-fusion",)
+    ),
+    "heads that do not divide": Case(
+        train(**SITES, categorical_fusion="cross_attention", cross_attn_heads=3),
+        ("--embedding-dim 8 is not a multiple of --cross-attn-heads 3",),
+    ),
+    "rate of nothing": Case(train(categorical_lr=0.1), ("--categorical-lr 0.1 only has an effect with",)),
+    "hierarchy without columns": Case(
+        train(categorical_hierarchy="site=region"), ("--categorical-hierarchy .*--categorical-columns",)
+    ),
+    "hierarchy of one word": Case(train(**SITES, categorical_hierarchy="site"), ("site: write CHILD=PARENT",)),
+    "hierarchy in a circle": Case(
+        train(**SITES, categorical_hierarchy="site=region,region=site"),
+        ("goes in a circle: ", "leave one of these out"),
+    ),
+    "two parents of a column": Case(
+        train(**SITES, categorical_hierarchy="site=region,site=habitat"), ("site two parents, region and habitat",)
+    ),
+    "hierarchy of other columns": Case(
+        train(categorical_columns="habitat", categorical_hierarchy="site=region"),
+        ("site is neither one of --categorical-columns", "add it"),
+    ),
+    "parent absent": Case(train(**SITES, categorical_hierarchy="site=county"), ("no column 'county'",)),
+    "hierarchy file missing": Case(
+        train(**SITES, categorical_hierarchy="h.json"), ("--categorical-hierarchy h.json: no such file",)
+    ),
+    "hierarchy file is a list": Case(
+        train(**SITES, categorical_hierarchy="h.json"), ("h.json",), (write("h.json", '["site", "region"]'),)
+    ),
+    "hierarchy of numbers": Case(
+        train(**SITES, categorical_hierarchy="h.json"),
+        ("h.json: 'site' has the parent 3", '"child": "parent"'),
+        (write("h.json", '{"site": 3}'),),
+    ),
+    "value under two parents": Case(
+        train(categorical_columns="subject", categorical_hierarchy="subject=habitat"),
+        ("subject .subject01. is under 3 parents", r"gut. \(1 sample\)", "correct the metadata"),
+    ),
+    "gate of no hierarchy": Case(
+        train(**SITES, hierarchy_combine="gated"), ("--hierarchy-combine gated only has an effect with",)
+    ),
+    "categories but no metadata": Case(
+        predict(checkpoint="attentive"), (r"the model reads columns of the metadata \(site, habitat\)", "--metadata")
+    ),
+    "categories of a new table absent": Case(
+        predict(checkpoint="attentive", metadata="metadata.tsv"),
+        ("no column 'site'", "needs site, habitat of new samples too"),
+        (replace("metadata.tsv", "\tsite\t", "\tplace\t", 1),),
+    ),
+}
+
 CASES = {
     **TABLES,
     **TREES,
     **TAXONOMY,
     **METADATA,
+    **CATEGORIES,
     **TARGETS,
     **SPLITS,
     **MATRICES,
