@@ -96,9 +96,7 @@ class Augmentation:
     def _depth(self, sample: int, epoch: int | str, available: int) -> int:
         """Sampling depth, uniform between (1 - depth_jitter) and 1 times the reads that there are."""
         spare = int(self.config.depth_jitter * available)
-        return (
-            available - int(self._generator("jitter depth", sample, epoch).integers(spare + 1)) if spare else available
-        )
+        return available - int(self._generator("jitter depth", sample, epoch).integers(spare + 1))
 
     def _thin(self, sample: int, epoch: int | str, reads: Reads) -> Reads:
         """Leave ASVs out, each by itself; of a sample that would lose all, the one that was drawn highest stays."""
