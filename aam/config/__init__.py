@@ -5,6 +5,7 @@ A *section* is a frozen group of related options and is what library code receiv
 line, a TOML file and keyword arguments see one flat list (`from_flat`, `flat`), and a checkpoint stores the nested one.
 """
 
+from aam.config.augmentation import AugmentationConfig, TargetAugmentationConfig
 from aam.config.base import COMMAS, Fraction, NonNegative, Positive, RunConfig, Section, flag, split_commas
 from aam.config.categories import CategoricalFusion, CategoryConfig, HierarchyCombine
 from aam.config.commands import (
@@ -64,6 +65,7 @@ from aam.config.target import LossWeightConfig, OutputActivation, TargetConfig, 
 __all__ = [
     "COMMAS",
     "AttnImplementation",
+    "AugmentationConfig",
     "CategoricalFusion",
     "CategoryConfig",
     "CheckpointInputConfig",
@@ -113,6 +115,7 @@ __all__ = [
     "SplitConfig",
     "StepConfig",
     "TableConfig",
+    "TargetAugmentationConfig",
     "TargetConfig",
     "TargetInputConfig",
     "TargetLoss",

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from aam.config.augmentation import AugmentationConfig, TargetAugmentationConfig
 from aam.config.base import Positive, RunConfig, Section, flag
 from aam.config.categories import CategoryConfig
 from aam.config.learning import (
@@ -144,6 +145,7 @@ class PretrainingConfig(RunConfig):
     inputs: InputConfig = InputConfig()
     output: FolderConfig
     sampling: SamplingConfig = SamplingConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     unifrac: DistanceConfig = DistanceConfig()
     model: ModelConfig = ModelConfig()
     masking: MaskConfig = MaskConfig()
@@ -172,6 +174,7 @@ class TrainConfig(RunConfig):
     weights: LossWeightConfig = LossWeightConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     sampling: SamplingConfig = SamplingConfig()
+    augmentation: TargetAugmentationConfig = TargetAugmentationConfig()
     model: ModelConfig = ModelConfig()
     split: TargetSplitConfig = TargetSplitConfig()
     optim: OptimConfig = OptimConfig()
@@ -191,8 +194,20 @@ class TrainConfig(RunConfig):
             )
         if categories.conditional_output_scaling is not None and self.target.classifier:
             raise ValueError("--conditional-output-scaling scales numbers, and --classifier predicts classes: drop one")
+        self._augmentation_has_effect()
         self._target_is_no_input()
         return self
+
+    def _augmentation_has_effect(self) -> None:
+        mixed, noise = self.augmentation.mix_samples, self.augmentation.sequence_noise
+        if mixed and not self.target.classifier:
+            raise ValueError(
+                f"--mix-samples {mixed} mixes samples of equal label: give --classifier too (numbers are hardly equal)"
+            )
+        if noise and self.finetune.freeze_base:
+            raise ValueError(
+                f"--sequence-noise {noise} has no effect with --freeze-base, which embeds the ASVs once: drop one"
+            )
 
     def _target_is_no_input(self) -> None:
         """Refuse a prediction that is told its own target."""

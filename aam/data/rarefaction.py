@@ -8,13 +8,14 @@ from scipy.sparse import csr_array
 
 from aam.config import SamplingConfig
 from aam.data.addressed import generator
+from aam.data.augmentation import Augmentation, Reads
 from aam.data.tables import FeatureTable
 
 FIXED = "fixed"
 """The epoch of draws that stay the same: validation, prediction, and ``--rarefaction fixed``."""
 
 
-def row_of(counts: csr_array, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def row_of(counts: csr_array, row: int) -> Reads:
     """Columns and values of one row of a sparse matrix, both int64."""
     span = slice(counts.indptr[row], counts.indptr[row + 1])
     return counts.indices[span].astype(np.int64), counts.data[span]
@@ -29,14 +30,18 @@ def mean_log_abundance(table: FeatureTable, samples: NDArray[np.int64]) -> float
 
 @dataclass(frozen=True, eq=False)
 class SampleDraws:
-    """The counts of any sample in any epoch, as a function of (seed, epoch, sample id)."""
+    """The counts of any sample in any epoch, as a function of (seed, epoch, sample id).
+
+    Samples are augmented in the numbered epochs of training, never in `FIXED`; with ``--rarefaction fixed`` too.
+    """
 
     table: FeatureTable
     config: SamplingConfig
     seed: int
+    augmentation: Augmentation | None = None
 
-    def counts(self, sample: int, epoch: int | str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Draw the reads of one sample, without replacement, at the sampling depth.
+    def counts(self, sample: int, epoch: int | str) -> Reads:
+        """Draw the reads of one sample, without replacement, at the sampling depth, and vary them if asked.
 
         Args:
             sample: row of the table.
@@ -44,8 +49,13 @@ class SampleDraws:
 
         Returns:
             Columns of the ASVs that were seen, ascending, and their counts (both int64 [ASVs of the sample]). A sample
-            at or below the depth is returned as it is.
+            at or below the depth is returned as it is, unless it is augmented.
         """
+        if self.augmentation is None or epoch == FIXED:
+            return self._rarefy(sample, epoch)
+        return self.augmentation.reads(sample, epoch, lambda row: self._rarefy(row, epoch))
+
+    def _rarefy(self, sample: int, epoch: int | str) -> Reads:
         asv, count = row_of(self.table.counts, sample)
         depth = self.config.rarefy_depth
         if depth is None or count.sum() <= depth:
@@ -63,9 +73,7 @@ class SampleDraws:
         count = np.concatenate([none, *(count for _, count in drawn)])
         return csr_array((count, asv, indptr), shape=(len(samples), self.table.n_asvs))
 
-    def choose(
-        self, sample: int, epoch: int | str, drawn: tuple[NDArray[np.int64], NDArray[np.int64]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def choose(self, sample: int, epoch: int | str, drawn: Reads) -> Reads:
         """Keep at most ``max_asvs`` (0: all) of a sample's drawn ASVs, still in ascending order of column."""
         asv, count = drawn
         limit = self.config.max_asvs

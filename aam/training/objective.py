@@ -26,6 +26,7 @@ from aam.training.inference import ROWS, embed_samples, join_moments, share_asvs
 from aam.training.losses import PAIR_BLOCK, MultiTaskLoss, nucleotide_loss, pairwise_gradient
 from aam.training.masking import hidden_nucleotides
 from aam.training.metrics import DistanceMetrics, Metrics, RegressionMetrics
+from aam.training.noise import misread
 from aam.training.parallel import Parallel
 from aam.training.taxonomy import TaxonomyTask
 
@@ -162,6 +163,11 @@ class PretrainObjective:
     def _hide(self, asv: Tensor, step: int | str, masking: MaskConfig) -> Tensor:
         return hidden_nucleotides(self.nucleotides[asv], self.keys[asv], masking, self.config.runtime.seed, step)
 
+    def _misread(self, asv: Tensor, step: int) -> Tensor:
+        """Nucleotides of ASVs as a training step reads them, uint8 [U, L]; those to predict are the true ones."""
+        noise, seed = self.config.augmentation.sequence_noise, self.config.runtime.seed
+        return misread(self.nucleotides[asv], self.keys[asv], noise, seed, step)
+
     def _totals(self, step: StepBatch, hidden: Sequence[Tensor]) -> Tensor:
         """Weights of the whole step: of hidden nucleotides, then of known classes at each rank; int64 [1 + R]."""
         own = []
@@ -174,7 +180,7 @@ class PretrainObjective:
         # dropout is the one draw of torch's own generator: seeded by address, so that a step can be run again
         number = index * self.parallel.world.size + self.parallel.world.rank
         seed = address_hash(self.config.runtime.seed, "dropout", step.plan.step, number)
-        batch, tokens = step.micro[index], self.nucleotides[step.micro[index].asv]
+        batch, tokens = step.micro[index], self._misread(step.micro[index].asv, step.plan.step)
         hidden = mask if self.loss.active("nucleotide_loss") else None
         with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
             return self.parallel.call(tokens, batch.slot, batch.count, batch.depth, hidden)  # type: ignore[no-any-return]

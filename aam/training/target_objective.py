@@ -26,6 +26,7 @@ from aam.models.types import PredictorOutput
 from aam.training.compute import Compute, draws_dropout, seeded
 from aam.training.inference import embed_asvs, embed_batches, own_batches
 from aam.training.losses import MultiTaskLoss, RegressionLoss, at_least_single, class_errors, count_loss, target_loss
+from aam.training.noise import misread
 from aam.training.objective import VALIDATION, Scale
 from aam.training.parallel import Parallel
 from aam.training.target_metrics import metric_names, score
@@ -129,7 +130,7 @@ class TargetObjective:
         number = index * self.parallel.world.size + self.parallel.world.rank
         seed = address_hash(self.config.runtime.seed, "dropout", step.plan.step, number)
         batch = step.micro[index]
-        asvs = (self.frozen_asvs if self.model.frozen else self.nucleotides)[batch.asv]
+        asvs = self.frozen_asvs[batch.asv] if self.model.frozen else self._misread(batch.asv, step.plan.step)
         with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
             return self.parallel.call(  # type: ignore[no-any-return]
                 asvs, batch.slot, batch.count, batch.depth, hidden, self._categories(batch, step.plan.step)
@@ -143,6 +144,11 @@ class TargetObjective:
         address = address_hash(self.config.runtime.seed, "conceal categories", step)
         draw = uniforms(address, self.sample_keys[batch.sample], categories.shape[1])
         return categories.masked_fill((draw < rate) & (categories != MISSING), UNSEEN)
+
+    def _misread(self, asv: Tensor, step: int) -> Tensor:
+        """Nucleotides of ASVs as a training step reads them, uint8 [U, L]."""
+        noise, seed = self.config.augmentation.sequence_noise, self.config.runtime.seed
+        return misread(self.nucleotides[asv], self.asv_keys[asv], noise, seed, step)
 
     def _target_loss(self, prediction: Tensor, sample: Tensor, total: Tensor) -> Tensor:
         """Loss of predictions [B, K] for rows [B] of the table; total: weights [T] of all that it is the mean over."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aam.config import ModelConfig, PretrainConfig, TrainConfig
+from aam.data.augmentation import Augmentation, Mixing
 from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
 from aam.data.rarefaction import SampleDraws
 from aam.data.splits import Split, write_split
@@ -92,8 +93,14 @@ class Run:
         return Trainer(self.model, self.objective, sampler, self.dataset, self.config, checkpoints)
 
 
-def gather_material(study: Study, split: Split, config: PretrainConfig | TrainConfig, compute: Compute) -> Material:
-    """Bring a study to the device.
+def gather_material(
+    study: Study,
+    split: Split,
+    config: PretrainConfig | TrainConfig,
+    compute: Compute,
+    mixing: Mixing | None = None,
+) -> Material:
+    """Bring a study to the device; training samples are mixed if it is said which.
 
     Raises:
         InputError: the device does not have the attention kernel that was asked for.
@@ -102,7 +109,11 @@ def gather_material(study: Study, split: Split, config: PretrainConfig | TrainCo
     if config.runtime.compile_model and _compile_obstacle(compute.device) is None:
         check_compiler(compute.device)
     tokens = study.nucleotides(config.model.max_bp)
-    draws = SampleDraws(study.table, config.sampling, config.runtime.seed)
+    augmentation = None
+    if config.augmentation.varies_reads or mixing is not None:
+        keys = torch.from_numpy(study.asv_keys)
+        augmentation = Augmentation(config.augmentation, config.runtime.seed, study.table.sample_ids, keys, mixing)
+    draws = SampleDraws(study.table, config.sampling, config.runtime.seed, augmentation)
     if config.optim.batch_size < compute.world.size:
         logger.warning(
             "--batch-size %d counts the samples of all %d processes: some of them have none",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from aam.config import PretrainConfig
+from aam.config import PretrainConfig, flag
 from aam.data.dataset import StepDataset
 from aam.data.splits import split_samples
 from aam.data.study import Study, digest, load_study
@@ -67,8 +67,22 @@ def check_distances(config: PretrainConfig, has_tree: bool) -> None:
             f"--encoder-type {losses.encoder_type} with --faith-pd-weight {losses.weights['faith_pd']}: Faith's PD is "
             "computed from --tree (without --unifrac-matrix)"
         )
-    if has_matrix and config.sampling.rarefy_depth is not None:
-        logger.warning("--rarefy-depth: reads are drawn afresh, while the distances of --unifrac-matrix stay as given")
+    if has_matrix:
+        _warn_of_fixed_distances(config)
+
+
+def _warn_of_fixed_distances(config: PretrainConfig) -> None:
+    augmentation = config.augmentation
+    drawn = {
+        "rarefy_depth": config.sampling.rarefy_depth,
+        "asv_dropout": augmentation.asv_dropout,
+        "depth_jitter": augmentation.depth_jitter,
+    }
+    given = [flag(option) for option, value in drawn.items() if value]
+    if given:
+        logger.warning(
+            "%s: reads are drawn afresh, while the distances of --unifrac-matrix stay as given", ", ".join(given)
+        )
 
 
 def check_taxonomy(config: PretrainConfig, has_taxonomy: bool) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from aam.config import ModelConfig, TrainConfig
+from aam.data.augmentation import Mixing
 from aam.data.categorical import CategoryEncoder
 from aam.data.dataset import StepDataset
 from aam.data.loss_weights import CategoryWeights
@@ -103,7 +104,7 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     config = config.model_copy(update={"model": _model_config(config, checkpoint)})
     _check_heads(config)
     compute = Compute.of(world or setup_distributed(config.runtime.device, config.distribution), config.runtime)
-    material = gather_material(study, split, config, compute)
+    material = gather_material(study, split, config, compute, _mixing(study, values, split, config))
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
     categories = CategoryEncoder.fit(study.metadata, split.train, config.categories, config.target.metadata_column)
     model = _build_model(config, (targets, categories), material, checkpoint)
@@ -184,6 +185,15 @@ def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
     if not config.target.classifier:
         raise InputError("--stratify holds out the same share of every class: it needs --classifier")
     return list(values[config.target.metadata_column[0]])
+
+
+def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfig) -> Mixing | None:
+    """Which training samples are mixed: those of the same class."""
+    probability = config.augmentation.mix_samples
+    if probability == 0:
+        return None
+    labels = list(values[config.target.metadata_column[0]])
+    return Mixing.of(probability, split.train, labels, study.table.sample_ids)
 
 
 def _target_table(

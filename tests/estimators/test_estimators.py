@@ -559,6 +559,17 @@ def test_options_for_targets_do_not_stop_pretraining(table, tree, metadata):
     assert model.fit(table, metadata["health"], tree=tree).trained_.config.optim.best_metric == "val/accuracy"
 
 
+def test_augmentation_comes_with_the_options(table, metadata, classifier, tmp_path):
+    options = {"asv_dropout": 0.2, "depth_jitter": 0.3, "sequence_noise": 0.05, "mix_samples": 0.5}
+    model = aam.SampleClassifier(**TINY, stratify=True, options=options).fit(table, metadata["health"])
+    assert model.trained_.config.augmentation.model_dump() == options
+    assert not np.allclose(model.predict_proba(table), classifier.predict_proba(table))
+    model.save(tmp_path / "model")
+    again = aam.SampleClassifier.load(tmp_path / "model")
+    assert again.options == options | {"max_bp": 30}
+    np.testing.assert_array_equal(again.predict_proba(table), model.predict_proba(table))
+
+
 # scikit-learn's tools
 
 

@@ -659,10 +659,34 @@ CATEGORIES = {
         predict(checkpoint="attentive", metadata="metadata.tsv"),
         ("no column 'site'", "needs site, habitat of new samples too"),
         (replace("metadata.tsv", "\tsite\t", "\tplace\t", 1),),
+AUGMENTATION = {
+    "all ASVs left out": Case(pretrain(asv_dropout=1), ("'--asv-dropout': 1.0 is not in the range 0<=x<1",)),
+    "depth jitter below zero": Case(
+        _command("find-lr", table="table.biom", tree="tree.nwk", output_dir="out", depth_jitter=-0.1),
+        ("'--depth-jitter': -0.1 is not in the range 0<=x<1",),
+    ),
+    "noise as a percentage": Case(train(sequence_noise=5), ("'--sequence-noise': 5.0 is not in the range 0<=x<1",)),
+    "noise of what is embedded once": Case(
+        train(sequence_noise=0.01, pretrained_encoder="pretrained", freeze_base=True),
+        ("--sequence-noise 0.01 has no effect with --freeze-base", "drop one"),
+    ),
+    "mixing of samples without classes": Case(
+        train(mix_samples=0.5), ("--mix-samples 0.5 mixes samples of equal label", "--classifier")
+    ),
+    "mixing oftener than always": Case(
+        train(mix_samples=1.5, metadata_column="habitat", classifier=True),
+        ("'--mix-samples': 1.5 is not in the range 0<=x<=1",),
+    ),
+    "mixing in pretraining": Case(pretrain(mix_samples=0.5), ("No such option.*--mix-samples",)),
+    "dropout of other kind in the file": Case(
+        pretrain(config="o.toml"),
+        ("o.toml: asv-dropout = 'half': .*number",),
+        (write("o.toml", "asv-dropout = 'half'"),),
     ),
 }
 
 CASES = {
+    **AUGMENTATION,
     **TABLES,
     **TREES,
     **TAXONOMY,

@@ -18,12 +18,14 @@ from aam.training import losses as loss_module
 from aam.training import objective as module
 from aam.training.distributed import World
 from aam.training.masking import hidden_nucleotides
+from aam.training.noise import misread
 from aam.training.objective import VALIDATION, PretrainObjective
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import prepare_pretraining
 
 WEIGHTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "faith_pd_weight": 0.2, "taxonomy_weight": 0.3}
 ALL_PARTS = WEIGHTS | {"nuc_asv_share": 0.6}
+AUGMENTED = {"sequence_noise": 0.1, "asv_dropout": 0.2, "depth_jitter": 0.3}
 
 
 def alone(loss: str) -> dict[str, float]:
@@ -64,6 +66,7 @@ PARTS = [
     {"taxonomy_weight": 0.0},
     {"distance_link": "cosine", "nuc_mask_strategy": "span"},
     {"gradient_checkpointing": True, "asv_chunk_size": 5},
+    AUGMENTED,
 ]
 
 
@@ -138,11 +141,14 @@ def reference_losses(run: Run, plan: StepPlan, newick) -> dict[str, float]:
     tokens = run.material.nucleotides
     keys = torch.from_numpy(study.asv_keys)
     mask = hidden_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
+    noise = run.config.augmentation.sequence_noise
+    as_read = misread(tokens, keys, noise, run.config.runtime.seed, plan.step)
+    assert torch.equal(as_read, tokens) == (noise == 0)
     embeddings, cross_entropies, asvs = [], [], []
     for row in range(len(plan.samples)):
         asv, count = row_of(drawn, row)
         reads = torch.from_numpy(count)[None].clone()
-        output = model(tokens[asv], torch.arange(len(asv))[None], reads, reads.sum(1), mask[asv].contiguous())
+        output = model(as_read[asv], torch.arange(len(asv))[None], reads, reads.sum(1), mask[asv].contiguous())
         embeddings.append(output.sample_embedding[0])
         logits = iter(output.nucleotide_logits.tolist())
         asvs += zip(asv.tolist(), output.taxonomy_logits.tolist(), strict=True)
@@ -190,9 +196,10 @@ def of_ranks(run: Run, asvs: list[tuple[int, list[float]]]) -> list[float]:
     return means
 
 
+@pytest.mark.parametrize("options", [{}, AUGMENTED])
 @pytest.mark.parametrize("sizes", [(6,), (4, 2)])
-def test_the_losses_are_those_of_plain_loops(double_run, gradient, newick, sizes):
-    run = double_run()
+def test_the_losses_are_those_of_plain_loops(double_run, gradient, newick, sizes, options):
+    run = double_run(**options)
     plan = replace(first_plan(run, 6), step=31, epoch=4)
     with torch.no_grad():
         expected = reference_losses(run, plan, newick)
@@ -206,6 +213,20 @@ def test_masks_change_with_the_step_and_draws_with_the_epoch(double_run, gradien
     losses = [step_of(run, changed, gradient)[0] for changed in (plan, replace(plan, step=1), replace(plan, epoch=1))]
     assert losses[0]["nucleotide_loss"] != losses[1]["nucleotide_loss"]
     assert losses[0]["faith_pd_loss"] != losses[2]["faith_pd_loss"]
+
+
+def test_noise_changes_with_the_step_and_not_with_the_epoch(double_run, gradient):
+    run = double_run(sequence_noise=0.1, rarefaction="fixed", **alone("faith_pd"))
+    plan = first_plan(run)
+    losses = [step_of(run, changed, gradient)[0] for changed in (plan, replace(plan, epoch=1), replace(plan, step=1))]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_held_out_samples_are_judged_as_they_are(double_run):
+    """Whatever happens to training samples: no reads, ASVs or nucleotides of them are changed."""
+    plain, augmented = double_run(), double_run(**AUGMENTED)
+    assert augmented.objective.validate() == plain.objective.validate()
 
 
 def validated(run: Run) -> tuple[dict[str, float], np.ndarray, np.ndarray]:

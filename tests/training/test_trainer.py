@@ -73,6 +73,7 @@ PRETRAIN_CASES = {
     "accumulation and dropout": {"batch_size": 4, "accumulation_steps": 2, "nucleotide_dropout": 0.1},
     "sample dropout": {"sample_dropout": 0.2, "faith_pd_weight": 0.1, "nuc_mask_strategy": "span"},
     "workers": {"num_workers": 2},
+    "augmentation": {"asv_dropout": 0.2, "depth_jitter": 0.3, "sequence_noise": 0.05},
     "patience": {"patience": 1, "best_metric": "val/unifrac_mae", "lr": 0.3, "epochs": 8},
 }
 
@@ -111,6 +112,10 @@ def test_a_resumed_pretraining_is_the_uninterrupted_one(study, make_pretrain_con
     [
         {"count_weight": 0.2, "regressor_dropout": 0.3, "accumulation_steps": 2, "batch_size": 4},
         {"metadata_column": "habitat", "classifier": True, "best_metric": "val/auroc", "scheduler": "plateau"},
+        {
+            **{"metadata_column": "habitat", "classifier": True, "count_weight": 0.2, "rarefaction": "fixed"},
+            **{"asv_dropout": 0.2, "depth_jitter": 0.3, "sequence_noise": 0.05, "mix_samples": 0.5},
+        },
     ],
 )
 def test_a_resumed_fine_tuning_is_the_uninterrupted_one(study, make_train_config, tmp_path, options):
