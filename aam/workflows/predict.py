@@ -51,9 +51,11 @@ def predict_study(
     assert trained.predictor is not None
     assert trained.targets is not None
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
+    metadata = metadata_of(study, trained)
+    trained.targets.warn_of_others(metadata)
     predictor = trained.predictor.to(compute.device)
     outputs = predict_outputs(predictor, nucleotides, batches, compute, num_workers)
-    return trained.targets.decode(outputs, metadata_of(study, trained))
+    return trained.targets.decode(outputs, metadata)
 
 
 def metadata_of(study: Study, trained: Restored) -> pd.DataFrame:
