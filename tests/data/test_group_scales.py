@@ -18,7 +18,9 @@ def study(**counts: int) -> pd.DataFrame:
     """Samples of sites in two seasons; of each site and season the number given."""
     rows = [(site, season) for site, count in counts.items() for season in ("dry", "wet") for _ in range(count)]
     table = pd.DataFrame(rows, columns=["site", "season"], dtype=object)
-    level = table["site"].map({site: 10.0 * number for number, site in enumerate(counts)}) + 3.0 * (table["season"] == "wet")
+    level = table["site"].map({site: 10.0 * number for number, site in enumerate(counts)}) + 3.0 * (
+        table["season"] == "wet"
+    )
     return table.assign(ph=level + RNG.normal(size=len(table))).set_axis([f"s{i}" for i in range(len(table))])
 
 

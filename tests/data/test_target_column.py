@@ -73,7 +73,9 @@ def test_quantiles_are_decoded_with_their_median_as_the_prediction():
 
 def test_each_category_has_its_own_scale_with_normalize_by():
     count = LEAST_SAMPLES
-    metadata = frame(x=[*np.arange(count), *(100 + 10 * np.arange(count)), 7.0], site=["a"] * count + ["b"] * count + ["c"])
+    metadata = frame(
+        x=[*np.arange(count), *(100 + 10 * np.arange(count)), 7.0], site=["a"] * count + ["b"] * count + ["c"]
+    )
     column = TargetColumn.fit(metadata["x"], metadata, target("x", normalize_by="site"))
     encoded = column.encode(metadata["x"], metadata)
     assert encoded[:count] == pytest.approx(encoded[count:-1])
@@ -114,7 +116,10 @@ def test_a_class_without_a_training_sample_is_refused():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"output_activation": "relu"}, r"--output-activation relu .*'x' .*s1 \(-0.5\), s4 \(-1\); leave the option out"),
+        (
+            {"output_activation": "relu"},
+            r"--output-activation relu .*'x' .*s1 \(-0.5\), s4 \(-1\); leave the option out",
+        ),
         ({"bounded_targets": True}, r"--bounded-targets .*'x' .*s1 \(-0.5\), s3 \(1.5\), s4 \(-1\); divide"),
     ],
 )

@@ -83,7 +83,13 @@ def test_predictions_of_several_targets_are_named_by_them():
     targets = Targets.fit(target_values(METADATA, config), METADATA, ALL, config)
     outputs = np.arange(24.0).reshape(6, 4)
     decoded = targets.decode(outputs, METADATA)
-    assert list(decoded) == ["prediction_ph", "quantile_0.1_ph", "quantile_0.5_ph", "quantile_0.9_ph", "prediction_heat"]
+    assert list(decoded) == [
+        "prediction_ph",
+        "quantile_0.1_ph",
+        "quantile_0.5_ph",
+        "quantile_0.9_ph",
+        "prediction_heat",
+    ]
     assert decoded.to_numpy().tolist() == outputs[:, [1, 0, 1, 2, 3]].tolist()
     ph, heat = targets.columns
     assert list(targets.of_column(decoded, ph)) == ["prediction", "quantile_0.1", "quantile_0.5", "quantile_0.9"]
@@ -146,4 +152,7 @@ def test_samples_of_other_categories_are_told_for_each_target(caplog):
     assert targets.metadata_columns == ("site",)
     with caplog.at_level(logging.WARNING):
         targets.warn_of_others(METADATA)
-    assert [message.partition(",")[0] for message in caplog.messages] == ["--normalize-by: for ph", "--normalize-by: for heat"]
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "--normalize-by: for ph",
+        "--normalize-by: for heat",
+    ]
