@@ -122,7 +122,7 @@ def test_weight_2_equals_the_sample_twice(double_run, gradient, gaps, tmp_path, 
     assert len(plan.samples) < len(twice.samples) < 2 * len(plan.samples)
     losses, pull = step_of(weighted, plan, gradient)
     expected, pull_of_twice = step_of(plain, twice, gradient)
-    once, single = step_of(plain, plan, gradient)
+    _, single = step_of(plain, plan, gradient)
     assert losses == pytest.approx(expected, rel=1e-6)  # weights are float32
     assert (pull - pull_of_twice).norm() <= 1e-6 * pull_of_twice.norm()
     assert (pull - single).norm() > 1e-2 * single.norm()
