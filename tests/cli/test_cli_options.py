@@ -273,9 +273,9 @@ def test_a_list_is_split_at_its_commas(words, columns):
 def test_numbers_with_commas_reach_the_config_as_numbers():
     given = _parse(["--output", "o", "--shares", "0.1,0.5", "--shares", ".9"])
     assert _Config.from_flat(given).tools.shares == (0.1, 0.5, 0.9)
-    with pytest.raises(InputError, match="--shares half: .*number"):
+    with pytest.raises(InputError, match=r"--shares half: .*number"):
         _Config.from_flat(_parse(["--output", "o", "--shares", "0.1,half"]))
-    with pytest.raises(InputError, match="--shares 1.5: .*less than 1"):
+    with pytest.raises(InputError, match=r"--shares 1.5: .*less than 1"):
         _Config.from_flat(_parse(["--output", "o", "--shares", "0.1,1.5"]))
 
 
@@ -306,7 +306,9 @@ def test_numbers_in_a_file_are_a_list_or_a_text_with_commas(tmp_path, text):
     assert _Config.from_flat(given).tools.shares == (0.1, 0.5)
 
 
-@pytest.mark.parametrize(("text", "problem"), [("[0.1, 1.5]", "less than 1"), ("[true]", "number"), ("3", "array"), ('"half"', "number")])
+@pytest.mark.parametrize(
+    ("text", "problem"), [("[0.1, 1.5]", "less than 1"), ("[true]", "number"), ("3", "array"), ('"half"', "number")]
+)
 def test_wrong_numbers_in_a_file_are_refused(tmp_path, text, problem):
     path = tmp_path / "options.toml"
     path.write_text(f"shares = {text}\n")

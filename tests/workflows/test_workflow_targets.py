@@ -178,7 +178,9 @@ def test_a_new_category_has_the_scale_of_all_and_that_is_said(by_region, study_f
 def test_bounded_predictions_are_shares(train_options, gaps, study_folder, tmp_path):
     options = {"metadata_column": "share", "bounded_targets": True, "target_loss": "mae", "lr": 0.1, "epochs": 3}
     train(TrainConfig.from_flat(train_options(tmp_path / "run", metadata=gaps, **options)))
-    predict(PredictConfig.from_flat(predict_options(tmp_path / "run", (study_folder / "table.biom",), tmp_path / "p.tsv")))
+    predict(
+        PredictConfig.from_flat(predict_options(tmp_path / "run", (study_folder / "table.biom",), tmp_path / "p.tsv"))
+    )
     predicted = pd.read_csv(tmp_path / "p.tsv", sep="\t")["prediction"]
     assert predicted.between(0, 1).all()
     assert predicted.nunique() > 1
