@@ -150,7 +150,7 @@ def test_the_scale_of_a_category_is_undone_in_predictions(by_region, study_folde
 
 def test_scales_by_category_need_the_metadata_of_new_samples(by_region, study_folder, tmp_path):
     options = predict_options(by_region, (study_folder / "table.biom",), tmp_path / "p.tsv")
-    with pytest.raises(InputError, match="--metadata is needed: the model reads its columns region"):
+    with pytest.raises(InputError, match=r"the model reads columns of the metadata \(region\): give --metadata"):
         predict(PredictConfig.from_flat(options))
     read_metadata(study_folder / "metadata.tsv").drop(columns="region").to_csv(tmp_path / "m.tsv", sep="\t")
     with pytest.raises(InputError, match="'region'"):
