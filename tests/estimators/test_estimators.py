@@ -665,7 +665,7 @@ def test_predictions_read_the_metadata_that_scales_them(table, metadata):
     model = aam.SampleRegressor(**FAST, options={"normalize_by": "region"}).fit(
         table, metadata["acidity"], metadata=metadata
     )
-    with pytest.raises(aam.InputError, match="--metadata is needed: the model reads its columns region"):
+    with pytest.raises(aam.InputError, match=r"the model reads columns of the metadata \(region\): give --metadata"):
         model.predict(table)
     one, other = (model.predict(table, metadata=frame) for frame in (metadata, metadata.assign(region="coast")))
     on_the_coast = (metadata["region"].reindex(table.index) == "coast").to_numpy()
