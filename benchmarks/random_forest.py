@@ -3,7 +3,7 @@
 usage: python benchmarks/random_forest.py RUN     (RUN: the output folder of `aam train`, with its config and split)
 
 500 trees (scikit-learn) on centred log-ratios (one pseudocount) of the ASVs in at least 2 % of the training samples;
-the same samples train it and the same samples judge it as in the run.
+the same samples train it and the same samples judge it as in the run. Of several numbers, each has forests of its own.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from aam.config import TrainConfig
-from aam.data.study import load_study, select_samples
+from aam.data.study import Study, load_study, select_samples
 from aam.data.target_table import target_values
 from aam.training.metrics import ClassificationMetrics, Metrics, RegressionMetrics
 
@@ -37,15 +37,22 @@ def main() -> None:
     config = TrainConfig.model_validate_json((run / "config.json").read_text())
     study = load_study(config.inputs, config.sampling, needs=("metadata",))
     values = target_values(study.metadata, config.target)
-    study = select_samples(study, np.flatnonzero(values.notna()), "no value")
-    values = values.loc[list(study.table.sample_ids)]
-    side = pd.read_csv(run / "split.tsv", sep="\t", dtype=str, index_col=0)["split"].reindex(values.index)
-    train, val = (np.flatnonzero(side == name) for name in ("train", "val"))
-    features = centred_log_ratios(study.table.counts, train)
     print("aam", json.dumps(rounded(json.loads((run / "val_metrics.json").read_text()))))
-    for seed in SEEDS:
-        fit = score_classes if config.target.classifier else score_values
-        print(f"random forest, seed {seed}", json.dumps(rounded(fit(features, values, train, val, seed))))
+    split = pd.read_csv(run / "split.tsv", sep="\t", dtype=str, index_col=0)["split"]
+    for name in values:
+        known = select_samples(study, np.flatnonzero(values[name].notna()), f"no value of {name}")
+        for seed in SEEDS:
+            metrics = judge(known, values[name], split, config.target.classifier, seed)
+            print(f"random forest of {name}, seed {seed}", json.dumps(rounded(metrics)))
+
+
+def judge(study: Study, values: "pd.Series[Any]", split: "pd.Series[str]", classes: bool, seed: int) -> Metrics:
+    """Metrics of a forest for one column, of samples that have a value."""
+    values = values.loc[list(study.table.sample_ids)]
+    side = split.reindex(values.index)
+    train, val = (np.flatnonzero(side == name) for name in ("train", "val"))
+    fit = score_classes if classes else score_values
+    return fit(centred_log_ratios(study.table.counts, train), values, train, val, seed)
 
 
 def centred_log_ratios(counts: csr_array, train: Rows) -> Values:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from aam.config import COMMAS, RunConfig, flag
+from aam.config import COMMAS, RunConfig, flag, split_commas
 from aam.errors import InputError
 
 
@@ -51,13 +51,15 @@ def _suggestion(name: str, options: dict[str, FieldInfo]) -> str:
 
 
 def _checked(path: Path, key: str, value: Any, field: FieldInfo) -> Any:
-    """The value in the type of its option, by strict rules: no number from text, no true from 1."""
-    annotation: Any = Annotated[field.annotation, Field(), *field.metadata]
+    """The value in the type of its option, by strict rules: no number from text but in a list, no true from 1."""
+    annotation: Any = Annotated[field.annotation, Field(), *(part for part in field.metadata if part != COMMAS)]
     commas = COMMAS in field.metadata
-    if isinstance(value, str) and isinstance(field.default, tuple) and not commas:
-        value = [value]
+    of_text = commas and isinstance(value, str)
+    given = split_commas(value) if of_text else value
+    if isinstance(given, str) and isinstance(field.default, tuple):
+        given = [given]
     try:
-        checked = TypeAdapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
+        checked = TypeAdapter(annotation).validate_json(json.dumps(given, default=str), strict=not of_text)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise InputError(f"{path}: {key} = {value!r}: {problem} ({flag(key)}: {field.description})") from None

@@ -64,8 +64,8 @@ class GroupScales:
             np.array([scaler.scale for scaler in scalers], dtype=np.float64),
         )
 
-    def warn_of_others(self, metadata: pd.DataFrame) -> None:
-        """Say how many samples have no scale of their own.
+    def warn_of_others(self, metadata: pd.DataFrame, target: str) -> None:
+        """Say how many samples have no scale of their own for a target.
 
         Raises:
             InputError: a column is not there.
@@ -75,8 +75,9 @@ class GroupScales:
         if len(other):
             found = Counter("missing" if pd.isna(name) else name for name in other)
             logger.warning(
-                "--normalize-by: %d samples are of categories with fewer than %d training samples (%s): they have the "
-                "scale of all training samples",
+                "--normalize-by: for %s, %d samples are of categories with fewer than %d training samples or one value "
+                "(%s): they have the scale of all training samples",
+                target,
                 len(other),
                 LEAST_SAMPLES,
                 first_ids(f"{name}: {count}" for name, count in found.most_common()),

@@ -56,8 +56,7 @@ class Targets:
         """
         for name in values:
             check_range(values[name], config)
-        own = values.iloc[train]
-        return cls(tuple(TargetColumn.fit(own[name].dropna(), metadata, config) for name in own))
+        return cls(tuple(_fit(values[name].iloc[train].dropna(), metadata, config) for name in values))
 
     def encode(self, values: pd.DataFrame, metadata: pd.DataFrame) -> FloatArray:
         """Bring values to the learned scales, or to class indices: float64 [samples, T], NaN where missing."""
@@ -67,7 +66,7 @@ class Targets:
         """Say how many samples are of categories without a scale of their own, where categories have some."""
         for column in self.columns:
             if column.groups is not None:
-                column.groups.warn_of_others(metadata)
+                column.groups.warn_of_others(metadata, column.name)
 
     def split(self, outputs: FloatArray) -> list[FloatArray]:
         """Cut what the model gives, [samples, K], into the parts of the targets."""
@@ -97,6 +96,14 @@ class Targets:
     def from_json(cls, document: Sequence[dict[str, Any]]) -> Self:
         """Rebuild from `to_json`."""
         return cls(tuple(TargetColumn.from_json(column) for column in document))
+
+
+def _fit(values: "pd.Series[Any]", metadata: pd.DataFrame, config: TargetConfig) -> TargetColumn:
+    """Fit one column, named in what is wrong with it."""
+    try:
+        return TargetColumn.fit(values, metadata, config)
+    except InputError as error:
+        raise InputError(f"--metadata-column {values.name}: {error}") from None
 
 
 def target_values(metadata: pd.DataFrame, config: TargetConfig) -> pd.DataFrame:

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor
 
-from aam.data.taxonomy import RANKS
-
 Metrics = dict[str, float | None]
 
 
@@ -231,12 +229,11 @@ def _macro_auroc(probabilities: NDArray[np.float64], true: NDArray[np.int64]) ->
 
 def higher_is_better(name: str) -> bool:
     """Whether a larger value of a metric, such as ``val/r2``, is a better one."""
-    plain = name.rsplit("/", 1)[-1]
+    plain = name.split("/", 1)[-1]
     for part in ("unifrac_", "nucleotide_", "faith_pd_", "taxonomy_", "new_"):
         plain = plain.removeprefix(part)
-    for rank in RANKS:
-        plain = plain.removesuffix(f"_{rank}")
-    return plain in _HIGHER_IS_BETTER
+    # a target or a taxonomic rank may follow
+    return f"{plain}_".startswith(_HIGHER_IS_BETTER)
 
 
-_HIGHER_IS_BETTER = {"pearson", "r2", "accuracy", "balanced_accuracy", "macro_f1", "auroc"}
+_HIGHER_IS_BETTER = ("pearson_", "r2_", "accuracy_", "balanced_accuracy_", "macro_f1_", "auroc_")

@@ -217,8 +217,10 @@ def _check_same_run(config: RunConfig, folder: Path) -> None:
     stored = folder / CONFIG
     if not stored.exists():
         raise InputError(f"--resume: {folder} holds no run ({CONFIG} is missing); start one without --resume")
-    before = _comparable(_read_options(stored, "--resume"))
-    now = _comparable(config.model_dump(mode="json"))
+    options = _read_options(stored, "--resume")
+    if set(options) != set(config.sections()):
+        raise InputError(f"--resume: {folder} holds no run of this command and version of aam; name another folder")
+    before, now = _comparable(options), _comparable(config.model_dump(mode="json"))
     changed = [name for name in now if before.get(name) != now[name]]
     if set(before) != set(now) or changed:
         named = ", ".join(f"{flag(name)} (was {before.get(name)}, now {now[name]})" for name in changed)

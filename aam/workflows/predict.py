@@ -51,10 +51,10 @@ def predict_study(
     assert trained.predictor is not None
     assert trained.targets is not None
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
-    predictor = trained.predictor.to(compute.device)
     metadata = metadata_of(study, trained)
-    categories = categories_of(metadata, trained, compute)
     trained.targets.warn_of_others(metadata)
+    categories = categories_of(metadata, trained, compute)
+    predictor = trained.predictor.to(compute.device)
     outputs = predict_outputs(predictor, nucleotides, batches, compute, num_workers, categories)
     return trained.targets.decode(outputs, metadata)
 

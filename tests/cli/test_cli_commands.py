@@ -291,7 +291,7 @@ def test_a_config_file_fills_in_and_the_command_line_wins(workflow, tmp_path):
     assert _run("train", "--epochs", "9", "--no-classifier", "--config", str(path)) == 0
     options = received[0].flat()
     assert (options["epochs"], options["classifier"], options["lr"]) == (9, False, 0.5)
-    assert options["metadata_column"] == "age"
+    assert options["metadata_column"] == ("age",)
     assert (
         options["batch_size"] == TrainConfig.from_flat({"output_dir": "o", "metadata_column": "age"}).optim.batch_size
     )

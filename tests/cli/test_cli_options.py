@@ -23,6 +23,8 @@ from aam.config import (
     TrainConfig,
     UnifracCommandConfig,
 )
+from aam.config.base import Names
+from aam.config.target import Quantiles
 from aam.errors import InputError
 
 ALL_CONFIGS = [
@@ -57,6 +59,10 @@ class _Tools(Section):
     """How wide."""
     files: tuple[Path, ...] = ()
     """Which files."""
+    columns: Names = ()
+    """Which columns."""
+    shares: Quantiles = (0.5,)
+    """Which shares."""
 
 
 class _Config(RunConfig):
@@ -253,3 +259,72 @@ def test_a_config_file_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="is not TOML"):
         read_config_file(path, PretrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("words", "columns"),
+    [
+        (["site"], ("site",)),
+        (["site,season"], ("site", "season")),
+        (["site, season ,"], ("site", "season")),
+        (["site", "season,day"], ("site", "season", "day")),
+        (['"site, of body",day'], ("site, of body", "day")),
+        (["site of body"], ("site of body",)),
+    ],
+)
+def test_a_list_is_split_at_its_commas(words, columns):
+    given = _parse(["--output", "o", *(part for word in words for part in ("--columns", word))])
+    assert given["columns"] == columns
+    assert _Config.from_flat(given).tools.columns == columns
+
+
+def test_numbers_with_commas_reach_the_config_as_numbers():
+    given = _parse(["--output", "o", "--shares", "0.1,0.5", "--shares", ".9"])
+    assert _Config.from_flat(given).tools.shares == (0.1, 0.5, 0.9)
+    with pytest.raises(InputError, match=r"--shares half: .*number"):
+        _Config.from_flat(_parse(["--output", "o", "--shares", "0.1,half"]))
+    with pytest.raises(InputError, match=r"--shares 1.5: .*less than 1"):
+        _Config.from_flat(_parse(["--output", "o", "--shares", "0.1,1.5"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ('columns = "site"', ("site",)),
+        ('columns = "site,season"', ("site", "season")),
+        ('columns = ["site", "season"]', ("site", "season")),
+        ("columns = '\"site, of body\",day'", ("site, of body", "day")),
+        ('columns = ["site, of body", "day"]', ("site, of body", "day")),
+        ("columns = []", ()),
+    ],
+)
+def test_a_list_in_a_file_is_a_text_with_commas_or_a_list_of_names(tmp_path, text, columns):
+    path = tmp_path / "options.toml"
+    path.write_text(f'output = "o"\n{text}\n')
+    values = read_config_file(path, _Config)
+    assert _Config.from_flat(_parse([], values)).tools.columns == columns
+    assert _parse(["--columns", "x,y"], values)["columns"] == ("x", "y")
+
+
+@pytest.mark.parametrize("text", ['"0.1, 0.5"', "[0.1, 0.5]"])
+def test_numbers_in_a_file_are_a_list_or_a_text_with_commas(tmp_path, text):
+    path = tmp_path / "options.toml"
+    path.write_text(f'output = "o"\nshares = {text}\n')
+    given = _parse([], read_config_file(path, _Config))
+    assert _Config.from_flat(given).tools.shares == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("[0.1, 1.5]", "less than 1"), ("[true]", "number"), ("3", "array"), ('"half"', "number")]
+)
+def test_wrong_numbers_in_a_file_are_refused(tmp_path, text, problem):
+    path = tmp_path / "options.toml"
+    path.write_text(f"shares = {text}\n")
+    with pytest.raises(InputError, match=f"shares = .*: .*({problem})"):
+        read_config_file(path, _Config)
+
+
+def test_what_takes_a_list_says_so_in_the_help():
+    made = _by_name(TrainConfig)
+    for name in ("metadata_column", "normalize_by", "target_loss", "quantiles", "categorical_loss_weight_column"):
+        assert made[name].metavar == "A,B,..."

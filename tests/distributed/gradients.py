@@ -3,7 +3,8 @@
     python gradients.py FOLDER reference                        # writes what one process computes
     torchrun --nproc-per-node W gradients.py FOLDER             # compares, and writes FOLDER/report-W.json
 
-FOLDER holds the files of a simulated study (`aam simulate`) and a distance matrix, ``matrix.tsv``.
+FOLDER holds the files of a simulated study (`aam simulate`), of whose metadata the numeric column ``gaps`` lacks some
+values, and a distance matrix, ``matrix.tsv``.
 """
 
 import json
@@ -49,6 +50,13 @@ RANKS = {"taxonomy_weight": 1.0}
 COUNTS = {"count_weight": 0.3, "target_weight": 0.7, "count_mask_ratio": 0.4, "regressor_hidden_dims": (6,)}
 NUMBERS = {"metadata_column": "acidity", **COUNTS}
 CLASSES = {"metadata_column": "habitat", "classifier": True, "class_weights": "balanced"}
+SEVERAL = {
+    "metadata_column": ("acidity", "gaps"),
+    "target_loss": ("acidity=quantile", "gaps=asymmetric"),
+    "quantiles": (0.2, 0.5, 0.9),
+    "over_penalty": 2.0,
+    "under_penalty": 0.5,
+}
 
 
 class Task(NamedTuple):
@@ -70,6 +78,7 @@ TASKS = {
     "matrix": Task({**PARTS, "faith_pd_weight": 0.0}, "unifrac_matrix"),
     "classes": Task(CLASSES),
     "numbers and counts": Task(NUMBERS),
+    "several numbers, some missing": Task(SEVERAL),
     "classes and counts, frozen": Task({**CLASSES, **COUNTS, "freeze_base": True}),
 }
 STEPS = {  # samples, batch size, batches of the step; the last batch has what is left
@@ -127,12 +136,12 @@ def prepare(folder: Path, task: Task, world: World, **strategy: int) -> Run:
 
 def exact_targets(run: Run) -> None:
     """Give a run in double precision targets that are as precise; its own are float32, and must agree."""
-    held = run.objective.targets
+    held = run.objective.table
     value, weight = (torch.from_numpy(array) for array in targets(run))
     torch.testing.assert_close(held.value.double(), value.double(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(held.weight.double(), weight, rtol=1e-6, atol=0)
-    run.objective.targets = replace(held, value=value.to(held.value.dtype) if held.column.classes else value)
-    run.objective.targets = replace(run.objective.targets, weight=weight)
+    value = value.to(held.value.dtype) if held.targets.is_classes else value
+    run.objective.table = replace(held, value=value, weight=weight)
 
 
 def plan_of(run: Run, step: str) -> StepPlan:

@@ -4,7 +4,7 @@ One process, the bare model, one sample after the other, every pair by itself, a
 unique ASVs, no cache, nothing of `aam.training.losses` or of the objectives. Distances and diversities come from
 scikit-bio, or from the matrix that was written to the file; targets and class weights from the metadata.
 
-Shapes: G samples of a step, A ASVs of one sample, L nucleotides, D width.
+Shapes: G samples of a step, A ASVs of one sample, L nucleotides, D width, T targets.
 """
 
 import io
@@ -138,7 +138,7 @@ def alone(tokens: Tensor, asv: np.ndarray, count: np.ndarray) -> tuple[Tensor, .
 
 
 def target_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
-    """Weighted mean of the errors of the samples, and mean over their hidden abundances."""
+    """Mean over targets of the weighted means of the errors of samples, and mean over their hidden abundances."""
     config, draws = run.config, run.material.draws
     values, weights = targets(run)
     errors, count_errors = [], []
@@ -146,21 +146,40 @@ def target_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
         asv, count = draws.counts(sample, plan.epoch)
         hidden = concealed(run, plan, sample, asv) if config.target.count_weight > 0 else None
         output = run.model(*alone(run.material.nucleotides, asv, count), hidden)
-        prediction = output.prediction[0]
-        if config.target.classifier:
-            errors.append(prediction.logsumexp(0) - prediction[values[sample]])
-        else:
-            size = (prediction[0] - values[sample]).abs()
-            errors.append(size**2 / 2 if size < 1 else size - 0.5)
+        errors.append(sample_errors(run, output.prediction[0], values[sample]))
         if hidden is not None:
             share = torch.from_numpy(np.log(count / count.sum())).to(output.counts.dtype)
             count_errors.append((output.counts[0] - share)[hidden[0]] ** 2)
     weight = torch.from_numpy(weights[plan.samples]).to(errors[0].dtype)
-    parts = {"target_loss": (torch.stack(errors) * weight).sum() / weight.sum()}
+    totals = weight.sum(0)
+    means = (torch.stack(errors) * weight).sum(0) / torch.where(totals > 0, totals, 1)
+    parts = {"target_loss": means.mean()}
     if count_errors:
         parts["count_loss"] = torch.cat(count_errors).sum() / max(1, sum(map(len, count_errors)))
     target = config.target
     return {"loss": sum(getattr(target, n.replace("loss", "weight")) * x for n, x in parts.items())} | parts
+
+
+def sample_errors(run: Run, prediction: Tensor, values: np.ndarray) -> Tensor:
+    """Error of one sample in every target, [T]; prediction: all that the model gives for it."""
+    config = run.config.target
+    if config.classifier:
+        return (prediction.logsumexp(0) - prediction[int(values[0])])[None]
+    errors, place = [], 0
+    for name, value in zip(config.metadata_column, values, strict=True):
+        excess = prediction[place] - value
+        match config.losses[name]:
+            case "quantile":
+                short = [value - prediction[place + i] for i in range(len(config.quantiles))]
+                each = [q * e if e > 0 else (q - 1) * e for q, e in zip(config.quantiles, short, strict=True)]
+                errors.append(sum(each) / len(each))
+                place += len(each) - 1
+            case "asymmetric":
+                errors.append(config.over_penalty * excess if excess > 0 else -config.under_penalty * excess)
+            case "huber":
+                errors.append(excess**2 / 2 if excess.abs() < 1 else excess.abs() - 0.5)
+        place += 1
+    return torch.stack(errors)
 
 
 def concealed(run: Run, plan: StepPlan, sample: int, asv: np.ndarray) -> Tensor:
@@ -172,11 +191,13 @@ def concealed(run: Run, plan: StepPlan, sample: int, asv: np.ndarray) -> Tensor:
 
 
 def targets(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled number or class, and weight, of every sample of the study, in double precision."""
-    column = run.material.study.metadata[run.config.target.metadata_column]
-    train = column.iloc[run.material.split.train]
+    """Scaled number or class, and weight, of every sample of the study, in double precision: [samples, T] both."""
+    columns = run.material.study.metadata[list(run.config.target.metadata_column)]
+    train = columns.iloc[run.material.split.train]
     if not run.config.target.classifier:
-        return np.array((column - train.mean()) / train.std(ddof=0)), np.ones(len(column))
-    names = sorted(set(train))
-    of_class = {name: len(train) / (len(names) * (train == name).sum()) for name in names}
-    return np.array(column.map(names.index)), np.array(column.map(of_class))
+        scaled = (columns - train.mean()) / train.std(ddof=0)
+        return scaled.fillna(0).to_numpy(), columns.notna().to_numpy(np.float64)
+    column, of_train = columns.iloc[:, 0], train.iloc[:, 0]
+    names = sorted(set(of_train))
+    of_class = {name: len(train) / (len(names) * (of_train == name).sum()) for name in names}
+    return np.array(column.map(names.index))[:, None], np.array(column.map(of_class))[:, None]

@@ -13,7 +13,7 @@ from aam.data.tables import read_tables
 
 TOLERANCE = {"torch.float64": 1e-10, "torch.float32": 1e-5}
 STEPS = 7
-TASKS, VARIANTS = 5, 2
+TASKS, VARIANTS = 6, 2
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,10 @@ def folder(study_folder, tmp_path_factory, script) -> Path:
     ids = [table.sample_ids[i] for i in order]
     values = squareform(pdist(table.counts.toarray()[order] / table.depth[order, None], "braycurtis"))
     pd.DataFrame(values, index=ids, columns=ids).to_csv(folder / "matrix.tsv", sep="\t")
+    header, types, *rows = (folder / "metadata.tsv").read_text().splitlines()
+    gaps = ["" if number % 3 == 1 else str(number**2 % 17) for number in range(len(rows))]
+    lines = [f"{header}\tgaps", f"{types}\tnumeric", *(f"{row}\t{gap}" for row, gap in zip(rows, gaps, strict=True))]
+    (folder / "metadata.tsv").write_text("\n".join(lines) + "\n")
     script("gradients.py", folder, "reference")
     return folder
 

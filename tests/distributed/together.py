@@ -80,8 +80,8 @@ def prepare(folder: Path, task: str, world: World, dtype: torch.dtype, **options
         if task == "frozen":
             options |= {"freeze_base": True, "pretrained_encoder": folder / "encoder"}
         run = prepare_training(study_of(folder, "train"), train_config(folder, **options), world)
-        held = run.objective.targets
-        run.objective.targets = replace(held, value=held.value.to(dtype), weight=held.weight.to(dtype))
+        held = run.objective.table
+        run.objective.table = replace(held, value=held.value.to(dtype), weight=held.weight.to(dtype))
         return run
 
 

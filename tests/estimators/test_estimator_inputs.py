@@ -76,19 +76,27 @@ TABLE = pd.DataFrame({"ACGT" * 5: [1, 2]}, index=["s1", "s2"])
 @pytest.mark.parametrize("y", [[3.0, 4.0], (3.0, 4.0), np.array([3.0, 4.0])])
 def test_plain_values_belong_to_the_rows_of_a_frame(y):
     target = as_target(y, TABLE)
-    assert target.to_dict() == {"s1": 3.0, "s2": 4.0}
-    assert target.name == "target"
+    assert target.to_dict() == {"target": {"s1": 3.0, "s2": 4.0}}
 
 
 def test_a_series_keeps_its_ids_and_its_name():
     y = pd.Series([4.0, 3.0], index=["s2", "s1"], name="age")
-    assert as_target(y, TABLE).equals(y)
-    assert as_target(y, "table.biom").name == "age"
-    assert as_target(y.rename(None), TABLE).name == "target"
-    assert as_target(y.rename(7), TABLE).name == "7"
+    assert as_target(y, TABLE).equals(y.to_frame())
+    assert list(as_target(y, "table.biom")) == ["age"]
+    assert list(as_target(y.rename(None), TABLE)) == ["target"]
+    assert list(as_target(y.rename(7), TABLE)) == ["7"]
 
 
-@pytest.mark.parametrize("y", [None, "age", 3, [[1.0], [2.0]], TABLE])
+def test_a_frame_keeps_its_ids_its_columns_and_its_missing_values():
+    y = pd.DataFrame({"age": [4.0, None], 7: [1, 2]}, index=["s2", "s1"])
+    target = as_target(y, "table.biom")
+    assert list(target) == ["age", "7"]
+    assert target.equals(y.set_axis(["age", "7"], axis=1))
+    with pytest.raises(InputError, match="index of y must hold sample ids"):
+        as_target(y.reset_index(drop=True), TABLE)
+
+
+@pytest.mark.parametrize("y", [None, "age", 3, [[1.0], [2.0]], np.zeros((2, 2))])
 def test_what_is_no_target(y):
     with pytest.raises(InputError, match="y must be a pandas Series"):
         as_target(y, TABLE)
@@ -105,5 +113,5 @@ def test_plain_values_need_a_frame_of_their_length():
 
 def test_target_and_metadata_are_joined_by_id():
     metadata = pd.DataFrame({"age": [1, 2, 3], "subject": ["a", "b", "c"]}, index=["s1", "s2", "s3"])
-    joined = with_target(metadata, pd.Series([30, 20, 40], index=["s3", "s2", "s4"], name="age"))
+    joined = with_target(metadata, pd.DataFrame({"age": [30, 20, 40]}, index=["s3", "s2", "s4"]))
     assert joined.to_dict("index") == {"s2": {"subject": "b", "age": 20}, "s3": {"subject": "c", "age": 30}}

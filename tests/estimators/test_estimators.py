@@ -19,6 +19,7 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import r2_score
 from sklearn.model_selection import cross_val_predict, cross_val_score
 from sklearn.utils import estimator_checks
 
@@ -580,3 +581,90 @@ def test_embeddings_as_a_frame(encoder, table):
     as_frame = clone(encoder).set_output(transform="pandas")
     as_frame.trained_ = encoder.trained_
     pd.testing.assert_frame_equal(as_frame.transform(table), encoder.embed(table), check_names=False)
+
+
+@pytest.fixture(scope="module")
+def gaps(metadata):
+    """Two numbers, each of which some samples lack."""
+    y = metadata[["acidity", "day"]].copy()
+    y.loc[y.index[::4], "acidity"] = np.nan
+    y.loc[y.index[1::4], "day"] = np.nan
+    return y
+
+
+@pytest.fixture(scope="module")
+def of_several(table, gaps):
+    options = {"quantiles": (0.1, 0.5, 0.9)}
+    losses = "acidity=quantile,day=mse"
+    return aam.SampleRegressor(**FAST, target_loss=losses, output_activation="softplus", options=options).fit(
+        table, gaps
+    )
+
+
+def test_a_frame_of_numbers_is_learned_as_the_command_line_does(of_several, gaps, table, study_folder, tmp_path):
+    metadata = read_metadata(study_folder / "metadata.tsv").drop(columns=list(gaps)).join(gaps)
+    metadata.to_csv(tmp_path / "metadata.tsv", sep="\t")
+    options = {
+        "table": (study_folder / "table.biom",),
+        "metadata": tmp_path / "metadata.tsv",
+        "metadata_column": "acidity,day",
+        "target_loss": "acidity=quantile,day=mse",
+        "output_activation": "softplus",
+        "output_dir": tmp_path / "run",
+    }
+    train(TrainConfig.from_flat(FAST | options))
+    predict(
+        PredictConfig.from_flat(
+            {"checkpoint": tmp_path / "run", "table": options["table"], "output": tmp_path / "p.tsv", "device": "cpu"}
+        )
+    )
+    written = pd.read_csv(tmp_path / "p.tsv", sep="\t", index_col=0).drop(columns="note")
+    own = of_several.predictions(table).drop(columns="note")
+    assert list(own) == list(written)
+    assert next(iter(own)) == "prediction_acidity"
+    assert list(own)[-1] == "prediction_day"
+    assert own.loc[written.index].to_numpy(float) == pytest.approx(written.to_numpy(float), rel=1e-4)
+    assert (own.to_numpy(float) >= 0).all()
+
+
+def test_several_numbers_are_predicted_side_by_side(of_several, table, gaps):
+    predicted = of_several.predict(table)
+    assert predicted.shape == (len(table), 2)
+    both = gaps.notna().all(axis=1).reindex(table.index)
+    expected = r2_score(gaps.reindex(table.index)[both], predicted[both.to_numpy()])
+    assert of_several.score(table, gaps) == pytest.approx(expected)
+
+
+def test_a_model_of_several_numbers_is_saved_whole(of_several, table, tmp_path):
+    of_several.save(tmp_path / "model")
+    again = aam.SampleRegressor.load(tmp_path / "model")
+    assert np.array_equal(again.predict(table), of_several.predict(table))
+    assert again.trained_.targets == of_several.trained_.targets
+    assert tuple(again.target_loss) == ("acidity=quantile", "day=mse")
+
+
+def test_only_samples_without_any_of_the_numbers_are_left_out(table, gaps):
+    y = gaps.copy()
+    y.iloc[:3] = np.nan
+    fitted = aam.SampleRegressor(**FAST).fit(table, y)
+    assert set(fitted.left_out_["sample_id"]) == set(y.index[:3])
+
+
+def test_predictions_read_the_metadata_that_scales_them(table, metadata):
+    model = aam.SampleRegressor(**FAST, options={"normalize_by": "region"}).fit(
+        table, metadata["acidity"], metadata=metadata
+    )
+    with pytest.raises(aam.InputError, match="--metadata is needed: the model reads its columns region"):
+        model.predict(table)
+    one, other = (model.predict(table, metadata=frame) for frame in (metadata, metadata.assign(region="coast")))
+    on_the_coast = (metadata["region"].reindex(table.index) == "coast").to_numpy()
+    assert np.array_equal(one[on_the_coast], other[on_the_coast])
+    assert (one[~on_the_coast] != other[~on_the_coast]).all()
+    assert model.score(table, metadata["acidity"], metadata=metadata) == pytest.approx(
+        r2_score(metadata["acidity"].reindex(table.index), one)
+    )
+
+
+def test_classes_of_several_columns_are_refused(table, metadata):
+    with pytest.raises(aam.InputError, match="--classifier predicts one column"):
+        aam.SampleClassifier(**FAST).fit(table, metadata[["habitat", "health"]])

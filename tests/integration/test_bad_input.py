@@ -586,12 +586,169 @@ EXPLAIN = {
     ),
 }
 
+SEVERAL = "acidity,day"
+QUANTILES = {"target_loss": "quantile"}
+BY_CLASS = {"metadata_column": "habitat", "classifier": True, "class_weights": "w.json"}
+BY_CATEGORY = {"categorical_loss_weights": "w.json"}
+
+TARGETS_OF_EVERY_KIND = {
+    "one of several columns absent": Case(train(metadata_column="acidity,dya"), ("no column 'dya'", "acidity")),
+    "one of several columns is text": Case(
+        train(metadata_column="acidity,habitat"), ("column 'habitat' is not numeric: '.*' .sample S00",)
+    ),
+    "one of several columns constant": Case(
+        train(metadata_column="acidity,same"),
+        ("--metadata-column same: the target is 3.0 in all .* training samples", "choose another column"),
+        (column("same", lambda _: "3"),),
+    ),
+    "column to predict twice": Case(train(metadata_column="day,day"), ("--metadata-column names day twice",)),
+    "classes of several columns": Case(
+        train(metadata_column="habitat,health", classifier=True),
+        ("--classifier predicts one column, and --metadata-column names habitat, health: train a model for each",),
+    ),
+    "loss unknown": Case(train(target_loss="l2"), ("--target-loss l2: no loss is named 'l2'; known are huber, mse",)),
+    "loss of another column": Case(
+        train(metadata_column=SEVERAL, target_loss="acidity=mse,ph=mae"), ("ph=mae: ph is not a --metadata-column",)
+    ),
+    "two losses": Case(
+        train(metadata_column=SEVERAL, target_loss=("day=mse", "day=mae")), ("--target-loss gives two losses for day",)
+    ),
+    "quantiles of another loss": Case(
+        train(metadata_column=SEVERAL, target_loss="day=mse", quantiles="0.1,0.5"),
+        ("--quantiles .* only has an effect with --target-loss quantile",),
+    ),
+    "quantiles without the median": Case(
+        train(**QUANTILES, quantiles="0.1,0.9"), ("--quantiles 0.1,0.9: give rising shares, 0.5 .*among them",)
+    ),
+    "quantiles that fall": Case(train(**QUANTILES, quantiles="0.9,0.5"), ("--quantiles 0.9,0.5: give rising shares",)),
+    "quantile of all": Case(train(**QUANTILES, quantiles="0.5,1"), ("--quantiles 1: .*less than 1",)),
+    "quantile is a word": Case(train(**QUANTILES, quantiles="half"), ("--quantiles half: .*valid number",)),
+    "quantile is a word in the file": Case(
+        train(**QUANTILES, config="o.toml"),
+        ("o.toml: quantiles = .*number.*--quantiles: What the quantile loss predicts",),
+        (write("o.toml", 'quantiles = "0.1,half"'),),
+    ),
+    "penalty of another loss": Case(
+        train(over_penalty=2), ("--over-penalty 2.0 only has an effect with --target-loss asymmetric",)
+    ),
+    "penalty of nothing": Case(
+        train(target_loss="asymmetric", under_penalty=0), ("'--under-penalty': 0.0 is not in the range x>0",)
+    ),
+    "bounded and activated": Case(
+        train(bounded_targets=True, output_activation="relu"),
+        ("--bounded-targets and --output-activation relu exclude each other", "are not negative already"),
+    ),
+    "activated classes": Case(
+        train(metadata_column="habitat", classifier=True, output_activation="exp"),
+        ("--output-activation exp .*--classifier predicts classes: drop one",),
+    ),
+    "bounded classes": Case(
+        train(metadata_column="habitat", classifier=True, bounded_targets=True),
+        ("--bounded-targets True .*--classifier predicts classes: drop one",),
+    ),
+    "scaled classes": Case(
+        train(metadata_column="habitat", classifier=True, learnable_output_scale=True),
+        ("--learnable-output-scale True .*--classifier predicts classes: drop one",),
+    ),
+    "classes scaled by category": Case(
+        train(metadata_column="habitat", classifier=True, conditional_output_scaling="site"),
+        ("--conditional-output-scaling scales numbers, and --classifier predicts classes: drop one",),
+    ),
+    "activation unknown": Case(train(output_activation="tanh"), ("'tanh' is not one of 'none', 'relu', 'softplus'",)),
+    "activation of negative numbers": Case(
+        train(metadata_column="acidity,signed", output_activation="softplus"),
+        ("--output-activation softplus predicts nothing negative", "'signed'", "S0006 .-5", "leave the option out"),
+        (column("signed", str), replace("metadata.tsv", "\t5\n", "\t-5\n")),
+    ),
+    "bounds that the target leaves": Case(
+        train(bounded_targets=True),
+        ("--bounded-targets predicts between 0 and 1, and column 'acidity' has other values: samples S0001", "divide"),
+    ),
+    "bounded and transformed": Case(
+        train(bounded_targets=True, target_transform="zscore"),
+        ("--bounded-targets .*--target-transform zscore would move these ends: drop one",),
+    ),
+    "normalized by no column": Case(
+        train(normalize_by="reigon"), ("no column 'reigon'; did you mean region", "columns: subject")
+    ),
+    "normalized by the target": Case(
+        train(normalize_by="region,acidity"), ("--normalize-by acidity: that is the column to predict",)
+    ),
+    "normalized on another scale": Case(
+        train(normalize_by="region", target_transform="minmax"),
+        ("--normalize-by .*--target-transform is minmax: use zscore or log-zscore",),
+    ),
+    "normalized and activated": Case(
+        train(normalize_by="region", output_activation="relu"),
+        ("--normalize-by shifts .*--output-activation relu needs zero to be the same for all: drop one",),
+    ),
+    "smoothed numbers": Case(train(label_smoothing=0.1), ("--label-smoothing 0.1 only has an effect with --classif",)),
+    "smoothed away": Case(
+        train(metadata_column="habitat", classifier=True, label_smoothing=1), ("'--label-smoothing': 1.0 is not in",)
+    ),
+    "metric of another target": Case(
+        train(metadata_column=SEVERAL, best_metric="val/r2_ph"), ("val/r2_ph", "val/r2_day")
+    ),
+    "class weights missing": Case(train(**BY_CLASS), ("--class-weights w.json", "no such file")),
+    "class weights of another class": Case(
+        train(**BY_CLASS), ("--class-weights w.json", "gutt"), (write("w.json", '{"gutt": 2}'),)
+    ),
+    "class weight negative": Case(
+        train(**BY_CLASS),
+        ("--class-weights w.json: the weight of 'gut' is -1; weights are finite, 0 or more",),
+        (write("w.json", '{"gut": -1}'),),
+    ),
+    "class weights are no JSON": Case(
+        train(**BY_CLASS), ("--class-weights", "w.json", "JSON"), (write("w.json", "gut: 2"),)
+    ),
+    "weights of no category": Case(
+        train(categorical_loss_weights="auto"), ("--categorical-loss-weights auto needs --categorical-loss-weight-col",)
+    ),
+    "weights of a column that is absent": Case(
+        train(categorical_loss_weights="auto", categorical_loss_weight_column="siet"), ("no column 'siet'",)
+    ),
+    "weights of a column given twice": Case(
+        train(categorical_loss_weights="auto", categorical_loss_weight_column="site,site"), ("site twice",)
+    ),
+    "column of no weights": Case(
+        train(categorical_loss_weight_column="site"), ("only has an effect with --categorical-loss-weights",)
+    ),
+    "weights of an unknown category": Case(
+        train(**BY_CATEGORY), ("w.json", "moor"), (write("w.json", '{"region": {"moor": 2}}'),)
+    ),
+    "weights of an unknown column": Case(
+        train(**BY_CATEGORY), ("no column 'reigon'",), (write("w.json", '{"reigon": {"coast": 2}}'),)
+    ),
+    "weight is a word": Case(
+        train(**BY_CATEGORY),
+        ("w.json.*region.*the weight of 'coast' is 'two'; a number is wanted",),
+        (write("w.json", '{"region": {"coast": "two"}}'),),
+    ),
+    "weights without columns": Case(train(**BY_CATEGORY), ("no column 'coast'",), (write("w.json", '{"coast": 2}'),)),
+    "weights without categories": Case(
+        train(**BY_CATEGORY),
+        ('w.json.*region.*."category": weight. is wanted, not 2',),
+        (write("w.json", '{"region": 2}'),),
+    ),
+    "weights that leave nothing": Case(
+        train(**BY_CATEGORY),
+        ("w.json.*region.*all weights are 0; some samples must count",),
+        (write("w.json", '{"region": {"coast": 0, "hills": 0, "plain": 0}}'),),
+    ),
+    "beta without its weights": Case(train(effective_beta=0.9), ("--effective-beta 0.9 only has an effect with",)),
+    "beta of 1": Case(
+        train(categorical_loss_weights="effective", categorical_loss_weight_column="site", effective_beta=1),
+        ("'--effective-beta': 1.0 is not in the range 0<=x<1",),
+    ),
+}
+
 CASES = {
     **TABLES,
     **TREES,
     **TAXONOMY,
     **METADATA,
     **TARGETS,
+    **TARGETS_OF_EVERY_KIND,
     **SPLITS,
     **MATRICES,
     **CHECKPOINTS,

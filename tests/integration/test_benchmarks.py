@@ -33,12 +33,22 @@ def test_distances_of_a_batch(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_random_forest_on_the_split_of_a_run(study_folder: Path, tmp_path: Path) -> None:
     words = ["--table", study_folder / "table.biom", "--metadata", study_folder / "metadata.tsv"]
-    words += ["--metadata-column", "acidity", "--embedding-dim", "8", "--epochs", "1", "--output-dir", tmp_path / "run"]
+    words += [
+        "--metadata-column",
+        "acidity,day",
+        "--embedding-dim",
+        "8",
+        "--epochs",
+        "1",
+        "--output-dir",
+        tmp_path / "run",
+    ]
     with pytest.raises(SystemExit) as stop:
         main(["train", *map(str, words)])
     assert not stop.value.code
     lines = run("random_forest.py", tmp_path / "run").splitlines()
-    assert [line.split(" {")[0] for line in lines] == ["aam", *(f"random forest, seed {seed}" for seed in (0, 1, 2))]
+    forests = [f"random forest of {name}, seed {seed}" for name in ("acidity", "day") for seed in (0, 1, 2)]
+    assert [line.split(" {")[0] for line in lines] == ["aam", *forests]
 
 
 @pytest.mark.slow

@@ -1,14 +1,19 @@
 """Small studies, runs and gradients for the tests of the objectives and the trainer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from aam.config import InputConfig, PretrainConfig, SamplingConfig, TrainConfig, UnifracConfig
 from aam.data.study import Study, load_study
+from aam.training.target_objective import TargetObjective
+from aam.workflows.fit import Run
+from aam.workflows.train import prepare_training
 
 SMALL = {
     "embedding_dim": 8,
@@ -42,6 +47,24 @@ def make_pretrain_config(tmp_path) -> Callable[..., PretrainConfig]:
 def make_train_config(tmp_path) -> Callable[..., TrainConfig]:
     base = {"output_dir": tmp_path / "run", "metadata_column": "acidity", **SMALL}
     return lambda **options: TrainConfig.from_flat({**base, **options})
+
+
+@pytest.fixture
+def double_run(study, make_train_config) -> Callable[..., Run]:
+    """Prepare a fine-tuning run in double precision, of the study with other metadata if some are given."""
+
+    def prepare(metadata: pd.DataFrame | None = None, **options) -> Run:
+        own = study if metadata is None else replace(study, metadata=metadata)
+        run = prepare_training(own, make_train_config(**options))
+        run.model.double()
+        objective = run.objective
+        assert isinstance(objective, TargetObjective)
+        table = objective.table
+        value = table.value if objective.targets.is_classes else table.value.double()
+        objective.table = replace(table, value=value, weight=table.weight.double())
+        return run
+
+    return prepare
 
 
 @pytest.fixture(scope="session")

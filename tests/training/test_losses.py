@@ -3,12 +3,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from sklearn.metrics import mean_pinball_loss
 
 from aam.models.distance_link import LINKS
 from aam.training import losses
 from aam.training.losses import (
     MultiTaskLoss,
-    class_loss,
+    RegressionLoss,
+    class_errors,
     count_loss,
     nucleotide_loss,
     pairwise_gradient,
@@ -155,27 +157,88 @@ def test_nucleotide_loss_with_nothing_hidden_is_zero():
 
 
 @pytest.mark.parametrize(
-    ("kind", "of"),
+    ("loss", "of"),
     [
-        ("mse", lambda e: e * e),
-        ("mae", abs),
-        ("huber", lambda e: e * e / 2 if abs(e) < 1 else abs(e) - 0.5),
+        (RegressionLoss("mse"), lambda e: e * e),
+        (RegressionLoss("mae"), abs),
+        (RegressionLoss("huber"), lambda e: e * e / 2 if abs(e) < 1 else abs(e) - 0.5),
+        (RegressionLoss("asymmetric"), abs),
+        (RegressionLoss("asymmetric", (), 3.0, 0.5), lambda e: 3.0 * e if e > 0 else -0.5 * e),
+        (RegressionLoss("quantile", (0.5,)), lambda e: abs(e) / 2),
     ],
 )
-def test_target_losses_are_weighted_means(kind, of):
+def test_errors_of_a_number_and_their_weighted_mean(loss, of):
     predicted, true = 2 * random(6), random(6, seed=1)
-    weight = torch.tensor([1.0, 2, 0.5, 1, 3, 1])
+    weight = torch.tensor([1.0, 2, 0.5, 1, 3, 1], dtype=torch.float64)
     errors = (predicted - true).tolist()
     assert min(map(abs, errors)) < 1 < max(map(abs, errors))
+    assert min(errors) < 0 < max(errors)
+    each = loss.errors(predicted[:, None], true)
+    assert each.tolist() == pytest.approx([of(e) for e in errors], rel=1e-12)
     expected = sum(of(e) * w for e, w in zip(errors, weight.tolist(), strict=True)) / 8.5
-    assert target_loss(kind, predicted, true, weight, weight.sum()).item() == pytest.approx(expected, rel=1e-12)
+    whole = target_loss(each[:, None], weight[:, None], weight.sum()[None])
+    assert whole.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_class_loss_is_the_weighted_mean_cross_entropy():
-    logits, true, weight = random(4, 3), torch.tensor([2, 0, 0, 1]), torch.tensor([1.0, 0.5, 0.5, 2])
-    each = [math.log(sum(map(math.exp, row))) - row[t] for row, t in zip(logits.tolist(), true, strict=True)]
-    expected = sum(loss * w for loss, w in zip(each, weight.tolist(), strict=True)) / 4
-    assert class_loss(logits, true, weight, weight.sum()).item() == pytest.approx(expected, rel=1e-12)
+def test_the_quantile_loss_is_the_mean_of_pinball_losses():
+    shares = (0.1, 0.5, 0.8)
+    predicted, true = random(9, 3), random(9, seed=1)
+    each = RegressionLoss("quantile", shares).errors(predicted, true)
+    plain = [
+        sum(q * (t - p) if t > p else (1 - q) * (p - t) for p, q in zip(row, shares, strict=True)) / 3
+        for row, t in zip(predicted.tolist(), true.tolist(), strict=True)
+    ]
+    assert each.tolist() == pytest.approx(plain, rel=1e-12)
+    columns = zip(predicted.T.numpy(), shares, strict=True)
+    reference = [mean_pinball_loss(true.numpy(), column, alpha=share) for column, share in columns]
+    assert each.mean().item() == pytest.approx(sum(reference) / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_quantile_loss_is_least_at_the_quantile(share):
+    true = torch.arange(101, dtype=torch.float64)
+    loss = RegressionLoss("quantile", (share,))
+    means = [loss.errors(torch.full((101, 1), float(at), dtype=torch.float64), true).mean() for at in range(101)]
+    assert min(range(101), key=means.__getitem__) == pytest.approx(100 * share, abs=1)
+
+
+def test_several_targets_count_alike_however_many_values_they_have():
+    errors, weight = random(5, 3).abs(), random(5, 3, seed=1).abs()
+    weight[1:, 2] = 0
+    expected = [
+        sum(e * w for e, w in zip(column, of, strict=True)) / sum(of)
+        for column, of in zip(errors.T.tolist(), weight.T.tolist(), strict=True)
+    ]
+    assert expected[2] == pytest.approx(errors[0, 2].item())
+    whole = target_loss(errors, weight, weight.sum(0))
+    parts = [target_loss(errors[cut], weight[cut], weight.sum(0)) for cut in (slice(2), slice(2, 5))]
+    assert whole.item() == pytest.approx(sum(expected) / 3, rel=1e-12)
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_a_target_that_no_sample_of_a_step_has_is_zero_and_pulls_nothing():
+    predicted, weight = random(4, 2).requires_grad_(), torch.ones(4, 2, dtype=torch.float64)
+    weight[:, 1] = 0
+    errors = torch.stack(
+        [RegressionLoss("mse").errors(part[:, None], random(4, seed=1)) for part in predicted.T], dim=1
+    )
+    loss = target_loss(errors, weight, weight.sum(0))
+    loss.backward()
+    assert loss.item() == pytest.approx(errors[:, 0].mean().item() / 2, rel=1e-12)
+    assert not predicted.grad[:, 1].any()
+    assert predicted.grad[:, 0].all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_class_errors_are_cross_entropies_against_smoothed_labels(smoothing):
+    logits, true = random(4, 3), torch.tensor([2, 0, 0, 1])
+    wanted = [[smoothing / 3 + (1 - smoothing) * (k == t) for k in range(3)] for t in true.tolist()]
+    logs = [[x - math.log(sum(map(math.exp, row))) for x in row] for row in logits.tolist()]
+    expected = [-sum(p * x for p, x in zip(row, log, strict=True)) for row, log in zip(wanted, logs, strict=True)]
+    errors = class_errors(logits, true, smoothing)
+    assert errors.tolist() == pytest.approx(expected, rel=1e-12)
+    reference = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)(logits, true)
+    assert errors.mean().item() == pytest.approx(reference.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

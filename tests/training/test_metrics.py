@@ -13,6 +13,7 @@ from aam.training.metrics import (
     ClassificationMetrics,
     DistanceMetrics,
     PairedMoments,
+    QuantileMetrics,
     RegressionMetrics,
     higher_is_better,
 )
@@ -117,7 +118,7 @@ def test_nothing_seen_is_undefined() -> None:
     empty = torch.zeros(0)
     distance = DistanceMetrics()
     distance.update(empty, empty)
-    for metrics in (distance, RegressionMetrics(), ClassificationMetrics(3)):
+    for metrics in (distance, RegressionMetrics(), QuantileMetrics((0.5,)), ClassificationMetrics(3)):
         assert set(metrics.compute().values()) == {None}
 
 
@@ -198,3 +199,30 @@ def test_which_metrics_should_rise() -> None:
     assert higher_is_better("val/taxonomy_new_accuracy_class")
     assert not higher_is_better("val/taxonomy_loss_genus")
     assert not higher_is_better("val/taxonomy_loss")
+
+
+@pytest.mark.parametrize("target", ["ph", "r2", "a/b", "new_mae"])
+def test_the_direction_of_a_metric_is_that_of_every_target(target: str) -> None:
+    for metric in ("r2", "pearson"):
+        assert higher_is_better(f"val/{metric}_{target}")
+    for metric in ("mae", "rmse", "pinball"):
+        assert not higher_is_better(f"val/{metric}_{target}")
+
+
+def test_quantile_metrics_match_plain_loops() -> None:
+    shares = (0.1, 0.5, 0.9)
+    draw = np.random.default_rng(4)
+    true, quantiles = draw.normal(size=50), np.sort(draw.normal(size=(50, 3)), axis=1)
+    metrics = QuantileMetrics(shares)
+    for cut in cuts(50, 4):
+        metrics.update(torch.from_numpy(quantiles[cut]), torch.from_numpy(true[cut]))
+    pinball = [reference.mean_pinball_loss(true, quantiles[:, i], alpha=share) for i, share in enumerate(shares)]
+    inside = [low <= value <= high for value, (low, _, high) in zip(true, quantiles, strict=True)]
+    assert 0 < np.mean(inside) < 1
+    assert metrics.compute() == pytest.approx({"pinball": np.mean(pinball), "coverage": np.mean(inside)}, rel=1e-12)
+
+
+def test_a_value_on_an_outer_quantile_is_covered() -> None:
+    metrics = QuantileMetrics((0.1, 0.9))
+    metrics.update(torch.tensor([[1.0, 2.0]] * 4), torch.tensor([1.0, 2.0, 0.5, 2.5]))
+    assert metrics.compute()["coverage"] == 0.5

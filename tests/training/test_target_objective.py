@@ -11,30 +11,13 @@ from aam.data.rarefaction import FIXED, row_of
 from aam.data.sequences import sequence_keys
 from aam.models.transformer import Block
 from aam.training.checkpoint import Checkpoint, write_checkpoint
-from aam.training.target_objective import TargetObjective, predict_outputs
+from aam.training.target_objective import predict_outputs
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import prepare_pretraining
 from aam.workflows.train import prepare_training
 
 REGRESSION = {"count_weight": 0.3, "target_weight": 0.7, "count_mask_ratio": 0.4, "regressor_hidden_dims": (6,)}
 CLASSES = {**REGRESSION, "metadata_column": "habitat", "classifier": True, "class_weights": "balanced"}
-
-
-@pytest.fixture
-def double_run(study, make_train_config):
-    """A prepared run in double precision."""
-
-    def prepare(**options) -> Run:
-        run = prepare_training(study, make_train_config(**options))
-        run.model.double()
-        objective = run.objective
-        assert isinstance(objective, TargetObjective)
-        targets = objective.targets
-        value = targets.value if targets.column.classes is not None else targets.value.double()
-        objective.targets = replace(targets, value=value, weight=targets.weight.double())
-        return run
-
-    return prepare
 
 
 def first_plan(run: Run, samples: int = 12) -> StepPlan:

@@ -205,7 +205,7 @@ def test_the_scale_is_fitted_to_the_training_samples(train_options, study_folder
     train(TrainConfig.from_flat(options))
     split = read_table(tmp_path / "run/split.tsv")["split"]
     values = pd.read_csv(study_folder / "metadata.tsv", sep="\t", index_col=0, comment="#")["acidity"].astype(float)
-    scale = restore(tmp_path / "run").target.scale
+    scale = restore(tmp_path / "run").targets.only.scale
     train_values = values[split.index[split == "train"]]
     assert (scale.offset, scale.scale) == (train_values.min(), train_values.max() - train_values.min())
 
