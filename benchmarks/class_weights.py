@@ -33,8 +33,8 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("folder", type=Path, help="receives the study and the runs")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--samples", type=int, default=630)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--samples", type=int, default=1260)
     given = parser.parse_args()
     files = write_files(given.folder, given.samples)
     figures: list[dict[str, Any]] = []
