@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aam.cli import main
+from aam.data.metadata import read_metadata
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -49,6 +50,20 @@ def test_a_random_forest_on_the_split_of_a_run(study_folder: Path, tmp_path: Pat
     lines = run("random_forest.py", tmp_path / "run").splitlines()
     forests = [f"random forest of {name}, seed {seed}" for name in ("acidity", "day") for seed in (0, 1, 2)]
     assert [line.split(" {")[0] for line in lines] == ["aam", *forests]
+
+
+@pytest.mark.slow
+def test_weights_of_a_rare_class(tmp_path: Path) -> None:
+    words = ["--seeds", "1", "--epochs", "2", "--samples", "126", "--json", tmp_path / "figures.json"]
+    table = run("class_weights.py", tmp_path / "runs", *words).splitlines()
+    assert [line.split("|")[2].strip() for line in table] == ["weights", "--------:", "none", "auto"]
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert [(line["seed"], line["weights"]) for line in figures] == [(0, "none"), (0, "auto")]
+    assert all(0 <= line["balanced_accuracy"] <= 1 for line in figures)
+    splits = [(tmp_path / f"runs/{kind}-0/split.tsv").read_bytes() for kind in ("none", "auto")]
+    assert splits[0] == splits[1]
+    classes = read_metadata(tmp_path / "runs/metadata.tsv")["acid"].value_counts()
+    assert classes.to_dict() == {"common": 120, "rare": 6}
 
 
 @pytest.mark.slow
