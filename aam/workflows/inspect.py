@@ -75,6 +75,8 @@ def _samples(trained: Restored) -> list[str]:
     count = _training_samples(trained)
     asvs = f"up to {sampling.max_asvs:,} of a sample, {_CHOICE[sampling.asv_choice]}" if sampling.max_asvs else "all"
     lines = [f"reads: {_rarefaction(sampling)}", f"ASVs read: {asvs}"]
+    varied = [f"{name.replace('_', ' ')} {value:g}" for name, value in trained.config.augmentation if value]
+    lines += [f"varied in training, and there alone: {', '.join(varied)}"] if varied else []
     return _paragraph("samples", lines + ([] if count is None else [f"trained on: {count:,} samples"]))
 
 

@@ -42,6 +42,13 @@ def test_a_pretrained_encoder(pretrained):
     assert "  distance between samples: unweighted_unifrac" in paragraph(text, "pretraining")
 
 
+def test_augmentation_is_said_where_there_was_some(pretrained, pretrain_options, tmp_path):
+    pretrain(PretrainConfig.from_flat(pretrain_options(tmp_path, epochs=1, asv_dropout=0.1, sequence_noise=0.002)))
+    said = "  varied in training, and there alone: asv dropout 0.1, sequence noise 0.002"
+    assert said in paragraph(text_of(tmp_path), "samples")
+    assert "varied" not in text_of(pretrained)
+
+
 def test_a_regressor_and_what_it_started_from(regressor, pretrained):
     text = text_of(regressor)
     assert paragraph(text, "started from") == [f"  the pretrained encoder {pretrained}"]
