@@ -192,8 +192,12 @@ def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfi
     probability = config.augmentation.mix_samples
     if probability == 0:
         return None
-    labels = list(values[config.target.metadata_column[0]])
-    return Mixing.of(probability, split.train, labels, study.table.sample_ids)
+    labels, ids = list(values[config.target.metadata_column[0]]), study.table.sample_ids
+    mixing = Mixing.of(probability, split.train, labels, ids)
+    alone = [ids[row] for row, peers in mixing.peers.items() if len(peers) == 1]
+    if alone:
+        logger.warning("--mix-samples: the only training samples of their class stay unmixed: %s", first_ids(alone))
+    return mixing
 
 
 def _target_table(

@@ -109,3 +109,19 @@ def test_variations_of_reads_on_a_matrix_are_warned_of(pretrain_options, tmp_pat
     with pytest.raises(InputError, match=r"d\.npy"):
         load_pretraining_study(PretrainConfig.from_flat(given))
     assert "--asv-dropout, --depth-jitter: reads are drawn afresh" in caplog.text
+
+
+def test_samples_that_are_alone_in_their_class_are_not_mixed_which_is_said(prepare, study_folder, tmp_path, caplog):
+    header, types, *rows = (study_folder / "metadata.tsv").read_text().splitlines()
+    ids = [row.split("\t")[0] for row in rows]
+    kinds = ["rare" if i == 3 else "ab"[i % 2] for i in range(len(ids))]
+    sides = ["val" if i > 30 else "train" for i in range(len(ids))]
+    lines = [f"{header}\tkind\tside", f"{types}\tcategorical\tcategorical"]
+    lines += ["\t".join(parts) for parts in zip(rows, kinds, sides, strict=True)]
+    (tmp_path / "m.tsv").write_text("\n".join(lines) + "\n")
+    files = {"metadata": tmp_path / "m.tsv", "split_column": "side", "group_column": None}
+    run = prepare(metadata_column="kind", classifier=True, mix_samples=1.0, **files)
+    assert f"the only training samples of their class stay unmixed: {ids[3]}" in caplog.text
+    draws, row = run.material.draws, run.material.study.table.sample_ids.index(ids[3])
+    plain = replace(draws, augmentation=None)
+    assert (draws.rows(np.array([row]), 0) != plain.rows(np.array([row]), 0)).nnz == 0
