@@ -25,11 +25,13 @@ from torch.distributed.tensor import DTensor
 
 from aam.config import DistributedConfig, PretrainConfig, TrainConfig
 from aam.data import dataset
+from aam.data.addressed import generator
 from aam.data.dataset import AddressedSampler, StepBatch, StepPlan
 from aam.data.study import Study, load_study
 from aam.training import losses, objective
 from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.distributed import ProcessGroup, World, setup_distributed
+from aam.training.divided import fill
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 from aam.workflows.train import prepare_training
@@ -57,6 +59,17 @@ SEVERAL = {
     "over_penalty": 2.0,
     "under_penalty": 0.5,
 }
+CATEGORIES = {
+    "categorical_columns": ("site", "habitat"),
+    "categorical_hierarchy": ("site=region",),
+    "categorical_fusion": "cross_attention",
+    "cross_attn_heads": 2,
+    "categorical_dim": 6,
+    "categorical_dropout": 0.3,
+    "conditional_output_scaling": "habitat",
+    "categorical_loss_weights": "auto",
+    "categorical_loss_weight_column": ("region", "habitat"),
+}
 
 
 class Task(NamedTuple):
@@ -79,6 +92,7 @@ TASKS = {
     "classes": Task(CLASSES),
     "numbers and counts": Task(NUMBERS),
     "several numbers, some missing": Task(SEVERAL),
+    "several numbers, by categories": Task({**SEVERAL, **CATEGORIES}),
     "classes and counts, frozen": Task({**CLASSES, **COUNTS, "freeze_base": True}),
 }
 STEPS = {  # samples, batch size, batches of the step; the last batch has what is left
@@ -131,7 +145,17 @@ def prepare(folder: Path, task: Task, world: World, **strategy: int) -> Run:
     run = prepare_training(study, train_config(folder, **task.options, **strategy), world)
     if torch.get_default_dtype() == torch.float64:
         exact_targets(run)
+    if run.config.categories.categorical_columns:
+        start_later(run)
     return run
+
+
+def start_later(run: Run) -> None:
+    """Give numbers to all that is zero at the start and would keep gradients from the categories' vectors."""
+    for name, parameter in run.model.named_parameters():
+        if name.startswith(("conditioning.fusion.attention.out_proj", "target_head.category_scaling")):
+            drawn = 0.3 * generator(7, "start", name).standard_normal(tuple(parameter.shape))
+            fill(parameter, torch.from_numpy(drawn).to(parameter.dtype))
 
 
 def exact_targets(run: Run) -> None:

@@ -145,7 +145,8 @@ def target_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
     for sample in plan.samples:
         asv, count = draws.counts(sample, plan.epoch)
         hidden = concealed(run, plan, sample, asv) if config.target.count_weight > 0 else None
-        output = run.model(*alone(run.material.nucleotides, asv, count), hidden)
+        read = alone(run.material.nucleotides, asv, count)
+        output = run.model(*read, hidden, categories_of(run, plan, sample))
         errors.append(sample_errors(run, output.prediction[0], values[sample]))
         if hidden is not None:
             share = torch.from_numpy(np.log(count / count.sum())).to(output.counts.dtype)
@@ -158,6 +159,24 @@ def target_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
         parts["count_loss"] = torch.cat(count_errors).sum() / max(1, sum(map(len, count_errors)))
     target = config.target
     return {"loss": sum(getattr(target, n.replace("loss", "weight")) * x for n, x in parts.items())} | parts
+
+
+def categories_of(run: Run, plan: StepPlan, sample: int) -> Tensor | None:
+    """Categories of a sample as the model looks them up, [1, columns], some concealed by (seed, step, sample).
+
+    They are site, habitat and region, and none is missing or new in training: 2 and above; 1 stands for new ones.
+    """
+    config, study = run.config.categories, run.material.study
+    if not config.categorical_columns:
+        return None
+    columns = [study.metadata[name] for name in ("site", "habitat", "region")]
+    codes = torch.tensor(
+        [2 + sorted(set(each.iloc[run.material.split.train])).index(each.iloc[sample]) for each in columns]
+    )
+    address = address_hash(run.config.runtime.seed, "conceal categories", plan.step)
+    keys = torch.from_numpy(address_keys([study.table.sample_ids[sample]]))
+    draw = uniforms(address, keys, len(columns))[0]
+    return torch.where(draw < config.categorical_dropout, 1, codes)[None]
 
 
 def sample_errors(run: Run, prediction: Tensor, values: np.ndarray) -> Tensor:
@@ -196,8 +215,20 @@ def targets(run: Run) -> tuple[np.ndarray, np.ndarray]:
     train = columns.iloc[run.material.split.train]
     if not run.config.target.classifier:
         scaled = (columns - train.mean()) / train.std(ddof=0)
-        return scaled.fillna(0).to_numpy(), columns.notna().to_numpy(np.float64)
+        weights = columns.notna().to_numpy(np.float64) * by_category(run)[:, None]
+        return scaled.fillna(0).to_numpy(), weights
     column, of_train = columns.iloc[:, 0], train.iloc[:, 0]
     names = sorted(set(of_train))
     of_class = {name: len(train) / (len(names) * (of_train == name).sum()) for name in names}
     return np.array(column.map(names.index))[:, None], np.array(column.map(of_class))[:, None]
+
+
+def by_category(run: Run) -> np.ndarray:
+    """Weight of every sample of the study: the inverse of its categories' frequencies, with mean 1 in training."""
+    metadata, train = run.material.study.metadata, run.material.split.train
+    weight = np.ones(len(metadata))
+    if run.config.weights.categorical_loss_weights == "none":
+        return weight
+    for name in run.config.weights.categorical_loss_weight_column:
+        weight /= metadata[name].map(metadata[name].iloc[train].value_counts()).to_numpy(np.float64)
+    return weight / weight[train].mean()

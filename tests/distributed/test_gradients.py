@@ -13,7 +13,7 @@ from aam.data.tables import read_tables
 
 TOLERANCE = {"torch.float64": 1e-10, "torch.float32": 1e-5}
 STEPS = 7
-TASKS, VARIANTS = 6, 2
+TASKS, VARIANTS = 7, 2
 
 
 @pytest.fixture(scope="session")
