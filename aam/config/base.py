@@ -14,7 +14,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 def split_commas(value: Any) -> Any:
-    """Split a text at its commas; one in double quotes is part of a name. Lists stay as they are."""
+    """Split a text at its commas; one in double quotes is part of a name. Lists stay, mappings become KEY=VALUE."""
+    if isinstance(value, dict):
+        return tuple(f"{key}={part}" for key, part in value.items())
     if not isinstance(value, str):
         return value
     cells = next(csv.reader([value], skipinitialspace=True), [])
@@ -36,7 +38,8 @@ class Section(BaseModel):
         """Refuse an option that has no effect here and yet is not left at its default."""
         value = getattr(self, option)
         if value != type(self).model_fields[option].default:
-            raise ValueError(f"{flag(option)} {value} only has an effect with {needed}")
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise ValueError(f"{flag(option)} {shown} only has an effect with {needed}")
 
 
 class RunConfig(BaseModel):

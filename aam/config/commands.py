@@ -186,6 +186,7 @@ class TrainConfig(RunConfig):
         weights, categories = self.weights, self.categories
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")
+        self._classes_are_weighed_once()
         by_category = weights.categorical_loss_weights in ("auto", "effective")
         if by_category and not weights.categorical_loss_weight_column and not self.target.classifier:
             raise ValueError(
@@ -207,6 +208,17 @@ class TrainConfig(RunConfig):
         if noise and self.finetune.freeze_base:
             raise ValueError(
                 f"--sequence-noise {noise} has no effect with --freeze-base, which embeds the ASVs once: drop one"
+            )
+
+    def _classes_are_weighed_once(self) -> None:
+        weights, target = self.weights, self.target.metadata_column
+        columns = weights.categorical_loss_weight_column or target
+        by_category = weights.categorical_loss_weights in ("auto", "effective")
+        if weights.class_weights != "none" and by_category and set(columns) & set(target):
+            raise ValueError(
+                f"--class-weights {weights.class_weights} and --categorical-loss-weights "
+                f"{weights.categorical_loss_weights} would both weigh the classes of {target[0]}: drop one of them, or "
+                "name other columns by --categorical-loss-weight-column"
             )
 
     def _target_is_no_input(self) -> None:

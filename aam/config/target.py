@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from aam.config.base import COMMAS, Fraction, Names, NonNegative, Positive, Section
+from aam.config.base import COMMAS, Fraction, Names, NonNegative, Positive, Section, flag
 
 TargetTransform = Literal["none", "minmax", "zscore", "log-minmax", "log-zscore"]
 TargetLoss = Literal["huber", "mse", "mae", "quantile", "asymmetric"]
@@ -29,8 +29,8 @@ class TargetConfig(Section):
     """Columns such as season,site: the zscore is fitted for each of their combinations by itself."""
     target_loss: Names = ("huber",)
     """Loss of a number: huber, mse, mae, quantile or asymmetric; or one for each column: ph=mse,temperature=huber."""
-    quantiles: Quantiles = (0.1, 0.5, 0.9)
-    """What the quantile loss predicts, with a column each; 0.5, the median, is the prediction itself."""
+    quantiles: Quantiles = ()
+    """What the quantile loss predicts, with a column each; 0.5 is the prediction itself. Default: 0.1,0.5,0.9."""
     over_penalty: Penalty = 1.0
     """What the asymmetric loss counts for each unit that a prediction is too high."""
     under_penalty: Penalty = 1.0
@@ -58,6 +58,11 @@ class TargetConfig(Section):
     def transform(self) -> TargetTransform:
         """The transform, resolved."""
         return self.target_transform or ("none" if self.bounded_targets else "zscore")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The quantiles, resolved."""
+        return self.quantiles or (0.1, 0.5, 0.9)
 
     @property
     def losses(self) -> dict[str, TargetLoss]:
@@ -90,6 +95,8 @@ class TargetConfig(Section):
                 raise ValueError(
                     f"--target-loss {part}: no loss is named {loss!r}; known are {', '.join(get_args(TargetLoss))}"
                 )
+            if "=" in part and not column:
+                raise ValueError(f"--target-loss {part}: name a column before '=', or leave it out")
             if column and column not in self.metadata_column:
                 raise ValueError(f"--target-loss {part}: {column} is not a --metadata-column")
             if column in given:
@@ -104,9 +111,10 @@ class TargetConfig(Section):
         used = set() if self.classifier else set(self.losses.values())
         if "quantile" not in used:
             self._refuse_unused("quantiles", "--target-loss quantile")
-        elif list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles:
+        elif not _rising(self.shares) or 0.5 not in self.shares:
             raise ValueError(
-                f"--quantiles {','.join(map(str, self.quantiles))}: give rising shares, 0.5 (the prediction) among them"
+                f"--quantiles {','.join(map(str, self.quantiles))}: give rising shares that differ in their first six "
+                "digits, 0.5 (the prediction) among them"
             )
         if "asymmetric" not in used:
             for option in ("over_penalty", "under_penalty"):
@@ -135,7 +143,7 @@ class TargetConfig(Section):
         if self.bounded_targets and activation != "none":
             raise ValueError(
                 f"--bounded-targets and --output-activation {activation} exclude each other: predictions between 0 "
-                "and 1 are not negative already"
+                "and 1 are never negative anyway"
             )
         if self.bounded_targets and self.transform != "none":
             raise ValueError(
@@ -155,6 +163,12 @@ class TargetConfig(Section):
         return self
 
 
+def _rising(shares: tuple[float, ...]) -> bool:
+    """Whether shares rise, also as they are written in the names of columns."""
+    names = [f"{share:g}" for share in shares]
+    return list(shares) == sorted(shares) and len(set(names)) == len(names)
+
+
 class LossWeightConfig(Section):
     """How much each sample counts in the loss."""
 
@@ -168,6 +182,14 @@ class LossWeightConfig(Section):
     """Columns of those categories; weights of several multiply. Default with --classifier: the column to predict."""
     effective_beta: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Of the effective number of samples: 0 weighs all categories alike, close to 1 by inverse frequency."""
+
+    @model_validator(mode="after")
+    def _known_or_files(self) -> Self:
+        for option, known in (("class_weights", "balanced"), ("categorical_loss_weights", "auto")):
+            value = getattr(self, option)
+            if value not in ("none", known, "effective") and not value.endswith(".json"):
+                raise ValueError(f"{flag(option)} {value}: neither none, {known}, effective, nor a .json file")
+        return self
 
     @model_validator(mode="after")
     def _columns_need_weights(self) -> Self:

@@ -4,6 +4,7 @@ K columns; N samples.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 MISSING, UNSEEN = 0, 1
 """Indices of a missing category and of one without a training sample; those of training begin at 2."""
 
+FEW = 10
+"""Training samples below which every column tells them apart."""
 _SHOWN = 10
 _PARENTS_SHOWN = 20
 
@@ -174,6 +177,7 @@ class CategoryEncoder:
             index: dict[str | None, int] = {value: number for number, value in enumerate(values, start=2)}
             codes[:, place] = [index.get(text, UNSEEN) for text in texts[column]]
             codes[[text is None for text in texts[column]], place] = MISSING
+            self._refuse_numbers(column, metadata, unseen=bool((codes[:, place] == UNSEEN).any()))
             self._warn_of_unseen(column, texts[column], codes[:, place], ids)
         return codes
 
@@ -199,6 +203,16 @@ class CategoryEncoder:
             column: [None] * rows if column in absent else list(categorical_column(metadata, column))
             for column in self.columns
         }
+
+    def _refuse_numbers(self, column: str, metadata: pd.DataFrame, unseen: bool) -> None:
+        """Refuse a column of codes such as 01 that was text in training and is read as numbers now, 1."""
+        values = self.values[self.columns.index(column)]
+        coded = [value for value in values if re.fullmatch(r"0\d+|\d+\.\d*0", value)]
+        if unseen and coded and column in metadata and pd.api.types.is_numeric_dtype(metadata[column]):
+            raise InputError(
+                f"{column} holds text such as {coded[0]!r} in training, and is read as numbers here, which lose zeros: "
+                "give it the type categorical in a row '#q2:types' of the metadata"
+            )
 
     def _warn_of_unseen(
         self, column: str, texts: Sequence[str | None], codes: NDArray[np.int64], ids: Sequence[str]
@@ -272,13 +286,21 @@ def _refuse_targets(
         )
 
 
-def _values(column: str, texts: Sequence[str | None]) -> tuple[str, ...]:
+def _values(column: str, texts: list[str | None]) -> tuple[str, ...]:
     """The values of a column in training, sorted."""
     values = tuple(sorted({text for text in texts if text is not None}))
     if not values:
         raise InputError(
             f"{column} has no value in any of the {len(texts)} training samples: there is no category to learn; choose "
             "another column or split"
+        )
+    known = len(texts) - texts.count(None)
+    if known > FEW and len(values) > known / 2:
+        logger.warning(
+            "%s has %d values in %d training samples: it tells samples apart more than groups of them",
+            column,
+            len(values),
+            known,
         )
     if len(values) == 1 and None not in texts:
         logger.warning("%s is %s in all %d training samples: it tells nothing", column, repr(values[0]), len(texts))

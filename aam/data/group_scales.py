@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_SAMPLES = 5
 """Training samples that a category needs for a scale of its own."""
+LEAST_SPREAD = 0.05
+"""Spread that it needs, as a share of the median over the categories: new values would be huge numbers on its scale."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class GroupScales:
     def fit(
         cls, values: "pd.Series[float]", metadata: pd.DataFrame, columns: Sequence[str], whole: TargetScaler
     ) -> Self:
-        """Fit a scale to every combination that has enough training samples and different values.
+        """Fit a scale to every combination that has enough training samples and spread.
 
         Args:
             values: targets of the training samples, by sample id; none is missing.
@@ -49,7 +51,8 @@ class GroupScales:
             own = values[names == name]
             if len(own) >= LEAST_SAMPLES and own.nunique() > 1:
                 scales[name] = TargetScaler.fit(own.to_numpy(np.float64), whole.kind, list(own.index))
-        return cls(tuple(columns), whole, scales)
+        least = LEAST_SPREAD * np.median([scaler.scale for scaler in scales.values()]) if scales else 0.0
+        return cls(tuple(columns), whole, {name: scaler for name, scaler in scales.items() if scaler.scale >= least})
 
     def of(self, metadata: pd.DataFrame) -> TargetScaler:
         """The scale of every sample, [samples].
@@ -75,8 +78,8 @@ class GroupScales:
         if len(other):
             found = Counter("missing" if pd.isna(name) else name for name in other)
             logger.warning(
-                "--normalize-by: for %s, %d samples are of categories with fewer than %d training samples or one value "
-                "(%s): they have the scale of all training samples",
+                "--normalize-by: for %s, %d samples are of categories with fewer than %d training samples or hardly "
+                "any spread (%s): they have the scale of all training samples",
                 target,
                 len(other),
                 LEAST_SAMPLES,

@@ -66,7 +66,7 @@ class TargetColumn:
         if config.normalize_by:
             groups = GroupScales.fit(values, metadata, config.normalize_by, scale)
         loss = config.losses[name]
-        quantiles = config.quantiles if loss == "quantile" else ()
+        quantiles = config.shares if loss == "quantile" else ()
         start = float(scale.transform(numbers).mean()) if limited else 0.0
         return cls(name, scale, groups, loss=loss, quantiles=quantiles, start=start)
 

@@ -25,7 +25,7 @@ from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike,
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import predict_study, with_left_out
 from aam.workflows.restore import Restored
-from aam.workflows.train import train_study
+from aam.workflows.train import learn_columns, train_study
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ class SamplePredictor(SampleModel):
             whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
             study = assemble_study(whole, config.sampling, metadata=with_target(columns, target))
             assert study.metadata is not None
-            target_values(study.metadata, config.target)  # a wrong target is not found out only after pretraining
             if pretrains:
+                learn_columns(study, config)  # what is wrong is not found out only after pretraining
                 self._pretraining().fit(table, tree=tree, metadata=columns, sequences=sequences).save(start)
             elif isinstance(self.encoder, SampleEncoder):
                 self.encoder.save(start)

@@ -11,13 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from aam.config import HierarchyCombine
+from aam.data.categorical import UNSEEN
 from aam.models.initial import Drawn, Linear, normal
 from aam.models.types import CategoryVectors
 
-MISSING: Final = 0
-"""Index of a category that is not given."""
-UNSEEN: Final = 1
-"""Index of a category that no training sample has."""
 FIRST: Final = 2
 """First index of a category of the training samples."""
 

@@ -212,6 +212,8 @@ def _write_samples(material: Material, folder: Path) -> None:
 
 
 def _check_best_metric(run: Run) -> None:
-    name, known = run.config.optim.best_metric, run.objective.metric_names()
+    name, metrics = run.config.optim.best_metric, run.objective.metric_names()
+    # of coverage neither more nor less is better
+    known = {metric for metric in metrics if not metric.startswith("val/coverage")}
     if name is not None and name not in known:
         raise InputError(f"--best-metric {name} is not a metric of this run; these are: {', '.join(sorted(known))}")

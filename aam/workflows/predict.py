@@ -75,7 +75,7 @@ def metadata_of(study: Study, trained: Restored) -> pd.DataFrame:
     if study.metadata is not None:
         return study.metadata
     assert trained.targets is not None
-    categories = () if trained.categories is None else trained.categories.columns
+    categories = () if trained.categories is None else trained.categories.needed
     needed = first_ids(dict.fromkeys([*categories, *trained.targets.metadata_columns]), limit=20)
     if needed:
         raise InputError(f"the model reads columns of the metadata ({needed}): give --metadata (metadata= in Python)")

@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -75,6 +75,43 @@ def _report(run: Run, config: TrainConfig, folder: Path) -> None:
         write_prediction_report(objective.targets, table, objective.held_out_truth, folder)
 
 
+class Columns(NamedTuple):
+    """What training samples say of the metadata columns of a run."""
+
+    study: Study
+    """The samples with a target."""
+    values: pd.DataFrame
+    """[samples, T]."""
+    split: Split
+    targets: Targets
+    categories: CategoryEncoder | None
+    weights: CategoryWeights | None
+
+
+def learn_columns(study: Study, config: TrainConfig) -> Columns:
+    """Split the samples, and fit targets, categories and weights to those of training; takes no time.
+
+    Raises:
+        InputError: a column or the split cannot be used.
+    """
+    assert study.metadata is not None
+    columns = config.target.metadata_column
+    values = target_values(study.metadata, config.target)
+    known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
+    study = select_samples(study, known, f"no value of {' or '.join(columns)}")
+    values, metadata = values.iloc[known], study.metadata
+    assert metadata is not None
+    strata = _strata(values, config)
+    split = split_samples(study.table.sample_ids, metadata, config.split, config.runtime.seed, strata)
+    if not len(split.train) or not len(split.val):
+        raise InputError("the split leaves no samples to train on or none to validate; use another --test-size")
+    targets = Targets.fit(values, metadata, split.train, config.target)
+    targets.warn_of_others(metadata)
+    categories = CategoryEncoder.fit(metadata, split.train, config.categories, columns)
+    weights = CategoryWeights.fit(metadata, split.train, config.weights, columns)
+    return Columns(study, values, split, targets, categories, weights)
+
+
 def prepare_training(study: Study, config: TrainConfig, world: World | None = None) -> Run:
     """Split the samples, fit the target's scale, and build model, data and objective; nothing is written.
 
@@ -86,18 +123,9 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     Raises:
         InputError: the target column or the split cannot be used, or the pretrained encoder does not fit.
     """
+    learned = learn_columns(study, config)
+    study, values, split, targets = learned.study, learned.values, learned.split, learned.targets
     assert study.metadata is not None
-    values = target_values(study.metadata, config.target)
-    known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
-    study = select_samples(study, known, f"no value of {' or '.join(config.target.metadata_column)}")
-    assert study.metadata is not None
-    values = values.iloc[known]
-    strata = _strata(values, config)
-    split = split_samples(study.table.sample_ids, study.metadata, config.split, config.runtime.seed, strata)
-    if not len(split.train) or not len(split.val):
-        raise InputError("the split leaves no samples to train on or none to validate; use another --test-size")
-    targets = Targets.fit(values, study.metadata, split.train, config.target)
-    targets.warn_of_others(study.metadata)
     checkpoint = _read_pretrained(config)
     if checkpoint is not None:
         _warn_of_seen(checkpoint, [study.table.sample_ids[row] for row in split.val])
@@ -106,9 +134,8 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     compute = Compute.of(world or setup_distributed(config.runtime.device, config.distribution), config.runtime)
     material = gather_material(study, split, config, compute, _mixing(study, values, split, config))
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
-    categories = CategoryEncoder.fit(study.metadata, split.train, config.categories, config.target.metadata_column)
+    categories, weights = learned.categories, learned.weights
     model = _build_model(config, (targets, categories), material, checkpoint)
-    weights = CategoryWeights.fit(study.metadata, split.train, config.weights, config.target.metadata_column)
     table = _target_table(targets, values, material, config, weights)
     if categories is not None:
         codes = torch.from_numpy(categories.encode(study.metadata))

@@ -441,3 +441,22 @@ def test_a_real_study(real_data, caplog):
     held_out = np.setdiff1d(np.arange(len(metadata)), train)
     assert (codes[held_out, 0] == UNSEEN).all()
     assert (codes[held_out, 3] != MISSING).all()
+
+
+def test_codes_that_are_read_as_numbers_are_refused_where_zeros_are_lost():
+    trained = fit(study(code=["01", "02", "A3", "01", "02", "A3"]), categorical_columns=("code",))
+    with pytest.raises(InputError, match=r"code holds text such as '01' in training, and is read as numbers here"):
+        trained.encode(pd.DataFrame({"code": [1.0, 2.0]}, index=["a", "b"]))
+    assert trained.encode(pd.DataFrame({"code": ["01", "9"]}, index=["a", "b"]))[:, 0].tolist() == [2, UNSEEN]
+
+
+def test_a_column_that_tells_samples_apart_is_warned_of(caplog):
+    many = pd.DataFrame({"name": [f"n{i}" for i in range(12)], "half": list("abcdef") * 2})
+    fit(many.set_axis([f"s{i}" for i in range(12)]), categorical_columns=("name", "half"))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["name has 12 values in 12 training samples: it tells samples apart more than groups of them"]
+
+
+def test_a_mapping_is_taken_from_python():
+    config = CategoryConfig(categorical_columns=("city",), categorical_hierarchy={"city": "region"})
+    assert parse_hierarchy(config) == {"city": "region"}

@@ -100,3 +100,12 @@ def test_an_absent_column_is_refused():
         fit(metadata, "siet")
     with pytest.raises(InputError, match="'site'"):
         fit(metadata, "site").of(metadata[["season"]])
+
+
+def test_a_category_of_next_to_no_spread_has_the_scale_of_all():
+    metadata = study(gut=6, skin=6, soil=6)
+    flat = metadata["site"] == "soil"
+    metadata.loc[flat, "ph"] = 7.0 + 1e-7 * np.arange(flat.sum())
+    fitted = fit(metadata, "site")
+    assert set(fitted.groups) == {"gut", "skin"}
+    assert set(fitted.of(metadata[flat]).scale) == {fitted.whole.scale}

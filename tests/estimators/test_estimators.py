@@ -679,3 +679,13 @@ def test_predictions_read_the_metadata_that_scales_them(table, metadata):
 def test_classes_of_several_columns_are_refused(table, metadata):
     with pytest.raises(aam.InputError, match="--classifier predicts one column"):
         aam.SampleClassifier(**FAST).fit(table, metadata[["habitat", "health"]])
+
+
+@pytest.mark.parametrize(
+    "options", [{"categorical_columns": "sitee"}, {"categorical_columns": "site", "categorical_hierarchy": "site=x"}]
+)
+def test_wrong_columns_are_found_before_pretraining(table, tree, metadata, options, tmp_path):
+    model = aam.SampleRegressor(**TINY, output_dir=tmp_path / "run", options=options)
+    with pytest.raises(aam.InputError, match="no column"):
+        model.fit(table, metadata["acidity"], tree=tree, metadata=metadata)
+    assert not (tmp_path / "run").exists()

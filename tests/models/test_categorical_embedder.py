@@ -2,9 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aam.data.categorical import MISSING, UNSEEN
 from aam.models.categorical_embedder import (
-    MISSING,
-    UNSEEN,
     CategoricalEmbedder,
     HierarchicalCategoricalEmbedder,
 )
