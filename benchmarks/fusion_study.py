@@ -102,11 +102,12 @@ def main() -> None:
     encoder = pretrained(design, files, given.folder)
     results = given.folder / "results.tsv"
     for seed in range(given.seeds):
-        finished, epochs = done(results, given.study), given.epochs or design.epochs
+        epochs = given.epochs or design.epochs
+        finished = done(results, given.study, epochs)
         for row in rows(design, files, encoder, given.folder, seed, finished, epochs):
             with results.open("a", newline="") as file:
-                csv.writer(file, delimiter="\t").writerow([given.study, *row])
-    show(results, given.study)
+                csv.writer(file, delimiter="\t").writerow([given.study, *row, epochs])
+    show(results, given.study, given.epochs or design.epochs)
 
 
 def study_files(design: Design, data: Path | None, folder: Path) -> dict[str, Path]:
@@ -204,17 +205,21 @@ def forests(run: Run, design: Design, seed: int) -> Iterator[tuple[str, float]]:
         yield name, value
 
 
-def done(results: Path, study: str) -> set[str]:
-    """What results.tsv has of a study: way and seed."""
+def done(results: Path, study: str, epochs: int) -> set[str]:
+    """What results.tsv has of a study and a number of epochs: way and seed."""
     if not results.exists():
         return set()
-    return {f"{row[1]} {row[2]}" for row in csv.reader(results.open(), delimiter="\t") if row[0] == study}
+    return {
+        f"{row[1]} {row[2]}"
+        for row in csv.reader(results.open(), delimiter="\t")
+        if row[0] == study and row[4] == str(epochs)
+    }
 
 
-def show(results: Path, study: str) -> None:
+def show(results: Path, study: str, epochs: int) -> None:
     """Print mean and standard deviation over the seeds."""
-    table = pd.read_csv(results, sep="\t", names=["study", "way", "seed", "value"])
-    table = table[table["study"] == study].drop_duplicates(["way", "seed"], keep="last")
+    table = pd.read_csv(results, sep="\t", names=["study", "way", "seed", "value", "epochs"])
+    table = table[(table["study"] == study) & (table["epochs"] == epochs)].drop_duplicates(["way", "seed"], keep="last")
     grouped = table.groupby("way", sort=False)["value"]
     print_table(
         (study, "mean", "standard deviation", "seeds"),

@@ -118,7 +118,7 @@ def test_a_site_under_another_region_is_refused(of_known_sites, study_folder, me
 
 
 def test_predictions_need_the_categories(of_known_sites, study_folder, metadata, tmp_path):
-    with pytest.raises(InputError, match=r"reads columns of the metadata \(site, habitat, region\): give --metadata"):
+    with pytest.raises(InputError, match=r"reads columns of the metadata \(site, habitat\): give --metadata"):
         predictions(of_known_sites, study_folder, None, tmp_path / "p.tsv")
     path = write(metadata.drop(columns="habitat"), tmp_path / "m.tsv")
     with pytest.raises(InputError, match=r"no column 'habitat'; the model was trained with categories"):
@@ -273,7 +273,7 @@ def test_an_estimator_predicts_what_the_command_line_does(study_folder, metadata
     assert [f"{value:.6g}" for value in found] == [f"{value:.6g}" for value in written[order]]
     shuffled = metadata.sample(frac=1, random_state=1).rename_axis("sample_id")
     assert np.array_equal(model.predict(table, metadata=shuffled), found)
-    with pytest.raises(InputError, match=r"\(site, habitat, region\): give --metadata \(metadata= in Python\)"):
+    with pytest.raises(InputError, match=r"\(site, habitat\): give --metadata \(metadata= in Python\)"):
         model.predict(table)
 
 

@@ -181,6 +181,6 @@ def test_other_fusions_are_refused(fusion, attentive):
 
 
 def test_metadata_are_needed(options, tmp_path):
-    with pytest.raises(InputError, match=r"reads columns of the metadata \(site, habitat, region\): give --metadata"):
+    with pytest.raises(InputError, match=r"reads columns of the metadata \(site, habitat\): give --metadata"):
         explain(ExplainConfig.from_flat({**options, "metadata": None, "output": tmp_path / "w.tsv"}))
     assert not list(tmp_path.iterdir())
