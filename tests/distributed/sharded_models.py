@@ -240,7 +240,7 @@ def inferred(run: Run, world: World, samples: int) -> Iterator[Result]:
     """`aam predict` and `aam embed` on some samples of the study, in batches of three."""
     model, material = run.model, run.material
     study = some_of(material.study, samples)
-    trained = Restored(run.config, model.encoder, model, run.objective.targets, run.documents)
+    trained = Restored(run.config, model.encoder, model, run.objective.targets, None, run.documents)
     here, alone = Compute(world), Compute(ALONE)
     batches = FixedBatches(material.draws, np.arange(material.study.table.n_samples)[-samples:], 3)
     tables = {
