@@ -48,7 +48,8 @@ def entry_points(folder: Path, world: World) -> Iterator[Result]:
         plain, divided = (prepare(folder, task, ALONE, torch.float64) for _ in range(2))
         wrap_model_fsdp(divided.model, world, DistributedConfig(fsdp=True))
         pair = Pair(plain, divided)
-        assert set(pair.calls) >= {*plain.model.ENTRY_POINTS, "__call__"}
+        # this model has no categories to attend to
+        assert set(pair.calls) >= {*plain.model.ENTRY_POINTS, "__call__"} - {"category_attention"}
         for stage in ("fresh", "again"):
             yield from pair.compare(f"{task}, {stage}")
         yield from pair.compare_gradients(task)
