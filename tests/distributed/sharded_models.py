@@ -16,6 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from aam.config import DistributedConfig
 from aam.data.dataset import FixedBatches, SampleBatch
 from aam.data.study import Study, select_samples
+from aam.data.target_column import TargetColumn
+from aam.data.target_table import Targets
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint
@@ -187,7 +189,8 @@ def pretrained(folder: Path, world: World) -> Iterator[Result]:
 
 def predictor_of(folder: Path, world: World, strategy: DistributedConfig, checkpoint: Checkpoint) -> SequencePredictor:
     """Build a model for fine-tuning as `aam train` does."""
-    predictor = build_predictor(train_config(folder, **DEEP), 1)
+    targets = Targets((TargetColumn("acidity"),))
+    predictor = build_predictor(train_config(folder, **DEEP), targets)
     give_weights(predictor, strategy, Compute(world), 7)
     load_pretrained(predictor, checkpoint)
     assert predictor.count_head is not None
