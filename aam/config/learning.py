@@ -54,8 +54,8 @@ class ModelConfig(Section):
     """Dropout in the sample level."""
     attn_implementation: AttnImplementation = "sdpa"
     """Attention kernel: sdpa lets PyTorch choose."""
-    asv_chunk_size: Positive = 1024
-    """Unique ASVs that go through a layer of the nucleotide level together; bounds the memory."""
+    asv_chunk_size: Positive | None = None
+    """Unique ASVs that go through a layer together; bounds the memory. Default: as many as suit the machine."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 

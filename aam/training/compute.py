@@ -9,6 +9,7 @@ from torch import nn
 
 from aam.config import MachineConfig
 from aam.errors import InputError
+from aam.training.allocator import keep_freed_memory
 from aam.training.distributed import World
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ class Compute:
 
     @classmethod
     def of(cls, world: World, config: MachineConfig) -> "Compute":
-        """Take the precision from the config.
+        """Take the precision from the config, and set PyTorch and the allocator accordingly.
 
         Raises:
             InputError: fp16 on a CPU, where small gradients are lost and nothing is gained.
@@ -41,6 +42,8 @@ class Compute:
             raise InputError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or none")
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
+        if world.device.type == "cpu":
+            keep_freed_memory()
         return cls(world, _DTYPES.get(config.mixed_precision))
 
     def autocast(self) -> AbstractContextManager[object]:
