@@ -178,7 +178,7 @@ def compile_blocks(model: nn.Module) -> None:
         if isinstance(module, Block):
             module.run = compiled
         elif isinstance(module, Transformer):
-            module.compiled = True
+            module.pads = True  # one graph for all lengths
 
 
 class Transformer(nn.Module):
@@ -191,11 +191,11 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.embedding_dim)
         self.implementation = config.attn_implementation
         self.head = config.embedding_dim // config.attention_heads
-        self.compiled = False
+        self.pads = False
 
     def layout(self, padding: Tensor) -> Layout:
         """Choose how rows with padding, bool [R, N], go through the blocks."""
-        if self.compiled:  # one graph for all lengths
+        if self.pads:
             return Padded(~padding[:, None, None, :])
         return layout_of(padding, self.implementation, self.head)
 

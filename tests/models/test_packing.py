@@ -35,7 +35,7 @@ def test_packed_rows_give_what_padded_rows_give(make_config, lengths, seed: int,
     for packs in (True, False):
         x = torch.randn(len(lengths), 6, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         module.zero_grad()
-        module.compiled = not packs
+        module.pads = not packs
         output = module(x.requires_grad_(), padding)
         assert output.isfinite().all()
         output[~padding].square().sum().backward()
@@ -95,7 +95,7 @@ def test_attention_of_variable_length_gives_what_padded_attention_gives(make_con
     x = torch.randn(5, 200, 64, device="cuda")
     results = []
     for packs in (True, False):
-        module.compiled = not packs
+        module.pads = not packs
         with torch.autocast("cuda", torch.bfloat16):
             assert isinstance(module.layout(padding), Packed if packs else Padded)
             results.append(module(x, padding)[~padding])

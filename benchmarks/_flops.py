@@ -1,0 +1,72 @@
+"""How many floating-point operations a step takes, and how many a second the machine gives.
+
+Shapes: R rows, N positions, H heads, E width of a head, D width, T rows of a product.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from aam.config import ModelConfig
+
+Product = tuple[int, int, int]
+"""Sizes (m, k, n) of a matrix product [m, k] x [k, n]: 2 m k n operations."""
+
+
+def flops_of(function: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and attentions of a call, backward passes included."""
+    cpu = torch.ops.aten
+    kernels = {
+        cpu._scaled_dot_product_flash_attention_for_cpu: _attention,
+        cpu._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    """Scores and means: two products of [R, H, N, E]."""
+    rows, heads, positions, width = query
+    return 4 * rows * heads * positions * key[2] * width
+
+
+def _attention_backward(_: Sequence[int], query: Sequence[int], key: Sequence[int], *__: Any, **___: Any) -> int:
+    """Scores again, and the gradients of scores, queries, keys and values: five products (Dao et al. 2022)."""
+    return 5 * _attention(query, key) // 2
+
+
+def products_of(config: ModelConfig, rows: int) -> list[Product]:
+    """The products of a block and of its gradient, of so many positions at once."""
+    width, hidden = config.embedding_dim, config.feedforward_ratio * config.embedding_dim
+    maps = [(width, 3 * width), (width, width), (width, hidden), (hidden, width)]
+    forward = [(rows, inputs, outputs) for inputs, outputs in maps]
+    of_inputs = [(rows, outputs, inputs) for inputs, outputs in maps]
+    of_weights = [(outputs, rows, inputs) for inputs, outputs in maps]
+    return forward + of_inputs + of_weights
+
+
+def matmul_rate(products: Sequence[Product], dtype: torch.dtype, device: torch.device, repeats: int = 5) -> float:
+    """Operations a second of the machine in matrix products of these sizes, into memory that is there already."""
+    operands = []
+    for m, k, n in products:
+        shapes = [(m, k), (k, n), (m, n)]
+        operands.append([torch.ones(shape, dtype=dtype, device=device) for shape in shapes])
+    times = []
+    for _ in range(repeats + 1):
+        _finish(device)
+        start = time.perf_counter()
+        for left, right, result in operands:
+            torch.mm(left, right, out=result)
+        _finish(device)
+        times.append(time.perf_counter() - start)
+    return sum(2 * m * k * n for m, k, n in products) / statistics.median(times[1:])
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
