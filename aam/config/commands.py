@@ -14,6 +14,7 @@ from aam.config.learning import (
     FolderConfig,
     MachineConfig,
     MaskConfig,
+    MemoryConfig,
     ModelConfig,
     OptimConfig,
     OutputConfig,
@@ -160,8 +161,14 @@ class PretrainConfig(PretrainingConfig):
 
     output: OutputConfig
     optim: OptimConfig = OptimConfig()
+    memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
+
+    @model_validator(mode="after")
+    def _memory_says_something(self) -> Self:
+        self.memory.check(self.optim)
+        return self
 
 
 class TrainConfig(RunConfig):
@@ -178,6 +185,7 @@ class TrainConfig(RunConfig):
     model: ModelConfig = ModelConfig()
     split: TargetSplitConfig = TargetSplitConfig()
     optim: OptimConfig = OptimConfig()
+    memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
 
@@ -187,6 +195,7 @@ class TrainConfig(RunConfig):
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")
         self._classes_are_weighed_once()
+        self.memory.check(self.optim)
         by_category = weights.categorical_loss_weights in ("auto", "effective")
         if by_category and not weights.categorical_loss_weight_column and not self.target.classifier:
             raise ValueError(

@@ -132,14 +132,60 @@ class StepConfig(Section):
 
     panel: ClassVar[str] = "Training"
 
-    batch_size: Positive = 32
-    """Samples in a batch, over all GPUs together; pretraining learns the distances of all pairs of them."""
+    batch_size: Positive | Literal["auto"] = 32
+    """Samples in a batch, over all GPUs together; pretraining compares all pairs. auto: as many as fit into memory."""
     accumulation_steps: Positive = 1
     """Batches in one step of the optimizer; pairs across them count too."""
+    target_effective_batch_size: Positive | None = None
+    """Samples in one step of the optimizer with --batch-size auto, in as few batches as fit. Default: 32."""
     weight_decay: NonNegative = 0.01
     """Weight decay of AdamW (not on biases and norms)."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients longer than this are shortened to it."""
+
+    @model_validator(mode="after")
+    def _steps_are_cut_one_way(self) -> Self:
+        if self.batch_size == "auto":
+            if self.accumulation_steps != 1:
+                raise ValueError(
+                    f"--accumulation-steps {self.accumulation_steps} and --batch-size auto, which chooses the number "
+                    "of batches itself: give --target-effective-batch-size for the samples of a step"
+                )
+        else:
+            self._refuse_unused("target_effective_batch_size", "--batch-size auto")
+        return self
+
+    @property
+    def step_samples(self) -> int:
+        """Samples in one step of the optimizer: the effective batch."""
+        if self.batch_size == "auto":
+            return self.target_effective_batch_size or 32
+        return self.batch_size * self.accumulation_steps
+
+    @property
+    def batch_samples(self) -> int:
+        """The most samples in a batch, were there memory for all."""
+        return self.step_samples if self.batch_size == "auto" else self.batch_size
+
+
+class MemoryConfig(Section):
+    """How much memory a run may take."""
+
+    panel: ClassVar[str] = "Memory"
+
+    max_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """GB (10^9 bytes) that training may take, of each process: steps are cut into batches that fit. Same result."""
+    max_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the free memory that --batch-size auto may take, of the GPU or of the machine."""
+
+    def check(self, step: StepConfig) -> None:
+        """Refuse a fraction that says nothing.
+
+        Raises:
+            ValueError: batches are not chosen by the free memory.
+        """
+        if step.batch_size != "auto" or self.max_memory_gb is not None:
+            self._refuse_unused("max_memory_fraction", "--batch-size auto and without --max-memory-gb")
 
 
 class OptimConfig(StepConfig):

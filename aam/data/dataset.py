@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import compress
 from typing import Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from aam.config import UnifracConfig
 from aam.data import unifrac
 from aam.data.addressed import generator
 from aam.data.distance_matrix import DistanceMatrix
+from aam.data.packing import MemoryBudget
 from aam.data.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.tables import FeatureTable
 from aam.data.unifrac import StudyTree
@@ -84,6 +86,8 @@ class StepPlan:
     closes_epoch: bool
     micro: tuple[NDArray[np.int64], ...]
     """Rows of the table, one array for each batch of the step, over all ranks."""
+    parts: tuple[tuple[NDArray[np.int64], ...], ...] | None = None
+    """For each rank its batches, equally many, where they were made to fit into memory."""
 
     @property
     def samples(self) -> NDArray[np.int64]:
@@ -92,6 +96,8 @@ class StepPlan:
 
     def shares(self, ranks: int) -> list[tuple[NDArray[np.int64], ...]]:
         """Share out every batch among ranks: for each rank its part of each batch, which may be empty."""
+        if self.parts is not None:
+            return list(self.parts)
         parts = [np.array_split(rows, ranks) for rows in self.micro]
         return [tuple(part[rank] for part in parts) for rank in range(ranks)]
 
@@ -188,8 +194,13 @@ class StepDataset(Dataset[StepBatch]):
     faith_tree: StudyTree | None = None
     rank: int = 0
     ranks: int = 1
+    budget: MemoryBudget | None = None
+    """What a batch may take; None: batches are as planned."""
+    pieces: int = 1
+    """Batches to make of each one."""
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
+        plan = self.fitted(plan)
         shares = plan.shares(self.ranks)
         sizes = tuple(sum(map(len, share)) for share in shares)
         start = sum(sizes[: self.rank])
@@ -208,6 +219,22 @@ class StepDataset(Dataset[StepBatch]):
             for rows, begin, end in zip(shares[self.rank], ends[:-1], ends[1:], strict=True)
         )
         return replace(batch, micro=micro)
+
+    def fitted(self, plan: StepPlan) -> StepPlan:
+        """Cut a step into batches that fit into the memory; the same on every rank, and of the same samples."""
+        parts = plan.shares(self.ranks)
+        if self.budget is not None:
+            samples = plan.samples
+            drawn = [
+                self.draws.choose(int(row), plan.epoch, self.draws.counts(int(row), plan.epoch)) for row in samples
+            ]
+            parts = self.budget.pack(samples, [asv for asv, _ in drawn], self.ranks)
+        elif self.pieces == 1:
+            return plan
+        cut = [tuple(piece for rows in of_rank for piece in np.array_split(rows, self.pieces)) for of_rank in parts]
+        # the first pieces are the larger ones: a batch of which no rank has a part is none
+        filled = [any(len(of_rank[i]) for of_rank in cut) for i in range(len(cut[0]))]
+        return replace(plan, parts=tuple(tuple(compress(of_rank, filled)) for of_rank in cut))
 
     def _with_distances(self, source: DistanceSource, batch: StepBatch, drawn: csr_array) -> StepBatch:
         samples, own = batch.samples, slice(batch.start, batch.start + batch.sizes[self.rank])

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from aam.config import PretrainConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
+from aam.data.packing import MemoryBudget
 from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.agreement import Agreement, Verdict
 from aam.training.divided import own_part
@@ -193,6 +194,7 @@ class Trainer:
         """Write weights and everything that resuming needs."""
         self._check_finite(f"step {self.progress.step}")
         state = {
+            "memory": None if self.dataset.budget is None else asdict(self.dataset.budget),
             "progress": asdict(self.progress),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -206,6 +208,9 @@ class Trainer:
             InputError: the checkpoint is damaged, or was written on another study.
         """
         state = self.checkpoints.load(path, self.model, self.optimizer)
+        if state["memory"] is not None:
+            # as measured when the run began, so that it goes on with the same batches
+            self.dataset = replace(self.dataset, budget=MemoryBudget.from_json(state["memory"]))
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from aam.config import ModelConfig, PretrainConfig, TrainConfig
 from aam.data.augmentation import Augmentation, Mixing
 from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
+from aam.data.packing import MemoryBudget
 from aam.data.rarefaction import SampleDraws
 from aam.data.splits import Split, write_split
 from aam.data.study import Study, digest
 from aam.data.whole_files import whole_file
 from aam.errors import InputError
 from aam.models.transformer import check_attention, compile_blocks
+from aam.training.allocator import return_freed_memory
 from aam.training.checkpoint import CheckpointStore, Kind
 from aam.training.compute import Compute
 from aam.training.distributed import World
 from aam.training.hardware import Build, advise_attention, compile_allowed, describe
+from aam.training.memory import GB, KEPT_FREE, calibrate, free_memory, predicted_cost
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
 from aam.training.parallel import check_compiler
@@ -33,6 +36,9 @@ from aam.workflows.folder import open_folder
 from aam.workflows.tables import write_table
 
 logger = logging.getLogger(__name__)
+
+HELD_OUT_SHARE = 0.25
+"""Share of the memory that a batch of held-out samples may take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +52,26 @@ class Material:
     draws: SampleDraws
     compute: Compute
 
-    def held_out(self, batch_size: int) -> FixedBatches:
-        """The validation samples, in order."""
-        return FixedBatches(self.draws, self.split.val, batch_size)
+    def held_out(self, config: PretrainConfig | TrainConfig) -> FixedBatches:
+        """The validation samples, in order, in batches as of training, or in smaller ones that surely fit."""
+        size, limit = config.optim.batch_samples, config.memory.max_memory_gb
+        if limit is not None:
+            size = min(size, max(1, int(HELD_OUT_SHARE * GB * limit / self._bytes_of_sample(config.model))))
+        return FixedBatches(self.draws, self.split.val, size)
+
+    def _bytes_of_sample(self, model: ModelConfig) -> float:
+        """The most bytes that a held-out sample takes, which keeps nothing for a backward pass."""
+        held = int(np.diff(self.study.table.counts.indptr)[self.split.val].max(initial=1))
+        asvs = min(held, self.draws.config.max_asvs or held)
+        return predicted_cost(model.model_copy(update={"attention_layers": 1}), None, frozen=True).of(0, asvs)
 
     def sampler(self, config: PretrainConfig | TrainConfig) -> AddressedSampler:
         """Plan the steps of the whole run over the training samples."""
         optim, ids = config.optim, self.study.table.sample_ids
         # shuffled from the order of their ids, so that the order of the table does not matter
         samples = np.array(sorted(self.split.train.tolist(), key=ids.__getitem__), dtype=np.int64)
-        return AddressedSampler(samples, optim.batch_size, optim.accumulation_steps, optim.epochs, config.runtime.seed)
+        batches = optim.step_samples // optim.batch_samples
+        return AddressedSampler(samples, optim.batch_samples, batches, optim.epochs, config.runtime.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +130,10 @@ def gather_material(
         keys = torch.from_numpy(study.asv_keys)
         augmentation = Augmentation(config.augmentation, config.runtime.seed, study.table.sample_ids, keys, mixing)
     draws = SampleDraws(study.table, config.sampling, config.runtime.seed, augmentation)
-    if config.optim.batch_size < compute.world.size:
+    if config.optim.batch_samples < compute.world.size:
         logger.warning(
             "--batch-size %d counts the samples of all %d processes: some of them have none",
-            config.optim.batch_size,
+            config.optim.batch_samples,
             compute.world.size,
         )
     logger.info("computing on %s", describe(Build.of_torch(), compute.device))
@@ -155,6 +171,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
     _check_best_metric(run)
     output, world = asked.output, run.world
     trainer = run.trainer(CheckpointStore(output.output_dir / "checkpoints", output.keep_checkpoints))
+    if not output.resume:
+        limit_memory(run, trainer)
     with ExitStack() as stack:
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
         if not folder.exists():
@@ -164,6 +182,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
             trainer.load_checkpoint(last)
         if run.config.runtime.compile_model:
             compile_if_supported(run.model, run.world)
+        limit_memory(run, trainer)
         if world.is_main:
             _write_samples(run.material, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
@@ -178,6 +197,30 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         world.barrier()
         logger.info("wrote %s", folder)
     return folder
+
+
+def limit_memory(run: Run, trainer: Trainer) -> None:
+    """Let steps be cut into batches that fit into the memory, where that was asked for and is not known already.
+
+    Raises:
+        InputError: a sample does not fit by itself, or the system does not tell how much memory is taken.
+    """
+    config, dataset, device = run.config, trainer.dataset, run.world.device
+    limit = GB * config.memory.max_memory_gb if config.memory.max_memory_gb is not None else None
+    if config.optim.batch_size == "auto" and limit is None:
+        free = torch.tensor([[float(free_memory(device))]], dtype=torch.float64, device=device)
+        least = float(run.world.gather(free, [1] * run.world.size).min())
+        limit = config.memory.max_memory_fraction * least / (1 if device.type == "cuda" else run.world.size)
+    if limit is None or dataset.budget is not None:
+        return
+    if device.type == "cpu":
+        return_freed_memory()
+    frozen = isinstance(config, TrainConfig) and config.finetune.freeze_base
+    masking = config.masking if isinstance(config, PretrainConfig) and config.losses.learns("nucleotide") else None
+    predicted = predicted_cost(config.model, masking, frozen)
+    budget = MemoryBudget((1 - KEPT_FREE) * limit, predicted)
+    samples, most = run.material.split.train, config.optim.step_samples
+    trainer.dataset = replace(dataset, budget=calibrate(run.objective, run.model, dataset, samples, budget, most))
 
 
 def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
