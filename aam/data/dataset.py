@@ -118,6 +118,8 @@ class StepBatch(_Tensors):
     """int64 [G, ASVs of the table], the counts instead of the distances, where these would fill the memory."""
     faith_pd: Tensor | None = None
     """float64 [B], Faith's PD of this rank's samples."""
+    pieces: int = 1
+    """In how many pieces every batch was cut; see `StepDataset`."""
 
     @cached_property
     def samples(self) -> NDArray[np.int64]:
@@ -218,10 +220,11 @@ class StepDataset(Dataset[StepBatch]):
             collate(self.draws, rows, drawn[begin:end], plan.epoch) if len(rows) else self._ghost(plan)
             for rows, begin, end in zip(shares[self.rank], ends[:-1], ends[1:], strict=True)
         )
-        return replace(batch, micro=micro)
+        return replace(batch, micro=micro, pieces=self.pieces)
 
     def fitted(self, plan: StepPlan) -> StepPlan:
         """Cut a step into batches that fit into the memory; the same on every rank, and of the same samples."""
+        plan = replace(plan, parts=None)
         parts = plan.shares(self.ranks)
         if self.budget is not None:
             samples = plan.samples

@@ -31,6 +31,8 @@ GUESSED_SCALE: Final = 1.25
 """What the prediction is multiplied by for that."""
 KEPT_FREE: Final = 0.05
 """Share of the budget that batches leave for what varies."""
+TIGHT: Final = 0.6
+"""Share of the budget up to which a process may keep the memory of freed tensors, with holes between others."""
 _PROC: Final = Path("/proc/self")
 
 
@@ -190,6 +192,15 @@ def calibrate(
         fitted.limit / GB,
     )
     return fitted
+
+
+def is_tight(budget: MemoryBudget, dataset: StepDataset, samples: NDArray[np.int64], most: int) -> bool:
+    """Whether a step of so many of the largest samples comes near the limit; says how many of them fit at once."""
+    ordered = _largest_first(dataset, samples)[: -(-most // dataset.ranks)]
+    asvs = [row_of(dataset.draws.table.counts, int(row))[0] for row in ordered]
+    fits = budget.largest_batch(asvs)
+    logger.info("a batch of the %d largest samples fits into the memory, of the %d of a step", fits, len(asvs))
+    return replace(budget, limit=TIGHT * budget.limit).largest_batch(asvs) < len(asvs)
 
 
 def _size(step: StepBatch) -> tuple[int, int]:

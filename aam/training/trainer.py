@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from aam.config import PretrainConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
 from aam.data.packing import MemoryBudget
-from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
+from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.agreement import Agreement, Verdict
 from aam.training.divided import own_part
 from aam.training.metrics import higher_is_better
@@ -123,7 +123,7 @@ class Trainer:
 
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
         """Make one step of the optimizer; returns this rank's shares of the losses, still on the device."""
-        losses = self.objective.backward(step.to(self.compute.device, non_blocking=True), self.scaler.scale)
+        losses = self._add_gradient(step)
         self.scaler.unscale_(self.optimizer)
         clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -133,6 +133,33 @@ class Trainer:
         self.progress.step += 1
         self.monitor.advance()
         return losses
+
+    def _add_gradient(self, step: StepBatch) -> Mapping[str, Tensor]:
+        """Add the gradient of a step; from when a GPU's memory does not suffice, in batches half as large."""
+        while True:
+            if step.pieces != self.dataset.pieces:  # made before they were halved
+                step = self.dataset[step.plan]
+            try:
+                return self.objective.backward(step.to(self.compute.device, non_blocking=True), self.scaler.scale)
+            except torch.OutOfMemoryError as error:
+                self._halve(step, error)
+
+    def _halve(self, step: StepBatch, error: torch.OutOfMemoryError) -> None:
+        """Cut batches in two from now on, and begin the step anew.
+
+        Raises:
+            InputError: the batches are of one sample already, or other processes wait for this one within the step.
+        """
+        largest = max(len(batch.sample) for batch in step.micro)
+        where = f"rank {self.world.rank}, step {step.plan.step + 1}: a batch of {largest} samples does not fit"
+        if self.world.size > 1 or largest == 1:
+            raise InputError(
+                f"{where} into the memory of {self.compute.device}: give --max-memory-gb, which cuts steps into "
+                "smaller batches with the same result; or --gradient-checkpointing or a lower --max-asvs"
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self.dataset = replace(self.dataset, pieces=2 * self.dataset.pieces)
+        logger.warning("%s into the memory: batches are half as large from now on, with the same result", where)
 
     def _check(self, verdicts: list[Verdict]) -> bool:
         """Fail on every rank where one has failed to compute a number; returns whether to stop."""

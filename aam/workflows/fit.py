@@ -21,12 +21,12 @@ from aam.data.study import Study, digest
 from aam.data.whole_files import whole_file
 from aam.errors import InputError
 from aam.models.transformer import check_attention, compile_blocks
-from aam.training.allocator import return_freed_memory
+from aam.training.allocator import keep_freed_memory, return_freed_memory
 from aam.training.checkpoint import CheckpointStore, Kind
 from aam.training.compute import Compute
 from aam.training.distributed import World
 from aam.training.hardware import Build, advise_attention, compile_allowed, describe
-from aam.training.memory import GB, KEPT_FREE, calibrate, free_memory, predicted_cost
+from aam.training.memory import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
 from aam.training.parallel import check_compiler
@@ -52,12 +52,16 @@ class Material:
     draws: SampleDraws
     compute: Compute
 
-    def held_out(self, config: PretrainConfig | TrainConfig) -> FixedBatches:
-        """The validation samples, in order, in batches as of training, or in smaller ones that surely fit."""
+    def held_out(self, batch_size: int) -> FixedBatches:
+        """The validation samples, in order."""
+        return FixedBatches(self.draws, self.split.val, batch_size)
+
+    def held_out_size(self, config: PretrainConfig | TrainConfig) -> int:
+        """Validation samples in a batch: as many as in training, or fewer that surely fit into a memory budget."""
         size, limit = config.optim.batch_samples, config.memory.max_memory_gb
-        if limit is not None:
-            size = min(size, max(1, int(HELD_OUT_SHARE * GB * limit / self._bytes_of_sample(config.model))))
-        return FixedBatches(self.draws, self.split.val, size)
+        if limit is None:
+            return size
+        return min(size, max(1, int(HELD_OUT_SHARE * GB * limit / self._bytes_of_sample(config.model))))
 
     def _bytes_of_sample(self, model: ModelConfig) -> float:
         """The most bytes that a held-out sample takes, which keeps nothing for a backward pass."""
@@ -220,7 +224,10 @@ def limit_memory(run: Run, trainer: Trainer) -> None:
     predicted = predicted_cost(config.model, masking, frozen)
     budget = MemoryBudget((1 - KEPT_FREE) * limit, predicted)
     samples, most = run.material.split.train, config.optim.step_samples
-    trainer.dataset = replace(dataset, budget=calibrate(run.objective, run.model, dataset, samples, budget, most))
+    budget = calibrate(run.objective, run.model, dataset, samples, budget, most)
+    trainer.dataset = replace(dataset, budget=budget)
+    if not is_tight(budget, dataset, samples, most) and device.type == "cpu":
+        keep_freed_memory()
 
 
 def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:

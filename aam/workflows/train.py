@@ -141,7 +141,7 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
         codes = torch.from_numpy(categories.encode(study.metadata))
         table = replace(table, categories=codes.to(compute.device))
     parallel = parallelize(model, config.distribution, compute, embedded=model.frozen)
-    held_out = material.held_out(config)
+    held_out = material.held_out(material.held_out_size(config))
     objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
     documents: dict[str, Any] = {"targets": targets.to_json()}
     if weights is not None:
