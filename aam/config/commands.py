@@ -144,7 +144,6 @@ class PretrainingConfig(RunConfig):
     """What every command reads that pretrains."""
 
     inputs: InputConfig = InputConfig()
-    output: FolderConfig
     sampling: SamplingConfig = SamplingConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     unifrac: DistanceConfig = DistanceConfig()
@@ -171,11 +170,10 @@ class PretrainConfig(PretrainingConfig):
         return self
 
 
-class TrainConfig(RunConfig):
-    """Options of `aam train`."""
+class TrainingConfig(RunConfig):
+    """Everything about fine-tuning but where its results go."""
 
     inputs: TargetInputConfig = TargetInputConfig()
-    output: OutputConfig
     target: TargetConfig
     categories: CategoryConfig = CategoryConfig()
     weights: LossWeightConfig = LossWeightConfig()
@@ -244,9 +242,44 @@ class TrainConfig(RunConfig):
                 raise ValueError(f"{flag(option)} {told[0]}: that is the column to predict, unknown of new samples")
 
 
+class TrainConfig(TrainingConfig):
+    """Options of `aam train`."""
+
+    output: OutputConfig
+
+
+NOWHERE = OutputConfig(output_dir=Path())
+"""The output of what writes nothing."""
+
+
+class EstimatePretrainConfig(PretrainingConfig):
+    """Options of `aam estimate pretrain`."""
+
+    optim: OptimConfig = OptimConfig()
+    memory: MemoryConfig = MemoryConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def pretraining(self) -> PretrainConfig:
+        """The pretraining whose memory and time are estimated; it has no folder that anything goes to."""
+        return PretrainConfig.model_validate(
+            self.model_dump(exclude_unset=True) | {"output": OutputConfig(output_dir=Path())}
+        )
+
+
+class EstimateTrainConfig(TrainingConfig):
+    """Options of `aam estimate train`."""
+
+    def training(self) -> TrainConfig:
+        """The fine-tuning whose memory and time are estimated; it has no folder that anything goes to."""
+        return TrainConfig.model_validate(
+            self.model_dump(exclude_unset=True) | {"output": OutputConfig(output_dir=Path())}
+        )
+
+
 class PretrainFindLrConfig(PretrainingConfig):
     """Options of `aam find-lr`."""
 
+    output: FolderConfig
     search: FindLrConfig = FindLrConfig()
 
     def pretraining(self) -> PretrainConfig:

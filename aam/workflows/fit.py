@@ -209,25 +209,40 @@ def limit_memory(run: Run, trainer: Trainer) -> None:
     Raises:
         InputError: a sample does not fit by itself, or the system does not tell how much memory is taken.
     """
-    config, dataset, device = run.config, trainer.dataset, run.world.device
-    limit = GB * config.memory.max_memory_gb if config.memory.max_memory_gb is not None else None
-    if config.optim.batch_size == "auto" and limit is None:
+    dataset, limit = trainer.dataset, memory_limit(run)
+    if limit is None or dataset.budget is not None:
+        return
+    budget = measured_budget(run, limit)
+    trainer.dataset = replace(dataset, budget=budget)
+    if not is_tight(budget, dataset, run.material.split.train, run.config.optim.step_samples):
+        keep_freed_memory()
+
+
+def memory_limit(run: Run) -> float | None:
+    """Bytes that a process of a run may take; None where nothing limits it."""
+    config, device = run.config, run.world.device
+    if config.memory.max_memory_gb is not None:
+        return GB * config.memory.max_memory_gb
+    limit = None
+    if config.optim.batch_size == "auto":
         free = torch.tensor([[float(free_memory(device))]], dtype=torch.float64, device=device)
         least = float(run.world.gather(free, [1] * run.world.size).min())
         limit = config.memory.max_memory_fraction * least / (1 if device.type == "cuda" else run.world.size)
-    if limit is None or dataset.budget is not None:
-        return
+    return limit
+
+
+def measured_budget(run: Run, limit: float | None = None) -> MemoryBudget:
+    """Measure what batches of a run take, and how many samples may share one; by default within the free memory."""
+    config, device = run.config, run.world.device
+    if limit is None:
+        limit = config.memory.max_memory_fraction * free_memory(device)
     if device.type == "cpu":
         return_freed_memory()
     frozen = isinstance(config, TrainConfig) and config.finetune.freeze_base
     masking = config.masking if isinstance(config, PretrainConfig) and config.losses.learns("nucleotide") else None
-    predicted = predicted_cost(config.model, masking, frozen)
-    budget = MemoryBudget((1 - KEPT_FREE) * limit, predicted)
+    budget = MemoryBudget((1 - KEPT_FREE) * limit, predicted_cost(config.model, masking, frozen))
     samples, most = run.material.split.train, config.optim.step_samples
-    budget = calibrate(run.objective, run.model, dataset, samples, budget, most)
-    trainer.dataset = replace(dataset, budget=budget)
-    if not is_tight(budget, dataset, samples, most) and device.type == "cpu":
-        keep_freed_memory()
+    return calibrate(run.objective, run.model, run.dataset, samples, budget, most)
 
 
 def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
