@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 from aam.config import SamplingConfig
 from aam.data.addressed import generator
 from aam.data.augmentation import Augmentation, Reads
+from aam.data.counts import blocks_of, row_sizes
 from aam.data.tables import FeatureTable
 
 FIXED = "fixed"
@@ -23,9 +24,12 @@ def row_of(counts: csr_array, row: int) -> Reads:
 
 def mean_log_abundance(table: FeatureTable, samples: NDArray[np.int64]) -> float:
     """Mean over samples and their ASVs of the natural logarithm of the relative abundance; samples hold reads."""
-    counts = table.counts[samples]
-    depth = np.repeat(table.depth[samples], np.diff(counts.indptr))
-    return float(np.log(counts.data / depth).mean())
+    sizes, depth = row_sizes(table.counts)[samples], table.depth[samples]
+    total = 0.0
+    for block in blocks_of(sizes):
+        counts = table.counts[samples[block]].data
+        total += float(np.log(counts / np.repeat(depth[block], sizes[block])).sum())
+    return total / int(sizes.sum())
 
 
 @dataclass(frozen=True, eq=False)

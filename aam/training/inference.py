@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from aam.data.counts import held_by
 from aam.data.dataset import FixedBatches, SampleBatch
 from aam.training.compute import Compute
 from aam.training.distributed import World
@@ -46,7 +47,7 @@ def share_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]
         Columns of the table, int64 [U], and how many of the samples hold each, int64 [U]: zero for an ASV that another
         rank has (see `World.share`). Both are on the device.
     """
-    times = np.bincount(batches.draws.table.counts[batches.samples].indices)
+    times = held_by(batches.draws.table.counts, batches.samples)
     asvs = np.flatnonzero(times)
     share = compute.world.share(len(asvs))
     own = asvs[share.position]
