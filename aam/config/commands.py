@@ -56,6 +56,8 @@ class InferenceConfig(Section):
     """Replace files that are there already."""
     batch_size: Positive = 32
     """Samples in a batch; changes the speed and not the result."""
+    embedding_cache: Path | None = None
+    """Keep embeddings of ASVs in this folder: other runs with the same encoder compute only those of new ASVs."""
 
 
 class EmbedOutputConfig(Section):

@@ -50,7 +50,17 @@ RESTART_PATIENCE = 30.0
 """Seconds that a restarted process waits until all of its predecessor, such as a data worker, is gone."""
 
 MAY_CHANGE = frozenset(
-    {"output_dir", "resume", "overwrite", "log_every", "checkpoint_every", "keep_checkpoints", "num_workers", "device"}
+    {
+        "output_dir",
+        "resume",
+        "overwrite",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "num_workers",
+        "device",
+        "embedding_cache",
+    }
     | DistributedConfig.model_fields.keys() - {"fsdp_mixed_precision"}
 )
 """Options that a resumed run may give anew: they do not change what is learned."""
