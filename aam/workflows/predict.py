@@ -75,8 +75,11 @@ def predict_study(
     trained.targets.warn_of_others(metadata)
     categories = categories_of(metadata, trained, compute)
     predictor = trained.predictor.to(compute.device)
+    training = predictor.training
+    predictor.eval()
     embeddings = embeddings_of(predictor, nucleotides, asvs_of(batches), compute, cache)
     outputs = predict_outputs(predictor, embeddings, batches, compute, num_workers, categories)
+    predictor.train(training)
     return trained.targets.decode(outputs, metadata)
 
 
