@@ -157,6 +157,14 @@ class PretrainingConfig(RunConfig):
     runtime: SeededMachineConfig = SeededMachineConfig()
 
 
+def _refuse_profile_of_threads(runtime: RuntimeConfig, distribution: DistributedConfig) -> None:
+    if runtime.memory_profile and distribution.data_parallel:
+        raise ValueError(
+            "--memory-profile follows one pass at a time, and --data-parallel runs several in threads: profile on one "
+            "GPU, or with --distributed"
+        )
+
+
 class PretrainConfig(PretrainingConfig):
     """Options of `aam pretrain`."""
 
@@ -164,6 +172,11 @@ class PretrainConfig(PretrainingConfig):
     optim: OptimConfig = OptimConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
+
+    @model_validator(mode="after")
+    def _run_agrees(self) -> Self:
+        _refuse_profile_of_threads(self.runtime, self.distribution)
+        return self
 
 
 class TrainConfig(RunConfig):
@@ -185,6 +198,7 @@ class TrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
+        _refuse_profile_of_threads(self.runtime, self.distribution)
         weights, categories = self.weights, self.categories
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")

@@ -207,6 +207,8 @@ class RuntimeConfig(SeededMachineConfig):
 
     compile_model: bool = False
     """Compile the model with torch.compile."""
+    memory_profile: bool = False
+    """Write memory_profile.tsv: which phase of a step and which part of the model take how much memory. Slows down."""
 
 
 class DistributedConfig(Section):

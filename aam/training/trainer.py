@@ -18,6 +18,7 @@ from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
 from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.agreement import Agreement, Verdict
 from aam.training.divided import own_part
+from aam.training.memory_profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
 from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
@@ -79,6 +80,7 @@ class Trainer:
         self.optimizer = make_optimizer(model, config.optim, own_rates(config))
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()
+        self.profile = NullProfile()
         self.progress = Progress()
         self.agreement = Agreement(self.world)
 
@@ -122,7 +124,10 @@ class Trainer:
 
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
         """Make one step of the optimizer; returns this rank's shares of the losses, still on the device."""
-        losses = self.objective.backward(step.to(self.compute.device, non_blocking=True), self.scaler.scale)
+        losses = self.objective.backward(
+            step.to(self.compute.device, non_blocking=True), self.profile.watched(self.scaler.scale)
+        )
+        self.profile.enter(OPTIMIZER)
         self.scaler.unscale_(self.optimizer)
         clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -131,6 +136,7 @@ class Trainer:
         self.schedule.step()
         self.progress.step += 1
         self.monitor.advance()
+        self.profile.step_done()
         return losses
 
     def _check(self, verdicts: list[Verdict]) -> bool:
@@ -167,7 +173,9 @@ class Trainer:
     def validate(self, epoch: int) -> bool:
         """Judge the model on the held-out samples; returns whether it is the best so far."""
         self._check_finite(f"epoch {epoch}")
+        self.profile.enter(VALIDATION)
         judged = self.objective.validate()
+        self.profile.enter(BETWEEN)
         # of one rank, should others round differently: all take the same decisions
         metrics = self.world.on_main(lambda: judged)
         self.monitor.log_validation(self.progress.step, epoch, metrics)

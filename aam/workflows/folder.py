@@ -38,6 +38,8 @@ RUN_FILES = (
     "val_predictions.tsv",
     "val_metrics.json",
     "find_lr.tsv",
+    "memory_profile.tsv",
+    "memory_snapshot.pickle",
     "plots/val_distances.png",
     "plots/val_predictions.png",
     "plots/find_lr.png",
@@ -60,6 +62,7 @@ MAY_CHANGE = frozenset(
         "num_workers",
         "device",
         "embedding_cache",
+        "memory_profile",
     }
     | DistributedConfig.model_fields.keys() - {"fsdp_mixed_precision"}
 )

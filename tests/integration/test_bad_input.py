@@ -677,6 +677,10 @@ AUGMENTATION = {
         train(embedding_cache="kept", pretrained_encoder="pretrained"),
         ("--embedding-cache kept only has an effect with --freeze-base",),
     ),
+    "a memory profile of threads": Case(
+        pretrain(memory_profile=True, data_parallel=True),
+        ("--memory-profile follows one pass at a time", "--distributed"),
+    ),
     "embeddings kept in a file": Case(
         train(embedding_cache="table.biom", pretrained_encoder="pretrained", freeze_base=True),
         ("--embedding-cache table.biom is a file; name a folder",),
