@@ -83,3 +83,21 @@ def test_a_frozen_encoder_and_a_whole_study(real_data: Path, tmp_path: Path) -> 
     assert min(line["ASVs encoded"] for line in others) >= first["ASVs encoded"]
     assert max(line["difference"] for line in figures["prediction"]) < 1e-5
     assert "padded batches" in table
+
+
+@pytest.mark.slow
+def test_outputs_that_nobody_asks_for(real_data: Path, tmp_path: Path) -> None:
+    words = [
+        "--batch-size",
+        "2",
+        "--embedding-dim",
+        "8",
+        "--attention-layers",
+        "1",
+        "--json",
+        tmp_path / "figures.json",
+    ]
+    run("lazy_outputs.py", "--data", real_data, *words)
+    lines = json.loads((tmp_path / "figures.json").read_text())["figures"]["cases"]
+    assert [line["returned MiB"] > 0 for line in lines] == [False, True, True, True, True, True]
+    assert lines[-1]["peak MiB"] > lines[0]["peak MiB"]
