@@ -30,7 +30,7 @@ class Embedder(AsvEncoding, Protocol):
 
 def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
     """Columns of the table that samples hold as they were drawn, ascending: int64 [U]."""
-    return np.unique(batches.drawn.indices).astype(np.int64)
+    return np.flatnonzero(np.bincount(batches.drawn.indices))
 
 
 def share_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]:
@@ -100,10 +100,10 @@ def map_samples(
     Returns:
         [samples, ...], in their order.
     """
-    own = batches.take(compute.world.share(len(batches.samples)).position)
-    order = np.argsort(own.sizes, kind="stable")
+    own = compute.world.share(len(batches.samples)).position
+    order = np.argsort(batches.sizes[own], kind="stable")
     rows = []
-    for batch in _on_device(own.take(order), compute, num_workers):
+    for batch in _on_device(batches.take(own[order]), compute, num_workers):
         with compute.autocast():
             rows.append(work(batch, embeddings.of(batch.asv)))
     place = torch.from_numpy(np.argsort(order)).to(compute.device)
