@@ -57,6 +57,8 @@ class InferenceConfig(Section):
     """Replace files that are there already."""
     batch_size: Positive = 32
     """Samples in a batch; changes the speed and not the result."""
+    embedding_cache: Path | None = None
+    """Keep embeddings of ASVs in this folder: other runs with the same encoder compute only those of new ASVs."""
 
 
 class EmbedOutputConfig(Section):
@@ -155,6 +157,14 @@ class PretrainingConfig(RunConfig):
     runtime: SeededMachineConfig = SeededMachineConfig()
 
 
+def _refuse_profile_of_threads(runtime: RuntimeConfig, distribution: DistributedConfig) -> None:
+    if runtime.memory_profile and distribution.data_parallel:
+        raise ValueError(
+            "--memory-profile follows one pass at a time, and --data-parallel runs several in threads: profile on one "
+            "GPU, or with --distributed"
+        )
+
+
 class PretrainConfig(PretrainingConfig):
     """Options of `aam pretrain`."""
 
@@ -165,7 +175,8 @@ class PretrainConfig(PretrainingConfig):
     distribution: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
-    def _memory_says_something(self) -> Self:
+    def _run_agrees(self) -> Self:
+        _refuse_profile_of_threads(self.runtime, self.distribution)
         self.memory.check(self.optim)
         return self
 
@@ -189,6 +200,7 @@ class TrainingConfig(RunConfig):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
+        _refuse_profile_of_threads(self.runtime, self.distribution)
         weights, categories = self.weights, self.categories
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")

@@ -214,11 +214,15 @@ class FinetuneConfig(Section):
     """Output folder or checkpoint of `aam pretrain` to start from. Default: start from random weights."""
     freeze_base: bool = False
     """Train only the new heads; the encoder stays as it is."""
+    embedding_cache: Path | None = None
+    """With --freeze-base: keep embeddings of ASVs in this folder, so that later runs compute only those of new ASVs."""
 
     @model_validator(mode="after")
     def _freezing_needs_weights(self) -> Self:
         if self.freeze_base and self.pretrained_encoder is None:
             raise ValueError("--freeze-base would keep random weights: give --pretrained-encoder too")
+        if not self.freeze_base:
+            self._refuse_unused("embedding_cache", "--freeze-base: an encoder that learns embeds anew in every step")
         return self
 
 
@@ -249,6 +253,8 @@ class RuntimeConfig(SeededMachineConfig):
 
     compile_model: bool = False
     """Compile the model with torch.compile."""
+    memory_profile: bool = False
+    """Write memory_profile.tsv: which phase of a step and which part of the model take how much memory. Slows down."""
 
 
 class DistributedConfig(Section):

@@ -253,6 +253,23 @@ class StepDataset(Dataset[StepBatch]):
 
 
 @dataclass(frozen=True, eq=False)
+class PooledStepDataset(StepDataset):
+    """Gives the samples of a step without their reads, for a model that begins from embedded samples."""
+
+    def __getitem__(self, plan: StepPlan) -> StepBatch:
+        shares = plan.shares(self.ranks)
+        sizes = tuple(sum(map(len, share)) for share in shares)
+        micro = tuple(_bare(rows if len(rows) else plan.samples[:1], not len(rows)) for rows in shares[self.rank])
+        return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]))
+
+
+def _bare(samples: NDArray[np.int64], ghost: bool) -> SampleBatch:
+    """Samples without ASVs."""
+    none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(len(samples), 0, dtype=torch.int64)
+    return SampleBatch(torch.from_numpy(samples), none, flat, flat, flat.new_zeros(len(samples)), none, ghost)
+
+
+@dataclass(frozen=True, eq=False)
 class AddressedSampler(Sampler[StepPlan]):
     """Plans the whole run; the plan of a step is a function of (seed, epoch, step) alone.
 
@@ -308,6 +325,13 @@ class FixedBatches(Dataset[SampleBatch]):
     def drawn(self) -> csr_array:
         """Counts of the samples, int64 [samples, ASVs of the table]."""
         return self.draws.rows(self.samples, FIXED)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """ASVs that the model reads of each sample, int64 [samples]."""
+        held = np.diff(self.drawn.indptr).astype(np.int64)
+        limit = self.draws.config.max_asvs
+        return np.minimum(held, limit) if limit else held
 
     def take(self, positions: NDArray[np.int64]) -> Self:
         """Some of the samples, by their positions; they are not drawn again."""

@@ -44,6 +44,14 @@ class SampleDraws:
     seed: int
     augmentation: Augmentation | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether every epoch sees of every sample what `FIXED` does."""
+        depth = self.config.rarefy_depth
+        draws_anew = depth is not None and bool((self.table.depth > depth).any())
+        chooses_anew = self.config.asv_choice == "random" and self.config.max_asvs > 0
+        return self.augmentation is None and (self.config.rarefaction == "fixed" or not (draws_anew or chooses_anew))
+
     def counts(self, sample: int, epoch: int | str) -> Reads:
         """Draw the reads of one sample, without replacement, at the sampling depth, and vary them if asked.
 

@@ -14,8 +14,9 @@ from aam.data.counts import held_by
 from aam.data.dataset import FixedBatches, SampleBatch
 from aam.data.taxonomy import TaxonomyLabels
 from aam.models.sequence_encoder import SequenceEncoder
+from aam.training.asv_embeddings import ROWS
 from aam.training.compute import Compute
-from aam.training.inference import ROWS, share_asvs
+from aam.training.inference import share_asvs
 from aam.training.losses import taxonomy_losses
 from aam.training.metrics import Metrics
 

@@ -19,6 +19,7 @@ from aam.data.packing import MemoryBudget
 from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.agreement import Agreement, Verdict
 from aam.training.divided import own_part
+from aam.training.memory_profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
 from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
@@ -80,6 +81,7 @@ class Trainer:
         self.optimizer = make_optimizer(model, config.optim, own_rates(config))
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()
+        self.profile = NullProfile()
         self.progress = Progress()
         self.agreement = Agreement(self.world)
 
@@ -124,6 +126,7 @@ class Trainer:
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
         """Make one step of the optimizer; returns this rank's shares of the losses, still on the device."""
         losses = self._add_gradient(step)
+        self.profile.enter(OPTIMIZER)
         self.scaler.unscale_(self.optimizer)
         clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -132,6 +135,7 @@ class Trainer:
         self.schedule.step()
         self.progress.step += 1
         self.monitor.advance()
+        self.profile.step_done()
         return losses
 
     def _add_gradient(self, step: StepBatch) -> Mapping[str, Tensor]:
@@ -140,7 +144,8 @@ class Trainer:
             if step.pieces != self.dataset.pieces:  # made before they were halved
                 step = self.dataset[step.plan]
             try:
-                return self.objective.backward(step.to(self.compute.device, non_blocking=True), self.scaler.scale)
+                moved = step.to(self.compute.device, non_blocking=True)
+                return self.objective.backward(moved, self.profile.watched(self.scaler.scale))
             except torch.OutOfMemoryError as error:
                 self._halve(step, error)
 
@@ -195,7 +200,9 @@ class Trainer:
     def validate(self, epoch: int) -> bool:
         """Judge the model on the held-out samples; returns whether it is the best so far."""
         self._check_finite(f"epoch {epoch}")
+        self.profile.enter(VALIDATION)
         judged = self.objective.validate()
+        self.profile.enter(BETWEEN)
         # of one rank, should others round differently: all take the same decisions
         metrics = self.world.on_main(lambda: judged)
         self.monitor.log_validation(self.progress.step, epoch, metrics)

@@ -27,6 +27,7 @@ from aam.training.compute import Compute
 from aam.training.distributed import World
 from aam.training.hardware import Build, advise_attention, compile_allowed, describe
 from aam.training.memory import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
+from aam.training.memory_profile import MemoryProfile, NullProfile
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
 from aam.training.parallel import check_compiler
@@ -190,6 +191,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         if world.is_main:
             _write_samples(run.material, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
+        trainer.profile = stack.enter_context(_profile(trainer, folder))
         if last is not None:
             logger.info("resumed at step %d", trainer.progress.step)
         trainer.fit()
@@ -252,6 +254,13 @@ def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
     if trainer.config.distribution.log_all_ranks:
         return LogMonitor(folder / f"training-rank{trainer.world.rank}.log")
     return NullMonitor()
+
+
+def _profile(trainer: Trainer, folder: Path) -> NullProfile:
+    """The memory profile of rank 0, where one was asked for."""
+    if not (trainer.config.runtime.memory_profile and trainer.world.is_main):
+        return NullProfile()
+    return MemoryProfile(trainer.model, trainer.compute.device, folder)
 
 
 def compile_if_supported(model: nn.Module, world: World) -> None:

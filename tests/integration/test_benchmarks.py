@@ -70,3 +70,34 @@ def test_weights_of_a_rare_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", ["unique", "padded"])
 def test_a_pretraining_step(real_data: Path, side: str) -> None:
     assert json.loads(run("pretrain_step.py", "--data", real_data, "--batch-sizes", "2", "--measure", side))
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_and_a_whole_study(real_data: Path, tmp_path: Path) -> None:
+    words = ["--embedding-dim", "8", "--attention-layers", "1", "--samples", "30", "--batch-size", "8"]
+    table = run("frozen.py", "--data", real_data, *words, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert [line["ASVs encoded"] for line in figures["fine-tuning"] if line["side"] == "frozen"] == [0]
+    first, kept, *others = figures["prediction"]
+    assert kept["ASVs encoded"] == 0 < first["ASVs encoded"]
+    assert min(line["ASVs encoded"] for line in others) >= first["ASVs encoded"]
+    assert max(line["difference"] for line in figures["prediction"]) < 1e-5
+    assert "padded batches" in table
+
+
+@pytest.mark.slow
+def test_outputs_that_nobody_asks_for(real_data: Path, tmp_path: Path) -> None:
+    words = [
+        "--batch-size",
+        "2",
+        "--embedding-dim",
+        "8",
+        "--attention-layers",
+        "1",
+        "--json",
+        tmp_path / "figures.json",
+    ]
+    run("lazy_outputs.py", "--data", real_data, *words)
+    lines = json.loads((tmp_path / "figures.json").read_text())["figures"]["cases"]
+    assert [line["returned MiB"] > 0 for line in lines] == [False, True, True, True, True, True]
+    assert lines[-1]["peak MiB"] > lines[0]["peak MiB"]
