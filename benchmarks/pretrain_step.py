@@ -189,7 +189,8 @@ def judge(largest: dict[str, Any], dataset: str) -> None:
     """Hold the largest batch against what is claimed."""
     sides, claimed = largest["sides"], CLAIMED.get(dataset, {})
     failed = [f"{side}: {times} times faster" for side, times in claimed.items() if sides[side]["faster"] < times]
-    failed += [f"{side}: {MEMORY} of the memory" for side in claimed if sides[side]["memory_ratio"] > MEMORY]
+    if dataset == "moving_pictures":
+        failed += [f"{side}: {MEMORY} of the memory" for side in claimed if sides[side]["memory_ratio"] > MEMORY]
     if sides["default settings"]["share_of_rate"] < RATE:
         failed.append(f"{RATE} of the rate of matrix products")
     if largest["largest_difference"] > TOLERANCE:
