@@ -50,7 +50,7 @@ from aam.workflows.restore import build_encoder
 from aam.workflows.train import prepare_training
 
 FINE_TUNING, SAMPLE_BY_SAMPLE, PADDED = 20.0, 15.0, 40.0
-"""Times faster: an epoch; a study than samples one by one, each ASV of a sample once; than padded batches of any size."""
+"""Times faster: an epoch; a study than sample by sample; a study than padded batches of any size."""
 TOLERANCE = 1e-5
 SEED = 0
 FROZEN_EPOCHS = 3
@@ -254,8 +254,8 @@ def judge(tuned: list[dict[str, Any]], predicted: list[dict[str, Any]], losses: 
     faster = tuned[-1]["times faster"]
     same = max(line["difference"] for line in predicted) <= TOLERANCE and np.ptp(losses) <= TOLERANCE
     print(
-        f"times faster: an epoch {faster:.0f}; a study {filled:.0f} or more than padded batches, and up to {alone:.1f} than "
-        "batches that encode each of their ASVs once"
+        f"times faster: an epoch {faster:.0f}; a study {filled:.0f} or more than padded batches, and up to {alone:.1f} "
+        "than batches that encode each of their ASVs once"
     )
     if not same or (whole and not (faster >= FINE_TUNING and alone >= SAMPLE_BY_SAMPLE and filled >= PADDED)):
         raise SystemExit(
