@@ -201,7 +201,7 @@ class TrainConfig(RunConfig):
         _refuse_profile_of_threads(self.runtime, self.distribution)
         if self.finetune.embedding_cache is not None and self.distribution.fsdp_mixed_precision:
             raise ValueError(
-                "--embedding-cache is for runs of all strategies, and --fsdp-mixed-precision would round what it keeps: "
+                "--embedding-cache is for runs of all strategies, and --fsdp-mixed-precision would round what is kept: "
                 "drop one of them, or use --mixed-precision bf16"
             )
         weights, categories = self.weights, self.categories
