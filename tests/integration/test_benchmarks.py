@@ -70,3 +70,11 @@ def test_weights_of_a_rare_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", ["unique", "padded"])
 def test_a_pretraining_step(real_data: Path, side: str) -> None:
     assert json.loads(run("pretrain_step.py", "--data", real_data, "--batch-sizes", "2", "--measure", side))
+
+
+@pytest.mark.slow
+def test_samples_of_many_asvs() -> None:
+    line = json.loads(run("many_asvs.py", "--asvs", "40", "--width", "16", "--layers", "1", "--measure", "induced"))
+    assert line["cpu_seconds"] > 0
+    table = run("many_asvs.py", "--asvs", "40", "--width", "16", "--layers", "1").splitlines()
+    assert [row.split("|")[1].strip() for row in table[::2]] == ["ASVs in a sample", "40"]
