@@ -148,7 +148,7 @@ def plan_of(run: Run, batches: tuple[int, ...]) -> StepPlan:
 
 
 def load(run: Run, plan: StepPlan) -> StepBatch:
-    loader = DataLoader(run.dataset, sampler=[plan], batch_size=None, num_workers=run.config.runtime.num_workers)
+    loader = DataLoader(run.dataset, sampler=[plan], batch_size=None, num_workers=run.config.runtime.num_workers or 0)
     return next(iter(loader))
 
 
