@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from aam.cli import main
 from aam.data.metadata import read_metadata
@@ -89,3 +90,21 @@ def test_waiting_for_batches(real_data: Path, tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert [(line["workers"], line["is_default"]) for line in figures] == [(0, True), (1, False)]
     assert all(0 < line["share"] < 1 for line in figures)
+
+
+@pytest.mark.slow
+def test_pretraining_on_a_gpu(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--width", "16", "--layers", "1", "--heads", "2", "--batch-size", "2", "--asvs", "8"]
+    words += ["--unique", "12", "--nucleotides", "20", "--steps", "1", "--json", tmp_path / "figures.json"]
+    assert "samples a second" in run("gpu.py", *words)
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert figures["GFLOP a step"] > 0
+    assert 0 < figures["of the matmul rate"] < 1
+    assert figures["of the claimed peak"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
+    assert "PyTorch sees no GPU" in run("gpu.py", "--json", tmp_path / "figures.json")
+    assert not (tmp_path / "figures.json").exists()
