@@ -58,15 +58,16 @@ def matmul_rate(products: Sequence[Product], dtype: torch.dtype, device: torch.d
         operands.append([torch.ones(shape, dtype=dtype, device=device) for shape in shapes])
     times = []
     for _ in range(repeats + 1):
-        _finish(device)
+        synchronise(device)
         start = time.perf_counter()
         for left, right, result in operands:
             torch.mm(left, right, out=result)
-        _finish(device)
+        synchronise(device)
         times.append(time.perf_counter() - start)
     return sum(2 * m * k * n for m, k, n in products) / statistics.median(times[1:])
 
 
-def _finish(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU has been given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from aam.config.base import Fraction, NonNegative, Positive, Section, flag
 
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
-MixedPrecision = Literal["none", "bf16", "fp16"]
+MixedPrecision = Literal["none", "bf16", "fp16", "auto"]
 CountEmbedding = Literal["add", "concat", "film", "none"]
+SampleAttention = Literal["full", "induced"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
 EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
 PretrainLoss = Literal["unifrac", "nucleotide", "faith_pd", "taxonomy"]
@@ -44,6 +45,10 @@ class ModelConfig(Section):
     """Width of the hidden layer of each block, as a multiple of --embedding-dim."""
     count_embedding: CountEmbedding = "add"
     """How abundance joins each ASV of a sample: add to it, concat beside it, film (scale and shift it), or none."""
+    sample_attention: SampleAttention = "full"
+    """How ASVs of a sample see one another: full, or induced, by way of learned points (for 5,000 ASVs and more)."""
+    induced_points: Positive = 32
+    """Learned points of --sample-attention induced."""
     max_bp: Positive | None = None
     """Nucleotides of an ASV that the model reads; longer ASVs are cut. Default: the longest ASV of the study."""
     nucleotide_patch: Positive = 5
@@ -65,6 +70,12 @@ class ModelConfig(Section):
             raise ValueError(
                 f"--embedding-dim {self.embedding_dim} is not a multiple of --attention-heads {self.attention_heads}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _points_are_of_one_attention(self) -> Self:
+        if self.sample_attention != "induced":
+            self._refuse_unused("induced_points", "--sample-attention induced")
         return self
 
 
@@ -233,10 +244,10 @@ class MachineConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU where there is one (ROCm counts as cuda)."""
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that prepare batches beside the main one."""
+    num_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that prepare batches beside the main one. Default: 2 for training on a GPU, else 0."""
     mixed_precision: MixedPrecision = "none"
-    """Lower precision where it is safe: bf16 or fp16 (fp16 on GPUs only)."""
+    """Lower precision where it is safe: bf16, fp16 (GPUs only), or auto (bf16 where the machine is faster with it)."""
     tf32: bool = True
     """Allow TF32 matrix products on GPUs that have them (never for distances)."""
 

@@ -1,5 +1,6 @@
 """Where and how precisely the model computes."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -7,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from aam.config import MachineConfig
+from aam.config import MachineConfig, MixedPrecision
 from aam.errors import InputError
 from aam.training.allocator import keep_freed_memory
 from aam.training.distributed import World
+from aam.training.hardware import advise_precision, processor_flags
+
+logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 
@@ -38,13 +42,14 @@ class Compute:
         Raises:
             InputError: fp16 on a CPU, where small gradients are lost and nothing is gained.
         """
-        if config.mixed_precision == "fp16" and world.device.type == "cpu":
+        precision = settled_precision(config.mixed_precision, world)
+        if precision == "fp16" and world.device.type == "cpu":
             raise InputError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or none")
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
         if world.device.type == "cpu":
             keep_freed_memory()
-        return cls(world, _DTYPES.get(config.mixed_precision))
+        return cls(world, _DTYPES.get(precision))
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context in which the model's forward pass runs."""
@@ -53,6 +58,15 @@ class Compute:
     def scaler(self) -> torch.amp.GradScaler:
         """Scaler of the loss, which does something for fp16 alone."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+def settled_precision(asked: MixedPrecision, world: World) -> MixedPrecision:
+    """The precision to compute in: as asked, or for ``auto`` what suits the hardware of rank 0, on every rank."""
+    if asked != "auto":
+        return asked
+    precision, reason = world.on_main(lambda: advise_precision(world.device, processor_flags()))
+    logger.info("--mixed-precision auto: %s, since %s", precision, reason)
+    return precision
 
 
 @contextmanager

@@ -7,11 +7,12 @@ ROCm: what is said of it here is what PyTorch's own issues document.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import torch
 
-from aam.config import AttnImplementation
+from aam.config import AttnImplementation, MixedPrecision
 from aam.errors import InputError
 
 Backend = Literal["gloo", "cpu:gloo,cuda:nccl"]
@@ -74,6 +75,31 @@ def advise_attention(build: Build, implementation: AttnImplementation) -> tuple[
     if implementation == "sdpa":
         return "math", f"{reason}: attention uses the math kernel, which needs more memory"
     return implementation, f"{reason}: --attn-implementation {implementation} is kept as you asked; math is safer"
+
+
+def processor_flags(information: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Names of what the processor can do, as Linux gives them; none on other systems."""
+    found = re.search(r"^flags\s*:(.*)$", information.read_text(), re.MULTILINE) if information.exists() else None
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def advise_precision(device: torch.device, flags: frozenset[str]) -> tuple[MixedPrecision, str]:
+    """Choose the precision of ``--mixed-precision auto``, and say why.
+
+    bf16 where the hardware multiplies it: by what the machine is, never by a measurement, so that a run has the same
+    precision each time.
+
+    Args:
+        device: where to compute.
+        flags: what the processor can do; see `processor_flags`.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the GPU multiplies bf16 in hardware"
+        return "none", "the GPU does not multiply bf16 in hardware"
+    if "avx512_bf16" in flags:
+        return "bf16", "the processor multiplies bf16 in hardware (AVX512-BF16)"
+    return "none", "the processor is not known to multiply bf16 in hardware"
 
 
 def compile_allowed(build: Build) -> str | None:

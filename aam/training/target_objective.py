@@ -115,7 +115,7 @@ class TargetObjective:
     def frozen_samples(self) -> Tensor:
         """Embeddings of all samples of the table, [samples, D], where they stay the same."""
         every = replace(self.held_out, samples=np.arange(self.held_out.draws.table.n_samples))
-        workers = self.config.runtime.num_workers
+        workers = self.config.runtime.num_workers or 0
         return embed_samples(self.model, self.nucleotides, every, self.compute, workers, self._embed_asvs())
 
     def _embed_asvs(self) -> AsvEmbeddings:
@@ -215,7 +215,7 @@ class TargetObjective:
     def _judge_samples(self) -> tuple[NDArray[np.float64], dict[str, float]]:
         """Outputs for held-out samples, as of `predict_outputs`, and the loss of hidden abundances if there is one."""
         self.model.eval()
-        held_out, workers = self.held_out, self.config.runtime.num_workers
+        held_out, workers = self.held_out, self.config.runtime.num_workers or 0
         if self.pooled:
             rows = self._judge_pooled()
         else:

@@ -38,7 +38,7 @@ def embed(config: EmbedConfig) -> None:
         every = np.arange(study.table.n_asvs) if config.asvs.asv is not None else asvs_of(batches)
         encoder, cache = trained.encoder.to(compute.device), config.inference.embedding_cache
         embeddings = embeddings_of(encoder, nucleotides, every, compute, cache)
-        rows = embed_samples(encoder, nucleotides, batches, compute, config.runtime.num_workers, embeddings)
+        rows = embed_samples(encoder, nucleotides, batches, compute, config.runtime.num_workers or 0, embeddings)
         _write(with_left_out(_by_sample(rows, study), study), config.inference.output, world)
         if config.asvs.asv is not None:
             _write(_by_asv(embeddings, study, compute), config.asvs.asv, world)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from aam.errors import InputError
 from aam.models.transformer import check_attention, compile_blocks
 from aam.training.allocator import keep_freed_memory, return_freed_memory
 from aam.training.checkpoint import CheckpointStore, Kind
-from aam.training.compute import Compute
-from aam.training.distributed import World
+from aam.training.compute import Compute, settled_precision
+from aam.training.distributed import World, setup_distributed
 from aam.training.hardware import Build, advise_attention, compile_allowed, describe
 from aam.training.memory import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
 from aam.training.memory_profile import MemoryProfile, NullProfile
@@ -34,7 +34,10 @@ from aam.training.parallel import check_compiler
 from aam.training.run_checkpoints import Identity, RunCheckpoints
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
+from aam.workflows.restore import resumed_precision
 from aam.workflows.tables import write_table
+
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +115,23 @@ class Run:
         )
         sampler = self.material.sampler(self.config)
         return Trainer(self.model, self.objective, sampler, self.dataset, self.config, checkpoints)
+
+
+def begin_compute(config: AnyConfig, world: World | None) -> tuple[AnyConfig, Compute]:
+    """Take this process's place among those that train together, and settle the precision of the run.
+
+    ``auto`` is settled once: a resumed run has the precision that it began with, on whatever machine.
+
+    Returns:
+        The config with the precision that is computed in, and where.
+    """
+    world = world or setup_distributed(config.runtime.device, config.distribution)
+    precision = config.runtime.mixed_precision
+    if precision == "auto":
+        begun = world.on_main(lambda: resumed_precision(config))
+        precision = settled_precision(precision, world) if begun is None else begun
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"mixed_precision": precision})})
+    return config, Compute.of(world, config.runtime)
 
 
 def gather_material(

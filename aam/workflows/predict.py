@@ -47,7 +47,7 @@ def predict(config: PredictConfig) -> None:
             study,
             config.inference.batch_size,
             compute,
-            config.runtime.num_workers,
+            config.runtime.num_workers or 0,
             config.inference.embedding_cache,
         )
         if world.is_main:

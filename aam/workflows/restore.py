@@ -1,14 +1,15 @@
 """Models from configs and from checkpoints, with nothing else at hand."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from pydantic import ValidationError
 
-from aam.config import FinetuneConfig, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.config import FinetuneConfig, MixedPrecision, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.target_table import Targets
 from aam.data.taxonomy import TaxonomyClasses
@@ -34,8 +35,11 @@ SHAPE = (
     "feedforward_ratio",
     "nucleotide_patch",
     "count_embedding",
+    "sample_attention",
+    "induced_points",
 )
 """Options of the model that pretrained weights fix."""
+_KINDS: Final[Mapping[type[RunConfig], Kind]] = {PretrainConfig: "pretrain", TrainConfig: "train"}
 LEFT_BEHIND = ("faith_pd_head.", "taxonomy_head.")
 """Weights of a pretrained encoder that fine-tuning has no use for."""
 
@@ -122,6 +126,19 @@ def resumed_model(output: OutputConfig) -> ModelConfig | None:
     """
     last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
     return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train", with_weights=False)).model
+
+
+def resumed_precision(config: PretrainConfig | TrainConfig) -> MixedPrecision | None:
+    """The precision that a run to resume has begun with; None where there is none.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
+    output, kind = config.output, type(config)
+    last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
+    if last is None:
+        return None
+    return _config(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False)).runtime.mixed_precision
 
 
 def restore(path: Path) -> Restored:

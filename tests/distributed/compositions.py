@@ -50,6 +50,7 @@ MIXED: Options = {**FSDP, "fsdp_mixed_precision": True}
 STRATEGIES = {"ddp": DDP, "fsdp": FSDP}
 CHECKPOINTING: Options = {"gradient_checkpointing": True, "asv_chunk_size": 7}
 BF16: Options = {"mixed_precision": "bf16"}
+INDUCED: Options = {"sample_attention": "induced", "induced_points": 4}
 DROPOUT: Options = {"nucleotide_dropout": 0.2, "sample_dropout": 0.2}
 
 
@@ -101,6 +102,7 @@ def exact_cases(name: str, strategy: Options) -> Iterator[Case]:
     """What must be as exact as double precision is, with any strategy."""
     yield Case(f"{name}, plain", strategy)
     yield Case(f"{name}, checkpointing", strategy, CHECKPOINTING)
+    yield Case(f"{name}, induced", strategy, INDUCED, batches=UNEVEN)
     yield Case(f"{name}, a worker", strategy, {"num_workers": 1})
     yield Case(f"{name}, accumulated", strategy, batches=UNEVEN)
     yield Case(f"{name}, train", strategy, task="train")
@@ -146,7 +148,7 @@ def plan_of(run: Run, batches: tuple[int, ...]) -> StepPlan:
 
 
 def load(run: Run, plan: StepPlan) -> StepBatch:
-    loader = DataLoader(run.dataset, sampler=[plan], batch_size=None, num_workers=run.config.runtime.num_workers)
+    loader = DataLoader(run.dataset, sampler=[plan], batch_size=None, num_workers=run.config.runtime.num_workers or 0)
     return next(iter(loader))
 
 

@@ -5,10 +5,12 @@ from aam.errors import InputError
 from aam.training.hardware import (
     Build,
     advise_attention,
+    advise_precision,
     backend_for,
     compile_allowed,
     describe,
     device_for,
+    processor_flags,
     visible_devices,
 )
 
@@ -129,3 +131,25 @@ def test_the_log_says_what_computes():
     assert "4 GPU(s) visible" in line
     assert "CUDA 12.8" in describe(CUDA, torch.device("cuda", 0))
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen", "why"),
+    [
+        ({"avx2", "avx512f", "avx512_bf16"}, "bf16", "AVX512-BF16"),
+        ({"avx2", "avx512f"}, "none", "not known to multiply bf16"),
+        (set(), "none", "not known to multiply bf16"),
+    ],
+)
+def test_precision_is_chosen_by_what_the_processor_can_do(flags, chosen, why):
+    precision, reason = advise_precision(torch.device("cpu"), frozenset(flags))
+    assert precision == chosen
+    assert why in reason
+
+
+def test_what_the_processor_can_do_is_read_from_its_description(tmp_path):
+    told = tmp_path / "cpuinfo"
+    told.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_bf16\nbugs\t\t: x\n\nflags\t\t: fpu\n")
+    assert processor_flags(told) == {"fpu", "avx2", "avx512_bf16"}
+    told.write_text("processor\t: 0\nFeatures\t: asimd bf16\n")
+    assert processor_flags(told) == processor_flags(tmp_path / "absent") == frozenset()
