@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from aam.config import CategoricalFusion, CategoryConfig, TargetConfig
-from aam.data.sequences import VOCABULARY_SIZE
+from aam.data.sequences import PAD, VOCABULARY_SIZE
 from aam.models.fusion import CrossAttentionFusion
 from aam.models.heads import TargetSpec
 from aam.models.sequence_predictor import SequencePredictor
@@ -17,6 +17,8 @@ from aam.models.types import CategorySpec
 
 PATCH = 4
 HEADS = 4
+WIDE = {"embedding_dim": 64}
+"""Heads are wider than there are positions: no square of queries, keys or values."""
 
 
 def kept_by(call: Callable[[], object]) -> tuple[list[torch.Size], object]:
@@ -33,8 +35,11 @@ def kept_by(call: Callable[[], object]) -> tuple[list[torch.Size], object]:
 
 
 def weights_among(shapes: list[torch.Size]) -> list[torch.Size]:
-    """Shapes of attention weights between positions."""
-    return [shape for shape in shapes if len(shape) >= 3 and shape[-1] == shape[-2] > 1]
+    """Shapes of attention weights between three positions or more, [..., N, N].
+
+    With two, they look like the sums of exponentials that every kernel keeps, [rows, heads, N], of two heads.
+    """
+    return [shape for shape in shapes if len(shape) >= 3 and shape[-1] == shape[-2] > 2]
 
 
 def test_logits_exist_where_nucleotides_are_hidden(make_encoder, make_batch):
@@ -52,12 +57,14 @@ def test_logits_exist_where_nucleotides_are_hidden(make_encoder, make_batch):
 
 def test_attention_weights_exist_at_no_level(make_encoder, make_batch):
     tokens, slot, count, depth, mask = make_batch(2)
-    model = make_encoder(attn_implementation="flash")
+    model = make_encoder(attn_implementation="flash", **WIDE)
     shapes, _ = kept_by(lambda: model(tokens, slot, count, depth, mask))
     assert len(shapes) > 50
     assert weights_among(shapes) == []
-    plain, _ = kept_by(lambda: make_encoder(attn_implementation="math")(tokens, slot, count, depth, mask))
-    assert weights_among(plain)  # they would be seen
+    plain, _ = kept_by(lambda: make_encoder(attn_implementation="math", **WIDE)(tokens, slot, count, depth, mask))
+    seen = {shape[-1] for shape in weights_among(plain)}  # of both levels, they would be seen
+    patches = (tokens != PAD).sum(1).add(PATCH - 1).floor_divide(PATCH)
+    assert seen == {number for number in [*patches.tolist(), *(count > 0).sum(1).tolist()] if number > 2}
 
 
 def test_asvs_in_their_samples_are_returned_on_request(make_encoder, make_batch):
@@ -80,7 +87,7 @@ def test_predictions_return_no_more_than_is_asked_for(make_encoder, make_batch, 
     given |= {"cross_attn_heads": HEADS} if fusion in ("cross_attention", "perceiver") else {}
     spec = CategorySpec(sizes=(5, 4), parents=(None, None), fused=2)
     model = SequencePredictor(
-        make_encoder(attn_implementation="flash"),
+        make_encoder(attn_implementation="flash", **WIDE),
         TargetSpec((1,), ((),), (0.0,)),
         TargetConfig(metadata_column=("x",), count_weight=1.0),
         CategoryConfig.model_validate(given),
