@@ -106,6 +106,7 @@ def fine_tune(study: Study, folder: Path, options: dict[str, Any]) -> list[dict[
             def train(plans: Any = plans, run: Any = run, trainer: Any = trainer) -> list[float]:
                 return [float(trainer.train_step(run.dataset[plan])["loss"]) for plan in plans]
 
+            assert isinstance(run.model, SequencePredictor)
             with counting(run.model) as rows:
                 learning, losses = cpu_seconds(train)
                 validating, _ = cpu_seconds(run.objective.validate)
@@ -123,13 +124,16 @@ def fine_tune(study: Study, folder: Path, options: dict[str, Any]) -> list[dict[
 
 def per_batch(model: SequencePredictor, nucleotides: Tensor, batch: SampleBatch) -> Tensor:
     """Predict a batch from the nucleotides of its own ASVs, each once."""
-    return model(nucleotides[batch.asv], batch.slot, batch.count, batch.depth).prediction
+    prediction: Tensor = model(nucleotides[batch.asv], batch.slot, batch.count, batch.depth).prediction
+    return prediction
 
 
 def padded(model: SequencePredictor, nucleotides: Tensor, batch: SampleBatch) -> Tensor:
     """Predict a batch from the nucleotides of every ASV of every sample, padded to its largest sample."""
     own = torch.arange(batch.slot.numel()).view(batch.slot.shape)
-    return model(nucleotides[batch.asv[batch.slot.flatten()]], own, batch.count, batch.depth).prediction
+    of_slots = nucleotides[batch.asv[batch.slot.flatten()]]
+    prediction: Tensor = model(of_slots, own, batch.count, batch.depth).prediction
+    return prediction
 
 
 def once(model: SequencePredictor, nucleotides: Tensor, batches: FixedBatches, cache: Path | None) -> np.ndarray:
@@ -187,7 +191,7 @@ def one_by_one(
             differences.append(np.abs(output - expected[place, 0]).max())
         seconds = time.process_time() - start
     whole = sum(rows_of(way, batches[index]) for index in range(len(batches)))
-    name = {per_batch: "each ASV of a batch once", padded: "padded batches"}[way]
+    name = "padded batches" if way is padded else "each ASV of a batch once"
     figures = {"path": name, "batch": batches.batch_size, "ASVs encoded": whole, "s": seconds * whole / sum(rows)}
     return figures | {"of": sum(rows) / whole, "difference": float(max(differences))}
 
