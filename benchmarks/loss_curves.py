@@ -244,7 +244,7 @@ def broken_claims(differing: list[dict[str, Any]], found: list[Course], batch_si
         course for course in found if course.held_out and not course.own_pairs and course.batch_size == batch_size
     ]
     return wrong + [
-        f"spread of {course.name}" for course in spread if abs(course.held_out[-1]["std_ratio"] - 1) > SPREAD
+        f"spread of {course.name}" for course in spread if not abs(course.held_out[-1]["std_ratio"] - 1) <= SPREAD
     ]
 
 
