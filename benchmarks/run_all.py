@@ -32,10 +32,9 @@ class Case(NamedTuple):
     """Arguments that make it tiny."""
     data: bool = False
     """Whether it reads real studies."""
-    optional: bool = False
-    """Whether it may be absent."""
 
 
+TINY = "--width 16 --layers 1 --heads 2 --batch-size 2 --asvs 8 --unique 12 --nucleotides 20 --steps 1"
 SMALL = "--embedding-dim 8 --attention-layers 1"
 STREAMED = "--samples 60 --asvs 300 --asvs-per-sample 20 --steps 2 --width 8"
 CASES: dict[str, Case] = {
@@ -55,9 +54,14 @@ CASES: dict[str, Case] = {
     "pairwise_memory": Case(
         "pairwise_memory", "", "--samples 64 128 --ranks 2 --width 16 --one-rank-up-to 128 --at-once-up-to 64"
     ),
-    "many_asvs": Case("many_asvs", optional=True),
-    "data_wait": Case("data_wait", optional=True),
-    "gpu": Case("gpu", optional=True),
+    "many_asvs": Case("many_asvs", "", "--asvs 40 --width 16 --layers 1"),
+    "data_wait": Case(
+        "data_wait", "", "--studies tiny_moving_pictures --workers 0 --steps 2 --batch-size 4 --embedding-dim 8", True
+    ),
+    "step_variants": Case(
+        "step_variants", "", "--study tiny_moving_pictures --widths 8 --batch-size 4 --batches 1 --rounds 1", True
+    ),
+    "gpu": Case("gpu", "", f"--device cpu {TINY}"),
 }
 
 
@@ -89,11 +93,10 @@ def _judged(failed: bool, quick: bool) -> str:
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Case]:
-    """The benchmarks to run: those that were named, or all that are there and, if asked, can be tiny."""
+    """The benchmarks to run: those that were named, or all."""
     if options.only:
         return {name: CASES[name] for name in options.only}
-    present = {name: case for name, case in CASES.items() if not case.optional or (HERE / f"{name}.py").exists()}
-    return {name: case for name, case in present.items() if case.quick or not options.quick}
+    return CASES
 
 
 def main() -> None:
