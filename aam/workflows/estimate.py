@@ -102,7 +102,9 @@ def _plans(run: Run) -> list[StepPlan]:
 
 def _size(step: StepBatch) -> tuple[int, int]:
     """Unique ASVs of a step, and ASVs of its samples."""
-    return len(torch.cat([batch.asv for batch in step.micro]).unique()), sum(int((batch.count > 0).sum()) for batch in step.micro)
+    return len(torch.cat([batch.asv for batch in step.micro]).unique()), sum(
+        int((batch.count > 0).sum()) for batch in step.micro
+    )
 
 
 def _memory(budget: MemoryBudget, steps: list[StepBatch]) -> float:
