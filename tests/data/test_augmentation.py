@@ -280,7 +280,7 @@ def test_rows_are_the_augmented_samples_one_by_one(study):
 def test_no_sample_has_more_asvs_than_is_foretold(counts, depth, limit, mix, epoch):
     counts[:, 0] += 1
     labels = [str(row % 2) for row in range(len(counts))]
-    draws = draws_of(counts, mix=mix, labels=labels, rarefy_depth=depth, keep_shallow=True, max_asvs=limit)
+    draws = draws_of(counts, mix=mix, labels=labels, rarefy_depth=depth, keep_shallow=depth is not None, max_asvs=limit)
     rows = np.arange(len(counts))
     for most, when in ((draws.most_asvs(rows), epoch), (draws.most_asvs(rows, mixed=False), FIXED)):
         seen = [len(draws.choose(row, when, draws.counts(row, when))[0]) for row in rows.tolist()]

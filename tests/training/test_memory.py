@@ -11,6 +11,7 @@ from aam.data.dataset import PooledStepDataset, StepPlan
 from aam.data.packing import MemoryBudget
 from aam.errors import InputError
 from aam.models.transformer import Block
+from aam.training.allocator import return_freed_memory
 from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
 from aam.training.memory import Watch, calibrate, free_memory, held_by_training, meter_of, predicted_cost
 from aam.training.trainer import Trainer
@@ -143,6 +144,7 @@ class Scripted:
 
 @on_linux
 def test_a_peak_is_forgotten_and_the_beginning_is_not():
+    return_freed_memory()
     meter = meter_of(CPU)
     watch = Watch(meter, 100_000_000)
     torch.ones(50_000_000).sum()

@@ -118,7 +118,7 @@ def test_a_run_goes_on_with_the_batches_that_it_had(study, make_pretrain_config,
     def measured(run: Run, limit: float) -> MemoryBudget:
         cost = predicted_cost(run.config.model, run.config.masking)
         assert limit == 0.5e9
-        return MemoryBudget(cost.of(40, 200), cost)
+        return MemoryBudget(cost.of(45, 60), cost)
 
     def prepare(**more) -> Run:
         run = prepare_pretraining(study, make_pretrain_config(batch_size=12, max_memory_gb=0.5, epochs=4, **more))
@@ -136,7 +136,8 @@ def test_a_run_goes_on_with_the_batches_that_it_had(study, make_pretrain_config,
 
     monkeypatch.setattr(PretrainObjective, "backward", watched)
     compare_resumed(prepare, tmp_path, [(4, False), (7, True)])
-    assert all(of_step == pieces and len(sizes) > pieces for _, of_step, sizes in cuts)
+    assert {of_step for _, of_step, _ in cuts} == {pieces}
+    assert max(len(sizes) for _, _, sizes in cuts) > pieces
     assert len({repr(cut) for cut in cuts}) == 12  # the same every time
 
 
