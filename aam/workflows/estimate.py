@@ -77,11 +77,11 @@ def describe(run: Run) -> str:
         "unique ASVs in a step": f"{np.mean([size[0] for size in sizes]):,.0f}, at most "
         f"{max(size[0] for size in sizes):,} (ASVs of its samples together: {np.mean([size[1] for size in sizes]):,.0f}"
         f"; of the {len(sizes)} steps that were tried)",
-        "memory": f"{_memory(budget, cut) / GB:.2f} GB above what the study takes",
+        "memory": f"{_memory(budget, cut) / GB:.3f} GB above what the study takes",
         "  weights": f"{held.weights / GB:.3f} GB (there before the first step)",
         "  gradients": f"{held.gradients / GB:.3f} GB",
         "  optimizer": f"{held.optimizer / GB:.3f} GB",
-        "  in one batch a step": f"{_memory(budget, whole) / GB:.2f} GB",
+        "  in one batch a step": f"{_memory(budget, whole) / GB:.3f} GB",
         "batches in a step": f"{np.mean([len(step.micro) for step in cut]):.1f}",
         "time of a step": f"{seconds:.2f} s",
         "time of an epoch": f"{_clock(steps * seconds)} ({steps:,} steps), and its validation",

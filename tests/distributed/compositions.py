@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sharded_models
 import torch
 from together import ALONE, COMPILER, WEIGHTS, Result, gradient, prepare, relative, weights
@@ -27,9 +28,11 @@ from torch.utils.data import DataLoader
 
 from aam.config import DistributedConfig
 from aam.data.dataset import StepBatch, StepPlan
+from aam.data.packing import MemoryBudget
 from aam.models.transformer import Block, compile_blocks
 from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.distributed import World, setup_distributed
+from aam.training.memory import predicted_cost
 from aam.training.optim import make_optimizer
 from aam.workflows.fit import Run
 
@@ -67,6 +70,8 @@ class Case:
     """Compile the blocks with this backend of torch.compile."""
     twin: Options | None = None
     """Strategy of the run it is held against; None for a process alone."""
+    share: float | None = None
+    """Of the memory of a step in one batch, what a process may take; the process alone may take all."""
 
     @property
     def in_half(self) -> bool:
@@ -80,6 +85,8 @@ def cases_of_two() -> Iterator[Case]:
         yield from exact_cases(name, strategy)
     for name, strategy in STRATEGIES.items():
         yield from more_cases(name, strategy)
+    for name, strategy in STRATEGIES.items():
+        yield Case(f"{name}, a budget of memory", strategy, share=0.2)
     for name, strategy in {"mixed": MIXED, "mixed, offloaded": {**MIXED, **OFFLOADED}}.items():
         for more in ({}, CHECKPOINTING, BF16):
             yield Case(f"fsdp {name} {sorted(more)}", strategy, more, dtype=torch.float32)
@@ -148,6 +155,18 @@ def plan_of(run: Run, batches: tuple[int, ...]) -> StepPlan:
 def load(run: Run, plan: StepPlan) -> StepBatch:
     loader = DataLoader(run.dataset, sampler=[plan], batch_size=None, num_workers=run.config.runtime.num_workers)
     return next(iter(loader))
+
+
+def within(run: Run, case: Case) -> Run:
+    """Give a run a budget of memory that cuts the step of a case into several batches on each rank."""
+    assert case.share is not None
+    cost = predicted_cost(run.config.model, run.config.masking)
+    plan = plan_of(run, case.batches)
+    asvs = run.dataset.read(plan.samples, plan.epoch)
+    limit = case.share * cost.of_batch(len(np.unique(np.concatenate(asvs))), [len(each) for each in asvs])
+    run = replace(run, dataset=replace(run.dataset, budget=MemoryBudget(limit, cost)))
+    assert len(run.dataset[plan].micro) > 1
+    return run
 
 
 def take_step(run: Run, batches: tuple[int, ...]) -> Taken:
@@ -234,6 +253,8 @@ class Matrix:
         """Take the step of a case, and tell how far it is from what it should be."""
         expected = self.expected(case)
         run = self.run_of(case, self.world, **case.strategy, **case.options)
+        if case.share is not None:
+            run = within(run, case)
         with compiling(run.model, case.backend):
             taken = take_step(run, case.batches)
         bound = self.rounding(case) if case.in_half else EQUAL[case.dtype]
