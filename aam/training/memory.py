@@ -7,7 +7,7 @@ import logging
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -58,6 +58,9 @@ class Meter(Protocol):
 class ResidentMeter:
     """The resident memory of a process on Linux (proc(5): VmHWM, which ``clear_refs`` sets back)."""
 
+    highest: ClassVar[int] = 0
+    """The most bytes that any meter has made the process forget."""
+
     def start(self) -> None:
         """See `Meter`."""
         self.forget()
@@ -67,8 +70,13 @@ class ResidentMeter:
         """See `Meter`; pages of files that were read meanwhile do not count, which the system takes back at need."""
         return _status("VmHWM") - self._before - max(0, _status("RssFile") - self._files)
 
+    def peak_of_all(self) -> int:
+        """The most bytes since the beginning, also what this or another meter has forgotten; pages of files count."""
+        return max(ResidentMeter.highest, _status("VmHWM")) - self._before
+
     def forget(self) -> None:
         """See `Meter`."""
+        ResidentMeter.highest = max(ResidentMeter.highest, _status("VmHWM"))
         (_PROC / "clear_refs").write_text("5")
 
 

@@ -102,7 +102,7 @@ def _plans(run: Run) -> list[StepPlan]:
 
 def _size(step: StepBatch) -> tuple[int, int]:
     """Unique ASVs of a step, and ASVs of its samples."""
-    return len(torch.cat([batch.asv for batch in step.micro]).unique()), sum(
+    return len(np.unique(torch.cat([batch.asv for batch in step.micro]).numpy())), sum(
         int((batch.count > 0).sum()) for batch in step.micro
     )
 

@@ -45,9 +45,11 @@ def pretrain(**changes: object) -> list[str]:
     return _command("pretrain", **{"table": "table.biom", "tree": "tree.nwk", "output_dir": "out", **SMALL, **changes})
 
 
+TARGET_FILES = {"table": "table.biom", "metadata": "metadata.tsv", "metadata_column": "acidity"}
+
+
 def train(**changes: object) -> list[str]:
-    options = {"table": "table.biom", "metadata": "metadata.tsv", "metadata_column": "acidity", "output_dir": "out"}
-    return _command("train", **{**options, **SMALL, **changes})
+    return _command("train", **{**TARGET_FILES, "output_dir": "out", **SMALL, **changes})
 
 
 def predict(**changes: object) -> list[str]:
