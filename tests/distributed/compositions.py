@@ -30,9 +30,9 @@ from aam.config import DistributedConfig
 from aam.data.dataset import StepBatch, StepPlan
 from aam.data.packing import MemoryBudget
 from aam.models.transformer import Block, compile_blocks
-from aam.training.checkpoint import Checkpoint, write_checkpoint
+from aam.training.checkpoint import Checkpoint, CheckpointStore, write_checkpoint
 from aam.training.distributed import World, setup_distributed
-from aam.training.memory import predicted_cost
+from aam.training.memory import LOWERED, Watch, predicted_cost
 from aam.training.optim import make_optimizer
 from aam.workflows.fit import Run
 
@@ -290,6 +290,33 @@ class Matrix:
         yield Result("graphs of known shapes", case.name, seen[-1] - seen[len(seen) // 2 - 1], 0)
 
 
+class Greedy:
+    """A meter of a process that takes too much, or nothing, in its first step."""
+
+    def __init__(self, peak: float) -> None:
+        self.taken = peak
+
+    def start(self) -> None:
+        pass
+
+    def peak(self) -> float:
+        return self.taken
+
+    def forget(self) -> None:
+        self.taken = 0.0
+
+
+def watched(folder: Path, world: World) -> Iterator[Result]:
+    """One rank takes more memory than it may, once: all cut the steps that follow into smaller batches."""
+    run = prepare(folder, "pretrain", world, torch.float32, **DDP, epochs=1, output_dir=folder / "watched")
+    cost = predicted_cost(run.config.model, run.config.masking)
+    trainer = run.trainer(CheckpointStore(folder / "watched" / "checkpoints"))
+    trainer.dataset = replace(run.dataset, budget=MemoryBudget(0.95, cost, 1.0))
+    trainer._make_watch = lambda: Watch(Greedy(2.0 if world.rank == 1 else 0.0), 1.0)
+    trainer.fit()
+    yield Result("limit", "watched", abs(trainer.dataset.budget.limit / 0.95 - LOWERED), 1e-12)
+
+
 def write_encoder(folder: Path, world: World) -> None:
     """Write the encoder that a frozen run begins from."""
     if world.is_main:
@@ -309,6 +336,7 @@ def results_of(folder: Path, world: World) -> Iterator[Result]:
                 yield from matrix.compare(case)
     if world.size == 2:
         yield from matrix.shapes("fsdp", FSDP)
+        yield from watched(folder, world)
         yield from sharded_models.entry_points(folder, world)
     if world.size == 4:
         yield from sharded_models.materialised(folder, world)
