@@ -49,8 +49,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     run = prepare_pretraining(load_pretraining_study(config), config)
     meter = ResidentMeter()
     meter.start()
+    ResidentMeter.highest = 0
     fit(run, config, lambda _: None)
-    peak = meter.peak()
+    peak = meter.peak_of_all()
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [{name: line[name] for name in line if name.endswith("loss")} for line in lines]
     return {"budget_gb": options.measure, "peak_gb": peak / GB, "losses": losses}

@@ -299,6 +299,15 @@ class PretrainFindLrConfig(PretrainingConfig):
     output: FolderConfig
     search: FindLrConfig = FindLrConfig()
 
+    @model_validator(mode="after")
+    def _batches_are_given(self) -> Self:
+        if self.optim.batch_size == "auto":
+            raise ValueError(
+                "--batch-size auto: find-lr measures no memory, and the learning rate depends on the samples of a "
+                "step: give their number, as in the run that the rate is for"
+            )
+        return self
+
     def pretraining(self) -> PretrainConfig:
         """The pretraining whose learning rate is sought."""
         return PretrainConfig.model_validate(self.model_dump(exclude={"search"}))

@@ -48,6 +48,15 @@ class Mixing:
         arrays = [np.array(rows, dtype=np.int64) for rows in groups.values()]
         return cls(probability, {row: rows for rows in arrays for row in rows.tolist()})
 
+    def largest_of_label(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The largest of some sizes, one for each row of the table, among the samples of its label; 0 if not mixed."""
+        largest = np.zeros_like(sizes)
+        if self.probability > 0:
+            for rows in {id(rows): rows for rows in self.peers.values()}.values():
+                if len(rows) > 1:
+                    largest[rows] = sizes[rows].max()
+        return largest
+
     def partner(self, sample: int, rng: np.random.Generator) -> int | None:
         """Choose one of the other samples of the label, all alike; None where the sample is not mixed."""
         peers = self.peers.get(sample)

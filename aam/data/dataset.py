@@ -202,17 +202,22 @@ class StepDataset(Dataset[StepBatch]):
     """Batches to make of each one."""
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
-        plan = self.fitted(plan)
+        is_shared = self.budget is not None or self.source is not None
+        everyone = self.draws.rows(plan.samples, plan.epoch) if is_shared else None
+        plan, unordered = self.fitted(plan, everyone), plan.samples
         shares = plan.shares(self.ranks)
         sizes = tuple(sum(map(len, share)) for share in shares)
         start = sum(sizes[: self.rank])
         own = np.concatenate(shares[self.rank])
-        if self.source is None:
-            drawn, batch = self.draws.rows(own, plan.epoch), StepBatch(plan, (), sizes, start)
+        batch = StepBatch(plan, (), sizes, start)
+        if everyone is None:
+            drawn = self.draws.rows(own, plan.epoch)
         else:
-            everyone = self.draws.rows(np.concatenate([rows for share in shares for rows in share]), plan.epoch)
+            everyone = everyone[_places(unordered, batch.samples)]
             drawn = everyone[start : start + len(own)]
-            batch = self._with_distances(self.source, StepBatch(plan, (), sizes, start), everyone)
+        if self.source is not None:
+            assert everyone is not None
+            batch = self._with_distances(self.source, batch, everyone)
         if self.faith_tree is not None:
             batch = replace(batch, faith_pd=unifrac.faith_pd(self.faith_tree, drawn))
         ends = np.cumsum([0] + [len(rows) for rows in shares[self.rank]])
@@ -222,16 +227,23 @@ class StepDataset(Dataset[StepBatch]):
         )
         return replace(batch, micro=micro, pieces=self.pieces)
 
-    def fitted(self, plan: StepPlan) -> StepPlan:
-        """Cut a step into batches that fit into the memory; the same on every rank, and of the same samples."""
+    def read(self, samples: NDArray[np.int64], epoch: int, drawn: csr_array | None = None) -> list[NDArray[np.int64]]:
+        """The ASVs that the model reads of each sample, columns of the table; its counts may be drawn already."""
+        if drawn is None:
+            drawn = self.draws.rows(samples, epoch)
+        return [self.draws.choose(int(row), epoch, row_of(drawn, i))[0] for i, row in enumerate(samples)]
+
+    def fitted(self, plan: StepPlan, drawn: csr_array | None = None) -> StepPlan:
+        """Cut a step into batches that fit into the memory; the same on every rank, and of the same samples.
+
+        Args:
+            plan: the step.
+            drawn: counts of its samples, where they are drawn already.
+        """
         plan = replace(plan, parts=None)
         parts = plan.shares(self.ranks)
         if self.budget is not None:
-            samples = plan.samples
-            drawn = [
-                self.draws.choose(int(row), plan.epoch, self.draws.counts(int(row), plan.epoch)) for row in samples
-            ]
-            parts = self.budget.pack(samples, [asv for asv, _ in drawn], self.ranks)
+            parts = self.budget.pack(plan.samples, self.read(plan.samples, plan.epoch, drawn), self.ranks)
         elif self.pieces == 1:
             return plan
         cut = [tuple(piece for rows in of_rank for piece in np.array_split(rows, self.pieces)) for of_rank in parts]
@@ -257,10 +269,17 @@ class PooledStepDataset(StepDataset):
     """Gives the samples of a step without their reads, for a model that begins from embedded samples."""
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
+        plan = replace(self, budget=None).fitted(plan)  # nothing of a sample depends on its ASVs
         shares = plan.shares(self.ranks)
         sizes = tuple(sum(map(len, share)) for share in shares)
         micro = tuple(_bare(rows if len(rows) else plan.samples[:1], not len(rows)) for rows in shares[self.rank])
-        return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]))
+        return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]), pieces=self.pieces)
+
+
+def _places(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of some different samples is among them in another order."""
+    order = np.argsort(samples)
+    return order[np.searchsorted(samples, wanted, sorter=order)]
 
 
 def _bare(samples: NDArray[np.int64], ghost: bool) -> SampleBatch:

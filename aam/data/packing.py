@@ -21,23 +21,33 @@ class BatchCost:
     """Bytes of a unique ASV, as the shape of the network tells."""
     sampled: float
     """Bytes of an ASV of a sample."""
+    paired: float = 0.0
+    """Bytes of a pair of ASVs of one sample, where attention keeps the weights of all pairs."""
+    padded: bool = False
+    """Whether each sample takes what the largest of its batch does."""
     scale: float = 1.0
     """What the bytes are multiplied by, as measured."""
     fixed: float = 0.0
     """Bytes of everything else, as measured."""
 
-    def of(self, unique: int, sampled: int) -> float:
-        """Bytes of a batch of U unique ASVs, and of so many ASVs over all its samples."""
-        return self.fixed + self.scale * (self.unique * unique + self.sampled * sampled)
+    def of(self, unique: int, sampled: int, pairs: int = 0) -> float:
+        """Bytes of a batch of U unique ASVs, of so many ASVs over all its samples, and of so many pairs of these."""
+        return self.fixed + self.scale * (self.unique * unique + self.sampled * sampled + self.paired * pairs)
 
-    def fit(self, sizes: tuple[tuple[int, int], tuple[int, int]], measured: tuple[float, float]) -> Self:
+    def of_batch(self, unique: int, sizes: Sequence[int]) -> float:
+        """Bytes of a batch of U unique ASVs whose samples have these numbers of ASVs."""
+        if self.padded:
+            sizes = len(sizes) * [max(sizes, default=0)]
+        return self.of(unique, sum(sizes), sum(size * size for size in sizes))
+
+    def fit(self, predicted: tuple[float, float], measured: tuple[float, float]) -> Self:
         """Fit scale and the fixed part to two measured batches.
 
         Args:
-            sizes: unique ASVs and ASVs of samples, of a smaller and of a larger batch.
+            predicted: bytes of a smaller and of a larger batch, with a scale of 1 and nothing fixed.
             measured: bytes of both.
         """
-        small, large = (replace(self, scale=1.0, fixed=0.0).of(*size) for size in sizes)
+        small, large = predicted
         scale = (measured[1] - measured[0]) / max(1.0, large - small)
         # what the smaller one seems to take beside may be noise; less than half of the numbers' own bytes is
         scale = max(0.5, scale)
@@ -50,11 +60,13 @@ class MemoryBudget:
 
     limit: float
     cost: BatchCost
+    ceiling: float | None = None
+    """What the process may take at most, of which the limit leaves some for what varies; None: nobody looks."""
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Rebuild what `dataclasses.asdict` has made of a budget."""
-        return cls(document["limit"], BatchCost(**document["cost"]))
+        return cls(**document | {"cost": BatchCost(**document["cost"])})
 
     def pack(self, samples: Rows, asvs: Sequence[Rows], ranks: int) -> list[tuple[Rows, ...]]:
         """Share samples out among ranks, and cut each share into batches within the limit.
@@ -71,7 +83,9 @@ class MemoryBudget:
             For each rank, the rows of each of its batches.
         """
         by_size = sorted(range(len(samples)), key=lambda i: (-len(asvs[i]), samples[i]))
-        shares = [self._cut(by_size[rank::ranks], asvs) for rank in range(ranks)]
+        known, codes = np.unique(np.concatenate([*asvs, np.zeros(0, np.int64)]), return_inverse=True)
+        numbered = np.split(codes, np.cumsum([len(asv) for asv in asvs])[:-1])
+        shares = [self._cut(by_size[rank::ranks], numbered, len(known)) for rank in range(ranks)]
         most = max(map(len, shares))
         empty: list[list[int]] = [[]]
         return [
@@ -86,19 +100,25 @@ class MemoryBudget:
         while low < high:
             middle = (low + high + 1) // 2
             batch = by_size[:middle]
-            fits = self.cost.of(len(np.unique(np.concatenate(batch))), sum(map(len, batch))) <= self.limit
+            unique = len(np.unique(np.concatenate(batch)))
+            fits = self.cost.of_batch(unique, [len(asv) for asv in batch]) <= self.limit
             low, high = (middle, high) if fits else (low, middle - 1)
         return low
 
-    def _cut(self, order: Sequence[int], asvs: Sequence[Rows]) -> list[list[int]]:
+    def _cut(self, order: Sequence[int], asvs: Sequence[Rows], count: int) -> list[list[int]]:
+        """Cut samples, the largest first, into batches; their ASVs are numbers below a count."""
         batches: list[list[int]] = []
-        known: set[int] = set()
-        sampled = 0
+        last = np.full(count, -1)  # the last batch that holds an ASV
+        unique = sampled = pairs = 0
         for sample in order:
-            joined = known.union(asvs[sample].tolist())
-            if not batches or self.cost.of(len(joined), sampled + len(asvs[sample])) > self.limit:
+            own = asvs[sample]
+            fresh = int((last[own] != len(batches) - 1).sum())
+            # padded to the first one, which is the largest
+            size = len(asvs[batches[-1][0]]) if batches and self.cost.padded else len(own)
+            if not batches or self.cost.of(unique + fresh, sampled + size, pairs + size * size) > self.limit:
                 batches.append([])
-                joined, sampled = set(asvs[sample].tolist()), 0
+                unique, sampled, pairs, fresh, size = 0, 0, 0, len(own), len(own)
             batches[-1].append(sample)
-            known, sampled = joined, sampled + len(asvs[sample])
+            last[own] = len(batches) - 1
+            unique, sampled, pairs = unique + fresh, sampled + size, pairs + size * size
         return batches

@@ -99,6 +99,23 @@ class SampleDraws:
             kept = np.arange(limit)
         return asv[kept], count[kept]
 
+    def most_asvs(self, samples: NDArray[np.int64], mixed: bool = True) -> NDArray[np.int64]:
+        """The most ASVs of each sample that the model can meet, whatever is drawn: int64 [samples].
+
+        Args:
+            samples: rows of the table.
+            mixed: whether samples may be mixed, as in training.
+        """
+        depth, sampling = self.table.depth, self.config
+        if sampling.rarefy_depth is not None:
+            depth = np.minimum(depth, sampling.rarefy_depth)
+        held = np.minimum(row_sizes(self.table.counts), depth)
+        mixing = None if self.augmentation is None else self.augmentation.mixing
+        most = held[samples]
+        if mixed and mixing is not None:
+            most = np.minimum(most + mixing.largest_of_label(held)[samples], depth[samples])
+        return np.minimum(most, sampling.max_asvs) if sampling.max_asvs else most
+
     def _generator(self, purpose: str, sample: int, epoch: int | str) -> np.random.Generator:
         address = FIXED if self.config.rarefaction == "fixed" else epoch
         return generator(self.seed, purpose, address, self.table.sample_ids[sample])

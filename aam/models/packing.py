@@ -160,7 +160,7 @@ def layout_of(padding: Tensor, implementation: AttnImplementation, head: int) ->
         implementation: the kernel that was asked for.
         head: width of a head, E.
     """
-    varlen = padding.is_cuda and _has_varlen(padding.device, implementation, head)
+    varlen = has_varlen(padding.device, implementation, head)
     if padding.is_cuda and not varlen:
         return Padded(~padding[:, None, None, :])
     lengths = (~padding).sum(1).tolist()
@@ -169,7 +169,10 @@ def layout_of(padding: Tensor, implementation: AttnImplementation, head: int) ->
     return Packed.of(padding, lengths, varlen)
 
 
-def _has_varlen(device: torch.device, implementation: AttnImplementation, head: int) -> bool:
+def has_varlen(device: torch.device, implementation: AttnImplementation, head: int) -> bool:
+    """Whether a device has the kernel of variable length, for heads of a width and the precision of autocast here."""
+    if device.type != "cuda":
+        return False
     half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in (torch.bfloat16, torch.float16)
     fits = head % 8 == 0 and head <= 256 and implementation in ("sdpa", "flash")
     ampere = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)

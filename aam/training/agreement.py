@@ -11,7 +11,7 @@ from torch import Tensor
 from aam.data.dataset import StepPlan
 from aam.training.distributed import World
 
-SOUND, FINITE, STOP, WRITTEN = range(4)
+SOUND, FINITE, STOP, WRITTEN, EXCEEDED = range(5)
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Verdict:
     """Whether a signal has asked some rank to stop."""
     written: bool
     """Whether the asynchronous checkpoint is written on every rank."""
+    exceeded: bool = False
+    """Whether some rank took more memory than it may."""
 
 
 class Agreement:
@@ -38,7 +40,9 @@ class Agreement:
         self.world = world
         self._pending: deque[Callable[[], Verdict]] = deque()
 
-    def report(self, plan: StepPlan, sound: Tensor, finite: Tensor, stop: bool, written: bool) -> None:
+    def report(
+        self, plan: StepPlan, sound: Tensor, finite: Tensor, stop: bool, written: bool, exceeded: bool = False
+    ) -> None:
         """Tell the others of a step.
 
         Args:
@@ -47,12 +51,14 @@ class Agreement:
             finite: bool scalar on the device, whether its loss is.
             stop: whether a signal came to this process.
             written: whether this process has written its part of an asynchronous checkpoint.
+            exceeded: whether this process took more memory than it may.
         """
         # filled on the device: a copy from here would wait for it
-        flags = torch.zeros(1, 4, dtype=torch.uint8, device=self.world.device)
+        flags = torch.zeros(1, 5, dtype=torch.uint8, device=self.world.device)
         flags[0, SOUND], flags[0, FINITE] = sound, finite
         flags[0, STOP].fill_(stop)
         flags[0, WRITTEN].fill_(written)
+        flags[0, EXCEEDED].fill_(exceeded)
         everyone = self.world.gather(flags, [1] * self.world.size)
         if everyone.device.type == "cpu":
             self._pending.append(partial(_read, plan, everyone))
@@ -73,7 +79,11 @@ def _read(plan: StepPlan, flags: Tensor) -> Verdict:
     rows = flags.bool().tolist()
     broken = [rank for flag in (SOUND, FINITE) for rank, row in enumerate(rows) if not row[flag]]
     return Verdict(
-        plan, broken[0] if broken else None, any(row[STOP] for row in rows), all(row[WRITTEN] for row in rows)
+        plan,
+        broken[0] if broken else None,
+        stop=any(row[STOP] for row in rows),
+        written=all(row[WRITTEN] for row in rows),
+        exceeded=any(row[EXCEEDED] for row in rows),
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
@@ -17,8 +17,10 @@ from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
 from aam.data.packing import MemoryBudget
 from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.agreement import Agreement, Verdict
+from aam.training.allocator import return_freed_memory
 from aam.training.divided import own_part
 from aam.training.loading import step_loader
+from aam.training.memory import GB, Watch, lowered, meter_of
 from aam.training.memory_profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
 from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
@@ -84,6 +86,8 @@ class Trainer:
         self.profile = NullProfile()
         self.progress = Progress()
         self.agreement = Agreement(self.world)
+        self.watch: Watch | None = None
+        self._has_exceeded = False
 
     def fit(self) -> None:
         """Train to the last step of the sampler, or until validation has not improved for `patience` epochs.
@@ -92,11 +96,11 @@ class Trainer:
             TrainingDivergedError: the loss is no longer a number.
             StoppedBySignalError: SIGTERM or SIGUSR1 came to some rank; a checkpoint has been written.
         """
-        sampler = replace(self.train_sampler, start=self.progress.step)
         self.model.train()
+        self.watch = self._make_watch()
         settles = self.objective.parallel.settles
         with stop_signals() as request:
-            for step in step_loader(self.dataset, sampler, self.config.runtime, self.compute.device):
+            for step in self._steps():
                 if self._is_exhausted():
                     logger.info("no better %s in %d validations: stopped early", self.best_metric, self.progress.stale)
                     break
@@ -107,7 +111,9 @@ class Trainer:
                     settles = False
                 losses = self.train_step(step)
                 stop, written = request.name is not None, self.checkpoints.finished()
-                self.agreement.report(step.plan, self.objective.sound, losses["loss"].isfinite(), stop, written)
+                exceeded = self.watch is not None and self.watch.is_exceeded()
+                finite = losses["loss"].isfinite()
+                self.agreement.report(step.plan, self.objective.sound, finite, stop, written, exceeded)
                 self._log_losses(step, losses, rate)
                 due = step.plan.closes_epoch or self._is_due(self.config.output.checkpoint_every)
                 stops = self._check(self.agreement.verdicts(wait=due))
@@ -178,11 +184,41 @@ class Trainer:
                 )
             if verdict.written:
                 self.checkpoints.finish()
+            if verdict.exceeded:
+                self._lower_limit(verdict.plan)
         return any(verdict.stop for verdict in verdicts)
+
+    def _make_watch(self) -> Watch | None:
+        """Watch the memory of a CPU, which unlike a GPU gives more than a process may take."""
+        budget = self.dataset.budget
+        if self.compute.device.type != "cpu" or budget is None or budget.ceiling is None:
+            return None
+        # of a resumed run the optimizer is there already
+        states = self.optimizer.state_dict()["state"].values()
+        held = sum(own_part(value).nbytes for state in states for value in state.values() if isinstance(value, Tensor))
+        return Watch(meter_of(self.compute.device), budget.ceiling - held)
+
+    def _lower_limit(self, plan: StepPlan) -> None:
+        """Let batches be smaller from now on, since a step took more memory than the budget."""
+        budget = self.dataset.budget
+        assert budget is not None
+        assert budget.ceiling is not None
+        self.dataset = replace(self.dataset, budget=lowered(budget))
+        return_freed_memory()
+        if not self._has_exceeded:
+            self._has_exceeded = True
+            logger.warning(
+                "step %d took more than the %.2f GB that may be used: batches are smaller from now on, with the same "
+                "result",
+                plan.step + 1,
+                budget.ceiling / GB,
+            )
 
     def _save(self, step: StepBatch) -> None:
         best = step.plan.closes_epoch and self.validate(step.plan.epoch)
         self.save_checkpoint(best)
+        if self.watch is not None:
+            self.watch.forget()
 
     def _stop(self, saved: bool) -> NoReturn:
         if not saved:
@@ -229,6 +265,7 @@ class Trainer:
         self._check_finite(f"step {self.progress.step}")
         state = {
             "memory": None if self.dataset.budget is None else asdict(self.dataset.budget),
+            "pieces": self.dataset.pieces,
             "progress": asdict(self.progress),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -242,6 +279,7 @@ class Trainer:
             InputError: the checkpoint is damaged, or was written on another study.
         """
         state = self.checkpoints.load(path, self.model, self.optimizer)
+        self.dataset = replace(self.dataset, pieces=state["pieces"])
         if state["memory"] is not None:
             # as measured when the run began, so that it goes on with the same batches
             self.dataset = replace(self.dataset, budget=MemoryBudget.from_json(state["memory"]))
@@ -249,6 +287,17 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+
+    def _steps(self) -> Iterator[StepBatch]:
+        """All steps that are left; made anew from where it has changed into which batches they are cut."""
+        dataset = None
+        while dataset is not self.dataset:
+            dataset = self.dataset
+            sampler = replace(self.train_sampler, start=self.progress.step)
+            for step in step_loader(dataset, sampler, self.config.runtime, self.compute.device):
+                yield step
+                if self.dataset is not dataset:
+                    break
 
     def _log_losses(self, step: StepBatch, losses: Mapping[str, Tensor], rate: float) -> None:
         if step.plan.closes_epoch or self._is_due(self.config.output.log_every):

@@ -1,19 +1,22 @@
 """`aam estimate`: how much memory and time a run would take, without running it."""
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from aam.config import EstimatePretrainConfig, EstimateTrainConfig
-from aam.data.dataset import StepBatch, StepPlan
-from aam.data.packing import MemoryBudget
+from aam.data.dataset import PooledStepDataset, StepBatch, StepPlan
+from aam.data.packing import BatchCost, MemoryBudget
 from aam.data.study import load_study
+from aam.training.allocator import keep_freed_memory
 from aam.training.checkpoint import CheckpointStore
-from aam.training.memory import GB
+from aam.training.memory import GB, Held, held_by_training
 from aam.training.trainer import Trainer
-from aam.workflows.fit import Run, measured_budget, memory_limit
+from aam.workflows.fit import Run, measured_budget, memory_limit, settle_allocator
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 from aam.workflows.train import prepare_training
 
@@ -47,10 +50,17 @@ def describe(run: Run) -> str:
 
     The steps change the weights of the model.
     """
-    limit = memory_limit(run)
-    budget = measured_budget(run, limit)
+    limit = memory_limit(run.config, run.world)
+    # of embedded samples any number fits
+    pooled = isinstance(run.dataset, PooledStepDataset)
+    held = held_by_training(run.model, run.world.device)
+    budget = _held_alone(held) if pooled else measured_budget(run, limit)
     trainer = run.trainer(CheckpointStore(run.config.output.output_dir))
-    trainer.dataset = replace(run.dataset, budget=budget) if limit is not None else run.dataset
+    if limit is None or pooled:
+        keep_freed_memory()  # as `aam` begins
+    else:
+        trainer.dataset = replace(run.dataset, budget=budget)
+        settle_allocator(run, budget)
     whole = [run.dataset[plan] for plan in _plans(run)]
     seconds = _seconds(trainer, run)
     sizes = [_size(step) for step in whole]
@@ -64,10 +74,14 @@ def describe(run: Run) -> str:
         "parameters": f"{sum(weight.numel() for weight in run.model.parameters()):,}",
         "  of them learned": f"{sum(weight.numel() for weight in learned):,}",
         "samples in a step": f"{run.config.optim.step_samples:,}",
-        "unique ASVs in a step": f"{np.mean([size[0] for size in sizes]):,.0f} (ASVs of its samples together: "
-        f"{np.mean([size[1] for size in sizes]):,.0f})",
-        "memory": f"{_memory(budget, cut) / GB:.2f} GB above what the study takes",
-        "  in one batch a step": f"{_memory(budget, whole) / GB:.2f} GB",
+        "unique ASVs in a step": f"{np.mean([size[0] for size in sizes]):,.0f}, at most "
+        f"{max(size[0] for size in sizes):,} (ASVs of its samples together: {np.mean([size[1] for size in sizes]):,.0f}"
+        f"; of the {len(sizes)} steps that were tried)",
+        "memory": f"{_memory(budget, cut) / GB:.3f} GB above what the study takes",
+        "  weights": f"{held.weights / GB:.3f} GB (there before the first step)",
+        "  gradients": f"{held.gradients / GB:.3f} GB",
+        "  optimizer": f"{held.optimizer / GB:.3f} GB",
+        "  in one batch a step": f"{_memory(budget, whole) / GB:.3f} GB",
         "batches in a step": f"{np.mean([len(step.micro) for step in cut]):.1f}",
         "time of a step": f"{seconds:.2f} s",
         "time of an epoch": f"{_clock(steps * seconds)} ({steps:,} steps), and its validation",
@@ -77,19 +91,26 @@ def describe(run: Run) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 
 
+def _held_alone(held: Held) -> MemoryBudget:
+    """Say that batches take nothing that is worth counting."""
+    return MemoryBudget(math.inf, BatchCost(0.0, 0.0, fixed=held.gradients + held.optimizer))
+
+
 def _plans(run: Run) -> list[StepPlan]:
     return run.material.sampler(run.config).plan_epoch(0)[:STEPS]
 
 
 def _size(step: StepBatch) -> tuple[int, int]:
-    """Unique ASVs of the batches of a step, and ASVs of its samples."""
-    return sum(len(batch.asv) for batch in step.micro), sum(int((batch.count > 0).sum()) for batch in step.micro)
+    """Unique ASVs of a step, and ASVs of its samples."""
+    return len(np.unique(torch.cat([batch.asv for batch in step.micro]).numpy())), sum(
+        int((batch.count > 0).sum()) for batch in step.micro
+    )
 
 
 def _memory(budget: MemoryBudget, steps: list[StepBatch]) -> float:
     """Bytes of the largest batch."""
     batches = [batch for step in steps for batch in step.micro]
-    return max(budget.cost.of(len(batch.asv), int((batch.count > 0).sum())) for batch in batches)
+    return max(budget.cost.of_batch(len(batch.asv), (batch.count > 0).sum(1).tolist()) for batch in batches)
 
 
 def _seconds(trainer: Trainer, run: Run) -> float:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from aam.config import ModelConfig, PretrainConfig, TrainConfig
 from aam.data.augmentation import Augmentation, Mixing
-from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
+from aam.data.dataset import AddressedSampler, FixedBatches, PooledStepDataset, StepDataset
 from aam.data.packing import MemoryBudget
 from aam.data.rarefaction import SampleDraws
 from aam.data.splits import Split, write_split
 from aam.data.study import Study, digest
 from aam.data.whole_files import whole_file
 from aam.errors import InputError
+from aam.models.packing import has_varlen
 from aam.models.transformer import check_attention, compile_blocks
 from aam.training.allocator import keep_freed_memory, return_freed_memory
 from aam.training.checkpoint import CheckpointStore, Kind
@@ -62,16 +63,16 @@ class Material:
 
     def held_out_size(self, config: PretrainConfig | TrainConfig) -> int:
         """Validation samples in a batch: as many as in training, or fewer that surely fit into a memory budget."""
-        size, limit = config.optim.batch_samples, config.memory.max_memory_gb
+        size, limit = config.optim.batch_samples, memory_limit(config, self.compute.world)
         if limit is None:
             return size
-        return min(size, max(1, int(HELD_OUT_SHARE * GB * limit / self._bytes_of_sample(config.model))))
+        return min(size, max(1, int(HELD_OUT_SHARE * limit / self._bytes_of_sample(config.model))))
 
     def _bytes_of_sample(self, model: ModelConfig) -> float:
         """The most bytes that a held-out sample takes, which keeps nothing for a backward pass."""
-        held = int(np.diff(self.study.table.counts.indptr)[self.split.val].max(initial=1))
-        asvs = min(held, self.draws.config.max_asvs or held)
-        return predicted_cost(model.model_copy(update={"attention_layers": 1}), None, frozen=True).of(0, asvs)
+        asvs = int(self.draws.most_asvs(self.split.val, mixed=False).max(initial=1))
+        cost = predicted_cost(model.model_copy(update={"attention_layers": 1}), None, frozen=True)
+        return cost.of_batch(0, [asvs])
 
     def sampler(self, config: PretrainConfig | TrainConfig) -> AddressedSampler:
         """Plan the steps of the whole run over the training samples."""
@@ -196,6 +197,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
     _check_best_metric(run)
     output, world = asked.output, run.world
     trainer = run.trainer(CheckpointStore(output.output_dir / "checkpoints", output.keep_checkpoints))
+    if run.config.runtime.compile_model:
+        compile_if_supported(run.model, run.world)
     if not output.resume:
         limit_memory(run, trainer)
     with ExitStack() as stack:
@@ -205,9 +208,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         last = world.on_main(trainer.checkpoints.last) if output.resume else None
         if last is not None:
             trainer.load_checkpoint(last)
-        if run.config.runtime.compile_model:
-            compile_if_supported(run.model, run.world)
-        limit_memory(run, trainer)
+        if output.resume:
+            limit_memory(run, trainer)
         if world.is_main:
             _write_samples(run.material, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
@@ -226,30 +228,39 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
 
 
 def limit_memory(run: Run, trainer: Trainer) -> None:
-    """Let steps be cut into batches that fit into the memory, where that was asked for and is not known already.
+    """Let steps be cut into batches that fit into the memory, where that was asked for; measured if not known already.
 
     Raises:
         InputError: a sample does not fit by itself, or the system does not tell how much memory is taken.
     """
-    dataset, limit = trainer.dataset, memory_limit(run)
-    if limit is None or dataset.budget is not None:
+    limit = memory_limit(run.config, run.world)
+    # of embedded samples any number fits
+    if limit is None or isinstance(trainer.dataset, PooledStepDataset):
         return
-    budget = measured_budget(run, limit)
-    trainer.dataset = replace(dataset, budget=budget)
-    if not is_tight(budget, dataset, run.material.split.train, run.config.optim.step_samples):
+    if trainer.dataset.budget is None:
+        trainer.dataset = replace(trainer.dataset, budget=measured_budget(run, limit))
+    assert trainer.dataset.budget is not None
+    settle_allocator(run, trainer.dataset.budget)
+
+
+def settle_allocator(run: Run, budget: MemoryBudget) -> None:
+    """Keep the memory of freed tensors, which is faster, unless steps come near the limit."""
+    if is_tight(budget, run.dataset, run.material.split.train, run.config.optim.step_samples):
+        if run.world.device.type == "cpu":
+            return_freed_memory()
+    else:
         keep_freed_memory()
 
 
-def memory_limit(run: Run) -> float | None:
-    """Bytes that a process of a run may take; None where nothing limits it."""
-    config, device = run.config, run.world.device
+def memory_limit(config: PretrainConfig | TrainConfig, world: World) -> float | None:
+    """Bytes that a process of a run may take; None where nothing limits it. Every rank calls this."""
     if config.memory.max_memory_gb is not None:
         return GB * config.memory.max_memory_gb
     limit = None
     if config.optim.batch_size == "auto":
-        free = torch.tensor([[float(free_memory(device))]], dtype=torch.float64, device=device)
-        least = float(run.world.gather(free, [1] * run.world.size).min())
-        limit = config.memory.max_memory_fraction * least / (1 if device.type == "cuda" else run.world.size)
+        free = torch.tensor([[float(free_memory(world.device))]], dtype=torch.float64, device=world.device)
+        least = float(world.gather(free, [1] * world.size).min())
+        limit = config.memory.max_memory_fraction * least / (1 if world.device.type == "cuda" else world.size)
     return limit
 
 
@@ -262,9 +273,20 @@ def measured_budget(run: Run, limit: float | None = None) -> MemoryBudget:
         return_freed_memory()
     frozen = isinstance(config, TrainConfig) and config.finetune.freeze_base
     masking = config.masking if isinstance(config, PretrainConfig) and config.losses.learns("nucleotide") else None
-    budget = MemoryBudget((1 - KEPT_FREE) * limit, predicted_cost(config.model, masking, frozen))
+    cost = predicted_cost(config.model, masking, frozen, _pads(run))
+    budget = MemoryBudget((1 - KEPT_FREE) * limit, cost, ceiling=limit)
     samples, most = run.material.split.train, config.optim.step_samples
     return calibrate(run.objective, run.model, run.dataset, samples, budget, most)
+
+
+def _pads(run: Run) -> bool:
+    """Whether samples go through the model padded to the largest of their batch."""
+    model, device = run.config.model, run.world.device
+    if run.config.runtime.compile_model and _compile_obstacle(device) is None:
+        return True
+    with run.material.compute.autocast():
+        head = model.embedding_dim // model.attention_heads
+        return device.type == "cuda" and not has_varlen(device, model.attn_implementation, head)
 
 
 def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:

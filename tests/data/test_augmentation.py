@@ -268,3 +268,30 @@ def test_rows_are_the_augmented_samples_one_by_one(study):
     for row, sample in enumerate((3, 9)):
         found = row_of(stacked, row)
         assert all(np.array_equal(*pair) for pair in zip(found, draws.counts(sample, 1), strict=True))
+
+
+@given(
+    counts=npst.arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 12)), elements=st.integers(0, 9)),
+    depth=st.none() | st.integers(1, 40),
+    limit=st.integers(0, 8),
+    mix=st.sampled_from([0.0, 0.9]),
+    epoch=st.integers(0, 9),
+)
+def test_no_sample_has_more_asvs_than_is_foretold(counts, depth, limit, mix, epoch):
+    counts[:, 0] += 1
+    labels = [str(row % 2) for row in range(len(counts))]
+    draws = draws_of(counts, mix=mix, labels=labels, rarefy_depth=depth, keep_shallow=depth is not None, max_asvs=limit)
+    rows = np.arange(len(counts))
+    for most, when in ((draws.most_asvs(rows), epoch), (draws.most_asvs(rows, mixed=False), FIXED)):
+        seen = [len(draws.choose(row, when, draws.counts(row, when))[0]) for row in rows.tolist()]
+        assert (np.array(seen) <= most).all()
+
+
+def test_depth_and_mixing_bound_the_asvs_of_a_sample():
+    rows = np.arange(4)
+    assert draws_of(mix=0.5, labels=LABELS).most_asvs(rows).tolist() == [10, 6, 7, 1]
+    assert draws_of(mix=0.5, labels=LABELS).most_asvs(rows, mixed=False).tolist() == [5, 3, 2, 1]
+    assert draws_of(mix=0.0, labels=LABELS).most_asvs(rows).tolist() == [5, 3, 2, 1]
+    shallow = {"rarefy_depth": 4, "keep_shallow": True}
+    assert draws_of(mix=0.5, labels=LABELS, **shallow).most_asvs(rows).tolist() == [4, 4, 4, 1]
+    assert draws_of(mix=0.5, labels=LABELS, max_asvs=6).most_asvs(rows).tolist() == [6, 6, 6, 1]

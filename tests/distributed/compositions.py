@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sharded_models
 import torch
 from together import ALONE, COMPILER, WEIGHTS, Result, gradient, prepare, relative, weights
@@ -27,9 +28,11 @@ from torch.utils.data import DataLoader
 
 from aam.config import DistributedConfig
 from aam.data.dataset import StepBatch, StepPlan
+from aam.data.packing import MemoryBudget
 from aam.models.transformer import Block, compile_blocks
-from aam.training.checkpoint import Checkpoint, write_checkpoint
+from aam.training.checkpoint import Checkpoint, CheckpointStore, write_checkpoint
 from aam.training.distributed import World, setup_distributed
+from aam.training.memory import LOWERED, Watch, predicted_cost
 from aam.training.optim import make_optimizer
 from aam.workflows.fit import Run
 
@@ -68,6 +71,8 @@ class Case:
     """Compile the blocks with this backend of torch.compile."""
     twin: Options | None = None
     """Strategy of the run it is held against; None for a process alone."""
+    share: float | None = None
+    """Of the memory of a step in one batch, what a process may take; the process alone may take all."""
 
     @property
     def in_half(self) -> bool:
@@ -81,6 +86,8 @@ def cases_of_two() -> Iterator[Case]:
         yield from exact_cases(name, strategy)
     for name, strategy in STRATEGIES.items():
         yield from more_cases(name, strategy)
+    for name, strategy in STRATEGIES.items():
+        yield Case(f"{name}, a budget of memory", strategy, share=0.2)
     for name, strategy in {"mixed": MIXED, "mixed, offloaded": {**MIXED, **OFFLOADED}}.items():
         for more in ({}, CHECKPOINTING, BF16):
             yield Case(f"fsdp {name} {sorted(more)}", strategy, more, dtype=torch.float32)
@@ -150,6 +157,18 @@ def plan_of(run: Run, batches: tuple[int, ...]) -> StepPlan:
 def load(run: Run, plan: StepPlan) -> StepBatch:
     loader = DataLoader(run.dataset, sampler=[plan], batch_size=None, num_workers=run.config.runtime.num_workers or 0)
     return next(iter(loader))
+
+
+def within(run: Run, case: Case) -> Run:
+    """Give a run a budget of memory that cuts the step of a case into several batches on each rank."""
+    assert case.share is not None
+    cost = predicted_cost(run.config.model, run.config.masking)
+    plan = plan_of(run, case.batches)
+    asvs = run.dataset.read(plan.samples, plan.epoch)
+    limit = case.share * cost.of_batch(len(np.unique(np.concatenate(asvs))), [len(each) for each in asvs])
+    run = replace(run, dataset=replace(run.dataset, budget=MemoryBudget(limit, cost)))
+    assert len(run.dataset[plan].micro) > 1
+    return run
 
 
 def take_step(run: Run, batches: tuple[int, ...]) -> Taken:
@@ -236,6 +255,8 @@ class Matrix:
         """Take the step of a case, and tell how far it is from what it should be."""
         expected = self.expected(case)
         run = self.run_of(case, self.world, **case.strategy, **case.options)
+        if case.share is not None:
+            run = within(run, case)
         with compiling(run.model, case.backend):
             taken = take_step(run, case.batches)
         bound = self.rounding(case) if case.in_half else EQUAL[case.dtype]
@@ -271,6 +292,33 @@ class Matrix:
         yield Result("graphs of known shapes", case.name, seen[-1] - seen[len(seen) // 2 - 1], 0)
 
 
+class Greedy:
+    """A meter of a process that takes too much, or nothing, in its first step."""
+
+    def __init__(self, peak: float) -> None:
+        self.taken = peak
+
+    def start(self) -> None:
+        pass
+
+    def peak(self) -> float:
+        return self.taken
+
+    def forget(self) -> None:
+        self.taken = 0.0
+
+
+def watched(folder: Path, world: World) -> Iterator[Result]:
+    """One rank takes more memory than it may, once: all cut the steps that follow into smaller batches."""
+    run = prepare(folder, "pretrain", world, torch.float32, **DDP, epochs=1, output_dir=folder / "watched")
+    cost = predicted_cost(run.config.model, run.config.masking)
+    trainer = run.trainer(CheckpointStore(folder / "watched" / "checkpoints"))
+    trainer.dataset = replace(run.dataset, budget=MemoryBudget(0.95, cost, 1.0))
+    trainer._make_watch = lambda: Watch(Greedy(2.0 if world.rank == 1 else 0.0), 1.0)
+    trainer.fit()
+    yield Result("limit", "watched", abs(trainer.dataset.budget.limit / 0.95 - LOWERED), 1e-12)
+
+
 def write_encoder(folder: Path, world: World) -> None:
     """Write the encoder that a frozen run begins from."""
     if world.is_main:
@@ -290,6 +338,7 @@ def results_of(folder: Path, world: World) -> Iterator[Result]:
                 yield from matrix.compare(case)
     if world.size == 2:
         yield from matrix.shapes("fsdp", FSDP)
+        yield from watched(folder, world)
         yield from sharded_models.entry_points(folder, world)
     if world.size == 4:
         yield from sharded_models.materialised(folder, world)

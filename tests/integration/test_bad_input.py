@@ -45,9 +45,11 @@ def pretrain(**changes: object) -> list[str]:
     return _command("pretrain", **{"table": "table.biom", "tree": "tree.nwk", "output_dir": "out", **SMALL, **changes})
 
 
+TARGET_FILES = {"table": "table.biom", "metadata": "metadata.tsv", "metadata_column": "acidity"}
+
+
 def train(**changes: object) -> list[str]:
-    options = {"table": "table.biom", "metadata": "metadata.tsv", "metadata_column": "acidity", "output_dir": "out"}
-    return _command("train", **{**options, **SMALL, **changes})
+    return _command("train", **{**TARGET_FILES, "output_dir": "out", **SMALL, **changes})
 
 
 def predict(**changes: object) -> list[str]:
@@ -679,6 +681,44 @@ AUGMENTATION = {
     "embeddings kept of an encoder that learns": Case(
         train(embedding_cache="kept", pretrained_encoder="pretrained"),
         ("--embedding-cache kept only has an effect with --freeze-base",),
+    ),
+    "steps cut by number and by memory": Case(
+        pretrain(batch_size="auto", accumulation_steps=2),
+        ("--accumulation-steps 2 and --batch-size auto", "give --target-effective-batch-size"),
+    ),
+    "samples of a step twice": Case(
+        pretrain(target_effective_batch_size=64),
+        ("--target-effective-batch-size 64 only has an effect with --batch-s",),
+    ),
+    "share of the memory without choosing by it": Case(
+        train(max_memory_fraction=0.5), ("--max-memory-fraction 0.5 only has an effect with --batch-size auto",)
+    ),
+    "share of the memory and a budget": Case(
+        pretrain(batch_size="auto", max_memory_fraction=0.5, max_memory_gb=1),
+        ("--max-memory-fraction 0.5 only has an effect with --batch-size auto and without --max-memory-gb",),
+    ),
+    "more than the whole memory": Case(
+        pretrain(batch_size="auto", max_memory_fraction=1.5),
+        ("'--max-memory-fraction': 1.5 is not in the range 0<x<=1",),
+    ),
+    "no memory": Case(pretrain(max_memory_gb=0), ("'--max-memory-gb': 0.0 is not in the range x>0",)),
+    "too little memory for a sample": Case(
+        pretrain(max_memory_gb=1e-5),
+        ("training samples take more memory than the 0.00 GB", "each by itself: S00", "a larger --max-memory-gb"),
+    ),
+    "too little memory to estimate within": Case(
+        [
+            *_command("estimate", ("train",), table="table.biom", metadata="metadata.tsv", metadata_column="acidity"),
+            "--max-memory-gb",
+            "1e-5",
+        ],
+        ("training samples take more memory than the 0.00 GB", "--max-asvs or --rarefy-depth"),
+    ),
+    "batch size in words": Case(pretrain(batch_size="many"), ("--batch-size", "many")),
+    "batch of nothing": Case(train(batch_size=0), ("--batch-size", "0")),
+    "a learning rate for batches of the free memory": Case(
+        _command("find-lr", table="table.biom", tree="tree.nwk", output_dir="out", batch_size="auto"),
+        ("--batch-size auto: find-lr measures no memory", "give their number"),
     ),
     "a memory profile of threads": Case(
         pretrain(memory_profile=True, data_parallel=True),

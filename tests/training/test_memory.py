@@ -1,18 +1,22 @@
 """Steps cut into batches that fit into the memory: the same losses and gradients."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from aam.data.dataset import StepPlan
+from aam.data.dataset import PooledStepDataset, StepPlan
 from aam.data.packing import MemoryBudget
 from aam.errors import InputError
 from aam.models.transformer import Block
-from aam.training.memory import calibrate, free_memory, meter_of, predicted_cost
+from aam.training.allocator import return_freed_memory
+from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
+from aam.training.memory import Watch, calibrate, free_memory, held_by_training, meter_of, predicted_cost
 from aam.training.trainer import Trainer
-from aam.workflows.fit import Run, limit_memory
+from aam.workflows import fit as workflow
+from aam.workflows.fit import Run, limit_memory, measured_budget
 from aam.workflows.pretrain import prepare_pretraining
 from aam.workflows.train import prepare_training
 
@@ -20,11 +24,22 @@ CPU = torch.device("cpu")
 on_linux = pytest.mark.skipif(not torch.sys.platform.startswith("linux"), reason="/proc tells the resident memory")
 
 
-def make_run(study, make_pretrain_config, make_train_config, task: str) -> Run:
+def write_encoder(study, make_pretrain_config, folder: Path) -> Path:
+    run = prepare_pretraining(study, make_pretrain_config())
+    config = run.config.model_dump(mode="json")
+    write_checkpoint(Checkpoint("pretrain", config, run.documents, run.model.state_dict()), folder / "encoder")
+    return folder / "encoder"
+
+
+def make_run(study, make_pretrain_config, make_train_config, task: str, folder: Path) -> Run:
     if task == "pretrain":
         return prepare_pretraining(study, make_pretrain_config(batch_size=24, faith_pd_weight=0.3))
-    categories = {"categorical_columns": "site,day", "categorical_fusion": "cross_attention"} if task == "site" else {}
-    return prepare_training(study, make_train_config(batch_size=24, count_weight=0.2, **categories))
+    options = {"count_weight": 0.2}
+    if task == "categories":
+        options |= {"categorical_columns": "site,habitat", "categorical_fusion": "cross_attention"}
+    if task == "frozen":
+        options |= {"freeze_base": True, "pretrained_encoder": write_encoder(study, make_pretrain_config, folder)}
+    return prepare_training(study, make_train_config(batch_size=24, **options))
 
 
 def gradient_of(run: Run, dataset) -> tuple[int, dict[str, float], torch.Tensor]:
@@ -37,11 +52,11 @@ def gradient_of(run: Run, dataset) -> tuple[int, dict[str, float], torch.Tensor]
     return len(step.micro), {name: float(value) for name, value in losses.items()}, torch.cat(pulls)
 
 
-@pytest.mark.parametrize("task", ["pretrain", "train"])
-def test_no_budget_changes_losses_or_gradient(study, make_pretrain_config, make_train_config, task: str):
-    run = make_run(study, make_pretrain_config, make_train_config, task)
+@pytest.mark.parametrize("task", ["pretrain", "train", "categories", "frozen"])
+def test_no_budget_changes_losses_or_gradient(study, make_pretrain_config, make_train_config, tmp_path, task: str):
+    run = make_run(study, make_pretrain_config, make_train_config, task, tmp_path)
     run.model.double()
-    if task == "train":
+    if task != "pretrain":
         table = run.objective.table
         run.objective.table = replace(table, value=table.value.double(), weight=table.weight.double())
     _, losses, gradient = gradient_of(run, run.dataset)
@@ -111,8 +126,105 @@ def test_the_meter_sees_what_was_freed():
     assert free_memory(CPU) > 10**8
 
 
+class Scripted:
+    """A meter that says what it is told to."""
+
+    def __init__(self, peaks: list[int]) -> None:
+        self.peaks = peaks
+
+    def start(self) -> None:
+        pass
+
+    def peak(self) -> int:
+        return self.peaks.pop(0)
+
+    def forget(self) -> None:
+        pass
+
+
+@on_linux
+def test_a_peak_is_forgotten_and_the_beginning_is_not():
+    return_freed_memory()
+    meter = meter_of(CPU)
+    watch = Watch(meter, 100_000_000)
+    torch.ones(50_000_000).sum()
+    assert watch.is_exceeded()
+    held = torch.ones(15_000_000)
+    assert not watch.is_exceeded()
+    assert meter.peak() >= held.nbytes * 0.95
+    torch.ones(50_000_000).sum()
+    watch.forget()
+    assert not watch.is_exceeded()
+
+
+def test_batches_are_smaller_from_where_a_step_took_too_much(study, make_pretrain_config, caplog, monkeypatch):
+    config = make_pretrain_config(batch_size=24, epochs=2, checkpoint_every=1)
+    run = prepare_pretraining(study, config)
+    cost = predicted_cost(run.config.model, run.config.masking)
+    plans = list(run.material.sampler(run.config))
+    whole = run.dataset[plans[0]].micro[0]
+    limit = 0.5 * cost.of_batch(len(whole.asv), (whole.count > 0).sum(1).tolist())
+    store = CheckpointStore(config.output.output_dir / "checkpoints", 9)
+    trainer = run.trainer(store)
+    trainer.dataset = replace(run.dataset, budget=MemoryBudget(limit, cost, limit / 0.95))
+    ceiling = limit / 0.95
+    peaks = [ceiling - 1, ceiling + 1, ceiling - 1, ceiling + 1]
+    monkeypatch.setattr("aam.training.trainer.meter_of", lambda _: Scripted(peaks))
+    seen = []
+    learn = trainer.train_step
+    monkeypatch.setattr(trainer, "train_step", lambda step: (seen.append(step), learn(step))[1])
+    trainer.fit()
+    assert [step.plan.step for step in seen] == [0, 1, 2, 3]
+    assert len([line for line in caplog.messages if line.startswith("step 2 took more than")]) == 1
+    assert len([line for line in caplog.messages if "took more than" in line]) == 1
+    limits = {
+        step: read_checkpoint(store.folder / f"step-{step:08d}", with_state=True).state["memory"]["limit"]
+        for step in (1, 2, 3, 4)
+    }
+    assert limits == pytest.approx({1: limit, 2: 0.9 * limit, 3: 0.9 * limit, 4: 0.81 * limit})
+    again = replace(run.dataset, budget=MemoryBudget(limits[2], cost))
+    assert [len(batch.sample) for batch in seen[2].micro] == [len(batch.sample) for batch in again[plans[2]].micro]
+    trainer.load_checkpoint(store.folder / "step-00000003")
+    assert trainer.dataset.budget.limit == limits[3]
+    assert trainer.dataset.budget.ceiling == ceiling
+
+
+def test_gradients_and_optimizer_are_counted(study, make_train_config, make_pretrain_config, tmp_path):
+    run = make_run(study, make_pretrain_config, make_train_config, "frozen", tmp_path)
+    held = held_by_training(run.model, CPU)
+    assert held.weights == 4 * sum(weight.numel() for weight in run.model.parameters())
+    learned = [weight for weight in run.model.parameters() if weight.requires_grad]
+    assert held.gradients == 4 * sum(weight.numel() for weight in learned) < held.weights
+    trainer = trainer_of(run)
+    trainer.train_step(run.dataset[run.material.sampler(run.config).plan_epoch(0)[0]])
+    states = trainer.optimizer.state_dict()["state"].values()
+    kept = sum(value.nbytes for state in states for name, value in state.items() if name != "step")
+    assert held.optimizer == kept
+
+
+@on_linux
+def test_a_calibration_holds_the_gradients(study, make_pretrain_config):
+    """A wide model on small batches: nearly all that training takes are weights, gradients and the optimizer."""
+    run = prepare_pretraining(study, make_pretrain_config(embedding_dim=768, attention_layers=2, max_asvs=4))
+    held = held_by_training(run.model, CPU)
+    budget = measured_budget(run, 4e9)
+    assert budget.ceiling == 4e9
+    assert budget.cost.fixed > 0.9 * (held.gradients + held.optimizer)
+
+
+def test_attention_of_all_pairs_and_padding_are_predicted(study, make_pretrain_config):
+    model = prepare_pretraining(study, make_pretrain_config()).config.model
+    plain = predicted_cost(model, None)
+    pairs = predicted_cost(model.model_copy(update={"attn_implementation": "math"}), None, padded=True)
+    assert (plain.paired, plain.padded) == (0.0, False)
+    # one layer and three in work, two heads, four bytes
+    assert pairs.paired == 4 * 2 * 4
+    assert pairs.padded
+    assert pairs.of_batch(0, [10, 5]) == 2 * pairs.sampled * 10 + 2 * 100 * pairs.paired
+
+
 def trainer_of(run: Run) -> Trainer:
-    return run.trainer(None)
+    return run.trainer(CheckpointStore(run.config.output.output_dir / "checkpoints"))
 
 
 def test_batches_are_halved_until_they_fit(study, make_pretrain_config, caplog):
@@ -159,4 +271,27 @@ def test_the_batch_is_chosen_by_the_free_memory(study, make_pretrain_config, cap
     plans = run.material.sampler(run.config).plan_epoch(0)
     assert [len(plan.samples) for plan in plans[:-1]] == [20] * (len(plans) - 1)
     assert len(trainer.dataset[plans[0]].micro) == 1
+    assert budget.ceiling == pytest.approx(budget.limit / 0.95)
     assert "a batch of the 20 largest samples fits into the memory, of the 20 of a step" in caplog.text
+
+
+def test_held_out_samples_are_fewer_where_little_memory_is_free(study, make_pretrain_config, monkeypatch):
+    monkeypatch.setattr(workflow, "free_memory", lambda _: 10**6)
+    run = prepare_pretraining(study, make_pretrain_config(batch_size="auto", target_effective_batch_size=32))
+    size = run.objective.held_out.batch_size
+    assert 1 <= size < 32
+    most = int(run.material.draws.most_asvs(run.material.split.val, mixed=False).max())
+    shallow = predicted_cost(run.config.model, None, frozen=True)
+    assert size * shallow.of_batch(0, [most]) <= 0.25 * 0.8 * 10**6
+
+
+def test_embedded_samples_need_no_budget(study, make_pretrain_config, make_train_config, tmp_path):
+    encoder = write_encoder(study, make_pretrain_config, tmp_path)
+    options = {"freeze_base": True, "pretrained_encoder": encoder, "rarefaction": "fixed", "max_memory_gb": 1e-3}
+    run = prepare_training(study, make_train_config(batch_size=24, **options))
+    assert isinstance(run.dataset, PooledStepDataset)
+    trainer = trainer_of(run)
+    limit_memory(run, trainer)
+    assert trainer.dataset.budget is None
+    plan = run.material.sampler(run.config).plan_epoch(0)[0]
+    assert [len(batch.sample) for batch in replace(run.dataset, pieces=4)[plan].micro] == [6, 6, 6, 6]

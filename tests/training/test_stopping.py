@@ -136,6 +136,8 @@ def test_one_process_agrees_with_itself_at_once(sound, finite, broken, stop, wri
     plan = object()
     agreement.report(plan, sound, finite, stop, written)
     assert agreement.verdicts(wait) == [Verdict(plan, broken, stop, written)]
+    agreement.report(plan, sound, finite, stop, written, exceeded=True)
+    assert agreement.verdicts(wait) == [Verdict(plan, broken, stop, written, exceeded=True)]
     assert agreement.verdicts(wait=True) == []
 
 
@@ -143,7 +145,7 @@ class Ranks(World):
     """Rank 0, which knows what the others say."""
 
     def gather(self, rows, sizes):
-        assert rows.shape == (1, 4)
+        assert rows.shape == (1, 5)
         assert rows.dtype == torch.uint8
         return torch.stack([rows[0], *(torch.tensor(flags, dtype=torch.uint8) for flags in self.others)])
 
@@ -151,11 +153,11 @@ class Ranks(World):
 @pytest.mark.parametrize(
     ("others", "broken", "stop", "written"),
     [
-        ([(1, 1, 0, 1), (1, 1, 0, 1)], None, False, True),
-        ([(1, 1, 0, 1), (1, 1, 1, 0)], None, True, False),
-        ([(1, 0, 0, 1), (1, 0, 0, 1)], 1, False, True),
-        ([(1, 0, 0, 1), (0, 0, 0, 1)], 2, False, True),  # the one that it began with
-        ([(0, 0, 0, 1), (0, 1, 0, 1)], 1, False, True),
+        ([(1, 1, 0, 1, 0), (1, 1, 0, 1, 0)], None, False, True),
+        ([(1, 1, 0, 1, 0), (1, 1, 1, 0, 1)], None, True, False),
+        ([(1, 0, 0, 1, 0), (1, 0, 0, 1, 1)], 1, False, True),
+        ([(1, 0, 0, 1, 0), (0, 0, 0, 1, 0)], 2, False, True),  # the one that it began with
+        ([(0, 0, 0, 1, 0), (0, 1, 0, 1, 0)], 1, False, True),
     ],
 )
 def test_what_one_rank_meets_all_know(others, broken, stop, written):
@@ -163,4 +165,5 @@ def test_what_one_rank_meets_all_know(others, broken, stop, written):
     world.others = others
     agreement = Agreement(world)
     agreement.report(None, NUMBER, NUMBER, False, True)
-    assert agreement.verdicts() == [Verdict(None, broken, stop, written)]
+    exceeded = any(flags[4] for flags in others)
+    assert agreement.verdicts() == [Verdict(None, broken, stop, written, exceeded)]

@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from aam.data.packing import MemoryBudget
 from aam.errors import InputError
 from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
+from aam.training.memory import predicted_cost
 from aam.training.monitor import Monitor
+from aam.training.objective import PretrainObjective
 from aam.training.parallel import Parallel
 from aam.training.trainer import Trainer, TrainingDivergedError
 from aam.workflows import fit as workflow
@@ -105,6 +108,37 @@ def test_a_resumed_pretraining_is_the_uninterrupted_one(study, make_pretrain_con
         assert max(steps) < 32  # it stopped early: else the case would show nothing
     else:
         assert steps == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 12]
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_run_goes_on_with_the_batches_that_it_had(study, make_pretrain_config, tmp_path, monkeypatch, pieces: int):
+    """What a run measured, and into how many pieces it cut batches, are those of the checkpoint."""
+    cuts = []
+
+    def measured(run: Run, limit: float) -> MemoryBudget:
+        cost = predicted_cost(run.config.model, run.config.masking)
+        assert limit == 0.5e9
+        return MemoryBudget(cost.of(45, 60), cost)
+
+    def prepare(**more) -> Run:
+        run = prepare_pretraining(study, make_pretrain_config(batch_size=12, max_memory_gb=0.5, epochs=4, **more))
+        if more.get("resume"):
+            monkeypatch.setattr(workflow, "measured_budget", None)
+            return run
+        monkeypatch.setattr(workflow, "measured_budget", measured)
+        return replace(run, dataset=replace(run.dataset, pieces=pieces))
+
+    backward = PretrainObjective.backward
+
+    def watched(objective, step, scale):
+        cuts.append((step.plan.step, step.pieces, [len(batch.sample) for batch in step.micro]))
+        return backward(objective, step, scale)
+
+    monkeypatch.setattr(PretrainObjective, "backward", watched)
+    compare_resumed(prepare, tmp_path, [(4, False), (7, True)])
+    assert {of_step for _, of_step, _ in cuts} == {pieces}
+    assert max(len(sizes) for _, _, sizes in cuts) > pieces
+    assert len({repr(cut) for cut in cuts}) == 12  # the same every time
 
 
 @pytest.mark.parametrize(
