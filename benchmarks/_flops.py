@@ -18,9 +18,9 @@ AT_LEAST = 0.02
 def flops_of(function: Callable[[], object]) -> int:
     """Count the operations of the matrix products and the attention of a call, forward and backward.
 
-    What the call computes twice counts twice: with gradient checkpointing, and the scores of fused attention. Elementwise
-    operations do not count, as is usual for the utilisation of a device. Compiled code is not seen: count the same call
-    uncompiled.
+    What the call computes twice counts twice: scores of fused attention (all with gradient checkpointing).
+    Elementwise operations do not count, as is usual for the utilisation of a device. Compiled code is not seen: count
+    the same call uncompiled.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
     with counter:

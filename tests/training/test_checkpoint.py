@@ -343,6 +343,28 @@ def test_an_optimizer_resumes_bit_for_bit(tmp_path: Path, scheduler: str, stop: 
     assert found[1] == expected[1]
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_state_of_a_fused_optimizer_is_that_of_a_plain_one(fused: bool) -> None:
+    """Checkpoints of aam before its optimizer was fused are such ones."""
+    model, optimizer, schedule = begun = training(1)
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    train(*begun, range(5))
+    tensors, groups = flatten_optimizer(optimizer, model)
+    other, plain, course = resumed = training(2)
+    for group in plain.param_groups:
+        group["fused"] = not fused
+    other.load_state_dict(model.state_dict())
+    load_optimizer(plain, other, tensors, groups)
+    course.load_state_dict(schedule.state_dict())
+    assert [group["fused"] for group in plain.param_groups] == len(groups) * [not fused]
+    assert same_tensors(flatten_optimizer(plain, other)[0], tensors)
+    train(*begun, range(5, 12))
+    train(*resumed, range(5, 12))
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
 def test_an_optimizer_of_other_parameters_is_refused() -> None:
     model, optimizer, _ = training(1)
     tensors, groups = flatten_optimizer(optimizer, model)

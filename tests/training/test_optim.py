@@ -56,7 +56,7 @@ def test_only_matrices_of_layers_decay() -> None:
     ]
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
     assert decayed["lr"] == plain["lr"] == 0.01
-    assert not decayed["fused"]
+    assert decayed["fused"]
 
 
 def test_a_step_decays_matrices_and_leaves_vectors_without_gradient() -> None:
