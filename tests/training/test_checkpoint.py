@@ -355,7 +355,7 @@ def test_the_state_of_a_fused_optimizer_is_that_of_a_plain_one(fused: bool) -> N
     for group in plain.param_groups:
         group["fused"] = not fused
     other.load_state_dict(model.state_dict())
-    load_optimizer(plain, other, tensors, groups)
+    load_optimizer(plain, other, {name: tensor.clone() for name, tensor in tensors.items()}, groups)
     course.load_state_dict(schedule.state_dict())
     assert [group["fused"] for group in plain.param_groups] == len(groups) * [not fused]
     assert same_tensors(flatten_optimizer(plain, other)[0], tensors)
