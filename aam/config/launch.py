@@ -21,6 +21,11 @@ def launched_world_size() -> int:
     return _number("WORLD_SIZE", 1)
 
 
+def launched_local_world_size() -> int:
+    """Number of processes of the run on this machine (``LOCAL_WORLD_SIZE``); 1 without a launcher."""
+    return _number("LOCAL_WORLD_SIZE", 1)
+
+
 def restart_count() -> int:
     """How often `torchrun --max-restarts` has started the processes anew (``TORCHELASTIC_RESTART_COUNT``)."""
     return _number("TORCHELASTIC_RESTART_COUNT", 0)

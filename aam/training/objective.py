@@ -247,7 +247,7 @@ class PretrainObjective:
 
     def embed_held_out(self) -> Tensor:
         """Embed all held-out samples, in their order, on every rank: [held-out samples, D]; each once, on one rank."""
-        workers = self.config.runtime.num_workers
+        workers = self.config.runtime.num_workers or 0
         return embed_samples(self.model, self.nucleotides, self.held_out, self.compute, workers)
 
     def compare_pairs(self, embedding: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

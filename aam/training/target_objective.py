@@ -187,7 +187,7 @@ class TargetObjective:
         outputs: list[Tensor] = []
         sums = torch.zeros(2, dtype=torch.float64, device=self.compute.device)
         genuine = torch.from_numpy(self.parallel.world.share(len(self.held_out.samples)).genuine).to(sums.device)
-        workers = self.config.runtime.num_workers
+        workers = self.config.runtime.num_workers or 0
         for batch, asvs in self._embedded_held_out(workers):
             start = sum(len(rows) for rows in outputs)
             categories = self.table.categories_of(batch.sample)

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
 
 from aam.config import PretrainConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
 from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.agreement import Agreement, Verdict
 from aam.training.divided import own_part
+from aam.training.loading import step_loader
 from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule, own_rates
 from aam.training.run_checkpoints import RunCheckpoints
-from aam.training.signals import shield_worker, stop_signals
+from aam.training.signals import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Trainer:
         self.model.train()
         settles = self.objective.parallel.settles
         with stop_signals() as request:
-            for step in self._loader(sampler):
+            for step in step_loader(self.dataset, sampler, self.config.runtime, self.compute.device):
                 if self._is_exhausted():
                     logger.info("no better %s in %d validations: stopped early", self.best_metric, self.progress.stale)
                     break
@@ -210,16 +210,6 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
-
-    def _loader(self, sampler: AddressedSampler) -> DataLoader[StepBatch]:
-        return DataLoader(
-            self.dataset,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=self.config.runtime.num_workers,
-            pin_memory=self.compute.device.type == "cuda",
-            worker_init_fn=shield_worker,
-        )
 
     def _log_losses(self, step: StepBatch, losses: Mapping[str, Tensor], rate: float) -> None:
         if step.plan.closes_epoch or self._is_due(self.config.output.log_every):

@@ -31,7 +31,7 @@ def embed(config: EmbedConfig) -> None:
         trained = restore(config.trained.checkpoint)
         study = load_study(config.inputs, trained.config.sampling)
         compute = Compute.of(world, config.runtime)
-        samples = embed_study(trained, study, config.inference.batch_size, compute, config.runtime.num_workers)
+        samples = embed_study(trained, study, config.inference.batch_size, compute, config.runtime.num_workers or 0)
         _write(with_left_out(samples, study), config.inference.output, world)
         if config.asvs.asv is not None:
             _write(embed_study_asvs(trained, study, compute), config.asvs.asv, world)

@@ -39,7 +39,7 @@ def explain(config: ExplainConfig) -> None:
             logger.warning("the model has the one categorical column %s: every weight is 1", columns[0])
         study = load_study(config.inputs, trained.config.sampling)
         compute = Compute.of(world, config.runtime)
-        parts = attention_parts(trained, study, config.inference.batch_size, compute, config.runtime.num_workers)
+        parts = attention_parts(trained, study, config.inference.batch_size, compute, config.runtime.num_workers or 0)
         _write(parts, columns, config, world)
         world.barrier()  # a launcher may end the others when the first has ended
 

@@ -14,6 +14,7 @@ from aam.config import FindLrConfig, PretrainFindLrConfig
 from aam.data.dataset import StepBatch
 from aam.errors import InputError
 from aam.evaluation.figures import figure
+from aam.training.loading import step_loader
 from aam.training.optim import make_optimizer
 from aam.workflows.fit import Run
 from aam.workflows.folder import check_folder, open_folder
@@ -86,7 +87,7 @@ def _steps(run: Run, count: int) -> DataLoader[StepBatch]:
     epochs = math.ceil(count / run.material.sampler(run.config).steps_per_epoch)
     long_enough = run.config.model_copy(update={"optim": optim.model_copy(update={"epochs": epochs})})
     sampler = run.material.sampler(long_enough)
-    return DataLoader(run.dataset, sampler=sampler, batch_size=None, num_workers=runtime.num_workers)
+    return step_loader(run.dataset, sampler, runtime, run.material.compute.device)
 
 
 def smooth(losses: FloatArray) -> FloatArray:

@@ -37,7 +37,8 @@ def predict(config: PredictConfig) -> None:
             )
         study = load_study(config.inputs, trained.config.sampling)
         compute = Compute.of(world, config.runtime)
-        predictions = predict_study(trained, study, config.inference.batch_size, compute, config.runtime.num_workers)
+        workers = config.runtime.num_workers or 0
+        predictions = predict_study(trained, study, config.inference.batch_size, compute, workers)
         if world.is_main:
             write_table(with_left_out(predictions, study), output)
             logger.info("wrote %s", output)

@@ -67,7 +67,7 @@ def _report(run: Run, config: TrainConfig, folder: Path) -> None:
         objective.nucleotides,
         held_out,
         objective.compute,
-        config.runtime.num_workers,
+        config.runtime.num_workers or 0,
         objective.table.categories,
     )
     if run.world.is_main:
