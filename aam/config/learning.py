@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from aam.config.base import Fraction, NonNegative, Positive, Section, flag
 
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
-MixedPrecision = Literal["none", "bf16", "fp16"]
+MixedPrecision = Literal["none", "bf16", "fp16", "auto"]
 CountEmbedding = Literal["add", "concat", "film", "none"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
 EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
@@ -186,7 +186,7 @@ class MachineConfig(Section):
     num_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that prepare batches beside the main one. Default: 2 for training on a GPU, else 0."""
     mixed_precision: MixedPrecision = "none"
-    """Lower precision where it is safe: bf16 or fp16 (fp16 on GPUs only)."""
+    """Lower precision where it is safe: bf16 or fp16 (fp16 on GPUs only); auto: bf16 where the device is faster so."""
     tf32: bool = True
     """Allow TF32 matrix products on GPUs that have them (never for distances)."""
 

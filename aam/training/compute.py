@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from aam.config import MachineConfig
+from aam.config import MachineConfig, MixedPrecision
 from aam.errors import InputError
 from aam.training.distributed import World
+from aam.training.hardware import bf16_is_fast
 
 CPU = torch.device("cpu")
+
+Precision = Literal["none", "bf16", "fp16"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,16 +36,17 @@ class Compute:
 
     @classmethod
     def of(cls, world: World, config: MachineConfig) -> "Compute":
-        """Take the precision from the config.
+        """Take the precision from the config; ``auto`` is settled for the device of this process.
 
         Raises:
             InputError: fp16 on a CPU, where small gradients are lost and nothing is gained.
         """
-        if config.mixed_precision == "fp16" and world.device.type == "cpu":
+        precision = settled_precision(config.mixed_precision, world.device)
+        if precision == "fp16" and world.device.type == "cpu":
             raise InputError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or none")
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
-        return cls(world, _DTYPES.get(config.mixed_precision))
+        return cls(world, _DTYPES.get(precision))
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context in which the model's forward pass runs."""
@@ -50,6 +55,13 @@ class Compute:
     def scaler(self) -> torch.amp.GradScaler:
         """Scaler of the loss, which does something for fp16 alone."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+def settled_precision(asked: MixedPrecision, device: torch.device) -> Precision:
+    """Choose the precision where that is left to the device, which must not be asked again when a run is resumed."""
+    if asked == "auto":
+        return "bf16" if bf16_is_fast(device) else "none"
+    return asked
 
 
 @contextmanager

@@ -124,6 +124,17 @@ def device_for(
     return torch.device("cuda", index)
 
 
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 by instructions of its own.
+
+    Where it does a training step is faster in bfloat16 (``benchmarks/step_variants.py``); where it does not PyTorch
+    converts every number there and back.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def describe(build: Build, device: torch.device) -> str:
     """Describe device and build in one line for the log."""
     torch_version = f"PyTorch {torch.__version__}"

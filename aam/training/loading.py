@@ -1,6 +1,7 @@
 """Batches of training, prepared while the device computes."""
 
 import os
+import sys
 from typing import Final
 
 import torch
@@ -46,5 +47,5 @@ def default_workers(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(0, min(GPU_WORKERS, cores // launched_local_world_size() - 1))

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aam.config import ModelConfig, PretrainConfig, TrainConfig
+from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
 from aam.data.augmentation import Augmentation, Mixing
 from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
 from aam.data.rarefaction import SampleDraws
@@ -21,7 +21,7 @@ from aam.data.whole_files import whole_file
 from aam.errors import InputError
 from aam.models.transformer import check_attention, compile_blocks
 from aam.training.checkpoint import CheckpointStore, Kind
-from aam.training.compute import Compute
+from aam.training.compute import Compute, settled_precision
 from aam.training.distributed import World
 from aam.training.hardware import Build, advise_attention, compile_allowed, describe
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
@@ -30,9 +30,12 @@ from aam.training.parallel import check_compiler
 from aam.training.run_checkpoints import Identity, RunCheckpoints
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
+from aam.workflows.restore import resumed_config
 from aam.workflows.tables import write_table
 
 logger = logging.getLogger(__name__)
+
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +125,29 @@ def gather_material(
         )
     logger.info("computing on %s", describe(Build.of_torch(), compute.device))
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
+
+
+def settle_precision(config: AnyConfig, command: Kind, world: World) -> AnyConfig:
+    """Choose the precision where it is left to the device: as rank 0 does, or as it was when the run was begun.
+
+    Raises:
+        InputError: the checkpoint to resume from is damaged.
+    """
+    if config.runtime.mixed_precision != "auto":
+        return config
+    precision, reason = world.on_main(lambda: _choose_precision(config, command, world.device))
+    logger.info("--mixed-precision auto: %s, %s", precision, reason)
+    runtime = config.runtime.model_copy(update={"mixed_precision": precision})
+    return config.model_copy(update={"runtime": runtime})
+
+
+def _choose_precision(config: AnyConfig, command: Kind, device: torch.device) -> tuple[MixedPrecision, str]:
+    begun = resumed_config(type(config), command, config.output)
+    if begun is not None:
+        return begun.runtime.mixed_precision, "as the run was begun"
+    precision = settled_precision("auto", device)
+    name = "GPU" if device.type == "cuda" else "processor"
+    return precision, f"since the {name} has {'no ' if precision == 'none' else ''}instructions for it"
 
 
 def resolved_model(config: ModelConfig, material: Material) -> ModelConfig:

@@ -120,8 +120,18 @@ def resumed_model(output: OutputConfig) -> ModelConfig | None:
     Raises:
         InputError: the checkpoint is damaged.
     """
+    last = resumed_config(TrainConfig, "train", output)
+    return None if last is None else last.model
+
+
+def resumed_config(kind: type[AnyConfig], command: Kind, output: OutputConfig) -> AnyConfig | None:
+    """The config that a run to resume has in its last checkpoint; None where there is none.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
     last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
-    return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train", with_weights=False)).model
+    return None if last is None else _config(kind, read_checkpoint(last, kind=command, with_weights=False))
 
 
 def restore(path: Path) -> Restored:

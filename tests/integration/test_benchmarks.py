@@ -1,6 +1,7 @@
 """The benchmarks run, at small sizes; what they measure is not judged here."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,16 @@ def test_waiting_for_batches(real_data: Path, tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert [(line["workers"], line["is_default"]) for line in figures] == [(0, True), (1, False)]
     assert all(0 < line["share"] < 1 for line in figures)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+def test_variants_of_a_step(real_data: Path, tmp_path: Path) -> None:
+    words = ["--data", real_data, "--study", "tiny_moving_pictures", "--widths", "8", "--batch-size", "4"]
+    words += ["--batches", "1", "--rounds", "1", "--device", "cpu", "--json", tmp_path / "figures.json"]
+    assert "fused_ms" in run("step_variants.py", *words)
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    variants = [line["variant"] for line in figures["steps"]]
+    assert variants == ["float32", "bf16", "float32, compiled", "bf16, compiled"]
+    assert [line["graphs"] > 0 for line in figures["steps"]] == [False, False, True, True]
+    assert figures["adamw"][0]["fused_ms"] > 0

@@ -6,6 +6,7 @@ from aam.training.hardware import (
     Build,
     advise_attention,
     backend_for,
+    bf16_is_fast,
     compile_allowed,
     describe,
     device_for,
@@ -129,3 +130,16 @@ def test_the_log_says_what_computes():
     assert "4 GPU(s) visible" in line
     assert "CUDA 12.8" in describe(CUDA, torch.device("cuda", 0))
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
+def test_bf16_is_fast_where_the_processor_has_instructions_for_it(monkeypatch, avx512: bool, amx: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert bf16_is_fast(torch.device("cpu")) == (avx512 or amx)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_fast_where_the_gpu_does_not_emulate_it(monkeypatch, native: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert bf16_is_fast(torch.device("cuda")) == native

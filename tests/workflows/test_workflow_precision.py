@@ -1,0 +1,56 @@
+"""`--mixed-precision auto`: chosen once for a run, and stored with it."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from aam.config import PretrainConfig
+from aam.training import compute
+from aam.training.checkpoint import read_checkpoint
+from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining, pretrain
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Give the processor instructions for bfloat16, or take them away."""
+    return lambda fast: monkeypatch.setattr(compute, "bf16_is_fast", lambda device: fast)
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "none")])
+def test_auto_is_what_the_processor_is_fast_at(pretrain_options, tmp_path, processor, caplog, fast, expected):
+    processor(fast)
+    with caplog.at_level(logging.INFO):
+        for precision in ("auto", expected):
+            options = pretrain_options(tmp_path / precision, epochs=1, mixed_precision=precision)
+            pretrain(PretrainConfig.from_flat(options))
+    assert f"--mixed-precision auto: {expected}, since the processor has" in caplog.text
+    assert read_checkpoint(tmp_path / "auto").config["runtime"]["mixed_precision"] == expected
+    assert json.loads((tmp_path / "auto/config.json").read_text())["runtime"]["mixed_precision"] == "auto"
+    runs = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("auto", expected)]
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(("before", "expected"), [(True, torch.bfloat16), (False, None)])
+def test_a_resumed_run_keeps_what_was_chosen(pretrain_options, tmp_path, processor, caplog, before, expected):
+    processor(before)
+    options = pretrain_options(tmp_path / "run", epochs=1, mixed_precision="auto")
+    pretrain(PretrainConfig.from_flat(options))
+    processor(not before)
+    config = PretrainConfig.from_flat({**options, "resume": True})
+    with caplog.at_level(logging.INFO):
+        run = prepare_pretraining(load_pretraining_study(config), config)
+    assert run.material.compute.dtype is expected
+    assert "as the run was begun" in caplog.text
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_embedding_chooses_for_itself(pretrained, study_folder, aam, tmp_path, processor, fast):
+    processor(fast)
+    options = {"checkpoint": pretrained, "table": study_folder / "table.biom", "device": "cpu"}
+    for precision in ("auto", "bf16", "none"):
+        assert aam("embed", **options, mixed_precision=precision, output=tmp_path / f"{precision}.tsv") == 0
+    automatic, half, whole = ((tmp_path / f"{name}.tsv").read_bytes() for name in ("auto", "bf16", "none"))
+    assert half != whole
+    assert automatic == (half if fast else whole)
