@@ -9,6 +9,7 @@ from aam.config.base import Fraction, NonNegative, Positive, Section, flag
 
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
 MixedPrecision = Literal["none", "bf16", "fp16", "auto"]
+SampleAttention = Literal["full", "induced"]
 CountEmbedding = Literal["add", "concat", "film", "none"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
 EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
@@ -42,6 +43,10 @@ class ModelConfig(Section):
     """Transformer layers of each level (nucleotides, ASVs)."""
     feedforward_ratio: Positive = 4
     """Width of the hidden layer of each block, as a multiple of --embedding-dim."""
+    sample_attention: SampleAttention = "full"
+    """How ASVs of a sample see one another: each sees all (full), or through a few points (induced), for thousands."""
+    induced_points: Positive = 32
+    """Learned points through which ASVs see one another with --sample-attention induced."""
     count_embedding: CountEmbedding = "add"
     """How abundance joins each ASV of a sample: add to it, concat beside it, film (scale and shift it), or none."""
     max_bp: Positive | None = None
@@ -65,6 +70,12 @@ class ModelConfig(Section):
             raise ValueError(
                 f"--embedding-dim {self.embedding_dim} is not a multiple of --attention-heads {self.attention_heads}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _points_are_of_induced_attention(self) -> Self:
+        if self.sample_attention != "induced":
+            self._refuse_unused("induced_points", "--sample-attention induced")
         return self
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aam.config import ModelConfig
+from aam.models.induced import InducedAttention
 from aam.models.initial import Linear
 from aam.models.pooling import AttentionPooling
-from aam.models.transformer import Transformer
+from aam.models.transformer import SelfAttention, Transformer
 from aam.models.types import SampleOutput
 
 
@@ -61,7 +62,8 @@ class SampleEncoder(nn.Module):
         self.abundance = None if self.joins == "none" else AbundanceEmbedding(width, outputs)
         self.join = Linear(2 * width, width, std=width**-0.5) if self.joins == "concat" else None
         self.input_norm = nn.LayerNorm(width)
-        self.transformer = Transformer(config, config.sample_dropout)
+        attention = InducedAttention if config.sample_attention == "induced" else SelfAttention
+        self.transformer = Transformer(config, config.sample_dropout, attention=attention)
         self.pooling = AttentionPooling(width, config.attention_heads)
 
     def forward(

@@ -54,7 +54,7 @@ def check_attention(implementation: AttnImplementation, device: torch.device, pr
         raise InputError("--attn-implementation flash needs half precision on a GPU: add --mixed-precision bf16")
 
 
-def _residual_std(inputs: int, config: ModelConfig) -> float:
+def residual_std(inputs: int, config: ModelConfig) -> float:
     """Deviation that keeps the variance, scaled down with depth for residual branches (Radford et al. 2019)."""
     std: float = (2 * config.attention_layers * inputs) ** -0.5
     return std
@@ -69,7 +69,7 @@ class SelfAttention(nn.Module):
         self.implementation = config.attn_implementation
         width = config.embedding_dim
         self.qkv = Linear(width, 3 * width, std=width**-0.5, bias=False)
-        self.output = Linear(width, width, std=_residual_std(width, config), bias=False)
+        self.output = Linear(width, width, std=residual_std(width, config), bias=False)
 
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
         """Mix positions: [R, N, D] -> [R, N, D]; ``attend``: bool [R, 1, 1, N], False where padding."""
@@ -94,7 +94,7 @@ class FeedForward(nn.Module):
         super().__init__()
         hidden = config.feedforward_ratio * config.embedding_dim
         self.expand = Linear(config.embedding_dim, hidden, std=config.embedding_dim**-0.5, bias=False)
-        self.contract = Linear(hidden, config.embedding_dim, std=_residual_std(hidden, config), bias=False)
+        self.contract = Linear(hidden, config.embedding_dim, std=residual_std(hidden, config), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position by itself."""
@@ -108,17 +108,20 @@ class Block(nn.Module):
     However many rows there are, it is called once a pass: where it is sharded, every process must call it as often.
     """
 
-    def __init__(self, config: ModelConfig, dropout: float, chunk: int | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, dropout: float, chunk: int | None = None, attention: "Attention | None" = None
+    ) -> None:
         """Build the block.
 
         Args:
             config: shape of the network.
             dropout: of what is added to the input.
             chunk: rows that are transformed together, which bounds the memory; None for all.
+            attention: makes what mixes positions, called as `SelfAttention`, which is the default.
         """
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.embedding_dim)
-        self.attention = SelfAttention(config)
+        self.attention = (attention or SelfAttention)(config)
         self.feedforward_norm = nn.LayerNorm(config.embedding_dim)
         self.feedforward = FeedForward(config)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
@@ -150,6 +153,7 @@ class Block(nn.Module):
 
 
 Transform = Callable[[Block, Tensor, Tensor | None], Tensor]
+Attention = Callable[[ModelConfig], nn.Module]
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -167,10 +171,12 @@ def compile_blocks(model: nn.Module) -> None:
 class Transformer(nn.Module):
     """A stack of blocks and a final norm."""
 
-    def __init__(self, config: ModelConfig, dropout: float, chunk: int | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, dropout: float, chunk: int | None = None, attention: Attention | None = None
+    ) -> None:
         """Build the stack; see `Block`."""
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config, dropout, chunk) for _ in range(config.attention_layers))
+        self.blocks = nn.ModuleList(Block(config, dropout, chunk, attention) for _ in range(config.attention_layers))
         self.norm = nn.LayerNorm(config.embedding_dim)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:

@@ -34,6 +34,8 @@ SHAPE = (
     "feedforward_ratio",
     "nucleotide_patch",
     "count_embedding",
+    "sample_attention",
+    "induced_points",
 )
 """Options of the model that pretrained weights fix."""
 LEFT_BEHIND = ("faith_pd_head.", "taxonomy_head.")

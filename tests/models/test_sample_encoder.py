@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,13 @@ from aam.config import ModelConfig
 from aam.models.sample_encoder import SampleEncoder
 
 exact = {"rtol": 1e-10, "atol": 1e-10}
+
+
+@pytest.fixture(scope="module", params=["full", "induced"])
+def make_config(make_config, request) -> Callable[..., ModelConfig]:
+    """All that is said here holds of both ways in which ASVs see one another."""
+    attention = {"sample_attention": request.param} | ({"induced_points": 3} if request.param == "induced" else {})
+    return lambda **options: make_config(**attention, **options)
 
 
 def encoder(config: ModelConfig) -> SampleEncoder:
