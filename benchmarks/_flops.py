@@ -1,82 +1,73 @@
-"""How many floating-point operations a computation makes, and how many a device can make in a second.
+"""How many floating-point operations a step takes, and how many a second the machine gives.
 
-Shapes: a product of [M, K] and [K, N] makes 2 x M x K x N operations.
+Shapes: R rows, N positions, H heads, E width of a head, D width, T rows of a product.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
-ATTEMPTS = 5
-AT_LEAST = 0.02
-"""Seconds that one attempt takes: shorter ones measure the clock."""
+from aam.config import ModelConfig
+
+Product = tuple[int, int, int]
+"""Sizes (m, k, n) of a matrix product [m, k] x [k, n]: 2 m k n operations."""
 
 
 def flops_of(function: Callable[[], object]) -> int:
-    """Count the operations of the matrix products and the attention of a call, forward and backward.
-
-    What the call computes twice counts twice: scores of fused attention (all with gradient checkpointing).
-    Elementwise operations do not count, as is usual for the utilisation of a device. Compiled code is not seen: count
-    the same call uncompiled.
-    """
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    with counter:
+    """Floating-point operations of the matrix products and attentions of a call, backward passes included."""
+    cpu = torch.ops.aten
+    kernels = {
+        cpu._scaled_dot_product_flash_attention_for_cpu: _attention,
+        cpu._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
         function()
     return counter.get_total_flops()
 
 
-def matmul_rate(shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype, device: torch.device) -> float:
-    """Measure what a device reaches in matrix products alone, in operations per second.
+def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    """Scores and means: two products of [R, H, N, E]."""
+    rows, heads, positions, width = query
+    return 4 * rows * heads * positions * key[2] * width
 
-    Args:
-        shapes: M, K and N of each product; the rate is that of all of them, one after another.
-        dtype: of the factors.
-        device: where; products run with as many threads as torch has now.
 
-    Returns:
-        The best of several attempts: other processes of the machine only ever add time.
-    """
-    factors = [
-        (torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype))
-        for m, k, n in shapes
-    ]
-    flops = sum(2 * m * k * n for m, k, n in shapes)
+def _attention_backward(_: Sequence[int], query: Sequence[int], key: Sequence[int], *__: Any, **___: Any) -> int:
+    """Scores again, and the gradients of scores, queries, keys and values: five products (Dao et al. 2022)."""
+    return 5 * _attention(query, key) // 2
 
-    def multiply(repeats: int) -> float:
+
+def products_of(config: ModelConfig, rows: int) -> list[Product]:
+    """The products of a block and of its gradient, of so many positions at once."""
+    width, hidden = config.embedding_dim, config.feedforward_ratio * config.embedding_dim
+    maps = [(width, 3 * width), (width, width), (width, hidden), (hidden, width)]
+    forward = [(rows, inputs, outputs) for inputs, outputs in maps]
+    of_inputs = [(rows, outputs, inputs) for inputs, outputs in maps]
+    of_weights = [(outputs, rows, inputs) for inputs, outputs in maps]
+    return forward + of_inputs + of_weights
+
+
+def matmul_rate(products: Sequence[Product], dtype: torch.dtype, device: torch.device, repeats: int = 5) -> float:
+    """Operations a second of the machine in matrix products of these sizes, into memory that is there already."""
+    operands = []
+    for m, k, n in products:
+        shapes = [(m, k), (k, n), (m, n)]
+        operands.append([torch.ones(shape, dtype=dtype, device=device) for shape in shapes])
+    times = []
+    for _ in range(repeats + 1):
         synchronise(device)
         start = time.perf_counter()
-        for _ in range(repeats):
-            for left, right in factors:
-                left @ right
+        for left, right, result in operands:
+            torch.mm(left, right, out=result)
         synchronise(device)
-        return time.perf_counter() - start
-
-    multiply(1)
-    repeats = max(1, round(AT_LEAST / max(multiply(1), 1e-6)))
-    return flops * repeats / min(multiply(repeats) for _ in range(ATTEMPTS))
+        times.append(time.perf_counter() - start)
+    return sum(2 * m * k * n for m, k, n in products) / statistics.median(times[1:])
 
 
 def synchronise(device: torch.device) -> None:
     """Wait for what a GPU has been given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(
-    gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
-
-
-# torch counts the kernels of CUDA alone
-_CPU_ATTENTION: dict[Any, Any] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}

@@ -17,6 +17,8 @@ from aam.cli.config_file import read_config_file
 from aam.cli.options import given_values, parameters
 from aam.config import (
     EmbedConfig,
+    EstimatePretrainConfig,
+    EstimateTrainConfig,
     ExplainConfig,
     InspectConfig,
     PredictConfig,
@@ -37,7 +39,7 @@ _SETTINGS: dict[str, Any] = {
 }
 _GENERAL = "General"
 _COMMAND_PANELS = [
-    RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr"]),
+    RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr", "estimate"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
     RichCommandPanel("Understand", commands=["inspect", "explain"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
@@ -54,8 +56,16 @@ def app() -> None:
     """
 
 
+@app.group(cls=RichGroup, context_settings=_SETTINGS)
+def estimate() -> None:
+    """Say how much memory and time a run would take.
+
+    A few steps are tried on the study with the options of the run; nothing is written.
+    """
+
+
 def command(
-    config: type[Config], positional: tuple[str, ...] = ()
+    config: type[Config], positional: tuple[str, ...] = (), group: click.Group = app, name: str | None = None
 ) -> Callable[[Callable[[Config], None]], RichCommand]:
     """Make a command of a function that takes a config; its name is the function's, its help the docstring."""
 
@@ -67,14 +77,14 @@ def command(
                 function(config.from_flat(given_values(click.get_current_context(), config)))
 
         made = RichCommand(
-            name=function.__name__.replace("_", "-"),
+            name=name or function.__name__.replace("_", "-"),
             callback=run,
             help=function.__doc__,
             params=[*parameters(config, positional), *_general_options(config)],
             panels=_option_panels(config),
             context_settings=_SETTINGS,
         )
-        app.add_command(made)
+        group.add_command(made)
         return made
 
     return decorate
@@ -164,6 +174,35 @@ def find_lr(config: PretrainFindLrConfig) -> None:
     from aam.workflows.find_lr import find_lr as workflow
 
     workflow(config)
+
+
+@command(EstimatePretrainConfig, group=estimate, name="pretrain")
+def estimate_pretrain(config: EstimatePretrainConfig) -> None:
+    """Say how much memory and time a pretraining would take.
+
+    Takes the options of `aam pretrain`. Told are unique ASVs of a step, memory in one batch and within
+    --max-memory-gb, and the time of a step, an epoch and the run.
+
+    Example:
+        aam estimate pretrain --table table.biom --tree tree.nwk --batch-size 64
+    """
+    from aam.workflows.estimate import estimate_pretraining as workflow
+
+    click.echo(workflow(config))
+
+
+@command(EstimateTrainConfig, group=estimate, name="train")
+def estimate_train(config: EstimateTrainConfig) -> None:
+    """Say how much memory and time a fine-tuning would take.
+
+    Takes the options of `aam train`; see `aam estimate pretrain`.
+
+    Example:
+        aam estimate train --table table.biom --metadata metadata.tsv --metadata-column age
+    """
+    from aam.workflows.estimate import estimate_training as workflow
+
+    click.echo(workflow(config))
 
 
 @command(PredictConfig)

@@ -24,6 +24,20 @@ class _Kind(NamedTuple):
     limits: tuple[Any, ...] = ()
     multiple: bool = False
     commas: bool = False
+    words: tuple[str, ...] = ()
+    """What may stand in the place of a number."""
+
+
+class _NumberOrWord(click.ParamType[Any]):
+    """A number, or one of a few words in its place."""
+
+    name = "number"
+
+    def __init__(self, words: tuple[str, ...], number: click.ParamType[Any]) -> None:
+        self.words, self.number = words, number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in self.words else self.number.convert(value, param, ctx)
 
 
 class _Commas(click.ParamType[Any]):
@@ -108,8 +122,8 @@ def _kind(annotation: Any, metadata: Collection[Any] = ()) -> _Kind:
         case origin if origin is Annotated:
             return _kind(arguments[0], (*limits, *arguments[1:]))
         case origin if origin in (Union, UnionType):
-            (one,) = (argument for argument in arguments if argument is not NoneType)
-            return _kind(one, limits)
+            one, *words = (argument for argument in arguments if argument is not NoneType)
+            return _kind(one, limits)._replace(words=tuple(word for each in words for word in get_args(each)))
         case origin if origin is tuple:
             return _kind(arguments[0], limits)._replace(multiple=True)
     return _Kind(annotation, limits)
@@ -118,14 +132,14 @@ def _kind(annotation: Any, metadata: Collection[Any] = ()) -> _Kind:
 def _click_type(kind: _Kind) -> click.ParamType[Any]:
     if kind.commas:
         return _Commas()
+    if kind.words:
+        return _NumberOrWord(kind.words, _click_type(kind._replace(words=())))
     if get_origin(kind.type) is Literal:
         return click.Choice(get_args(kind.type))
     if kind.type is Path:
         return click.Path(path_type=Path)
-    if kind.type is int:
-        return click.IntRange(**_bounds(kind.limits))
-    if kind.type is float:
-        return click.FloatRange(**_bounds(kind.limits))
+    if kind.type in (int, float):
+        return (click.IntRange if kind.type is int else click.FloatRange)(**_bounds(kind.limits))
     if kind.type is str:
         return click.STRING
     raise TypeError(f"no command-line form for an option of type {kind.type}")
@@ -156,6 +170,8 @@ def _bound(limit: Any) -> tuple[str, bool, Any]:
 def _metavar(kind: _Kind) -> str:
     if kind.commas:
         return "A,B,..."
+    if kind.words:
+        return f"{_metavar(kind._replace(words=()))}|{'|'.join(kind.words)}"
     if get_origin(kind.type) is Literal:
         choices = "|".join(get_args(kind.type))
         return f"[{choices}]" if len(choices) <= _LONG_CHOICES else "NAME"

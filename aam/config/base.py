@@ -50,7 +50,11 @@ class RunConfig(BaseModel):
     @classmethod
     def sections(cls) -> dict[str, type[Section]]:
         """Section classes by attribute name, in the order of the help."""
-        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        names = list(cls.model_fields)
+        if "output" in names:  # follows the input, whichever class declares it
+            names.remove("output")
+            names.insert(names.index("inputs") + 1, "output")
+        kinds = {name: cls.model_fields[name].annotation for name in names}
         return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
     @classmethod

@@ -14,6 +14,7 @@ from aam.config.learning import (
     FolderConfig,
     MachineConfig,
     MaskConfig,
+    MemoryConfig,
     ModelConfig,
     OptimConfig,
     OutputConfig,
@@ -56,6 +57,8 @@ class InferenceConfig(Section):
     """Replace files that are there already."""
     batch_size: Positive = 32
     """Samples in a batch; changes the speed and not the result."""
+    embedding_cache: Path | None = None
+    """Keep embeddings of ASVs in this folder: other runs with the same encoder compute only those of new ASVs."""
 
 
 class EmbedOutputConfig(Section):
@@ -143,7 +146,6 @@ class PretrainingConfig(RunConfig):
     """What every command reads that pretrains."""
 
     inputs: InputConfig = InputConfig()
-    output: FolderConfig
     sampling: SamplingConfig = SamplingConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     unifrac: DistanceConfig = DistanceConfig()
@@ -155,20 +157,34 @@ class PretrainingConfig(RunConfig):
     runtime: SeededMachineConfig = SeededMachineConfig()
 
 
+def _refuse_profile_of_threads(runtime: RuntimeConfig, distribution: DistributedConfig) -> None:
+    if runtime.memory_profile and distribution.data_parallel:
+        raise ValueError(
+            "--memory-profile follows one pass at a time, and --data-parallel runs several in threads: profile on one "
+            "GPU, or with --distributed"
+        )
+
+
 class PretrainConfig(PretrainingConfig):
     """Options of `aam pretrain`."""
 
     output: OutputConfig
     optim: OptimConfig = OptimConfig()
+    memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
 
+    @model_validator(mode="after")
+    def _run_agrees(self) -> Self:
+        _refuse_profile_of_threads(self.runtime, self.distribution)
+        self.memory.check(self.optim)
+        return self
 
-class TrainConfig(RunConfig):
-    """Options of `aam train`."""
+
+class TrainingConfig(RunConfig):
+    """Everything about fine-tuning but where its results go."""
 
     inputs: TargetInputConfig = TargetInputConfig()
-    output: OutputConfig
     target: TargetConfig
     categories: CategoryConfig = CategoryConfig()
     weights: LossWeightConfig = LossWeightConfig()
@@ -178,15 +194,18 @@ class TrainConfig(RunConfig):
     model: ModelConfig = ModelConfig()
     split: TargetSplitConfig = TargetSplitConfig()
     optim: OptimConfig = OptimConfig()
+    memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
+        _refuse_profile_of_threads(self.runtime, self.distribution)
         weights, categories = self.weights, self.categories
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")
         self._classes_are_weighed_once()
+        self.memory.check(self.optim)
         by_category = weights.categorical_loss_weights in ("auto", "effective")
         if by_category and not weights.categorical_loss_weight_column and not self.target.classifier:
             raise ValueError(
@@ -235,9 +254,44 @@ class TrainConfig(RunConfig):
                 raise ValueError(f"{flag(option)} {told[0]}: that is the column to predict, unknown of new samples")
 
 
+class TrainConfig(TrainingConfig):
+    """Options of `aam train`."""
+
+    output: OutputConfig
+
+
+NOWHERE = OutputConfig(output_dir=Path())
+"""The output of what writes nothing."""
+
+
+class EstimatePretrainConfig(PretrainingConfig):
+    """Options of `aam estimate pretrain`."""
+
+    optim: OptimConfig = OptimConfig()
+    memory: MemoryConfig = MemoryConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def pretraining(self) -> PretrainConfig:
+        """The pretraining whose memory and time are estimated; it has no folder that anything goes to."""
+        return PretrainConfig.model_validate(
+            self.model_dump(exclude_unset=True) | {"output": OutputConfig(output_dir=Path())}
+        )
+
+
+class EstimateTrainConfig(TrainingConfig):
+    """Options of `aam estimate train`."""
+
+    def training(self) -> TrainConfig:
+        """The fine-tuning whose memory and time are estimated; it has no folder that anything goes to."""
+        return TrainConfig.model_validate(
+            self.model_dump(exclude_unset=True) | {"output": OutputConfig(output_dir=Path())}
+        )
+
+
 class PretrainFindLrConfig(PretrainingConfig):
     """Options of `aam find-lr`."""
 
+    output: FolderConfig
     search: FindLrConfig = FindLrConfig()
 
     def pretraining(self) -> PretrainConfig:

@@ -59,8 +59,8 @@ class ModelConfig(Section):
     """Dropout in the sample level."""
     attn_implementation: AttnImplementation = "sdpa"
     """Attention kernel: sdpa lets PyTorch choose."""
-    asv_chunk_size: Positive = 1024
-    """Unique ASVs that go through a layer of the nucleotide level together; bounds the memory."""
+    asv_chunk_size: Positive | None = None
+    """Unique ASVs that go through a layer together; bounds the memory. Default: as many as suit the machine."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
@@ -143,14 +143,60 @@ class StepConfig(Section):
 
     panel: ClassVar[str] = "Training"
 
-    batch_size: Positive = 32
-    """Samples in a batch, over all GPUs together; pretraining learns the distances of all pairs of them."""
+    batch_size: Positive | Literal["auto"] = 32
+    """Samples in a batch, over all GPUs together; pretraining compares all pairs. auto: as many as fit into memory."""
     accumulation_steps: Positive = 1
     """Batches in one step of the optimizer; pairs across them count too."""
+    target_effective_batch_size: Positive | None = None
+    """Samples in one step of the optimizer with --batch-size auto, in as few batches as fit. Default: 32."""
     weight_decay: NonNegative = 0.01
     """Weight decay of AdamW (not on biases and norms)."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients longer than this are shortened to it."""
+
+    @model_validator(mode="after")
+    def _steps_are_cut_one_way(self) -> Self:
+        if self.batch_size == "auto":
+            if self.accumulation_steps != 1:
+                raise ValueError(
+                    f"--accumulation-steps {self.accumulation_steps} and --batch-size auto, which chooses the number "
+                    "of batches itself: give --target-effective-batch-size for the samples of a step"
+                )
+        else:
+            self._refuse_unused("target_effective_batch_size", "--batch-size auto")
+        return self
+
+    @property
+    def step_samples(self) -> int:
+        """Samples in one step of the optimizer: the effective batch."""
+        if self.batch_size == "auto":
+            return self.target_effective_batch_size or 32
+        return self.batch_size * self.accumulation_steps
+
+    @property
+    def batch_samples(self) -> int:
+        """The most samples in a batch, were there memory for all."""
+        return self.step_samples if self.batch_size == "auto" else self.batch_size
+
+
+class MemoryConfig(Section):
+    """How much memory a run may take."""
+
+    panel: ClassVar[str] = "Memory"
+
+    max_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """GB (10^9 bytes) that training may take, of each process: steps are cut into batches that fit. Same result."""
+    max_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the free memory that --batch-size auto may take, of the GPU or of the machine."""
+
+    def check(self, step: StepConfig) -> None:
+        """Refuse a fraction that says nothing.
+
+        Raises:
+            ValueError: batches are not chosen by the free memory.
+        """
+        if step.batch_size != "auto" or self.max_memory_gb is not None:
+            self._refuse_unused("max_memory_fraction", "--batch-size auto and without --max-memory-gb")
 
 
 class OptimConfig(StepConfig):
@@ -179,11 +225,15 @@ class FinetuneConfig(Section):
     """Output folder or checkpoint of `aam pretrain` to start from. Default: start from random weights."""
     freeze_base: bool = False
     """Train only the new heads; the encoder stays as it is."""
+    embedding_cache: Path | None = None
+    """With --freeze-base: keep embeddings of ASVs in this folder, so that later runs compute only those of new ASVs."""
 
     @model_validator(mode="after")
     def _freezing_needs_weights(self) -> Self:
         if self.freeze_base and self.pretrained_encoder is None:
             raise ValueError("--freeze-base would keep random weights: give --pretrained-encoder too")
+        if not self.freeze_base:
+            self._refuse_unused("embedding_cache", "--freeze-base: an encoder that learns embeds anew in every step")
         return self
 
 
@@ -214,6 +264,8 @@ class RuntimeConfig(SeededMachineConfig):
 
     compile_model: bool = False
     """Compile the model with torch.compile."""
+    memory_profile: bool = False
+    """Write memory_profile.tsv: which phase of a step and which part of the model take how much memory. Slows down."""
 
 
 class DistributedConfig(Section):

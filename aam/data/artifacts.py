@@ -44,6 +44,15 @@ def read_bytes(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) 
     return content
 
 
+def first_bytes(path: Path | str, kind: str, count: int) -> bytes:
+    """The first so many bytes of an input file as it lies on the disk, by which its format is known.
+
+    Raises:
+        InputError: the file is missing or unreadable.
+    """
+    return _read_file(Path(path), kind, count)
+
+
 def read_text(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -> str:
     """Content of an input file as text (UTF-8, a byte-order mark dropped); arguments as for `read_bytes`.
 
@@ -83,9 +92,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _read_file(path: Path, kind: str) -> bytes:
+def _read_file(path: Path, kind: str, count: int = -1) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(count)
     except FileNotFoundError:
         raise InputError(f"{kind} {path}: no such file") from None
     except IsADirectoryError:

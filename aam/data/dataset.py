@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import compress
 from typing import Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from aam.config import UnifracConfig
 from aam.data import unifrac
 from aam.data.addressed import generator
 from aam.data.distance_matrix import DistanceMatrix
+from aam.data.packing import MemoryBudget
 from aam.data.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.tables import FeatureTable
 from aam.data.unifrac import StudyTree
@@ -84,6 +86,8 @@ class StepPlan:
     closes_epoch: bool
     micro: tuple[NDArray[np.int64], ...]
     """Rows of the table, one array for each batch of the step, over all ranks."""
+    parts: tuple[tuple[NDArray[np.int64], ...], ...] | None = None
+    """For each rank its batches, equally many, where they were made to fit into memory."""
 
     @property
     def samples(self) -> NDArray[np.int64]:
@@ -92,6 +96,8 @@ class StepPlan:
 
     def shares(self, ranks: int) -> list[tuple[NDArray[np.int64], ...]]:
         """Share out every batch among ranks: for each rank its part of each batch, which may be empty."""
+        if self.parts is not None:
+            return list(self.parts)
         parts = [np.array_split(rows, ranks) for rows in self.micro]
         return [tuple(part[rank] for part in parts) for rank in range(ranks)]
 
@@ -112,6 +118,8 @@ class StepBatch(_Tensors):
     """int64 [G, ASVs of the table], the counts instead of the distances, where these would fill the memory."""
     faith_pd: Tensor | None = None
     """float64 [B], Faith's PD of this rank's samples."""
+    pieces: int = 1
+    """In how many pieces every batch was cut; see `StepDataset`."""
 
     @cached_property
     def samples(self) -> NDArray[np.int64]:
@@ -188,8 +196,13 @@ class StepDataset(Dataset[StepBatch]):
     faith_tree: StudyTree | None = None
     rank: int = 0
     ranks: int = 1
+    budget: MemoryBudget | None = None
+    """What a batch may take; None: batches are as planned."""
+    pieces: int = 1
+    """Batches to make of each one."""
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
+        plan = self.fitted(plan)
         shares = plan.shares(self.ranks)
         sizes = tuple(sum(map(len, share)) for share in shares)
         start = sum(sizes[: self.rank])
@@ -207,7 +220,24 @@ class StepDataset(Dataset[StepBatch]):
             collate(self.draws, rows, drawn[begin:end], plan.epoch) if len(rows) else self._ghost(plan)
             for rows, begin, end in zip(shares[self.rank], ends[:-1], ends[1:], strict=True)
         )
-        return replace(batch, micro=micro)
+        return replace(batch, micro=micro, pieces=self.pieces)
+
+    def fitted(self, plan: StepPlan) -> StepPlan:
+        """Cut a step into batches that fit into the memory; the same on every rank, and of the same samples."""
+        plan = replace(plan, parts=None)
+        parts = plan.shares(self.ranks)
+        if self.budget is not None:
+            samples = plan.samples
+            drawn = [
+                self.draws.choose(int(row), plan.epoch, self.draws.counts(int(row), plan.epoch)) for row in samples
+            ]
+            parts = self.budget.pack(samples, [asv for asv, _ in drawn], self.ranks)
+        elif self.pieces == 1:
+            return plan
+        cut = [tuple(piece for rows in of_rank for piece in np.array_split(rows, self.pieces)) for of_rank in parts]
+        # the first pieces are the larger ones: a batch of which no rank has a part is none
+        filled = [any(len(of_rank[i]) for of_rank in cut) for i in range(len(cut[0]))]
+        return replace(plan, parts=tuple(tuple(compress(of_rank, filled)) for of_rank in cut))
 
     def _with_distances(self, source: DistanceSource, batch: StepBatch, drawn: csr_array) -> StepBatch:
         samples, own = batch.samples, slice(batch.start, batch.start + batch.sizes[self.rank])
@@ -220,6 +250,23 @@ class StepDataset(Dataset[StepBatch]):
         sample = plan.samples[:1]
         batch = collate(self.draws, sample, self.draws.rows(sample, plan.epoch), plan.epoch)
         return replace(batch, ghost=True, occurrence=torch.zeros_like(batch.occurrence))
+
+
+@dataclass(frozen=True, eq=False)
+class PooledStepDataset(StepDataset):
+    """Gives the samples of a step without their reads, for a model that begins from embedded samples."""
+
+    def __getitem__(self, plan: StepPlan) -> StepBatch:
+        shares = plan.shares(self.ranks)
+        sizes = tuple(sum(map(len, share)) for share in shares)
+        micro = tuple(_bare(rows if len(rows) else plan.samples[:1], not len(rows)) for rows in shares[self.rank])
+        return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]))
+
+
+def _bare(samples: NDArray[np.int64], ghost: bool) -> SampleBatch:
+    """Samples without ASVs."""
+    none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(len(samples), 0, dtype=torch.int64)
+    return SampleBatch(torch.from_numpy(samples), none, flat, flat, flat.new_zeros(len(samples)), none, ghost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +325,13 @@ class FixedBatches(Dataset[SampleBatch]):
     def drawn(self) -> csr_array:
         """Counts of the samples, int64 [samples, ASVs of the table]."""
         return self.draws.rows(self.samples, FIXED)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """ASVs that the model reads of each sample, int64 [samples]."""
+        held = np.diff(self.drawn.indptr).astype(np.int64)
+        limit = self.draws.config.max_asvs
+        return np.minimum(held, limit) if limit else held
 
     def take(self, positions: NDArray[np.int64]) -> Self:
         """Some of the samples, by their positions; they are not drawn again."""

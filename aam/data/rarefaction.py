@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 from aam.config import SamplingConfig
 from aam.data.addressed import generator
 from aam.data.augmentation import Augmentation, Reads
+from aam.data.counts import blocks_of, row_sizes
 from aam.data.tables import FeatureTable
 
 FIXED = "fixed"
@@ -23,9 +24,12 @@ def row_of(counts: csr_array, row: int) -> Reads:
 
 def mean_log_abundance(table: FeatureTable, samples: NDArray[np.int64]) -> float:
     """Mean over samples and their ASVs of the natural logarithm of the relative abundance; samples hold reads."""
-    counts = table.counts[samples]
-    depth = np.repeat(table.depth[samples], np.diff(counts.indptr))
-    return float(np.log(counts.data / depth).mean())
+    sizes, depth = row_sizes(table.counts)[samples], table.depth[samples]
+    total = 0.0
+    for block in blocks_of(sizes):
+        counts = table.counts[samples[block]].data
+        total += float(np.log(counts / np.repeat(depth[block], sizes[block])).sum())
+    return total / int(sizes.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,14 @@ class SampleDraws:
     config: SamplingConfig
     seed: int
     augmentation: Augmentation | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every epoch sees of every sample what `FIXED` does."""
+        depth = self.config.rarefy_depth
+        draws_anew = depth is not None and bool((self.table.depth > depth).any())
+        chooses_anew = self.config.asv_choice == "random" and self.config.max_asvs > 0
+        return self.augmentation is None and (self.config.rarefaction == "fixed" or not (draws_anew or chooses_anew))
 
     def counts(self, sample: int, epoch: int | str) -> Reads:
         """Draw the reads of one sample, without replacement, at the sampling depth, and vary them if asked.

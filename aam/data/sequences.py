@@ -4,6 +4,7 @@ Shapes: L nucleotides. A token row is padded on the right with `PAD`.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aam.data.counts import scratch
 from aam.errors import InputError
 
 PAD, A, C, G, T, N, MASK = range(7)
 VOCABULARY_SIZE = 7
+
+TOKENS_IN_MEMORY = 2**26
+"""Nucleotides from which token rows lie in a scratch file."""
 
 _INVALID = 255
 _AMBIGUOUS = "RYSWKMBDHVN"
@@ -86,7 +91,9 @@ def encode_sequences(sequences: Sequence[str], max_bp: int | None = None) -> NDA
     flat = _TOKENS[letters]
     if (lengths == 0).any() or (flat == _INVALID).any():
         check_letters(kept, sequences)
-    tokens = np.full((len(kept), int(lengths.max(initial=0))), PAD, dtype=np.uint8)
+    shape = (len(kept), int(lengths.max(initial=0)))
+    tokens = scratch(shape, np.uint8) if math.prod(shape) > TOKENS_IN_MEMORY else np.empty(shape, np.uint8)
+    tokens[:] = PAD
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = flat
     return tokens
 

@@ -1,16 +1,18 @@
 """A study: the feature table joined by id to metadata, phylogeny and distances, with what was left out counted."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import InputConfig, PhylogenyConfig, SamplingConfig, TableConfig, UnifracConfig
+from aam.data.counts import BLOCK, held_by
 from aam.data.dataset import DistanceSource
 from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix
 from aam.data.metadata import read_metadata, select_where
@@ -69,7 +71,7 @@ class Study:
         """
         assert self.taxonomy is not None
         taxa = [self.taxonomy.get(asv, "") for asv in self.table.asv_ids]
-        held = np.bincount(self.table.counts[samples].indices, minlength=self.table.n_asvs) > 0
+        held = held_by(self.table.counts, samples) > 0
         return TaxonomyLabels.of(taxa, held)
 
     def fingerprint(self) -> dict[str, str]:
@@ -78,14 +80,21 @@ class Study:
         Of metadata and taxonomy, what a run uses (split, target, classes) is for the run to add.
         """
         table, tree = self.table, self.tree
-        counts = (part.astype(np.int64) for part in (table.counts.indptr, table.counts.indices, table.counts.data))
-        prints = {"table": digest(["\n".join(table.sample_ids), "\n".join(table.sequences), *counts])}
+        counts = (table.counts.indptr, table.counts.indices, table.counts.data)
+        blocks = (block for part in counts for block in _as_int64(part))
+        names = ("\n".join(table.sample_ids), "\n".join(table.sequences))
+        prints = {"table": digest(chain(names, blocks))}
         if tree is not None:
             prints["tree"] = digest([tree.length, tree.start, tree.stop, tree.order])
         if self.matrix is not None:
             rows = self.matrix.index(table.sample_ids)
             prints["matrix"] = digest(self.matrix.values[row, rows].astype(np.float64) for row in rows)
         return prints
+
+
+def _as_int64(array: NDArray[np.integer]) -> Iterator[NDArray[np.int64]]:
+    """Blocks of an array of whatever integers, which may lie on disk."""
+    return (array[start : start + BLOCK].astype(np.int64) for start in range(0, len(array), BLOCK))
 
 
 def digest(parts: Iterable[str | NDArray[np.generic]]) -> str:
@@ -188,7 +197,7 @@ def with_phylogeny(
     if not found.all():
         table = study.table
         lost = np.flatnonzero(~found)
-        reads = int(table.counts[:, lost].sum())
+        reads = int(table.asv_reads[lost].sum())
         share = f"{len(lost)} of {table.n_asvs} ASVs ({reads} of {int(table.depth.sum())} reads)"
         names = first_ids(table.asv_ids[i] for i in lost)
         if not found.any() or not drop_missing_tips:
@@ -221,7 +230,7 @@ def with_taxonomy(study: Study, taxonomy: Mapping[str, str]) -> Study:
     if len(lost):
         logger.warning(
             "the taxonomy lacks %d of %d ASVs (%d of %d reads), of which no rank is learned: %s",
-            *(len(lost), table.n_asvs, table.counts[:, lost].sum(), table.depth.sum()),
+            *(len(lost), table.n_asvs, table.asv_reads[lost].sum(), table.depth.sum()),
             first_ids(table.asv_ids[i] for i in lost),
         )
     return replace(study, taxonomy=taxonomy)
@@ -284,6 +293,6 @@ def _check_covered(table: FeatureTable, matrix: DistanceMatrix) -> None:
 
 
 def _with_asvs_in_order(study: Study) -> Study:
-    seen = np.unique(study.table.counts.indices)
+    seen = np.flatnonzero(study.table.asv_reads)
     order = sorted(seen.tolist(), key=study.table.sequences.__getitem__)
     return replace(study, table=study.table.select_asvs(np.array(order, dtype=np.int64)))

@@ -5,10 +5,11 @@ What is read here is only well-formed; `aam.data.tables` checks ids and counts.
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Self
 
 import h5py
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from scipy import sparse
 
-from aam.data.artifacts import read_bytes
+from aam.data.artifacts import first_bytes, read_bytes
+from aam.data.counts import Counts, blocks_of
 from aam.errors import InputError
 
 KIND = "feature table"
@@ -38,16 +40,23 @@ class RawTable:
     """Cells and ids of one source, not yet checked.
 
     Attributes:
-        cells: float64 [samples, ASVs].
+        blocks: gives the cells, float64, a block of samples after the other.
+        size: number of cells that are given.
         sample_ids: one a row.
         asv_ids: one a column.
         source: what to call the table in messages.
     """
 
-    cells: sparse.csr_array[Any, tuple[int, int]]
+    blocks: Callable[[], Iterable[Counts]]
+    size: int
     sample_ids: tuple[str, ...]
     asv_ids: tuple[str, ...]
     source: str
+
+    @classmethod
+    def of(cls, cells: Counts, sample_ids: tuple[str, ...], asv_ids: tuple[str, ...], source: str) -> Self:
+        """A table whose cells, float64 [samples, ASVs], are in memory already."""
+        return cls(lambda: [cells], cells.nnz, sample_ids, asv_ids, source)
 
 
 def read_table_file(path: Path | str) -> RawTable:
@@ -60,10 +69,12 @@ def read_table_file(path: Path | str) -> RawTable:
     Raises:
         InputError: the file cannot be read, is damaged, or is no feature table.
     """
-    content = read_bytes(path, KIND, ("FeatureTable[Frequency]",))
     source = f"{KIND} {path}"
+    if first_bytes(path, KIND, len(_HDF5)) == _HDF5:
+        return _read_hdf5(lambda: path, source)
+    content = read_bytes(path, KIND, ("FeatureTable[Frequency]",))
     if content.startswith(_HDF5):
-        return _read_hdf5(content, source)
+        return _read_hdf5(lambda: io.BytesIO(content), source)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -71,55 +82,65 @@ def read_table_file(path: Path | str) -> RawTable:
     return _read_json(text, source) if text.lstrip().startswith("{") else _read_tsv(text, source)
 
 
-def _read_hdf5(content: bytes, source: str) -> RawTable:
-    arrays = _hdf5_arrays(content, source)
-    missing = [name for name in _HDF5_PARTS if name not in arrays]
-    if missing:
-        raise InputError(f"{source}: an HDF5 file, but not BIOM (it has no {missing[0]}); give a BIOM table of counts")
-    sample_ids, asv_ids = (_hdf5_ids(arrays, f"{axis}/ids", source) for axis in ("sample", "observation"))
-    return RawTable(_csr(arrays, (len(sample_ids), len(asv_ids)), source), sample_ids, asv_ids, source)
+def _read_hdf5(place: Callable[[], Path | str | io.BytesIO], source: str) -> RawTable:
+    """Read ids and structure; the cells are read block by block when they are wanted."""
+    with _opened(place, source) as found:
+        missing = [name for name in _HDF5_PARTS if name not in found]
+        if missing:
+            raise InputError(
+                f"{source}: an HDF5 file, but not BIOM (it has no {missing[0]}); give a BIOM table of counts"
+            )
+        sample_ids, asv_ids = (_hdf5_ids(found, f"{axis}/ids", source) for axis in ("sample", "observation"))
+        indptr = found["sample/matrix/indptr"][:]
+        lengths = [len(found[f"sample/matrix/{name}"]) for name in ("data", "indices")]
+    shape = (len(sample_ids), len(asv_ids))
+    rises = len(indptr) == shape[0] + 1 and indptr[0] == 0 and bool((np.diff(indptr) >= 0).all())
+    if not rises or lengths != [indptr[-1]] * 2:
+        raise _inconsistent(source, shape)
+    return RawTable(lambda: _hdf5_blocks(place, indptr, shape, source), lengths[0], sample_ids, asv_ids, source)
 
 
-def _hdf5_arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
-    """The arrays of `_HDF5_PARTS` that the file has."""
+def _hdf5_blocks(
+    place: Callable[[], Path | str | io.BytesIO], indptr: NDArray[Any], shape: tuple[int, int], source: str
+) -> Iterator[Counts]:
+    with _opened(place, source) as found:
+        for block in blocks_of(np.diff(indptr).astype(np.int64)):
+            span = slice(int(indptr[block.start]), int(indptr[block.stop]))
+            data, indices = (found[f"sample/matrix/{name}"][span] for name in ("data", "indices"))
+            if len(indices) and (indices.min() < 0 or indices.max() >= shape[1]):
+                raise _inconsistent(source, shape)
+            parts = (data.astype(np.float64), indices, indptr[block.start : block.stop + 1] - indptr[block.start])
+            yield sparse.csr_array(parts, shape=(block.stop - block.start, shape[1]))
+
+
+@contextmanager
+def _opened(place: Callable[[], Path | str | io.BytesIO], source: str) -> Iterator[dict[str, h5py.Dataset]]:
+    """Those of `_HDF5_PARTS` that the file has."""
     try:
-        with h5py.File(io.BytesIO(content), "r") as file:
+        with h5py.File(place(), "r") as file:
             # BIOM 2.0 keeps the arrays of the matrix beside the ids, BIOM 2.1 in a group of their own.
             flat = "sample/matrix" not in file
             found = {name: file.get(name.replace("/matrix", "") if flat else name) for name in _HDF5_PARTS}
-            return {name: part[:] for name, part in found.items() if isinstance(part, h5py.Dataset) and part.ndim == 1}
+            yield {name: part for name, part in found.items() if isinstance(part, h5py.Dataset) and part.ndim == 1}
+    except InputError:
+        raise
     except (OSError, KeyError, RuntimeError, OverflowError, ValueError) as error:
         # What h5py raises where the structure, a compressed block, a type or an address in the file is broken.
         raise InputError(f"{source}: the HDF5 file is damaged or cut short ({error}); copy it again") from None
 
 
-def _hdf5_ids(arrays: dict[str, NDArray[Any]], name: str, source: str) -> tuple[str, ...]:
-    ids = arrays[name].tolist()
+def _inconsistent(source: str, shape: tuple[int, int]) -> InputError:
+    return InputError(f"{source}: the matrix does not fit its {shape[0]} sample and {shape[1]} ASV ids; write it anew")
+
+
+def _hdf5_ids(found: dict[str, h5py.Dataset], name: str, source: str) -> tuple[str, ...]:
+    ids = found[name][:].tolist()
     if not all(isinstance(text, bytes) for text in ids):
-        raise InputError(f"{source}: {name} holds {arrays[name].dtype} values, not text; write the ids as text")
+        raise InputError(f"{source}: {name} holds {found[name].dtype} values, not text; write the ids as text")
     try:
         return tuple(text.decode() for text in ids)
     except UnicodeDecodeError:
         raise InputError(f"{source}: {name} is not UTF-8 text") from None
-
-
-def _csr(
-    arrays: dict[str, NDArray[Any]], shape: tuple[int, int], source: str
-) -> sparse.csr_array[Any, tuple[int, int]]:
-    data, indices, indptr = (arrays[f"sample/matrix/{name}"] for name in ("data", "indices", "indptr"))
-    consistent = (
-        len(indptr) == shape[0] + 1
-        and len(data) == len(indices)
-        and indptr[0] == 0
-        and indptr[-1] == len(data)
-        and (np.diff(indptr) >= 0).all()
-        and (len(indices) == 0 or (indices.min() >= 0 and indices.max() < shape[1]))
-    )
-    if not consistent:
-        raise InputError(
-            f"{source}: the matrix does not fit its {shape[0]} sample and {shape[1]} ASV ids; write it anew"
-        )
-    return sparse.csr_array((data.astype(np.float64), indices, indptr), shape=shape)
 
 
 class _JsonAxisEntry(BaseModel):
@@ -148,7 +169,7 @@ def _read_json(text: str, source: str) -> RawTable:
         raise InputError(f"{source}: shape is {n_asvs} x {n_samples}, ids are {len(table.rows)} x {len(table.columns)}")
     cells = _sparse_json(table, source) if table.matrix_type == "sparse" else _dense_json(table, source)
     sample_ids, asv_ids = (tuple(entry.id for entry in axis) for axis in (table.columns, table.rows))
-    return RawTable(cells, sample_ids, asv_ids, source)
+    return RawTable.of(cells, sample_ids, asv_ids, source)
 
 
 def _sparse_json(table: _BiomJson, source: str) -> sparse.csr_array[Any, tuple[int, int]]:
@@ -186,7 +207,7 @@ def _read_tsv(text: str, source: str) -> RawTable:
     values = np.concatenate([values for _, _, values in rows] or [np.zeros(0)])
     asv = np.repeat(np.arange(len(rows)), [len(places) for _, places, _ in rows])
     shape = (len(sample_ids), len(asv_ids))
-    return RawTable(sparse.coo_array((values, (places, asv)), shape=shape).tocsr(), sample_ids, asv_ids, source)
+    return RawTable.of(sparse.coo_array((values, (places, asv)), shape=shape).tocsr(), sample_ids, asv_ids, source)
 
 
 def _tsv_row(

@@ -3,9 +3,8 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import biom
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from aam.data.counts import Counts, CountsBuilder, Source, canonical, column_sums, gather, row_sums
 from aam.data.fasta import read_fasta
 from aam.data.sequences import check_letters, is_dna, normalize
 from aam.data.table_files import RawTable, read_table_file
@@ -23,7 +23,6 @@ MIN_SEQUENCE_ID = 20
 
 _LARGEST_COUNT = 2**53
 
-Counts = sparse.csr_array[Any, tuple[int, int]]
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +31,7 @@ class FeatureTable:
     """Counts of reads; each ASV has a sequence of its own.
 
     Attributes:
-        counts: int64 [samples, ASVs], indices sorted, no explicit zeros.
+        counts: int64 [samples, ASVs], indices sorted, no explicit zeros; of a large table int32, in scratch files.
         sample_ids: one a row.
         asv_ids: one a column; the id first seen for the sequence.
         sequences: DNA of each ASV, upper case, T for U.
@@ -63,26 +62,27 @@ class FeatureTable:
     @property
     def depth(self) -> NDArray[np.int64]:
         """Reads of each sample, int64 [samples]."""
-        return np.asarray(self.counts.sum(axis=1), dtype=np.int64)
+        return row_sums(self.counts)
+
+    @property
+    def asv_reads(self) -> NDArray[np.int64]:
+        """Reads of each ASV over all samples, int64 [ASVs]."""
+        return column_sums(self.counts)
 
     def select_samples(self, index: NDArray[np.integer]) -> "FeatureTable":
         """The samples at these rows, in this order; the ASVs stay."""
         sample_ids = tuple(self.sample_ids[row] for row in index)
-        return FeatureTable(canonical(self.counts[index]), sample_ids, self.asv_ids, self.sequences)
+        source = Source(self.counts, np.asarray(index, np.int64), np.arange(self.n_asvs))
+        return FeatureTable(gather([source], self.n_asvs), sample_ids, self.asv_ids, self.sequences)
 
     def select_asvs(self, index: NDArray[np.integer]) -> "FeatureTable":
         """The ASVs at these columns, in this order; the samples stay, also those that are left without reads."""
         asv_ids = tuple(self.asv_ids[column] for column in index)
         sequences = tuple(self.sequences[column] for column in index)
-        return FeatureTable(canonical(self.counts[:, index]), self.sample_ids, asv_ids, sequences)
-
-
-def canonical(counts: Counts) -> Counts:
-    """The same counts as int64 with sorted indices, equal places summed, and no explicit zeros."""
-    summed: Counts = counts.astype(np.int64)
-    summed.sum_duplicates()
-    summed.eliminate_zeros()
-    return summed
+        column = np.full(self.n_asvs, -1)
+        column[index] = np.arange(len(index))
+        source = Source(self.counts, np.arange(self.n_samples), column)
+        return FeatureTable(gather([source], len(index)), self.sample_ids, asv_ids, sequences)
 
 
 def read_tables(
@@ -131,7 +131,7 @@ def feature_table(
 def _from_biom(table: biom.Table) -> RawTable:
     cells = sparse.csr_array(table.matrix_data.T, dtype=np.float64)
     sample_ids, asv_ids = (tuple(str(name) for name in table.ids(axis)) for axis in ("sample", "observation"))
-    return RawTable(cells, sample_ids, asv_ids, "the biom.Table")
+    return RawTable.of(cells, sample_ids, asv_ids, "the biom.Table")
 
 
 def _from_frame(frame: pd.DataFrame) -> RawTable:
@@ -142,7 +142,7 @@ def _from_frame(frame: pd.DataFrame) -> RawTable:
     if textual:
         raise InputError(f"the table's columns must be ASVs with counts; not numeric: {first_ids(textual)}")
     cells = sparse.csr_array(frame.to_numpy(dtype=np.float64, na_value=np.nan))
-    return RawTable(cells, tuple(frame.index), tuple(frame.columns), "the DataFrame")
+    return RawTable.of(cells, tuple(frame.index), tuple(frame.columns), "the DataFrame")
 
 
 def _resolve(raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: bool) -> FeatureTable:
@@ -152,11 +152,14 @@ def _resolve(raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: b
     found = [_sequence_of(asv_id, sequences) for asv_id in raw.asv_ids]
     kept = np.array([column for column, sequence in enumerate(found) if sequence is not None], dtype=np.int64)
     if len(kept) < len(found):
-        _report_missing(raw, counts, kept, drop_missing)
+        _report_missing(raw, column_sums(counts), kept, drop_missing)
     asv_ids = tuple(raw.asv_ids[column] for column in kept)
     texts = [sequence for sequence in found if sequence is not None]
     check_letters(texts, asv_ids, raw.source)
-    return FeatureTable(canonical(counts[:, kept]), raw.sample_ids, asv_ids, tuple(map(normalize, texts)))
+    table = FeatureTable(counts, raw.sample_ids, raw.asv_ids, tuple(sequence or "" for sequence in found))
+    if len(kept) < len(found):
+        table = table.select_asvs(kept)
+    return replace(table, asv_ids=asv_ids, sequences=tuple(map(normalize, texts)))
 
 
 def _sequence_of(asv_id: str, sequences: Mapping[str, str] | None) -> str | None:
@@ -188,7 +191,18 @@ def _check_ids(raw: RawTable) -> None:
 
 
 def _checked_counts(raw: RawTable) -> Counts:
-    cells, values = raw.cells, raw.cells.data
+    builder = CountsBuilder(len(raw.asv_ids), raw.size)
+    first = 0
+    for cells in raw.blocks():
+        _check_cells(cells, raw, first)
+        builder.append(canonical(cells))
+        first += cells.shape[0]
+    return builder.finish()
+
+
+def _check_cells(cells: Counts, raw: RawTable, first: int) -> None:
+    """Check a block of samples, the first of which is of this number."""
+    values = cells.data
     faults = (
         (~np.isfinite(values), "not a number of reads; fill or remove such cells"),
         (values < 0, "negative; give the table of counts"),
@@ -198,18 +212,17 @@ def _checked_counts(raw: RawTable) -> Counts:
     for wrong, fault in faults:
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])
-            sample_id = raw.sample_ids[int(np.searchsorted(cells.indptr, place, side="right")) - 1]
+            sample_id = raw.sample_ids[first + int(np.searchsorted(cells.indptr, place, side="right")) - 1]
             asv_id = first_ids([raw.asv_ids[cells.indices[place]]])
             raise InputError(f"{raw.source}: sample {sample_id}, ASV {asv_id}: {values[place]:g} is {fault}")
-    return canonical(cells)
 
 
-def _report_missing(raw: RawTable, counts: Counts, kept: NDArray[np.int64], drop_missing: bool) -> None:
+def _report_missing(raw: RawTable, reads: NDArray[np.int64], kept: NDArray[np.int64], drop_missing: bool) -> None:
     missing = np.setdiff1d(np.arange(len(raw.asv_ids)), kept)
     misspelt = [raw.asv_ids[column] for column in missing if _is_nearly_dna(raw.asv_ids[column])]
     check_letters(misspelt, misspelt, raw.source)
     lost = (
-        f"{len(missing):,} of {len(raw.asv_ids):,} ASVs ({counts[:, missing].sum():,} of {counts.sum():,} reads) "
+        f"{len(missing):,} of {len(raw.asv_ids):,} ASVs ({reads[missing].sum():,} of {reads.sum():,} reads) "
         f"without a sequence: {first_ids(raw.asv_ids[column] for column in missing)}"
     )
     if not len(kept) and all(map(_is_sequence, raw.sample_ids)):
@@ -233,13 +246,20 @@ def _merge(tables: Sequence[FeatureTable]) -> FeatureTable:
         for sequence, asv_id in zip(table.sequences, table.asv_ids, strict=True):
             id_of.setdefault(sequence, asv_id)
     column_of = {sequence: column for column, sequence in enumerate(id_of)}
-    cells = [table.counts.tocoo() for table in tables]
-    rows = [_positions(t.sample_ids, row_of)[c.coords[0]] for t, c in zip(tables, cells, strict=True)]
-    columns = [_positions(t.sequences, column_of)[c.coords[1]] for t, c in zip(tables, cells, strict=True)]
-    places = (np.concatenate(rows), np.concatenate(columns))
-    counts = sparse.coo_array((np.concatenate([c.data for c in cells]), places), shape=(len(row_of), len(column_of)))
     _log_merge(tables, len(row_of), len(column_of))
-    return FeatureTable(canonical(counts.tocsr()), tuple(row_of), tuple(id_of.values()), tuple(id_of))
+    if len(tables) == 1 and len(column_of) == tables[0].n_asvs:
+        return tables[0]
+    rows = [_inverse(_positions(table.sample_ids, row_of), len(row_of)) for table in tables]
+    columns = [_positions(table.sequences, column_of) for table in tables]
+    sources = [Source(table.counts, *places) for table, *places in zip(tables, rows, columns, strict=True)]
+    return FeatureTable(gather(sources, len(column_of)), tuple(row_of), tuple(id_of.values()), tuple(id_of))
+
+
+def _inverse(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Which entry has each position; negative for none."""
+    inverse = np.full(size, -1)
+    inverse[positions] = np.arange(len(positions))
+    return inverse
 
 
 def _positions(names: Sequence[str], position_of: Mapping[str, int]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ Shapes: B samples, S ASVs in a sample, K columns, D width, C width of a category
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -40,6 +40,8 @@ class Fusion(Protocol):
 
     width: int
     """Numbers for each sample."""
+    reads_asvs: ClassVar[bool]
+    """Whether categories meet the ASVs of a sample, and not its embedding alone."""
 
     def __call__(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
         """Give what the prediction is made from: [B, width]."""
@@ -48,6 +50,8 @@ class Fusion(Protocol):
 
 class ConcatFusion(nn.Module):
     """The sample's embedding, and the vectors of its categories beside it."""
+
+    reads_asvs: ClassVar[bool] = False
 
     def __init__(self, width: int, joined: int) -> None:
         super().__init__()
@@ -60,6 +64,8 @@ class ConcatFusion(nn.Module):
 
 class AddFusion(nn.Module):
     """A linear map of the categories' vectors, zero at first, added to the sample's embedding."""
+
+    reads_asvs: ClassVar[bool] = False
 
     def __init__(self, width: int, joined: int) -> None:
         super().__init__()
@@ -78,6 +84,8 @@ class GatedFusion(nn.Module):
 
     h = g * tanh(W1 x) + (1 - g) * tanh(W2 c) with g = sigmoid(W3 [x, c]).
     """
+
+    reads_asvs: ClassVar[bool] = False
 
     def __init__(self, width: int, joined: int) -> None:
         super().__init__()
@@ -136,6 +144,8 @@ class CrossAttentionFusion(nn.Module):
     x + attention(norm(x), categories), where the attention gives nothing at first.
     """
 
+    reads_asvs: ClassVar[bool] = True
+
     def __init__(self, width: int, source: int, heads: int) -> None:
         super().__init__()
         self.width = width
@@ -161,6 +171,8 @@ class PerceiverFusion(Drawn):
 
     Their mean, through a linear map that is zero at first, is added to the sample's embedding.
     """
+
+    reads_asvs: ClassVar[bool] = True
 
     def __init__(self, width: int, source: int, heads: int) -> None:
         super().__init__()

@@ -27,16 +27,16 @@ class AbundanceEmbedding(nn.Module):
         """Embed abundances.
 
         Args:
-            count: int [B, S], reads; 0 where padding.
-            depth: int [B], reads of the whole sample, also of ASVs that are not among the S.
-            hidden: bool [B, S], abundances to conceal; they still add to the depth of the sample.
+            count: int [...], reads; 0 where padding.
+            depth: int [...], reads of the whole sample, also of ASVs that are not read.
+            hidden: bool [...], abundances to conceal; they still add to the depth of the sample.
 
         Returns:
-            [B, S, outputs].
+            [..., outputs].
         """
         dtype = self.expand.weight.dtype
         reads = count.clamp_min(1).to(dtype)
-        whole = depth.clamp_min(1).to(dtype)[:, None]
+        whole = depth.clamp_min(1).to(dtype)
         # shifted and scaled so that common values lie within about one unit of zero
         features = torch.stack([reads.log() / 3 - 1, (reads / whole).log() / 3 + 1.5, torch.zeros_like(reads)], dim=-1)
         if hidden is not None:
@@ -97,8 +97,13 @@ class SampleEncoder(nn.Module):
         """Give each ASV in the light of its sample, [B, S, D]; arbitrary but finite where padding. See `forward`."""
         # projected before the gather: there are fewer unique ASVs than ASVs of samples
         projected = self.asv_project(self.asv_norm(asv_embedding))
-        x = self._join_abundance(functional.embedding(slot, projected), count, depth, hidden_count)
-        context: Tensor = self.transformer(self.input_norm(x), count == 0)
+        layout = self.transformer.layout(count == 0)
+        x = functional.embedding(layout.pack(slot), projected)
+        if self.abundance is not None:
+            hidden = None if hidden_count is None else layout.pack(hidden_count)
+            abundance = self.abundance(layout.pack(count), layout.pack(depth[:, None].expand_as(count)), hidden)
+            x = self._join_abundance(x, abundance)
+        context: Tensor = layout.unpack(self.transformer.transform(self.input_norm(x), layout.attend))
         return context
 
     def pool(self, context: Tensor, padding: Tensor) -> Tensor:
@@ -108,11 +113,8 @@ class SampleEncoder(nn.Module):
             embedding: Tensor = self.pooling(context.to(self.pooling.value.weight.dtype), padding)
         return embedding
 
-    def _join_abundance(self, x: Tensor, count: Tensor, depth: Tensor, hidden: Tensor | None) -> Tensor:
-        """Join ASVs and their abundance: [B, S, D] -> [B, S, D]."""
-        if self.abundance is None:
-            return x
-        abundance: Tensor = self.abundance(count, depth, hidden)
+    def _join_abundance(self, x: Tensor, abundance: Tensor) -> Tensor:
+        """Join ASVs and their abundance: [..., D] and [..., D or 2 D] -> [..., D]."""
         if self.join is not None:
             joined: Tensor = self.join(torch.cat([x, abundance], dim=-1))
             return joined

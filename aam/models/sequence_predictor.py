@@ -5,6 +5,7 @@ Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, 
 
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from aam.config import CategoryConfig, TargetConfig
@@ -24,6 +25,7 @@ class SequencePredictor(nn.Module):
         "embed_asvs",
         "embed_samples",
         "predict_samples",
+        "predict_pooled",
         "category_attention",
     )
 
@@ -122,6 +124,20 @@ class SequencePredictor(nn.Module):
         """Predict from ASVs that are embedded already: [U, D] in place of their nucleotides; see `forward`."""
         return self._predict(asv_embedding, slot, count, depth, hidden_count, categories)
 
+    @property
+    def reads_samples_alone(self) -> bool:
+        """Whether a prediction depends on the embedding of the sample and its categories, and not on its ASVs."""
+        by_sample = self.conditioning is None or not self.conditioning.fusion.reads_asvs
+        return by_sample and self.count_head is None
+
+    def predict_pooled(self, sample_embedding: Tensor, categories: Tensor | None = None) -> PredictorOutput:
+        """Predict from samples that are embedded already: [B, D], and int64 [B, K] as of `forward`.
+
+        Raises:
+            ValueError: the prediction depends on the ASVs, too; or on categories, and there are none.
+        """
+        return self._predict_pooled(sample_embedding, categories)
+
     def category_attention(
         self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, categories: Tensor
     ) -> Tensor:
@@ -150,15 +166,29 @@ class SequencePredictor(nn.Module):
         if hidden_count is not None and self.count_head is None:
             raise ValueError("hidden_count needs a model built with count_weight > 0")
         samples = self._encode(asv_embedding, slot, count, depth, hidden_count)
+        prediction = self._predict_target(samples, categories)
+        counts = None if hidden_count is None or self.count_head is None else self.count_head(samples.asv_context)
+        return PredictorOutput(prediction, samples.embedding, counts)
+
+    def _predict_pooled(self, sample_embedding: Tensor, categories: Tensor | None) -> PredictorOutput:
+        """Do the work of `predict_pooled`, no entry point itself."""
+        if not self.reads_samples_alone:
+            raise ValueError("predict_pooled needs a model that does not read the ASVs of a sample again")
+        rows, width = sample_embedding.shape
+        none = sample_embedding.new_zeros(rows, 0, width)
+        padding = sample_embedding.new_zeros(rows, 0, dtype=torch.bool)
+        samples = EncodedSamples(sample_embedding, none, padding, self.encoder.sample_encoder.pool)
+        return PredictorOutput(self._predict_target(samples, categories), sample_embedding, None)
+
+    def _predict_target(self, samples: EncodedSamples, categories: Tensor | None) -> Tensor:
         if categories is None and (self.conditioning is not None or self.scaled is not None):
             raise ValueError("the prediction depends on categories, and none are given")
         category = None if categories is None or self.scaled is None else categories[:, self.scaled]
         conditioned = samples.embedding
         if self.conditioning is not None:
             conditioned = self.conditioning(samples, categories)
-        prediction = self.target_head(conditioned, category)
-        counts = None if hidden_count is None or self.count_head is None else self.count_head(samples.asv_context)
-        return PredictorOutput(prediction, samples.embedding, counts)
+        prediction: Tensor = self.target_head(conditioned, category)
+        return prediction
 
     def _encode(
         self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
@@ -187,3 +217,15 @@ class EmbeddedPredictor(nn.Module):
     ) -> PredictorOutput:
         """Predict from ASVs that are embedded already; see `SequencePredictor.predict_samples`."""
         return self.predictor._predict(asv_embedding, slot, count, depth, hidden_count, categories)
+
+
+class PooledPredictor(nn.Module):
+    """`SequencePredictor.predict_pooled` as a forward pass; see `EmbeddedPredictor`."""
+
+    def __init__(self, predictor: SequencePredictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, sample_embedding: Tensor, categories: Tensor | None = None) -> PredictorOutput:
+        """Predict from samples that are embedded already; see `SequencePredictor.predict_pooled`."""
+        return self.predictor._predict_pooled(sample_embedding, categories)

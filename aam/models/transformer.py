@@ -1,9 +1,10 @@
 """Pre-norm transformer blocks, used by both levels.
 
-Shapes: R rows (ASVs or samples), N positions (patches of nucleotides, or ASVs), H heads, D width.
+Shapes: R rows (ASVs or samples), N positions (patches of nucleotides, or ASVs), T real positions of all rows, H heads,
+D width. Blocks take rows as [R, N, D], or packed without padding as [T, D] (`aam.models.packing`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
@@ -16,9 +17,12 @@ from torch.utils.checkpoint import checkpoint
 from aam.config import AttnImplementation, MixedPrecision, ModelConfig
 from aam.errors import InputError
 from aam.models.initial import Linear
+from aam.models.packing import Attend, Layout, Lengths, Padded, layout_of
 
 RECOMPILE_LIMIT: Final = 64
 """Graphs of a block; an ordinary run has about a dozen kinds of batches."""
+CHUNK_POSITIONS: Final = {"cpu": 8192, "cuda": 65536}
+"""Positions that go through a layer together: few enough for the caches of a CPU, and many enough to fill a GPU."""
 
 
 def attention_kernel(implementation: AttnImplementation, masked: bool) -> AbstractContextManager[object]:
@@ -71,19 +75,23 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width, std=width**-0.5, bias=False)
         self.output = Linear(width, width, std=residual_std(width, config), bias=False)
 
-    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        """Mix positions: [R, N, D] -> [R, N, D]; ``attend``: bool [R, 1, 1, N], False where padding."""
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """Mix the positions of each row: [R, N, D] -> [R, N, D], or packed, [T, D] -> [T, D]."""
         qkv = self.qkv(x)
         dtype = qkv.dtype
         if qkv.device.type == "cpu" and dtype == torch.bfloat16:
             # the backward pass of the fused CPU kernel is up to five times slower in bfloat16 than in float32
             qkv = qkv.float()
         # heads are views: the kernels read the strides of the fused projection
-        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
-        kernel = attention_kernel(self.implementation, masked=attend is not None)
+        parts = [part.unflatten(-1, (self.heads, -1)) for part in qkv.chunk(3, dim=-1)]
+        kernel = attention_kernel(self.implementation, masked=isinstance(attend, Tensor))
         with torch.autocast(qkv.device.type, enabled=False), kernel:
-            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attend)
-        projected: Tensor = self.output(mixed.transpose(1, 2).flatten(2).to(dtype))
+            if isinstance(attend, Lengths):
+                mixed = attend.attend(*parts)
+            else:
+                query, key, value = (part.transpose(1, 2) for part in parts)
+                mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attend).transpose(1, 2)
+        projected: Tensor = self.output(mixed.flatten(-2).to(dtype))
         return projected
 
 
@@ -116,7 +124,7 @@ class Block(nn.Module):
         Args:
             config: shape of the network.
             dropout: of what is added to the input.
-            chunk: rows that are transformed together, which bounds the memory; None for all.
+            chunk: rows that are transformed together, which bounds the memory; None for `CHUNK_POSITIONS`.
             attention: makes what mixes positions, called as `SelfAttention`, which is the default.
         """
         super().__init__()
@@ -130,14 +138,21 @@ class Block(nn.Module):
         # takes the block as an argument: bound to this one it would be wrong in a replica
         self.run: Transform = Block.transform
 
-    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        """Attention, then feed-forward, each added to its input: [R, N, D] -> [R, N, D]."""
-        parts = torch.split(x, self.chunk or max(len(x), 1))
-        masks: Sequence[Tensor | None] = [None] * len(parts) if attend is None else torch.split(attend, len(parts[0]))
-        done = [self._run_chunk(part, mask) for part, mask in zip(parts, masks, strict=True)]
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """Attention, then feed-forward, each added to its input: [R, N, D] -> [R, N, D], or [T, D] -> [T, D]."""
+        done = [self._run_chunk(part, told) for part, told in self._chunks(x, attend)]
         return done[0] if len(done) == 1 else torch.cat(done)
 
-    def _run_chunk(self, x: Tensor, attend: Tensor | None) -> Tensor:
+    def _chunks(self, x: Tensor, attend: Attend) -> list[tuple[Tensor, Attend]]:
+        positions = CHUNK_POSITIONS[x.device.type]
+        if isinstance(attend, Lengths):
+            lengths = attend.cut(self.chunk, positions) or [attend]
+            return list(zip(torch.split(x, [each.total for each in lengths]), lengths, strict=True))
+        rows = self.chunk or max(1, positions // max(1, x.shape[1]))
+        parts = torch.split(x, rows)
+        return list(zip(parts, [None] * len(parts) if attend is None else torch.split(attend, rows), strict=True))
+
+    def _run_chunk(self, x: Tensor, attend: Attend) -> Tensor:
         if not (self.gradient_checkpointing and torch.is_grad_enabled()):
             return self.run(self, x, attend)
         # block by block: a checkpoint around the whole stack would save no peak memory
@@ -145,14 +160,14 @@ class Block(nn.Module):
         recomputed: Tensor = checkpoint(self.run, self, x, attend, use_reentrant=False, preserve_rng_state=draws)
         return recomputed
 
-    def transform(self, x: Tensor, attend: Tensor | None) -> Tensor:
+    def transform(self, x: Tensor, attend: Attend) -> Tensor:
         """Transform a chunk of rows; see `forward`."""
         x = x + self.dropout(self.attention(self.attention_norm(x), attend))
         transformed: Tensor = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
         return transformed
 
 
-Transform = Callable[[Block, Tensor, Tensor | None], Tensor]
+Transform = Callable[[Block, Tensor, Attend], Tensor]
 Attention = Callable[[ModelConfig], nn.Module]
 
 
@@ -166,6 +181,8 @@ def compile_blocks(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Block):
             module.run = compiled
+        elif isinstance(module, Transformer):
+            module.pads = True  # one graph for all lengths
 
 
 class Transformer(nn.Module):
@@ -178,6 +195,16 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, dropout, chunk, attention) for _ in range(config.attention_layers))
         self.norm = nn.LayerNorm(config.embedding_dim)
+        self.implementation = config.attn_implementation
+        self.head = config.embedding_dim // config.attention_heads
+        self.pads = False
+        self.has_varlen = attention in (None, SelfAttention)
+
+    def layout(self, padding: Tensor) -> Layout:
+        """Choose how rows with padding, bool [R, N], go through the blocks."""
+        if self.pads or (padding.is_cuda and not self.has_varlen):
+            return Padded(~padding[:, None, None, :])
+        return layout_of(padding, self.implementation, self.head)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Encode sets or sequences.
@@ -190,7 +217,11 @@ class Transformer(nn.Module):
         Returns:
             [R, N, D]; arbitrary but finite where padding.
         """
-        attend = None if padding is None else ~padding[:, None, None, :]
+        layout = Padded(None) if padding is None else self.layout(padding)
+        return layout.unpack(self.transform(layout.pack(x), layout.attend))
+
+    def transform(self, x: Tensor, attend: Attend) -> Tensor:
+        """Encode rows in the form that a layout has brought them to: [R, N, D] or [T, D], the same out."""
         for block in self.blocks:
             x = block(x, attend)
         normed: Tensor = self.norm(x)

@@ -10,6 +10,7 @@ from torch import nn
 
 from aam.config import MachineConfig, MixedPrecision
 from aam.errors import InputError
+from aam.training.allocator import keep_freed_memory
 from aam.training.distributed import World
 from aam.training.hardware import bf16_is_fast
 
@@ -36,7 +37,7 @@ class Compute:
 
     @classmethod
     def of(cls, world: World, config: MachineConfig) -> "Compute":
-        """Take the precision from the config; ``auto`` is settled for the device of this process.
+        """Take the precision from the config, and set PyTorch and the allocator accordingly; ``auto`` is settled here.
 
         Raises:
             InputError: fp16 on a CPU, where small gradients are lost and nothing is gained.
@@ -46,6 +47,8 @@ class Compute:
             raise InputError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or none")
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
+        if world.device.type == "cpu":
+            keep_freed_memory()
         return cls(world, _DTYPES.get(precision))
 
     def autocast(self) -> AbstractContextManager[object]:

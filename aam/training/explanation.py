@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aam.data.dataset import FixedBatches, SampleBatch
 from aam.models.sequence_predictor import SequencePredictor
+from aam.training.asv_embeddings import AsvEmbeddings
 from aam.training.compute import Compute
 from aam.training.distributed import World
 from aam.training.inference import embed_batches
@@ -30,7 +31,7 @@ class AttentionRows(NamedTuple):
 @torch.no_grad()
 def attend_to_categories(
     model: SequencePredictor,
-    nucleotides: Tensor,
+    embeddings: AsvEmbeddings,
     batches: FixedBatches,
     compute: Compute,
     categories: Tensor,
@@ -42,7 +43,7 @@ def attend_to_categories(
 
     Args:
         model: in evaluation mode, with a fusion by cross-attention.
-        nucleotides: uint8 [ASVs of the table, L], on the device.
+        embeddings: of the ASVs of the samples, by this model.
         batches: the samples.
         compute: device, precision and ranks.
         categories: int64 [samples of the table, C], on the device.
@@ -57,7 +58,7 @@ def attend_to_categories(
     own = dealt[world.share(len(dealt)).position]
     done = 0
     every = batches.take(np.minimum(dealt, samples - 1))
-    for batch, asvs in embed_batches(model, nucleotides, every, compute, num_workers):
+    for batch, asvs in embed_batches(embeddings, every, compute, num_workers):
         with compute.autocast():
             weight = model.category_attention(asvs, batch.slot, batch.count, batch.depth, categories[batch.sample])
         genuine = torch.from_numpy(own[done : done + len(batch.sample)] < samples).to(batch.count.device)

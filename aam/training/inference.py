@@ -3,9 +3,9 @@
 Shapes: B samples, S ASVs in a sample, U unique ASVs, D width, L nucleotides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,21 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from aam.data.counts import held_by
 from aam.data.dataset import FixedBatches, SampleBatch
+from aam.training.asv_embeddings import AsvEmbeddings, AsvEncoding, embed_asvs, held
 from aam.training.compute import Compute
 from aam.training.distributed import World
 from aam.training.metrics import PairedMoments
 
-ROWS: Final = 1024
-"""ASVs that are encoded together where no gradient is needed."""
 
-
-class Embedder(Protocol):
+class Embedder(AsvEncoding, Protocol):
     """A model that embeds ASVs, and samples from embedded ASVs."""
-
-    def embed_asvs(self, tokens: Tensor) -> Tensor:
-        """Embed unique ASVs: integer [U, L] -> [U, D]."""
-        ...
 
     def embed_samples(self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor) -> Tensor:
         """Embed samples: [U, D], [B, S], [B, S], [B] -> [B, D]."""
@@ -36,7 +31,7 @@ class Embedder(Protocol):
 
 def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
     """Columns of the table that samples hold as they were drawn, ascending: int64 [U]."""
-    return np.unique(batches.drawn.indices).astype(np.int64)
+    return np.flatnonzero(np.bincount(batches.drawn.indices))
 
 
 def share_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]:
@@ -46,7 +41,7 @@ def share_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]
         Columns of the table, int64 [U], and how many of the samples hold each, int64 [U]: zero for an ASV that another
         rank has (see `World.share`). Both are on the device.
     """
-    times = np.bincount(batches.draws.table.counts[batches.samples].indices)
+    times = held_by(batches.draws.table.counts, batches.samples)
     asvs = np.flatnonzero(times)
     share = compute.world.share(len(asvs))
     own = asvs[share.position]
@@ -54,58 +49,89 @@ def share_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def embed_asvs(model: Embedder, nucleotides: Tensor, asv: NDArray[np.int64], compute: Compute) -> Tensor:
-    """Embed ASVs of the table, each on one rank, for all ranks.
+def embed_samples(
+    model: Embedder,
+    nucleotides: Tensor,
+    batches: FixedBatches,
+    compute: Compute,
+    num_workers: int = 0,
+    embeddings: AsvEmbeddings | None = None,
+) -> Tensor:
+    """Embed samples, each on one rank, for all ranks.
 
     Args:
         model: in evaluation mode.
         nucleotides: uint8 [ASVs of the table, L], on the device.
-        asv: columns of the table, int64 [U].
+        batches: the samples.
         compute: device, precision and ranks.
+        num_workers: processes that prepare batches.
+        embeddings: of the ASVs of the samples; computed here unless given.
 
     Returns:
-        float [U, D].
+        [samples, D], in their order.
     """
-    own = torch.from_numpy(asv[compute.world.share(len(asv)).position]).to(compute.device)
-    with compute.autocast():
-        rows = torch.cat([model.embed_asvs(nucleotides[part]) for part in torch.split(own, ROWS)])
-    return compute.world.join(rows, len(asv))
+    if embeddings is None:
+        embeddings = hold_asvs(model, nucleotides, batches, compute)
+
+    def embed(batch: SampleBatch, asvs: Tensor) -> Tensor:
+        return model.embed_samples(asvs, batch.slot, batch.count, batch.depth)
+
+    return map_samples(embed, embeddings, batches, compute, num_workers)
 
 
 @torch.no_grad()
-def embed_samples(
-    model: Embedder, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
+def map_samples(
+    work: Callable[[SampleBatch, Tensor], Tensor],
+    embeddings: AsvEmbeddings,
+    batches: FixedBatches,
+    compute: Compute,
+    num_workers: int = 0,
 ) -> Tensor:
-    """Embed samples, each on one rank, for all ranks: [samples, D], in their order."""
+    """Compute something of every sample by itself, each on one rank, for all ranks.
+
+    Samples of similar size share a batch, which leaves little padding.
+
+    Args:
+        work: takes a batch, on the device, and the embeddings [U, D] of its ASVs; gives a row for each, [B, ...].
+        embeddings: of the ASVs of the samples.
+        batches: the samples.
+        compute: device, precision and ranks.
+        num_workers: processes that prepare batches.
+
+    Returns:
+        [samples, ...], in their order.
+    """
+    own = compute.world.share(len(batches.samples)).position
+    order = np.argsort(batches.sizes[own], kind="stable")
     rows = []
-    for batch, asv_embedding in embed_batches(model, nucleotides, batches, compute, num_workers):
+    for batch in _on_device(batches.take(own[order]), compute, num_workers):
         with compute.autocast():
-            rows.append(model.embed_samples(asv_embedding, batch.slot, batch.count, batch.depth))
-    return compute.world.join(torch.cat(rows), len(batches.samples))
+            rows.append(work(batch, embeddings.of(batch.asv)))
+    place = torch.from_numpy(np.argsort(order)).to(compute.device)
+    return compute.world.join(torch.cat(rows)[place], len(batches.samples))
+
+
+def hold_asvs(model: AsvEncoding, nucleotides: Tensor, batches: FixedBatches, compute: Compute) -> AsvEmbeddings:
+    """Embed the ASVs of samples, each once, for an encoder that may change later."""
+    return held(embed_asvs(model, nucleotides, asvs_of(batches), compute), asvs_of(batches), len(nucleotides))
 
 
 @torch.no_grad()
 def embed_batches(
-    model: Embedder, nucleotides: Tensor, batches: FixedBatches, compute: Compute, num_workers: int = 0
+    embeddings: AsvEmbeddings, batches: FixedBatches, compute: Compute, num_workers: int = 0
 ) -> Iterator[tuple[SampleBatch, Tensor]]:
-    """Embed the ASVs of samples, and give the batches of this rank's share of the samples (see `World.share`).
+    """Give the batches of this rank's share of the samples (see `World.share`), in their order.
 
     Yields:
         Each batch, on the device, with the embeddings [U, D] of its ASVs.
     """
-    asv = asvs_of(batches)
-    place = torch.zeros(batches.draws.table.n_asvs, dtype=torch.int64)
-    place[torch.from_numpy(asv)] = torch.arange(len(asv))
-    place = place.to(compute.device)
-    asv_embedding = embed_asvs(model, nucleotides, asv, compute)
-    for batch in own_batches(batches, compute, num_workers):
-        yield batch, asv_embedding[place[batch.asv]]
-
-
-def own_batches(batches: FixedBatches, compute: Compute, num_workers: int = 0) -> Iterator[SampleBatch]:
-    """Batches of this rank's share of the samples (see `World.share`), on the device."""
     own = batches.take(compute.world.share(len(batches.samples)).position)
-    for batch in DataLoader(own, batch_size=None, num_workers=num_workers):
+    for batch in _on_device(own, compute, num_workers):
+        yield batch, embeddings.of(batch.asv)
+
+
+def _on_device(batches: FixedBatches, compute: Compute, num_workers: int) -> Iterator[SampleBatch]:
+    for batch in DataLoader(batches, batch_size=None, num_workers=num_workers):
         yield batch.to(compute.device)
 
 

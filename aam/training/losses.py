@@ -164,10 +164,15 @@ def target_loss(errors: Tensor, weight: Tensor, total: Tensor) -> Tensor:
     return each.mean()
 
 
+def count_errors(predicted: Tensor, relative_abundance: Tensor) -> Tensor:
+    """Squared errors of log relative abundances: [B, S], predicted, and [B, S], true, 0 where padding -> [B, S]."""
+    true = relative_abundance.clamp_min(torch.finfo(relative_abundance.dtype).tiny).log()
+    return (predicted - true).square()
+
+
 def count_loss(predicted: Tensor, relative_abundance: Tensor, hidden: Tensor, total: Tensor) -> Tensor:
     """Squared error of the log relative abundance of hidden ASVs; all [B, S], total the number hidden in the step."""
-    true = relative_abundance.clamp_min(torch.finfo(relative_abundance.dtype).tiny).log()
-    return ((predicted - true).square() * hidden).sum() / total.clamp_min(1)
+    return (count_errors(predicted, relative_abundance) * hidden).sum() / total.clamp_min(1)
 
 
 def at_least_single(x: Tensor) -> Tensor:

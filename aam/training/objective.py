@@ -20,9 +20,10 @@ from aam.data.dataset import DistanceSource, FixedBatches, StepBatch
 from aam.data.unifrac import faith_pd
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.types import EncoderOutput
+from aam.training.asv_embeddings import ROWS
 from aam.training.compute import draws_dropout, seeded
 from aam.training.distributed import gather_embeddings_for_unifrac
-from aam.training.inference import ROWS, embed_samples, join_moments, share_asvs
+from aam.training.inference import embed_samples, join_moments, share_asvs
 from aam.training.losses import PAIR_BLOCK, MultiTaskLoss, nucleotide_loss, pairwise_gradient
 from aam.training.masking import hidden_nucleotides
 from aam.training.metrics import DistanceMetrics, Metrics, RegressionMetrics

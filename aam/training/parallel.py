@@ -13,7 +13,7 @@ from aam.config import DistributedConfig
 from aam.errors import InputError
 from aam.models.initial import initialise
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
+from aam.models.sequence_predictor import EmbeddedPredictor, PooledPredictor, SequencePredictor
 from aam.training.compute import Compute
 from aam.training.data_parallel import SampleParallel, check_data_parallel
 from aam.training.distributed import World, wrap_model_fsdp
@@ -25,7 +25,8 @@ class Parallel:
     """How a step calls the model, and where; the bare model keeps its attributes, its weights and their names."""
 
     call: Callable[..., Any]
-    """Takes what the model's forward takes (`SequencePredictor.predict_samples`, where the encoder is frozen)."""
+    """Takes what the model's forward takes; where the encoder is frozen, what `SequencePredictor.predict_samples` does,
+    or `SequencePredictor.predict_pooled`."""
     compute: Compute
     quiet: Callable[[], AbstractContextManager[object]] = nullcontext
     """Context for all but the last batch of a step: gradients are added up here and summed over ranks later."""
@@ -66,7 +67,11 @@ def give_weights(
 
 
 def parallelize(
-    model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute, embedded: bool = False
+    model: SequenceEncoder | SequencePredictor,
+    config: DistributedConfig,
+    compute: Compute,
+    embedded: bool = False,
+    pooled: bool = False,
 ) -> Parallel:
     """Choose how a step calls a finished model.
 
@@ -75,13 +80,17 @@ def parallelize(
         config: the strategy.
         compute: device, precision and ranks.
         embedded: steps begin from embedded ASVs, as of a frozen encoder.
+        pooled: steps begin from embedded samples, which does not go with ``--data-parallel``.
 
     Raises:
         InputError: the strategy does not fit the device.
     """
     module: nn.Module = model
     plain: Callable[..., Any] = model
-    if isinstance(model, SequencePredictor) and embedded:
+    if isinstance(model, SequencePredictor) and pooled:
+        assert not config.data_parallel, "it scatters ASVs"
+        module, plain = PooledPredictor(model), model.predict_pooled
+    elif isinstance(model, SequencePredictor) and embedded:
         module, plain = EmbeddedPredictor(model), model.predict_samples
     if config.distributed:
         gpu = [compute.device] if compute.device.type == "cuda" else None

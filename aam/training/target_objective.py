@@ -4,9 +4,8 @@ Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, 
 outputs over all targets, C columns of categories.
 """
 
-from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,13 +18,23 @@ from aam.config import TrainConfig
 from aam.data.addressed import address_hash, address_keys, uniforms
 from aam.data.categorical import MISSING, UNSEEN
 from aam.data.dataset import FixedBatches, SampleBatch, StepBatch
+from aam.data.rarefaction import SampleDraws
 from aam.data.sequences import sequence_keys
 from aam.data.target_table import Targets
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
+from aam.training.asv_embeddings import AsvEmbeddings, embeddings_of
 from aam.training.compute import Compute, draws_dropout, seeded
-from aam.training.inference import embed_asvs, embed_batches, own_batches
-from aam.training.losses import MultiTaskLoss, RegressionLoss, at_least_single, class_errors, count_loss, target_loss
+from aam.training.inference import embed_samples, hold_asvs, map_samples
+from aam.training.losses import (
+    MultiTaskLoss,
+    RegressionLoss,
+    at_least_single,
+    class_errors,
+    count_errors,
+    count_loss,
+    target_loss,
+)
 from aam.training.noise import misread
 from aam.training.objective import VALIDATION, Scale
 from aam.training.parallel import Parallel
@@ -57,8 +66,9 @@ class TargetObjective:
     """Metadata columns, and hidden abundances where the model has a head for them.
 
     Args:
-        model: the bare model; with a frozen encoder the ASVs are embedded once, at the first step.
-        parallel: how a step calls it, from embedded ASVs where the encoder is frozen.
+        model: the bare model; with a frozen encoder the ASVs are embedded once, at the first step, and so are
+            the samples where `pools_once` says that they stay the same.
+        parallel: how a step calls it: from embedded ASVs, or samples, where these are embedded once.
         nucleotides: uint8 [ASVs of the table, L], on the device.
         table: targets and weight of every sample.
         config: losses, weights and seed.
@@ -89,6 +99,7 @@ class TargetObjective:
         self.loss = MultiTaskLoss(
             {"target_loss": config.target.target_weight, "count_loss": config.target.count_weight}
         )
+        self.pooled = pools_once(model, held_out.draws, config)
         counts = held_out.draws.table
         self.sample_keys = torch.from_numpy(address_keys(counts.sample_ids)).to(self.compute.device)
         self.asv_keys = torch.from_numpy(sequence_keys(counts.sequences)).to(self.compute.device)
@@ -96,9 +107,20 @@ class TargetObjective:
         self.sound = torch.ones((), dtype=torch.bool, device=self.compute.device)
 
     @cached_property
-    def frozen_asvs(self) -> Tensor:
-        """Embeddings of all ASVs of the table, [ASVs, D]; not before the weights of a resumed run are loaded."""
-        return embed_asvs(self.model, self.nucleotides, np.arange(len(self.nucleotides)), self.compute)
+    def frozen_asvs(self) -> AsvEmbeddings:
+        """Embeddings of all ASVs of the table; not before the weights of a resumed run are loaded."""
+        return self._embed_asvs()
+
+    @cached_property
+    def frozen_samples(self) -> Tensor:
+        """Embeddings of all samples of the table, [samples, D], where they stay the same."""
+        every = replace(self.held_out, samples=np.arange(self.held_out.draws.table.n_samples))
+        workers = self.config.runtime.num_workers or 0
+        return embed_samples(self.model, self.nucleotides, every, self.compute, workers, self._embed_asvs())
+
+    def _embed_asvs(self) -> AsvEmbeddings:
+        every, cache = np.arange(len(self.nucleotides)), self.config.finetune.embedding_cache
+        return embeddings_of(self.model, self.nucleotides, every, self.compute, cache)
 
     def backward(self, step: StepBatch, scale: Scale) -> dict[str, Tensor]:
         """Add the gradient of one optimizer step; see `Objective`. Losses are over all samples of the step."""
@@ -129,12 +151,16 @@ class TargetObjective:
         # dropout is the one draw of torch's own generator: seeded by address
         number = index * self.parallel.world.size + self.parallel.world.rank
         seed = address_hash(self.config.runtime.seed, "dropout", step.plan.step, number)
-        batch = step.micro[index]
-        asvs = self.frozen_asvs[batch.asv] if self.model.frozen else self._misread(batch.asv, step.plan.step)
+        batch, categories = step.micro[index], self._categories(step.micro[index], step.plan.step)
+        given: tuple[Tensor | None, ...]
+        if self.pooled:
+            given = self.frozen_samples[batch.sample], categories
+        else:
+            frozen = self.model.frozen
+            asvs = self.frozen_asvs.of(batch.asv) if frozen else self._misread(batch.asv, step.plan.step)
+            given = asvs, batch.slot, batch.count, batch.depth, hidden, categories
         with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
-            return self.parallel.call(  # type: ignore[no-any-return]
-                asvs, batch.slot, batch.count, batch.depth, hidden, self._categories(batch, step.plan.step)
-            )
+            return self.parallel.call(*given)  # type: ignore[no-any-return]
 
     def _categories(self, batch: SampleBatch, step: int) -> Tensor | None:
         """Categories of a batch, [B, C], some concealed by (seed, step, sample) where that was asked for."""
@@ -181,35 +207,47 @@ class TargetObjective:
         weighted = sum(self.loss.weights[name] * value for name, value in losses.items())
         return {"val/loss": weighted} | {f"val/{name}": value for name, value in metrics.items()}
 
+    @torch.no_grad()
+    def predict_held_out(self) -> NDArray[np.float64]:
+        """What the model gives for held-out samples, as of `predict_outputs`."""
+        return self._judge_samples()[0]
+
     def _judge_samples(self) -> tuple[NDArray[np.float64], dict[str, float]]:
         """Outputs for held-out samples, as of `predict_outputs`, and the loss of hidden abundances if there is one."""
         self.model.eval()
-        outputs: list[Tensor] = []
-        sums = torch.zeros(2, dtype=torch.float64, device=self.compute.device)
-        genuine = torch.from_numpy(self.parallel.world.share(len(self.held_out.samples)).genuine).to(sums.device)
-        workers = self.config.runtime.num_workers or 0
-        for batch, asvs in self._embedded_held_out(workers):
-            start = sum(len(rows) for rows in outputs)
-            categories = self.table.categories_of(batch.sample)
-            outputs.append(_outputs(self.model, batch, asvs, self.compute, categories))
-            hidden = self._hide_abundances(batch, VALIDATION)
-            if hidden is not None:
-                hidden &= genuine[start : start + len(hidden), None]
-                with self.compute.autocast():
-                    output = self.model.predict_samples(asvs, batch.slot, batch.count, batch.depth, hidden, categories)
-                error = _count_loss(output, batch, hidden, torch.ones((), device=sums.device))
-                sums += torch.stack([error.double(), hidden.sum().double()])
+        held_out, workers = self.held_out, self.config.runtime.num_workers or 0
+        if self.pooled:
+            rows = self._judge_pooled()
+        else:
+            frozen = self.frozen_asvs if self.model.frozen else None
+            embeddings = frozen or hold_asvs(self.model, self.nucleotides, held_out, self.compute)
+            rows = map_samples(self._judge_batch, embeddings, held_out, self.compute, workers)
         self.model.train()
-        error_sum, concealed = self.parallel.world.sum(sums).tolist()
-        losses = {"count_loss": error_sum / max(1.0, concealed)} if self.model.count_head is not None else {}
-        return _joined(outputs, self.held_out, self.compute), losses
+        width = sum(self.outputs)
+        losses = {}
+        if self.model.count_head is not None:
+            error_sum, concealed = rows[:, width:].sum(0).tolist()
+            losses["count_loss"] = error_sum / max(1.0, concealed)
+        return rows[:, :width].cpu().numpy(), losses
 
-    def _embedded_held_out(self, workers: int) -> Iterator[tuple[SampleBatch, Tensor]]:
-        """Batches of this rank's held-out samples, with the embeddings of their ASVs; frozen ones are kept."""
-        if not self.model.frozen:
-            return embed_batches(self.model, self.nucleotides, self.held_out, self.compute, workers)
-        batches = own_batches(self.held_out, self.compute, workers)
-        return ((batch, self.frozen_asvs[batch.asv]) for batch in batches)
+    def _judge_pooled(self) -> Tensor:
+        """Outputs for held-out samples from their embeddings, float64 [held-out samples, K]; on every rank."""
+        samples = torch.from_numpy(self.held_out.samples).to(self.compute.device)
+        with self.compute.autocast():
+            output = self.model.predict_pooled(self.frozen_samples[samples], self.table.categories_of(samples))
+        return output.prediction.double()
+
+    def _judge_batch(self, batch: SampleBatch, asvs: Tensor) -> Tensor:
+        """Outputs for held-out samples, and with a head for it errors and number of hidden abundances: [B, K (+ 2)]."""
+        categories = self.table.categories_of(batch.sample)
+        outputs = _outputs(self.model, batch, asvs, categories)
+        hidden = self._hide_abundances(batch, VALIDATION)
+        if hidden is None:
+            return outputs
+        output = self.model.predict_samples(asvs, batch.slot, batch.count, batch.depth, hidden, categories)
+        assert output.counts is not None
+        errors = count_errors(at_least_single(output.counts), batch.count / batch.depth[:, None]).double() * hidden
+        return torch.cat([outputs, torch.stack([errors.sum(1), hidden.sum(1)], dim=1)], dim=1)
 
     def metric_names(self) -> set[str]:
         """Names of the metrics that `validate` gives; see `Objective`."""
@@ -231,48 +269,45 @@ class TargetObjective:
         return self.targets.decode(outputs, self.table.metadata.iloc[self.held_out.samples])
 
 
+def pools_once(model: SequencePredictor, draws: SampleDraws, config: TrainConfig) -> bool:
+    """Whether fine-tuning embeds every sample once and trains the head on these embeddings alone.
+
+    So it does where the encoder is frozen, all epochs see the same reads and ASVs, and nothing but the encoder looks at
+    the ASVs of a sample. The results are the same otherwise, but for rounding.
+    """
+    return model.frozen and model.reads_samples_alone and draws.is_settled and not config.distribution.data_parallel
+
+
 def predict_outputs(
     model: SequencePredictor,
-    nucleotides: Tensor,
+    embeddings: AsvEmbeddings,
     batches: FixedBatches,
     compute: Compute,
     num_workers: int = 0,
     categories: Tensor | None = None,
 ) -> NDArray[np.float64]:
-    """What the model gives for samples, in their order: float64 [samples, K]; each ASV is encoded once.
+    """What the model gives for samples, in their order: float64 [samples, K].
 
     Ranks share the samples, and each gets all outputs.
 
     Args:
-        model: whatever its mode; it is judged in evaluation mode.
-        nucleotides: uint8 [ASVs of the table, L], on the device.
+        model: in evaluation mode.
+        embeddings: of the ASVs of the samples, by this model.
         batches: the samples.
         compute: device, precision and ranks.
         num_workers: processes that prepare batches.
         categories: int64 [samples of the table, C], on the device, where the prediction depends on them.
     """
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        outputs = [
-            _outputs(model, batch, asvs, compute, None if categories is None else categories[batch.sample])
-            for batch, asvs in embed_batches(model, nucleotides, batches, compute, num_workers)
-        ]
-    model.train(training)
-    return _joined(outputs, batches, compute)
+
+    def predict(batch: SampleBatch, asvs: Tensor) -> Tensor:
+        return _outputs(model, batch, asvs, None if categories is None else categories[batch.sample])
+
+    return map_samples(predict, embeddings, batches, compute, num_workers).cpu().numpy()
 
 
-def _joined(outputs: list[Tensor], batches: FixedBatches, compute: Compute) -> NDArray[np.float64]:
-    """Outputs of all ranks, in the order of the samples, in main memory."""
-    return compute.world.join(torch.cat(outputs), len(batches.samples)).cpu().numpy()
-
-
-def _outputs(
-    model: SequencePredictor, batch: SampleBatch, asvs: Tensor, compute: Compute, categories: Tensor | None
-) -> Tensor:
+def _outputs(model: SequencePredictor, batch: SampleBatch, asvs: Tensor, categories: Tensor | None) -> Tensor:
     """What the model gives for a batch, from its embedded ASVs [U, D]: float64 [B, K]."""
-    with compute.autocast():
-        output = model.predict_samples(asvs, batch.slot, batch.count, batch.depth, categories=categories)
+    output = model.predict_samples(asvs, batch.slot, batch.count, batch.depth, categories=categories)
     return output.prediction.double()
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aam.data.counts import held_by
 from aam.data.dataset import FixedBatches, SampleBatch
 from aam.data.taxonomy import TaxonomyLabels
 from aam.models.sequence_encoder import SequenceEncoder
+from aam.training.asv_embeddings import ROWS
 from aam.training.compute import Compute
-from aam.training.inference import ROWS, share_asvs
+from aam.training.inference import share_asvs
 from aam.training.losses import taxonomy_losses
 from aam.training.metrics import Metrics
 
@@ -34,7 +36,7 @@ class TaxonomyTask:
         self.held_out, self.compute = held_out, compute
         self.code = torch.from_numpy(labels.code).to(compute.device)
         self.is_new = torch.from_numpy(~labels.trained).to(compute.device)
-        held = np.unique(held_out.draws.table.counts[held_out.samples].indices)
+        held = np.flatnonzero(held_by(held_out.draws.table.counts, held_out.samples))
         of_new = labels.code[held[~labels.trained[held]]]
         self.ranks_of_new = [
             rank for rank, known in zip(self.sizes, np.any(of_new >= 0, axis=0).tolist(), strict=True) if known

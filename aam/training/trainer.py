@@ -14,10 +14,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from aam.config import PretrainConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
-from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
+from aam.data.packing import MemoryBudget
+from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.agreement import Agreement, Verdict
 from aam.training.divided import own_part
 from aam.training.loading import step_loader
+from aam.training.memory_profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
 from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
@@ -79,6 +81,7 @@ class Trainer:
         self.optimizer = make_optimizer(model, config.optim, own_rates(config))
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()
+        self.profile = NullProfile()
         self.progress = Progress()
         self.agreement = Agreement(self.world)
 
@@ -122,7 +125,8 @@ class Trainer:
 
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
         """Make one step of the optimizer; returns this rank's shares of the losses, still on the device."""
-        losses = self.objective.backward(step.to(self.compute.device, non_blocking=True), self.scaler.scale)
+        losses = self._add_gradient(step)
+        self.profile.enter(OPTIMIZER)
         self.scaler.unscale_(self.optimizer)
         clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -131,7 +135,36 @@ class Trainer:
         self.schedule.step()
         self.progress.step += 1
         self.monitor.advance()
+        self.profile.step_done()
         return losses
+
+    def _add_gradient(self, step: StepBatch) -> Mapping[str, Tensor]:
+        """Add the gradient of a step; from when a GPU's memory does not suffice, in batches half as large."""
+        while True:
+            if step.pieces != self.dataset.pieces:  # made before they were halved
+                step = self.dataset[step.plan]
+            try:
+                moved = step.to(self.compute.device, non_blocking=True)
+                return self.objective.backward(moved, self.profile.watched(self.scaler.scale))
+            except torch.OutOfMemoryError as error:
+                self._halve(step, error)
+
+    def _halve(self, step: StepBatch, error: torch.OutOfMemoryError) -> None:
+        """Cut batches in two from now on, and begin the step anew.
+
+        Raises:
+            InputError: the batches are of one sample already, or other processes wait for this one within the step.
+        """
+        largest = max(len(batch.sample) for batch in step.micro)
+        where = f"rank {self.world.rank}, step {step.plan.step + 1}: a batch of {largest} samples does not fit"
+        if self.world.size > 1 or largest == 1:
+            raise InputError(
+                f"{where} into the memory of {self.compute.device}: give --max-memory-gb, which cuts steps into "
+                "smaller batches with the same result; or --gradient-checkpointing or a lower --max-asvs"
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self.dataset = replace(self.dataset, pieces=2 * self.dataset.pieces)
+        logger.warning("%s into the memory: batches are half as large from now on, with the same result", where)
 
     def _check(self, verdicts: list[Verdict]) -> bool:
         """Fail on every rank where one has failed to compute a number; returns whether to stop."""
@@ -167,7 +200,9 @@ class Trainer:
     def validate(self, epoch: int) -> bool:
         """Judge the model on the held-out samples; returns whether it is the best so far."""
         self._check_finite(f"epoch {epoch}")
+        self.profile.enter(VALIDATION)
         judged = self.objective.validate()
+        self.profile.enter(BETWEEN)
         # of one rank, should others round differently: all take the same decisions
         metrics = self.world.on_main(lambda: judged)
         self.monitor.log_validation(self.progress.step, epoch, metrics)
@@ -193,6 +228,7 @@ class Trainer:
         """Write weights and everything that resuming needs."""
         self._check_finite(f"step {self.progress.step}")
         state = {
+            "memory": None if self.dataset.budget is None else asdict(self.dataset.budget),
             "progress": asdict(self.progress),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -206,6 +242,9 @@ class Trainer:
             InputError: the checkpoint is damaged, or was written on another study.
         """
         state = self.checkpoints.load(path, self.model, self.optimizer)
+        if state["memory"] is not None:
+            # as measured when the run began, so that it goes on with the same batches
+            self.dataset = replace(self.dataset, budget=MemoryBudget.from_json(state["memory"]))
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])

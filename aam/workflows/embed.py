@@ -8,10 +8,12 @@ import pandas as pd
 import torch
 
 from aam.config import EmbedConfig
+from aam.data.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
+from aam.training.asv_embeddings import AsvEmbeddings, embeddings_of
 from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
-from aam.training.inference import embed_asvs, embed_samples
+from aam.training.inference import asvs_of, embed_samples
 from aam.workflows.predict import study_batches, with_left_out
 from aam.workflows.restore import Restored, restore
 from aam.workflows.tables import check_outputs, write_table
@@ -28,13 +30,18 @@ def embed(config: EmbedConfig) -> None:
     outputs = {"output": config.inference.output, "asv": config.asvs.asv}
     with setup_distributed(config.runtime.device, inference=True) as world:
         world.on_main(lambda: check_outputs(config, outputs, config.inference.overwrite))
+        world.on_main(lambda: check_cache_folder(config.inference.embedding_cache))
         trained = restore(config.trained.checkpoint)
         study = load_study(config.inputs, trained.config.sampling)
         compute = Compute.of(world, config.runtime)
-        samples = embed_study(trained, study, config.inference.batch_size, compute, config.runtime.num_workers or 0)
-        _write(with_left_out(samples, study), config.inference.output, world)
+        batches, nucleotides = study_batches(trained, study, config.inference.batch_size, compute)
+        every = np.arange(study.table.n_asvs) if config.asvs.asv is not None else asvs_of(batches)
+        encoder, cache = trained.encoder.to(compute.device), config.inference.embedding_cache
+        embeddings = embeddings_of(encoder, nucleotides, every, compute, cache)
+        rows = embed_samples(encoder, nucleotides, batches, compute, config.runtime.num_workers or 0, embeddings)
+        _write(with_left_out(_by_sample(rows, study), study), config.inference.output, world)
         if config.asvs.asv is not None:
-            _write(embed_study_asvs(trained, study, compute), config.asvs.asv, world)
+            _write(_by_asv(embeddings, study, compute), config.asvs.asv, world)
         world.barrier()  # a launcher may end the others when the first has ended
 
 
@@ -50,13 +57,22 @@ def embed_study(
     """Embed every sample of a study, in its order: one column for each dimension. Ranks share the samples."""
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
     rows = embed_samples(trained.encoder.to(compute.device), nucleotides, batches, compute, num_workers)
-    return _frame(rows.float().cpu(), pd.Index(study.table.sample_ids, name="sample_id"))
+    return _by_sample(rows, study)
 
 
 def embed_study_asvs(trained: Restored, study: Study, compute: Compute) -> pd.DataFrame:
     """Embed every ASV of a study, in its order: one column for each dimension. Ranks share the ASVs."""
     _, nucleotides = study_batches(trained, study, 1, compute)
-    rows = embed_asvs(trained.encoder.to(compute.device), nucleotides, np.arange(study.table.n_asvs), compute)
+    every = np.arange(study.table.n_asvs)
+    return _by_asv(embeddings_of(trained.encoder.to(compute.device), nucleotides, every, compute), study, compute)
+
+
+def _by_sample(rows: torch.Tensor, study: Study) -> pd.DataFrame:
+    return _frame(rows.float().cpu(), pd.Index(study.table.sample_ids, name="sample_id"))
+
+
+def _by_asv(embeddings: AsvEmbeddings, study: Study, compute: Compute) -> pd.DataFrame:
+    rows = embeddings.of(torch.arange(study.table.n_asvs, device=compute.device))
     return _frame(rows.float().cpu(), pd.Index(study.table.asv_ids, name="asv_id"))
 
 

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 
 from aam.config import ExplainConfig, TrainConfig
+from aam.data.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.attention import ColumnMeans, plot_column_means
+from aam.training.asv_embeddings import embeddings_of
 from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.training.explanation import AttentionRows, attend_to_categories
+from aam.training.inference import asvs_of
 from aam.workflows.predict import categories_of, metadata_of, study_batches
 from aam.workflows.restore import Restored, restore
 from aam.workflows.tables import check_outputs, write_parts
@@ -33,13 +36,15 @@ def explain(config: ExplainConfig) -> None:
     with setup_distributed(config.runtime.device, inference=True) as world:
         outputs = {"output": config.inference.output, "plot": config.explanation.plot}
         world.on_main(lambda: check_outputs(config, outputs, config.inference.overwrite))
+        world.on_main(lambda: check_cache_folder(config.inference.embedding_cache))
         trained = restore(config.trained.checkpoint)
         columns = attended_columns(trained, config.trained.checkpoint)
         if len(columns) == 1:
             logger.warning("the model has the one categorical column %s: every weight is 1", columns[0])
         study = load_study(config.inputs, trained.config.sampling)
         compute = Compute.of(world, config.runtime)
-        parts = attention_parts(trained, study, config.inference.batch_size, compute, config.runtime.num_workers or 0)
+        inference, workers = config.inference, config.runtime.num_workers or 0
+        parts = attention_parts(trained, study, inference.batch_size, compute, workers, inference.embedding_cache)
         _write(parts, columns, config, world)
         world.barrier()  # a launcher may end the others when the first has ended
 
@@ -65,7 +70,12 @@ def attended_columns(trained: Restored, path: Path) -> tuple[str, ...]:
 
 
 def attention_parts(
-    trained: Restored, study: Study, batch_size: int, compute: Compute, num_workers: int = 0
+    trained: Restored,
+    study: Study,
+    batch_size: int,
+    compute: Compute,
+    num_workers: int = 0,
+    cache: Path | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Give the attention of the ASVs of every sample, some samples at a time. Ranks share the samples.
 
@@ -75,6 +85,7 @@ def attention_parts(
         batch_size: samples of a rank at a time.
         compute: device, precision and ranks.
         num_workers: processes that prepare batches.
+        cache: folder of kept embeddings of ASVs, if any; see `embeddings_of`.
 
     Returns:
         Tables with a row for each sample, ASV and column; see `_table`. Every rank is to take all of them.
@@ -88,7 +99,8 @@ def attention_parts(
     assert categories is not None
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
     predictor = trained.predictor.to(compute.device)
-    rows = attend_to_categories(predictor, nucleotides, batches, compute, categories, num_workers)
+    embeddings = embeddings_of(predictor, nucleotides, asvs_of(batches), compute, cache)
+    rows = attend_to_categories(predictor, embeddings, batches, compute, categories, num_workers)
     columns = trained.categories.columns[: trained.categories.fused]
     return (_table(part, study, columns) for part in rows)
 

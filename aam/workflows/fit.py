@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,16 +14,20 @@ from torch import Tensor, nn
 from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
 from aam.data.augmentation import Augmentation, Mixing
 from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
+from aam.data.packing import MemoryBudget
 from aam.data.rarefaction import SampleDraws
 from aam.data.splits import Split, write_split
 from aam.data.study import Study, digest
 from aam.data.whole_files import whole_file
 from aam.errors import InputError
 from aam.models.transformer import check_attention, compile_blocks
+from aam.training.allocator import keep_freed_memory, return_freed_memory
 from aam.training.checkpoint import CheckpointStore, Kind
 from aam.training.compute import Compute, settled_precision
 from aam.training.distributed import World
 from aam.training.hardware import Build, advise_attention, compile_allowed, describe
+from aam.training.memory import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
+from aam.training.memory_profile import MemoryProfile, NullProfile
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
 from aam.training.parallel import check_compiler
@@ -36,6 +40,8 @@ from aam.workflows.tables import write_table
 logger = logging.getLogger(__name__)
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
+HELD_OUT_SHARE = 0.25
+"""Share of the memory that a batch of held-out samples may take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +59,26 @@ class Material:
         """The validation samples, in order."""
         return FixedBatches(self.draws, self.split.val, batch_size)
 
+    def held_out_size(self, config: PretrainConfig | TrainConfig) -> int:
+        """Validation samples in a batch: as many as in training, or fewer that surely fit into a memory budget."""
+        size, limit = config.optim.batch_samples, config.memory.max_memory_gb
+        if limit is None:
+            return size
+        return min(size, max(1, int(HELD_OUT_SHARE * GB * limit / self._bytes_of_sample(config.model))))
+
+    def _bytes_of_sample(self, model: ModelConfig) -> float:
+        """The most bytes that a held-out sample takes, which keeps nothing for a backward pass."""
+        held = int(np.diff(self.study.table.counts.indptr)[self.split.val].max(initial=1))
+        asvs = min(held, self.draws.config.max_asvs or held)
+        return predicted_cost(model.model_copy(update={"attention_layers": 1}), None, frozen=True).of(0, asvs)
+
     def sampler(self, config: PretrainConfig | TrainConfig) -> AddressedSampler:
         """Plan the steps of the whole run over the training samples."""
         optim, ids = config.optim, self.study.table.sample_ids
         # shuffled from the order of their ids, so that the order of the table does not matter
         samples = np.array(sorted(self.split.train.tolist(), key=ids.__getitem__), dtype=np.int64)
-        return AddressedSampler(samples, optim.batch_size, optim.accumulation_steps, optim.epochs, config.runtime.seed)
+        batches = optim.step_samples // optim.batch_samples
+        return AddressedSampler(samples, optim.batch_samples, batches, optim.epochs, config.runtime.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +137,10 @@ def gather_material(
         keys = torch.from_numpy(study.asv_keys)
         augmentation = Augmentation(config.augmentation, config.runtime.seed, study.table.sample_ids, keys, mixing)
     draws = SampleDraws(study.table, config.sampling, config.runtime.seed, augmentation)
-    if config.optim.batch_size < compute.world.size:
+    if config.optim.batch_samples < compute.world.size:
         logger.warning(
             "--batch-size %d counts the samples of all %d processes: some of them have none",
-            config.optim.batch_size,
+            config.optim.batch_samples,
             compute.world.size,
         )
     logger.info("computing on %s", describe(Build.of_torch(), compute.device))
@@ -181,6 +201,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
     _check_best_metric(run)
     output, world = asked.output, run.world
     trainer = run.trainer(CheckpointStore(output.output_dir / "checkpoints", output.keep_checkpoints))
+    if not output.resume:
+        limit_memory(run, trainer)
     with ExitStack() as stack:
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
         if not folder.exists():
@@ -190,9 +212,11 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
             trainer.load_checkpoint(last)
         if run.config.runtime.compile_model:
             compile_if_supported(run.model, run.world)
+        limit_memory(run, trainer)
         if world.is_main:
             _write_samples(run.material, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
+        trainer.profile = stack.enter_context(_profile(trainer, folder))
         if last is not None:
             logger.info("resumed at step %d", trainer.progress.step)
         trainer.fit()
@@ -206,6 +230,48 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
     return folder
 
 
+def limit_memory(run: Run, trainer: Trainer) -> None:
+    """Let steps be cut into batches that fit into the memory, where that was asked for and is not known already.
+
+    Raises:
+        InputError: a sample does not fit by itself, or the system does not tell how much memory is taken.
+    """
+    dataset, limit = trainer.dataset, memory_limit(run)
+    if limit is None or dataset.budget is not None:
+        return
+    budget = measured_budget(run, limit)
+    trainer.dataset = replace(dataset, budget=budget)
+    if not is_tight(budget, dataset, run.material.split.train, run.config.optim.step_samples):
+        keep_freed_memory()
+
+
+def memory_limit(run: Run) -> float | None:
+    """Bytes that a process of a run may take; None where nothing limits it."""
+    config, device = run.config, run.world.device
+    if config.memory.max_memory_gb is not None:
+        return GB * config.memory.max_memory_gb
+    limit = None
+    if config.optim.batch_size == "auto":
+        free = torch.tensor([[float(free_memory(device))]], dtype=torch.float64, device=device)
+        least = float(run.world.gather(free, [1] * run.world.size).min())
+        limit = config.memory.max_memory_fraction * least / (1 if device.type == "cuda" else run.world.size)
+    return limit
+
+
+def measured_budget(run: Run, limit: float | None = None) -> MemoryBudget:
+    """Measure what batches of a run take, and how many samples may share one; by default within the free memory."""
+    config, device = run.config, run.world.device
+    if limit is None:
+        limit = config.memory.max_memory_fraction * free_memory(device)
+    if device.type == "cpu":
+        return_freed_memory()
+    frozen = isinstance(config, TrainConfig) and config.finetune.freeze_base
+    masking = config.masking if isinstance(config, PretrainConfig) and config.losses.learns("nucleotide") else None
+    budget = MemoryBudget((1 - KEPT_FREE) * limit, predicted_cost(config.model, masking, frozen))
+    samples, most = run.material.split.train, config.optim.step_samples
+    return calibrate(run.objective, run.model, run.dataset, samples, budget, most)
+
+
 def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
     """The monitor of rank 0; other ranks are silent, but for a log where one was asked for."""
     if trainer.world.is_main:
@@ -213,6 +279,13 @@ def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
     if trainer.config.distribution.log_all_ranks:
         return LogMonitor(folder / f"training-rank{trainer.world.rank}.log")
     return NullMonitor()
+
+
+def _profile(trainer: Trainer, folder: Path) -> NullProfile:
+    """The memory profile of rank 0, where one was asked for."""
+    if not (trainer.config.runtime.memory_profile and trainer.world.is_main):
+        return NullProfile()
+    return MemoryProfile(trainer.model, trainer.compute.device, folder)
 
 
 def compile_if_supported(model: nn.Module, world: World) -> None:

@@ -38,6 +38,8 @@ RUN_FILES = (
     "val_predictions.tsv",
     "val_metrics.json",
     "find_lr.tsv",
+    "memory_profile.tsv",
+    "memory_snapshot.pickle",
     "plots/val_distances.png",
     "plots/val_predictions.png",
     "plots/find_lr.png",
@@ -50,7 +52,18 @@ RESTART_PATIENCE = 30.0
 """Seconds that a restarted process waits until all of its predecessor, such as a data worker, is gone."""
 
 MAY_CHANGE = frozenset(
-    {"output_dir", "resume", "overwrite", "log_every", "checkpoint_every", "keep_checkpoints", "num_workers", "device"}
+    {
+        "output_dir",
+        "resume",
+        "overwrite",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "num_workers",
+        "device",
+        "embedding_cache",
+        "memory_profile",
+    }
     | DistributedConfig.model_fields.keys() - {"fsdp_mixed_precision"}
 )
 """Options that a resumed run may give anew: they do not change what is learned."""

@@ -1,6 +1,7 @@
 """`aam predict`: apply a fine-tuned model to samples."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,14 @@ import torch
 
 from aam.config import PredictConfig
 from aam.data.dataset import FixedBatches
+from aam.data.embedding_files import check_cache_folder
 from aam.data.rarefaction import SampleDraws
 from aam.data.study import Study, load_study
 from aam.errors import InputError, first_ids
+from aam.training.asv_embeddings import embeddings_of
 from aam.training.compute import Compute
 from aam.training.distributed import setup_distributed
+from aam.training.inference import asvs_of
 from aam.training.target_objective import predict_outputs
 from aam.workflows.restore import Restored, restore
 from aam.workflows.tables import check_outputs, write_table
@@ -29,6 +33,7 @@ def predict(config: PredictConfig) -> None:
     with setup_distributed(config.runtime.device, inference=True) as world:
         output = config.inference.output
         world.on_main(lambda: check_outputs(config, {"output": output}, config.inference.overwrite))
+        world.on_main(lambda: check_cache_folder(config.inference.embedding_cache))
         trained = restore(config.trained.checkpoint)
         if trained.targets is None:
             raise InputError(
@@ -37,8 +42,14 @@ def predict(config: PredictConfig) -> None:
             )
         study = load_study(config.inputs, trained.config.sampling)
         compute = Compute.of(world, config.runtime)
-        workers = config.runtime.num_workers or 0
-        predictions = predict_study(trained, study, config.inference.batch_size, compute, workers)
+        predictions = predict_study(
+            trained,
+            study,
+            config.inference.batch_size,
+            compute,
+            config.runtime.num_workers or 0,
+            config.inference.embedding_cache,
+        )
         if world.is_main:
             write_table(with_left_out(predictions, study), output)
             logger.info("wrote %s", output)
@@ -46,9 +57,17 @@ def predict(config: PredictConfig) -> None:
 
 
 def predict_study(
-    trained: Restored, study: Study, batch_size: int, compute: Compute, num_workers: int = 0
+    trained: Restored,
+    study: Study,
+    batch_size: int,
+    compute: Compute,
+    num_workers: int = 0,
+    cache: Path | None = None,
 ) -> pd.DataFrame:
-    """Predict every sample of a study, in its order; columns as of `Targets.decode`. Ranks share the samples."""
+    """Predict every sample of a study, in its order; columns as of `Targets.decode`. Ranks share the samples.
+
+    Embeddings of ASVs are kept in the folder `cache`, if there is one; see `embeddings_of`.
+    """
     assert trained.predictor is not None
     assert trained.targets is not None
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
@@ -56,7 +75,11 @@ def predict_study(
     trained.targets.warn_of_others(metadata)
     categories = categories_of(metadata, trained, compute)
     predictor = trained.predictor.to(compute.device)
-    outputs = predict_outputs(predictor, nucleotides, batches, compute, num_workers, categories)
+    training = predictor.training
+    predictor.eval()
+    embeddings = embeddings_of(predictor, nucleotides, asvs_of(batches), compute, cache)
+    outputs = predict_outputs(predictor, embeddings, batches, compute, num_workers, categories)
+    predictor.train(training)
     return trained.targets.decode(outputs, metadata)
 
 

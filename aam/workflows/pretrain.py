@@ -145,7 +145,7 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
     compares = losses.learns("unifrac") or losses.learns("faith_pd")
     source = study.distance_source(config.unifrac) if compares else None
     model = _build_model(config, labels, compute)
-    held_out = material.held_out(config.optim.batch_size)
+    held_out = material.held_out(material.held_out_size(config))
     objective = PretrainObjective(
         model,
         parallelize(model, config.distribution, compute),

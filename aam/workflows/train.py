@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from aam.config import ModelConfig, TrainConfig
 from aam.data.augmentation import Mixing
 from aam.data.categorical import CategoryEncoder
-from aam.data.dataset import StepDataset
+from aam.data.dataset import PooledStepDataset, StepDataset
+from aam.data.embedding_files import check_cache_folder
 from aam.data.loss_weights import CategoryWeights
 from aam.data.rarefaction import mean_log_abundance
 from aam.data.splits import Split, split_samples
@@ -28,7 +29,7 @@ from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
 from aam.training.parallel import give_weights, parallelize
-from aam.training.target_objective import TargetObjective, TargetTable, predict_outputs
+from aam.training.target_objective import TargetObjective, TargetTable, pools_once
 from aam.workflows.fit import Material, Run, fit, gather_material, resolved_model, settle_precision
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
@@ -45,6 +46,7 @@ def train(config: TrainConfig) -> None:
     """
     with setup_distributed(config.runtime.device, config.distribution) as world:
         config = world.on_main(lambda: settle_folder(config))
+        world.on_main(lambda: check_cache_folder(config.finetune.embedding_cache))
         if config.inputs.tree is not None:
             logger.info("--tree is not needed to predict a column, and is not read")
         study = load_study(config.inputs, config.sampling, needs=("metadata",))
@@ -54,22 +56,14 @@ def train(config: TrainConfig) -> None:
 def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:
     """Fine-tune on a study that is loaded already; returns the run, with its best weights, and the output folder."""
     run = prepare_training(study, config, world)
-    return run, fit(run, config, lambda folder: _report(run, config, folder))
+    return run, fit(run, config, lambda folder: _report(run, folder))
 
 
-def _report(run: Run, config: TrainConfig, folder: Path) -> None:
+def _report(run: Run, folder: Path) -> None:
     """Predict the held-out samples."""
     objective = run.objective
     assert isinstance(objective, TargetObjective)
-    held_out = objective.held_out
-    outputs = predict_outputs(
-        objective.model,
-        objective.nucleotides,
-        held_out,
-        objective.compute,
-        config.runtime.num_workers or 0,
-        objective.table.categories,
-    )
+    outputs = objective.predict_held_out()
     if run.world.is_main:
         table = objective.decode_held_out(outputs)
         write_prediction_report(objective.targets, table, objective.held_out_truth, folder)
@@ -142,8 +136,9 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     if categories is not None:
         codes = torch.from_numpy(categories.encode(study.metadata))
         table = replace(table, categories=codes.to(compute.device))
-    parallel = parallelize(model, config.distribution, compute, embedded=model.frozen)
-    held_out = material.held_out(config.optim.batch_size)
+    pooled = pools_once(model, material.draws, config)
+    parallel = parallelize(model, config.distribution, compute, embedded=model.frozen, pooled=pooled)
+    held_out = material.held_out(material.held_out_size(config))
     objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
     documents: dict[str, Any] = {"targets": targets.to_json()}
     if weights is not None:
@@ -153,7 +148,8 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     fingerprint = {"target": digest([table.value.cpu().numpy(), table.weight.cpu().numpy(), json.dumps(documents)])}
     if table.categories is not None:
         fingerprint["categories"] = digest([table.categories.cpu().numpy()])
-    dataset = StepDataset(material.draws, rank=compute.world.rank, ranks=compute.world.size)
+    datasets = PooledStepDataset if pooled else StepDataset
+    dataset = datasets(material.draws, rank=compute.world.rank, ranks=compute.world.size)
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
 
 

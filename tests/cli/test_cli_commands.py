@@ -21,7 +21,11 @@ from aam.errors import (
 )
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "inspect", "explain", "simulate", "unifrac"]
+COMMANDS += ["estimate pretrain", "estimate train"]
+KINDS = ("pretrain", "train")
 REQUIRED = {
+    "estimate pretrain": [],
+    "estimate train": ["--metadata-column", "age"],
     "pretrain": ["--output-dir", "o"],
     "train": ["--output-dir", "o", "--metadata-column", "age"],
     "find-lr": ["--output-dir", "o"],
@@ -47,14 +51,15 @@ def workflow(monkeypatch):
     def replace(command: str, function=None) -> list[RunConfig]:
         received: list[RunConfig] = []
         name = command.replace("-", "_")
-        module = types.ModuleType(f"aam.workflows.{name}")
+        of_module = {"unifrac": "write_unifrac"} | {f"estimate {kind}": f"estimate_{kind}ing" for kind in KINDS}
+        module = types.ModuleType(f"aam.workflows.{name.split()[0]}")
 
         def run(config: RunConfig) -> None:
             received.append(config)
             if function is not None:
                 function()
 
-        setattr(module, "write_unifrac" if name == "unifrac" else name, run)
+        setattr(module, of_module.get(name, name), run)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         return received
 
@@ -62,13 +67,15 @@ def workflow(monkeypatch):
 
 
 def test_the_commands_are_those_of_the_readme():
-    assert sorted(app.commands) == sorted(COMMANDS)
+    alone = {name for name in COMMANDS if " " not in name}
+    assert set(app.commands) == alone | {"estimate"}
+    assert {f"estimate {name}" for name in app.commands["estimate"].commands} == set(COMMANDS) - alone
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_calls_its_workflow_with_its_config(command, workflow):
     received = workflow(command)
-    assert _run(command, *REQUIRED[command]) == 0
+    assert _run(*command.split(), *REQUIRED[command]) == 0
     (config,) = received
     assert all(str(value) in REQUIRED[command] for value in config.flat().values() if isinstance(value, Path))
 
@@ -76,10 +83,12 @@ def test_every_command_calls_its_workflow_with_its_config(command, workflow):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_100_columns_and_shows_every_option_in_its_panel(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    assert _run(command, "--help") == 0
+    assert _run(*command.split(), "--help") == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 100
-    for parameter in app.commands[command].params:
+    group, _, name = command.rpartition(" ")
+    made = (app.commands[group] if group else app).commands[name]
+    for parameter in made.params:
         name = str(parameter.name)
         if isinstance(parameter, click.Argument):
             assert name.upper() in text

@@ -24,6 +24,7 @@ from aam.training.checkpoint import Checkpoint
 from aam.training.compute import Compute
 from aam.training.distributed import World, wrap_model_fsdp
 from aam.training.divided import own_part
+from aam.training.inference import hold_asvs
 from aam.training.objective import PretrainObjective
 from aam.training.optim import make_optimizer
 from aam.training.parallel import give_weights
@@ -251,7 +252,9 @@ def inferred(run: Run, world: World, samples: int) -> Iterator[Result]:
         "predict": lambda compute: predict_study(trained, study, 3, compute),
         "embed": lambda compute: embed_study(trained, study, 3, compute),
         "embed ASVs": lambda compute: embed_study_asvs(trained, study, compute),
-        "outputs": lambda compute: predict_outputs(model, material.nucleotides, batches, compute, 1),
+        "outputs": lambda compute: predict_outputs(
+            model, hold_asvs(model, material.nucleotides, batches, compute), batches, compute, 1
+        ),
     }
     for name, table in tables.items():
         found, expected = (np.asarray(table(compute), dtype=np.float64) for compute in (here, alone))

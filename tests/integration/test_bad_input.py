@@ -673,6 +673,21 @@ AUGMENTATION = {
         train(sequence_noise=0.01, pretrained_encoder="pretrained", freeze_base=True),
         ("--sequence-noise 0.01 has no effect with --freeze-base", "drop one"),
     ),
+    "embeddings kept of an encoder that learns": Case(
+        train(embedding_cache="kept", pretrained_encoder="pretrained"),
+        ("--embedding-cache kept only has an effect with --freeze-base",),
+    ),
+    "a memory profile of threads": Case(
+        pretrain(memory_profile=True, data_parallel=True),
+        ("--memory-profile follows one pass at a time", "--distributed"),
+    ),
+    "embeddings kept in a file": Case(
+        train(embedding_cache="table.biom", pretrained_encoder="pretrained", freeze_base=True),
+        ("--embedding-cache table.biom is a file; name a folder",),
+    ),
+    "embeddings of a prediction kept in a file": Case(
+        predict(embedding_cache="table.biom"), ("--embedding-cache table.biom is a file; name a folder",)
+    ),
     "mixing of samples without classes": Case(
         train(mix_samples=0.5), ("--mix-samples 0.5 mixes samples of equal label", "--classifier")
     ),

@@ -95,3 +95,34 @@ def test_variants_of_a_step(real_data: Path, tmp_path: Path) -> None:
     assert variants == ["float32", "bf16", "float32, compiled", "bf16, compiled"]
     assert [line["graphs"] > 0 for line in figures["steps"]] == [False, False, True, True]
     assert figures["adamw"][0]["fused_ms"] > 0
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_and_a_whole_study(real_data: Path, tmp_path: Path) -> None:
+    words = ["--embedding-dim", "8", "--attention-layers", "1", "--samples", "30", "--batch-size", "8"]
+    table = run("frozen.py", "--data", real_data, *words, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert [line["ASVs encoded"] for line in figures["fine-tuning"] if line["side"] == "frozen"] == [0]
+    first, kept, *others = figures["prediction"]
+    assert kept["ASVs encoded"] == 0 < first["ASVs encoded"]
+    assert min(line["ASVs encoded"] for line in others) >= first["ASVs encoded"]
+    assert max(line["difference"] for line in figures["prediction"]) < 1e-5
+    assert "padded batches" in table
+
+
+@pytest.mark.slow
+def test_outputs_that_nobody_asks_for(real_data: Path, tmp_path: Path) -> None:
+    words = [
+        "--batch-size",
+        "2",
+        "--embedding-dim",
+        "8",
+        "--attention-layers",
+        "1",
+        "--json",
+        tmp_path / "figures.json",
+    ]
+    run("lazy_outputs.py", "--data", real_data, *words)
+    lines = json.loads((tmp_path / "figures.json").read_text())["figures"]["cases"]
+    assert [line["returned MiB"] > 0 for line in lines] == [False, True, True, True, True, True]
+    assert lines[-1]["peak MiB"] > lines[0]["peak MiB"]

@@ -106,8 +106,9 @@ def test_abundance_scales_and_shifts_an_asv_in_film(make_config, make_batch):
     model, asvs = encoder(make_config(count_embedding="film")), asv_vectors()
     _, slot, count, depth, _ = make_batch(1)
     x = functional.embedding(slot, asvs)
-    gamma, beta = model.abundance(count, depth, None).chunk(2, dim=-1)
-    torch.testing.assert_close(model._join_abundance(x, count, depth, None), (1 + gamma) * x + beta, **exact)
+    abundance = model.abundance(count, depth[:, None].expand_as(count), None)
+    gamma, beta = abundance.chunk(2, dim=-1)
+    torch.testing.assert_close(model._join_abundance(x, abundance), (1 + gamma) * x + beta, **exact)
 
 
 def test_context_only_on_request(make_config, make_batch):

@@ -8,7 +8,7 @@ from torch.nn import functional
 from aam.config import CategoricalFusion, CategoryConfig, CountEmbedding, TargetConfig
 from aam.models.heads import TargetSpec
 from aam.models.initial import initialise
-from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
+from aam.models.sequence_predictor import EmbeddedPredictor, PooledPredictor, SequencePredictor
 from aam.models.types import CategorySpec
 
 FUSIONS = get_args(CategoricalFusion)
@@ -100,10 +100,29 @@ def test_prediction_from_embedded_asvs_is_the_same(make_predictor, make_batch):
         assert torch.equal(predict(asvs, slot, count, depth).prediction, expected.prediction)
 
 
-@pytest.mark.parametrize("name", ["forward", "step", *SequencePredictor.ENTRY_POINTS])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_prediction_from_embedded_samples_is_the_same_where_asvs_are_not_read_again(
+    make_conditioned, make_batch, fusion: str
+):
+    tokens, slot, count, depth, _ = make_batch(7)
+    model, categories = make_conditioned(fusion, count_weight=0.0).eval(), draw_categories()
+    expected = model(tokens, slot, count, depth, None, categories)
+    assert model.reads_samples_alone == (fusion in {"concat", "add", "gmu"})
+    for predict in (model.predict_pooled, PooledPredictor(model)):
+        if model.reads_samples_alone:
+            output = predict(expected.sample_embedding, categories)
+            assert torch.equal(output.prediction, expected.prediction)
+            assert output.counts is None
+        else:
+            with pytest.raises(ValueError, match="read the ASVs"):
+                predict(expected.sample_embedding, categories)
+    assert not make_conditioned(fusion).reads_samples_alone  # it predicts abundances of ASVs
+
+
+@pytest.mark.parametrize("name", ["forward", "step", "pooled step", *SequencePredictor.ENTRY_POINTS])
 def test_no_entry_point_calls_another(make_conditioned, make_batch, refuse, name: str):
     # of a sharded root each gathers the weights and frees them: the inner one would free what the outer still needs
-    model = make_conditioned("cross_attention")
+    model = make_conditioned("add", count_weight=0.0) if "pooled" in name else make_conditioned("cross_attention")
     tokens, slot, count, depth, _ = make_batch(2)
     asvs, hidden, categories = torch.zeros(len(tokens), 16), count > 0, draw_categories()
     refuse(model, {*SequencePredictor.ENTRY_POINTS, "forward"} - {name})
@@ -113,6 +132,8 @@ def test_no_entry_point_calls_another(make_conditioned, make_batch, refuse, name
         "embed_asvs": lambda: model.embed_asvs(tokens),
         "embed_samples": lambda: model.embed_samples(asvs, slot, count, depth),
         "predict_samples": lambda: model.predict_samples(asvs, slot, count, depth, hidden, categories),
+        "predict_pooled": lambda: model.predict_pooled(torch.zeros(4, 16), categories),
+        "pooled step": lambda: PooledPredictor(model)(torch.zeros(4, 16), categories),
         "category_attention": lambda: model.category_attention(asvs, slot, count, depth, categories),
     }
     calls[name]()

@@ -6,11 +6,12 @@ import torch
 from sklearn import metrics as reference
 
 from aam.data.addressed import address_hash, address_keys, uniforms
-from aam.data.dataset import AddressedSampler, StepPlan
+from aam.data.dataset import AddressedSampler, StepDataset, StepPlan
 from aam.data.rarefaction import FIXED, row_of
 from aam.data.sequences import sequence_keys
 from aam.models.transformer import Block
 from aam.training.checkpoint import Checkpoint, write_checkpoint
+from aam.training.inference import hold_asvs
 from aam.training.target_objective import predict_outputs
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import prepare_pretraining
@@ -161,10 +162,79 @@ def test_a_frozen_encoder_keeps_no_dropout_in_its_embeddings(study, make_train_c
         prepare_training(study, make_train_config(**encoder, freeze_base=True, nucleotide_dropout=rate))
         for rate in (0.0, 0.5)
     ]
-    one, other = (run.objective.frozen_asvs for run in runs)
+    one, other = (run.objective.frozen_asvs.rows for run in runs)
     assert torch.equal(one, other)
     assert not one.requires_grad
     assert runs[1].model.training
+
+
+CATEGORIES = {"categorical_columns": "site,habitat", "categorical_hierarchy": "site=region"}
+DEEP = {"rarefy_depth": None}
+FREE = [
+    {},
+    {"rarefy_depth": 150, "rarefaction": "epoch"},
+    {**DEEP, "max_asvs": 5, "asv_choice": "random"},
+    {**DEEP, "count_weight": 0.1},
+    {**DEEP, "asv_dropout": 0.1},
+    {**DEEP, **CATEGORIES, "categorical_fusion": "cross_attention", "cross_attn_heads": 2},
+    {**DEEP, **CATEGORIES, "categorical_fusion": "perceiver", "cross_attn_heads": 2},
+]
+SETTLED = [
+    DEEP,
+    {"rarefaction": "fixed"},
+    {"rarefaction": "fixed", "max_asvs": 5, "asv_choice": "random"},
+    {**DEEP, "max_asvs": 5, "regressor_hidden_dims": (6,), "sample_dropout": 0.4},
+    {**DEEP, "metadata_column": "habitat", "classifier": True, "mixed_precision": "bf16"},
+    {**DEEP, **CATEGORIES, "categorical_fusion": "add", "categorical_dropout": 0.3},
+    {**DEEP, **CATEGORIES, "categorical_fusion": "concat", "conditional_output_scaling": "habitat"},
+    {**DEEP, **CATEGORIES, "categorical_fusion": "gmu", "regressor_dropout": 0.3},
+]
+
+
+@pytest.mark.parametrize("options", FREE)
+def test_samples_are_embedded_in_every_step_where_something_of_them_changes(
+    study, make_train_config, pretrained, options
+):
+    run = prepare_training(study, make_train_config(**pretrained(), freeze_base=True, **options))
+    assert not run.objective.pooled
+    assert type(run.dataset) is StepDataset
+
+
+@pytest.mark.parametrize("options", SETTLED)
+def test_a_head_on_samples_that_are_embedded_once_learns_what_it_learns_anyway(
+    study, make_train_config, pretrained, gradient, monkeypatch, options
+):
+    config = make_train_config(**pretrained(), freeze_base=True, **options)
+    pooled = prepare_training(study, config)
+    monkeypatch.setattr("aam.workflows.train.pools_once", lambda *given: False)
+    monkeypatch.setattr("aam.training.target_objective.pools_once", lambda *given: False)
+    plain = prepare_training(study, config)
+    assert pooled.objective.pooled
+    assert not plain.objective.pooled
+    near = {"rel": 1e-2, "abs": 1e-3} if "mixed_precision" in options else {"rel": 1e-5, "abs": 1e-6}
+    for sizes in [(12,), (5, 7)]:
+        plan = cut(replace(first_plan(plain), step=3, epoch=1), *sizes)
+        (losses, pull), (expected, expected_pull) = (step_of(run, plan, gradient) for run in (pooled, plain))
+        assert losses == pytest.approx(expected, **near)
+        assert pull.numpy() == pytest.approx(expected_pull.numpy(), **near)
+        assert expected_pull.any()
+    assert pooled.objective.validate() == pytest.approx(plain.objective.validate(), **near)
+    outputs, expected_outputs = (run.objective.predict_held_out() for run in (pooled, plain))
+    assert outputs == pytest.approx(expected_outputs, **near)
+
+
+def test_a_head_on_embedded_samples_calls_no_encoder_after_the_first_step(study, make_train_config, pretrained):
+    run = prepare_training(study, make_train_config(**pretrained(), freeze_base=True, **DEEP))
+    ran = []
+    for module in run.model.encoder.modules():
+        if isinstance(module, Block):
+            module.run = lambda block, *given: ran.append(len(given[0])) or Block.transform(block, *given)
+    for _ in range(2):
+        run.objective.backward(run.dataset[cut(first_plan(run), 6, 6)], lambda loss: loss)
+        run.objective.validate()
+        run.objective.predict_held_out()
+    table = study.table
+    assert sum(ran) == table.n_asvs + table.n_samples
 
 
 def alone(run: Run) -> np.ndarray:
@@ -246,8 +316,9 @@ def test_validation_of_classes_weighs_the_loss_only(study, make_train_config):
 def test_outputs_do_not_depend_on_the_batches_or_the_workers(study, make_train_config):
     run = prepare_training(study, make_train_config(**REGRESSION, max_asvs=9, asv_choice="random"))
     objective = run.objective
+    embeddings = hold_asvs(objective.model, objective.nucleotides, objective.held_out, objective.compute)
     outputs = [
-        predict_outputs(objective.model, objective.nucleotides, run.material.held_out(size), objective.compute, workers)
+        predict_outputs(objective.model.eval(), embeddings, run.material.held_out(size), objective.compute, workers)
         for size, workers in [(8, 0), (8, 2), (1, 0), (3, 0)]
     ]
     assert outputs[0].dtype == np.float64

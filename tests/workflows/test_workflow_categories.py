@@ -250,7 +250,8 @@ def test_categories_are_not_concealed_in_validation(train_options, tmp_path, mon
     run = prepared(train_options(tmp_path / "run", **EVERYTHING | {"categorical_dropout": 0.9}))
     seen = categories_seen(run, monkeypatch)
     run.objective.validate()
-    assert torch.equal(torch.cat(seen), run.objective.table.categories[run.objective.held_out.samples])
+    true = run.objective.table.categories[run.objective.held_out.samples]
+    assert sorted(torch.cat(seen).tolist()) == sorted(true.tolist())  # by size
     assert len(seen) > 1
 
 

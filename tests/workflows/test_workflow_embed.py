@@ -1,9 +1,12 @@
+import logging
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from aam.config import EmbedConfig, SamplingConfig
+from aam.config import EmbedConfig, SamplingConfig, TrainConfig
 from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.sequences import encode_sequences
 from aam.data.study import assemble_study
@@ -11,6 +14,7 @@ from aam.data.tables import read_tables
 from aam.errors import InputError
 from aam.workflows.embed import embed
 from aam.workflows.restore import restore
+from aam.workflows.train import train
 
 
 def read(path, index: str) -> pd.DataFrame:
@@ -78,3 +82,31 @@ def test_a_place_that_cannot_be_written_is_named_by_its_option(pretrained, study
     with pytest.raises(InputError, match=r"--asv.*none"):
         embed(EmbedConfig.from_flat({**options, "asv": tmp_path / "none/a.tsv"}))
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_with_one_encoder_share_the_embeddings_of_asvs(
+    aam, pretrained, train_options, study_folder, tmp_path, caplog
+):
+    cache, frozen = tmp_path / "kept", tmp_path / "frozen"
+    files = {"table": study_folder / "table.biom", "device": "cpu"}
+    assert aam("embed", checkpoint=pretrained, **files, output=tmp_path / "plain.tsv") == 0
+    with caplog.at_level(logging.INFO):
+        assert aam("embed", checkpoint=pretrained, **files, output=tmp_path / "s.tsv", embedding_cache=cache) == 0
+        options = {"pretrained_encoder": pretrained, "freeze_base": True, "embedding_cache": cache}
+        train(TrainConfig.from_flat(train_options(frozen, **options)))
+        whole = {"checkpoint": frozen, **files, "embedding_cache": cache}
+        assert aam("predict", **whole, output=tmp_path / "p.tsv") == 0
+        assert aam("embed", **whole, output=tmp_path / "again.tsv", asv=tmp_path / "a.tsv") == 0
+    told = re.findall(r"embeddings of (\d+) ASVs: (\d+) are kept in .*, (\d+) are new", caplog.text)
+    new = [int(count) for *_, count in told]
+    assert len(told) == 4
+    assert new[0] > 0
+    assert new[2:] == [0, 0]
+    assert sum(new) == len(read(tmp_path / "a.tsv", "asv_id"))
+    pd.testing.assert_frame_equal(
+        read(tmp_path / "s.tsv", "sample_id"), read(tmp_path / "plain.tsv", "sample_id"), rtol=1e-4, atol=1e-5
+    )
+    assert aam("predict", checkpoint=frozen, **files, output=tmp_path / "q.tsv") == 0
+    one, other = (read(tmp_path / f"{name}.tsv", "sample_id") for name in "pq")
+    pd.testing.assert_frame_equal(one, other, rtol=1e-4, atol=1e-5)
+    assert [path.name for path in cache.iterdir()] == [next(cache.glob("*/*.npy")).parent.name]

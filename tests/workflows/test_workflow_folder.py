@@ -123,7 +123,7 @@ def test_the_input_files_are_all_the_paths_of_the_options():
         for name, (_, field) in command.options().items()
         if "Path" in str(field.annotation)
     }
-    assert paths - {"output_dir"} == INPUT_FILES
+    assert paths - {"output_dir", "embedding_cache"} == INPUT_FILES
 
 
 def test_a_folder_that_another_run_holds_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aam.config import PretrainConfig
+from aam.config import PretrainConfig, TrainConfig
 from aam.errors import InputError
 from aam.training.objective import PretrainObjective
 from aam.workflows import folder as module
@@ -154,7 +154,7 @@ def test_the_precision_of_the_layers_stays(tmp_path, before):
 
 
 def test_what_may_change_are_options():
-    assert PretrainConfig.options().keys() >= MAY_CHANGE
+    assert PretrainConfig.options().keys() | TrainConfig.options().keys() >= MAY_CHANGE
 
 
 def steps(folder: Path) -> list[dict]:

@@ -1,0 +1,162 @@
+"""Steps cut into batches that fit into the memory: the same losses and gradients."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from aam.data.dataset import StepPlan
+from aam.data.packing import MemoryBudget
+from aam.errors import InputError
+from aam.models.transformer import Block
+from aam.training.memory import calibrate, free_memory, meter_of, predicted_cost
+from aam.training.trainer import Trainer
+from aam.workflows.fit import Run, limit_memory
+from aam.workflows.pretrain import prepare_pretraining
+from aam.workflows.train import prepare_training
+
+CPU = torch.device("cpu")
+on_linux = pytest.mark.skipif(not torch.sys.platform.startswith("linux"), reason="/proc tells the resident memory")
+
+
+def make_run(study, make_pretrain_config, make_train_config, task: str) -> Run:
+    if task == "pretrain":
+        return prepare_pretraining(study, make_pretrain_config(batch_size=24, faith_pd_weight=0.3))
+    categories = {"categorical_columns": "site,day", "categorical_fusion": "cross_attention"} if task == "site" else {}
+    return prepare_training(study, make_train_config(batch_size=24, count_weight=0.2, **categories))
+
+
+def gradient_of(run: Run, dataset) -> tuple[int, dict[str, float], torch.Tensor]:
+    """Batches, losses and gradient of the first step."""
+    plan = run.material.sampler(run.config).plan_epoch(0)[0]
+    step = dataset[plan]
+    losses = run.objective.backward(step, lambda loss: loss)
+    pulls = [weight.grad.flatten() for weight in run.model.parameters() if weight.grad is not None]
+    run.model.zero_grad(set_to_none=True)
+    return len(step.micro), {name: float(value) for name, value in losses.items()}, torch.cat(pulls)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "train"])
+def test_no_budget_changes_losses_or_gradient(study, make_pretrain_config, make_train_config, task: str):
+    run = make_run(study, make_pretrain_config, make_train_config, task)
+    run.model.double()
+    if task == "train":
+        table = run.objective.table
+        run.objective.table = replace(table, value=table.value.double(), weight=table.weight.double())
+    _, losses, gradient = gradient_of(run, run.dataset)
+    cost = predicted_cost(run.config.model, None)
+    seen = set()
+    for share in (0.0, 0.2, 0.5, 1.0):
+        whole = run.dataset[run.material.sampler(run.config).plan_epoch(0)[0]].micro[0]
+        limit = share * cost.of(len(whole.asv), int((whole.count > 0).sum()))
+        batches, cut, pull = gradient_of(run, replace(run.dataset, budget=MemoryBudget(limit, cost)))
+        seen.add(batches)
+        assert cut == pytest.approx(losses, rel=1e-10)
+        torch.testing.assert_close(pull, gradient, rtol=1e-9, atol=1e-12)
+    assert 1 in seen
+    assert 24 in seen
+    assert len(seen) > 2
+    batches, cut, pull = gradient_of(run, replace(run.dataset, pieces=4))
+    assert batches == 4
+    assert cut == pytest.approx(losses, rel=1e-10)
+    torch.testing.assert_close(pull, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("pieces", [1, 2, 8])
+def test_ranks_cut_a_step_alike(study, make_pretrain_config, ranks: int, pieces: int):
+    run = prepare_pretraining(study, make_pretrain_config())
+    cost = predicted_cost(run.config.model, run.config.masking)
+    plan = StepPlan(0, 0, False, (run.material.split.train[:11],))
+    for limit in (0.0, cost.of(60, 200), 1e12):
+        cuts = [
+            replace(run.dataset, rank=rank, ranks=ranks, budget=MemoryBudget(limit, cost), pieces=pieces).fitted(plan)
+            for rank in range(ranks)
+        ]
+        for cut in cuts:
+            shares = cut.shares(ranks)
+            assert len({len(share) for share in shares}) == 1
+            assert all(any(len(share[i]) for share in shares) for i in range(len(shares[0])))
+            assert sorted(np.concatenate([rows for share in shares for rows in share])) == sorted(plan.samples)
+            for share, first in zip(shares, cuts[0].shares(ranks), strict=True):
+                assert all(np.array_equal(one, other) for one, other in zip(share, first, strict=True))
+
+
+@on_linux
+def test_a_calibration_leaves_no_trace(study, make_pretrain_config):
+    run = prepare_pretraining(study, make_pretrain_config(sample_dropout=0.1))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    state = torch.get_rng_state()
+    cost = predicted_cost(run.config.model, run.config.masking)
+    train = run.material.split.train
+    budget = calibrate(run.objective, run.model, run.dataset, train, MemoryBudget(1e9, cost), 8)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(weight.grad is None for weight in run.model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert budget.cost.scale >= 0.5
+    assert budget.cost.fixed > 0
+    with pytest.raises(InputError, match=r"training samples take more memory than the 0\.00 GB .* --max-memory-gb"):
+        calibrate(run.objective, run.model, run.dataset, train, MemoryBudget(1e3, cost), 8)
+
+
+@on_linux
+def test_the_meter_sees_what_was_freed():
+    meter = meter_of(CPU)
+    meter.start()
+    torch.ones(20_000_000).sum()
+    assert 78_000_000 <= meter.peak() < 200_000_000
+    meter.start()
+    assert meter.peak() < 40_000_000
+    assert free_memory(CPU) > 10**8
+
+
+def trainer_of(run: Run) -> Trainer:
+    return run.trainer(None)
+
+
+def test_batches_are_halved_until_they_fit(study, make_pretrain_config, caplog):
+    """A GPU without memory for more than three samples at a time, played by a block that raises what PyTorch raises."""
+    run, calm = (prepare_pretraining(study, make_pretrain_config(batch_size=12)) for _ in range(2))
+    trainer, undisturbed = trainer_of(run), trainer_of(calm)
+
+    def refuse(block: Block, given: tuple) -> None:
+        lengths = given[1].runs if given[1] is not None and not isinstance(given[1], torch.Tensor) else ()
+        if sum(number for number, _ in lengths) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run.model.sample_encoder.transformer.blocks[0].register_forward_pre_hook(refuse)
+    for number, plan in enumerate(run.material.sampler(run.config).plan_epoch(0)[:2]):
+        losses, expected = trainer.train_step(trainer.dataset[plan]), undisturbed.train_step(calm.dataset[plan])
+        assert {n: float(v) for n, v in losses.items()} == pytest.approx(
+            {n: float(v) for n, v in expected.items()}, 1e-5
+        )
+        assert len([line for line in caplog.messages if "half as large" in line]) == 2
+        assert trainer.dataset.pieces == 4, number
+
+
+def test_a_sample_that_does_not_fit_ends_the_run(study, make_pretrain_config):
+    run = prepare_pretraining(study, make_pretrain_config(batch_size=3))
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run.model.asv_encoder.register_forward_pre_hook(refuse)
+    trainer = trainer_of(run)
+    with pytest.raises(InputError, match=r"step 1: a batch of 1 samples does not fit .* --max-memory-gb"):
+        trainer.train_step(run.dataset[run.material.sampler(run.config).plan_epoch(0)[0]])
+
+
+@on_linux
+def test_the_batch_is_chosen_by_the_free_memory(study, make_pretrain_config, caplog):
+    caplog.set_level("INFO")
+    run = prepare_pretraining(study, make_pretrain_config(batch_size="auto", target_effective_batch_size=20))
+    trainer = trainer_of(run)
+    limit_memory(run, trainer)
+    budget = trainer.dataset.budget
+    assert budget is not None
+    assert 0.5 * free_memory(CPU) < budget.limit < free_memory(CPU)
+    plans = run.material.sampler(run.config).plan_epoch(0)
+    assert [len(plan.samples) for plan in plans[:-1]] == [20] * (len(plans) - 1)
+    assert len(trainer.dataset[plans[0]].micro) == 1
+    assert "a batch of the 20 largest samples fits into the memory, of the 20 of a step" in caplog.text
