@@ -50,6 +50,7 @@ MIXED: Options = {**FSDP, "fsdp_mixed_precision": True}
 STRATEGIES = {"ddp": DDP, "fsdp": FSDP}
 CHECKPOINTING: Options = {"gradient_checkpointing": True, "asv_chunk_size": 7}
 BF16: Options = {"mixed_precision": "bf16"}
+INDUCED: Options = {"sample_attention": "induced", "induced_points": 3}
 DROPOUT: Options = {"nucleotide_dropout": 0.2, "sample_dropout": 0.2}
 
 
@@ -116,6 +117,7 @@ def more_cases(name: str, strategy: Options) -> Iterator[Case]:
     for loss in WEIGHTS:
         others = {other: 0.0 for other in WEIGHTS if other != loss}
         yield Case(f"{name}, {loss} alone", strategy, others)
+    yield Case(f"{name}, induced", strategy, INDUCED, batches=UNEVEN)
     yield Case(f"{name}, dropout", strategy, DROPOUT, twin=DDP)
     # in one chunk: the order of the draws is that of the chunks
     recomputed = {**DROPOUT, "gradient_checkpointing": True}
@@ -127,6 +129,7 @@ def compiled_cases() -> Iterator[Case]:
     yield Case("fsdp, compiled by inductor, checkpointing", FSDP, CHECKPOINTING, backend="inductor")
     yield Case("fsdp offloaded, train, compiled, checkpointing", OFFLOADED, CHECKPOINTING, "train", backend="aot_eager")
     yield Case("ddp, compiled, checkpointing, accumulated", DDP, CHECKPOINTING, batches=UNEVEN, backend="aot_eager")
+    yield Case("fsdp, induced, compiled", FSDP, INDUCED, backend="aot_eager")
     yield Case("ddp, frozen, compiled", DDP, task="frozen", backend="aot_eager")
 
 
@@ -146,7 +149,7 @@ def plan_of(run: Run, batches: tuple[int, ...]) -> StepPlan:
 
 
 def load(run: Run, plan: StepPlan) -> StepBatch:
-    loader = DataLoader(run.dataset, sampler=[plan], batch_size=None, num_workers=run.config.runtime.num_workers)
+    loader = DataLoader(run.dataset, sampler=[plan], batch_size=None, num_workers=run.config.runtime.num_workers or 0)
     return next(iter(loader))
 
 
