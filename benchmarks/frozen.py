@@ -49,7 +49,8 @@ from aam.training.target_objective import predict_outputs
 from aam.workflows.restore import build_encoder
 from aam.workflows.train import prepare_training
 
-FINE_TUNING, PREDICTION = 20.0, 15.0
+FINE_TUNING, SAMPLE_BY_SAMPLE, PADDED = 20.0, 15.0, 40.0
+"""Times faster: an epoch; a study than sample by sample; a study than padded batches of any size."""
 TOLERANCE = 1e-5
 SEED = 0
 FROZEN_EPOCHS = 3
@@ -132,6 +133,9 @@ def padded(model: SequencePredictor, nucleotides: Tensor, batch: SampleBatch) ->
     return model(nucleotides[batch.asv[batch.slot.flatten()]], own, batch.count, batch.depth).prediction
 
 
+NAMES = {per_batch: "each ASV of a batch once", padded: "padded batches"}
+
+
 def once(model: SequencePredictor, nucleotides: Tensor, batches: FixedBatches, cache: Path | None) -> np.ndarray:
     """Predict all samples as `aam predict` does."""
     compute = Compute(World(CPU))
@@ -187,8 +191,7 @@ def one_by_one(
             differences.append(np.abs(output - expected[place, 0]).max())
         seconds = time.process_time() - start
     whole = sum(rows_of(way, batches[index]) for index in range(len(batches)))
-    name = {per_batch: "each ASV of a batch once", padded: "padded batches"}[way]
-    figures = {"path": name, "batch": batches.batch_size, "ASVs encoded": whole, "s": seconds * whole / sum(rows)}
+    figures = {"path": NAMES[way], "batch": batches.batch_size, "ASVs encoded": whole, "s": seconds * whole / sum(rows)}
     return figures | {"of": sum(rows) / whole, "difference": float(max(differences))}
 
 
@@ -245,14 +248,19 @@ def training_options(options: argparse.Namespace, shape: dict[str, Any], folder:
 
 def judge(tuned: list[dict[str, Any]], predicted: list[dict[str, Any]], losses: list[float], whole: bool) -> None:
     """Fail where less was measured than is claimed, of speed with whole studies."""
-    by_batch = [line["slower"] for line in predicted if line["path"] == "each ASV of a batch once"]
-    faster, slower = tuned[-1]["times faster"], max(by_batch)
+    slower = {(line["path"], line["batch"]): line["slower"] for line in predicted}
+    alone = max(value for (path, _), value in slower.items() if path == NAMES[per_batch])
+    filled = min(value for (path, _), value in slower.items() if path == NAMES[padded])
+    faster = tuned[-1]["times faster"]
     same = max(line["difference"] for line in predicted) <= TOLERANCE and np.ptp(losses) <= TOLERANCE
-    print(f"an epoch: {faster:.0f} times faster; a study: up to {slower:.1f} times faster than batch by batch")
-    if not same or (whole and not (faster >= FINE_TUNING and slower >= PREDICTION)):
+    print(
+        f"times faster: an epoch {faster:.0f}; a study {filled:.0f} or more than padded batches, and up to {alone:.1f} "
+        "than batches that encode each of their ASVs once"
+    )
+    if not same or (whole and not (faster >= FINE_TUNING and alone >= SAMPLE_BY_SAMPLE and filled >= PADDED)):
         raise SystemExit(
-            f"claimed: an epoch {FINE_TUNING:g} times faster, a study {PREDICTION:g} times faster than batch by batch, "
-            f"results equal to {TOLERANCE}"
+            f"claimed: an epoch {FINE_TUNING:g} times faster, a study {SAMPLE_BY_SAMPLE:g} times faster than sample by "
+            f"sample and {PADDED:g} times faster than padded batches, results equal to {TOLERANCE}"
         )
 
 

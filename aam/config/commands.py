@@ -201,6 +201,11 @@ class TrainingConfig(RunConfig):
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         _refuse_profile_of_threads(self.runtime, self.distribution)
+        if self.finetune.embedding_cache is not None and self.distribution.fsdp_mixed_precision:
+            raise ValueError(
+                "--embedding-cache is for runs of all strategies, and --fsdp-mixed-precision would round what is kept: "
+                "drop one of them, or use --mixed-precision bf16"
+            )
         weights, categories = self.weights, self.categories
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")

@@ -156,7 +156,7 @@ def held(rows: Tensor, asv: NDArray[np.int64], asvs: int) -> HeldEmbeddings:
 
 
 def _place(asv: NDArray[np.int64], asvs: int) -> NDArray[np.int64]:
-    place = np.zeros(asvs, dtype=np.int64)
+    place = np.full(asvs, len(asv))  # no row: to ask for an ASV that was not embedded fails
     place[asv] = np.arange(len(asv))
     return place
 

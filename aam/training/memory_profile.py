@@ -219,7 +219,11 @@ class Activations:
     """
 
     def __init__(self, model: nn.Module, called: Callable[[], None]) -> None:
-        modules = {name: module for name, module in model.named_modules() if name.count(".") < DEPTH}
+        modules = {
+            name: module
+            for name, module in model.named_modules()
+            if name.count(".") < DEPTH and not isinstance(module, nn.ModuleList | nn.ModuleDict)  # which nobody calls
+        }
         self.parameters = {name: _parameter_bytes(module) for name, module in modules.items()}
         """Bytes by module, its submodules among them; the model itself has no name."""
         self.largest: dict[str, int] = {}

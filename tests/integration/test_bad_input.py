@@ -681,6 +681,12 @@ AUGMENTATION = {
         pretrain(memory_profile=True, data_parallel=True),
         ("--memory-profile follows one pass at a time", "--distributed"),
     ),
+    "embeddings kept of layers in half precision": Case(
+        train(
+            embedding_cache="kept", pretrained_encoder="encoder", freeze_base=True, fsdp=True, fsdp_mixed_precision=True
+        ),
+        ("--embedding-cache", "--fsdp-mixed-precision would round", "--mixed-precision bf16"),
+    ),
     "embeddings kept in a file": Case(
         train(embedding_cache="table.biom", pretrained_encoder="pretrained", freeze_base=True),
         ("--embedding-cache table.biom is a file; name a folder",),

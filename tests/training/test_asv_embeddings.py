@@ -55,6 +55,8 @@ def test_each_asv_is_encoded_once_and_by_the_next_run_not_at_all(run, encoded, t
         assert isinstance(embeddings, HeldEmbeddings)
         torch.testing.assert_close(embeddings.of(torch.arange(asvs)), expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(everything.rows, again.rows)
+    with pytest.raises(IndexError):
+        first.of(torch.tensor([1]))
 
 
 def test_many_embeddings_stay_on_disk(run, encoded, tmp_path, monkeypatch):
@@ -70,6 +72,8 @@ def test_many_embeddings_stay_on_disk(run, encoded, tmp_path, monkeypatch):
     assert isinstance(embeddings, MappedEmbeddings)
     chosen = torch.tensor([3, 40, 3, 14, 15])
     torch.testing.assert_close(embeddings.of(chosen), expected[chosen], rtol=1e-5, atol=1e-6)
+    with pytest.raises(IndexError):
+        embeddings_of(*given(run), np.arange(15), compute, tmp_path).of(torch.tensor([15]))
 
 
 def test_damaged_embeddings_are_computed_anew(run, encoded, tmp_path, caplog):

@@ -41,6 +41,7 @@ def test_a_profile_of_pretraining(study, make_pretrain_config, tmp_path):
     kept = modules["activations_mib"]
     assert 0 < kept["asv_encoder.transformer"] <= kept["asv_encoder"]
     assert kept["asv_encoder"] + kept["sample_encoder"] <= kept["(model)"] + 1e-3
+    assert (kept[["asv_encoder.stem", "sample_encoder.transformer", "sample_encoder.pooling"]] > 0).all()
     assert not (folder / SNAPSHOT).exists()
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in run.model.modules())
 

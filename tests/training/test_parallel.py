@@ -56,8 +56,8 @@ def _alone(monkeypatch) -> Iterator[None]:
     assert not dist.is_initialized()
 
 
-def hollow_predictor(fusion: str | None = None) -> SequencePredictor:
-    target = TargetConfig(metadata_column="x", count_weight=1.0)
+def hollow_predictor(fusion: str | None = None, count_weight: float = 1.0) -> SequencePredictor:
+    target = TargetConfig(metadata_column="x", count_weight=count_weight)
     given = {"categorical_columns": "a,b", "categorical_fusion": fusion, "categorical_hierarchy": "a=c"}
     categories = None if fusion is None else CategoryConfig.model_validate(given | {"hierarchy_combine": "gated"})
     spec = None if fusion is None else CategorySpec(sizes=(5, 4, 4), parents=(2, None, None), fused=2)
@@ -108,6 +108,26 @@ def test_a_step_calls_the_whole_model_or_what_follows_a_frozen_encoder(name: str
         output = parallel.call(asvs, slot, count, count.sum(1), count > 3)
     assert output.prediction.shape == (2, 2)
     assert output.counts.shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_step_may_begin_from_embedded_samples(name: str):
+    plain, model = (hollow_predictor(count_weight=0.0) for _ in range(2))
+    for each in (plain, model):
+        each.freeze()
+    give_weights(plain, STRATEGIES["none"], Compute(World(CPU)), 5)
+    samples = torch.randn(3, plain.encoder.config.embedding_dim)
+    expected = plain.predict_pooled(samples)
+    expected.prediction.square().sum().backward()
+    with setup_distributed("cpu", STRATEGIES[name]) as world:
+        give_weights(model, STRATEGIES[name], Compute(world), 5)
+        parallel = parallelize(model, STRATEGIES[name], Compute(world), embedded=True, pooled=True)
+        output = parallel.call(samples, None)
+        torch.testing.assert_close(output.prediction, expected.prediction)
+        output.prediction.square().sum().backward()
+        for key, parameter in model.target_head.named_parameters():
+            gradient = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
+            torch.testing.assert_close(gradient, plain.target_head.get_parameter(key).grad)
 
 
 @pytest.mark.parametrize("embedded", [False, True])
