@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from aam.cli import main
 from aam.data.metadata import read_metadata
@@ -126,3 +127,30 @@ def test_outputs_that_nobody_asks_for(real_data: Path, tmp_path: Path) -> None:
     lines = json.loads((tmp_path / "figures.json").read_text())["figures"]["cases"]
     assert [line["returned MiB"] > 0 for line in lines] == [False, True, True, True, True, True]
     assert lines[-1]["peak MiB"] > lines[0]["peak MiB"]
+
+
+@pytest.mark.slow
+def test_pretraining_on_a_gpu(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--width", "16", "--layers", "1", "--heads", "2", "--batch-size", "2", "--asvs", "8"]
+    words += ["--unique", "12", "--nucleotides", "20", "--steps", "1", "--json", tmp_path / "figures.json"]
+    assert "samples a second" in run("gpu.py", *words)
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert figures["GFLOP a step"] > 0
+    assert 0 < figures["of the matmul rate"] < 1
+    assert figures["of the claimed peak"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
+    assert "PyTorch sees no GPU" in run("gpu.py", "--json", tmp_path / "figures.json")
+    assert not (tmp_path / "figures.json").exists()
+
+
+@pytest.mark.slow
+def test_samples_of_many_asvs(tmp_path: Path) -> None:
+    words = ["--asvs", "20", "40", "--embedding-dim", "8", "--induced-points", "2", "--repeats", "1"]
+    assert "induced_peak_mib" in run("many_asvs.py", *words, "--json", tmp_path / "figures.json", judged=False)
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert [line["asvs"] for line in figures["lines"]] == [20, 40]
+    assert all(line["full_seconds"] > 0 and line["induced_seconds"] > 0 for line in figures["lines"])
