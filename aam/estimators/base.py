@@ -63,7 +63,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     patience: int | None = None
     seed: int = 42
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_workers: int = 0
+    num_workers: int | None = None
     output_dir: Path | str | None = None
     options: Mapping[str, Any] | None = None
 
@@ -87,7 +87,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         """
         whole, study = self._study(table, sequences)
         with self._compute() as compute:
-            rows = embed_study(self.trained_, study, self.batch_size, compute, self.num_workers)
+            rows = embed_study(self.trained_, study, self.batch_size, compute, self.num_workers or 0)
         return rows.reindex(list(whole.sample_ids)).rename_axis("sample_id")
 
     def save(self, path: Path | str) -> None:

@@ -50,7 +50,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         patience: stop after this many validations that are no better. None: never.
         seed: seed of every draw; the same seed gives the same model on a CPU.
         device: ``auto``, ``cpu`` or ``cuda``.
-        num_workers: processes that prepare batches beside the main one.
+        num_workers: processes that prepare batches beside the main one; None: 2 for training on a GPU, else 0.
         output_dir: folder for what `aam pretrain` leaves (checkpoints, curves, plots); None: nothing is left.
         options: any other option of `aam pretrain` by its name with underscores, such as
             ``{"weight_decay": 0.1, "group_column": "subject"}``.

@@ -115,7 +115,7 @@ class SamplePredictor(SampleModel):
         """
         whole, study = self._study(table, sequences, as_metadata(metadata))
         with self._compute() as compute:
-            predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers)
+            predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers or 0)
         return with_left_out(predicted, study).loc[list(whole.sample_ids)]
 
     def _scored(
