@@ -67,6 +67,8 @@ def _model(trained: Restored) -> list[str]:
         f"ASVs: the first {model.max_bp} nucleotides, {model.nucleotide_patch} at a time; abundance is "
         f"{_ABUNDANCE[model.count_embedding]}",
     ]
+    if model.sample_attention == "induced":
+        lines.append(f"ASVs of a sample see one another through {model.induced_points} learned points")
     return _paragraph("model", lines)
 
 

@@ -37,7 +37,7 @@ def build_each(request, make_config):
     spec = CategorySpec(sizes=(6, 4, 5), parents=(2, None, None), fused=2)
 
     def make() -> SequencePredictor:
-        encoder = SequenceEncoder(make_config(count_embedding="film"))
+        encoder = SequenceEncoder(make_config(count_embedding="film", sample_attention="induced"))
         return SequencePredictor(encoder, THREE, TargetConfig(metadata_column="age"), categories, spec)
 
     return make
