@@ -40,6 +40,8 @@ from aam.workflows.tables import write_table
 logger = logging.getLogger(__name__)
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
+NARROW = 32
+"""Width of a model below which bf16 takes more time than float32 (``benchmarks/step_variants.py``)."""
 HELD_OUT_SHARE = 0.25
 """Share of the memory that a batch of held-out samples may take."""
 
@@ -165,9 +167,11 @@ def _choose_precision(config: AnyConfig, command: Kind, device: torch.device) ->
     begun = resumed_config(type(config), command, config.output)
     if begun is not None:
         return begun.runtime.mixed_precision, "as the run was begun"
+    width, name = config.model.embedding_dim, "GPU" if device.type == "cuda" else "processor"
+    if width < NARROW:
+        return "none", f"since a model of width {width} gains nothing from less"
     precision = settled_precision("auto", device)
-    name = "GPU" if device.type == "cuda" else "processor"
-    return precision, f"since the {name} has {'no ' if precision == 'none' else ''}instructions for it"
+    return precision, f"since the {name} has {'no ' if precision == 'none' else ''}instructions for bf16"
 
 
 def resolved_model(config: ModelConfig, material: Material) -> ModelConfig:

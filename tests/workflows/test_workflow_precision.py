@@ -18,14 +18,21 @@ def processor(monkeypatch):
     return lambda fast: monkeypatch.setattr(compute, "bf16_is_fast", lambda device: fast)
 
 
-@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "none")])
-def test_auto_is_what_the_processor_is_fast_at(pretrain_options, tmp_path, processor, caplog, fast, expected):
+@pytest.mark.parametrize(
+    ("fast", "width", "expected", "reason"),
+    [
+        (True, 32, "bf16", "the processor has instructions for bf16"),
+        (False, 32, "none", "the processor has no instructions for bf16"),
+        (True, 16, "none", "a model of width 16 gains nothing from less"),
+    ],
+)
+def test_auto_is_what_is_faster(pretrain_options, tmp_path, processor, caplog, fast, width, expected, reason):
     processor(fast)
     with caplog.at_level(logging.INFO):
         for precision in ("auto", expected):
-            options = pretrain_options(tmp_path / precision, epochs=1, mixed_precision=precision)
+            options = pretrain_options(tmp_path / precision, epochs=1, embedding_dim=width, mixed_precision=precision)
             pretrain(PretrainConfig.from_flat(options))
-    assert f"--mixed-precision auto: {expected}, since the processor has" in caplog.text
+    assert f"--mixed-precision auto: {expected}, since {reason}" in caplog.text
     assert read_checkpoint(tmp_path / "auto").config["runtime"]["mixed_precision"] == expected
     assert json.loads((tmp_path / "auto/config.json").read_text())["runtime"]["mixed_precision"] == "auto"
     runs = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("auto", expected)]
@@ -35,7 +42,7 @@ def test_auto_is_what_the_processor_is_fast_at(pretrain_options, tmp_path, proce
 @pytest.mark.parametrize(("before", "expected"), [(True, torch.bfloat16), (False, None)])
 def test_a_resumed_run_keeps_what_was_chosen(pretrain_options, tmp_path, processor, caplog, before, expected):
     processor(before)
-    options = pretrain_options(tmp_path / "run", epochs=1, mixed_precision="auto")
+    options = pretrain_options(tmp_path / "run", epochs=1, embedding_dim=32, mixed_precision="auto")
     pretrain(PretrainConfig.from_flat(options))
     processor(not before)
     config = PretrainConfig.from_flat({**options, "resume": True})
