@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("AAM_TEST_DATA"), help="default: AAM_TEST_DATA")
     parser.add_argument("--embedding-dim", type=int, default=128)
     parser.add_argument("--attention-layers", type=int, default=3)
+    parser.add_argument("--nucleotide-patch", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32, help="of fine-tuning, and of the prediction of aam")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="of the other predictions")
     parser.add_argument("--samples", type=int, help="of each study, to try it out; default: all")
@@ -214,7 +215,7 @@ def main() -> None:
     if options.data is None:
         parser.error("set AAM_TEST_DATA or give --data")
     torch.set_num_threads(1)
-    shape = {"embedding_dim": options.embedding_dim, "attention_layers": options.attention_layers}
+    shape = {name: getattr(options, name) for name in ("embedding_dim", "attention_layers", "nucleotide_patch")}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tuned = fine_tune(children(options), folder, training_options(options, shape, folder))

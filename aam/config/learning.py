@@ -9,8 +9,8 @@ from aam.config.base import Fraction, NonNegative, Positive, Section, flag
 
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
 MixedPrecision = Literal["none", "bf16", "fp16", "auto"]
-SampleAttention = Literal["full", "induced"]
 CountEmbedding = Literal["add", "concat", "film", "none"]
+SampleAttention = Literal["full", "induced"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
 EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
 PretrainLoss = Literal["unifrac", "nucleotide", "faith_pd", "taxonomy"]
@@ -43,12 +43,12 @@ class ModelConfig(Section):
     """Transformer layers of each level (nucleotides, ASVs)."""
     feedforward_ratio: Positive = 4
     """Width of the hidden layer of each block, as a multiple of --embedding-dim."""
-    sample_attention: SampleAttention = "full"
-    """How ASVs of a sample see one another: each sees all (full), or through a few points (induced), for thousands."""
-    induced_points: Positive = 32
-    """Learned points through which ASVs see one another with --sample-attention induced."""
     count_embedding: CountEmbedding = "add"
     """How abundance joins each ASV of a sample: add to it, concat beside it, film (scale and shift it), or none."""
+    sample_attention: SampleAttention = "full"
+    """How ASVs of a sample see one another: full, or induced, by way of learned points (for 5,000 ASVs and more)."""
+    induced_points: Positive = 32
+    """Learned points of --sample-attention induced."""
     max_bp: Positive | None = None
     """Nucleotides of an ASV that the model reads; longer ASVs are cut. Default: the longest ASV of the study."""
     nucleotide_patch: Positive = 5
@@ -73,7 +73,7 @@ class ModelConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _points_are_of_induced_attention(self) -> Self:
+    def _points_are_of_one_attention(self) -> Self:
         if self.sample_attention != "induced":
             self._refuse_unused("induced_points", "--sample-attention induced")
         return self
@@ -247,7 +247,7 @@ class MachineConfig(Section):
     num_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that prepare batches beside the main one. Default: 2 for training on a GPU, else 0."""
     mixed_precision: MixedPrecision = "none"
-    """Lower precision where it is safe: bf16 or fp16 (fp16 on GPUs only); auto: bf16 where the device is faster so."""
+    """Lower precision where it is safe: bf16, fp16 (GPUs only), or auto (bf16 where the machine is faster with it)."""
     tf32: bool = True
     """Allow TF32 matrix products on GPUs that have them (never for distances)."""
 

@@ -1,7 +1,7 @@
-"""Attention through induced points: each position sees the others by way of a few learned ones.
+"""Attention of many ASVs through a few learned points: time and memory grow with the ASVs, not with their pairs.
 
-Shapes: R rows (samples), N positions (ASVs) of a row, M positions that are seen, T real positions of all rows, P
-induced points, H heads, E width of a head, D width.
+Shapes: R rows (samples), N positions (ASVs), T real positions of all rows, M learned points, H heads, E width of a
+head, D width.
 """
 
 import torch
@@ -14,97 +14,80 @@ from aam.models.packing import Attend, Lengths
 from aam.models.transformer import FeedForward, attention_kernel, residual_std
 
 
-class CrossAttention(nn.Module):
-    """The parts of multi-head attention of some positions to others (Vaswani et al. 2017), to be put together."""
+class InducedAttention(Drawn):
+    """Induced set attention (Lee et al. 2019, ISAB): learned points attend to ASVs, and these to what the points found.
+
+    The points gather from all ASVs of a sample and go through a feed-forward network; each ASV then reads from the M
+    points: N x M scores in place of N x N. The order of the ASVs does not matter.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.attention_heads
         self.implementation = config.attn_implementation
         width = config.embedding_dim
-        self.query = Linear(width, width, std=width**-0.5, bias=False)
-        self.key_value = Linear(width, 2 * width, std=width**-0.5, bias=False)
-        self.output = Linear(width, width, std=residual_std(width, config), bias=False)
-
-    def ask(self, x: Tensor) -> Tensor:
-        """Queries of what sees: [..., D] -> [..., H, E]."""
-        return self.query(x).unflatten(-1, (self.heads, -1))  # type: ignore[no-any-return]
-
-    def show(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of what is seen: [..., D] -> twice [..., H, E]."""
-        key, value = self.key_value(x).unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=-2)
-        return key, value
-
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None) -> Tensor:
-        """See: [R, N, H, E] and twice [R, M, H, E] -> [R, N, H, E]; ``attend``: bool [R, 1, 1, M], see `Attend`."""
-        dtype, parts = query.dtype, (query, key, value)
-        if query.device.type == "cpu" and dtype == torch.bfloat16:
-            # as in SelfAttention
-            parts = (query.float(), key.float(), value.float())
-        kernel = attention_kernel(self.implementation, masked=attend is not None)
-        with torch.autocast(query.device.type, enabled=False), kernel:
-            query, key, value = (part.transpose(1, 2) for part in parts)
-            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attend)
-        return mixed.transpose(1, 2).to(dtype)
-
-    def join(self, mixed: Tensor) -> Tensor:
-        """Join the heads: [..., H, E] -> [..., D]."""
-        joined: Tensor = self.output(mixed.flatten(-2))
-        return joined
-
-
-class InducedAttention(Drawn):
-    """Mixes the positions of a set at a cost linear in their number; stands where `SelfAttention` does in a block.
-
-    Induced set attention (Lee et al. 2019, Set Transformer), with norms before the layers as everywhere here: P learned
-    points see all positions, go through a feed-forward layer, and are seen by every position. Nothing depends on the
-    order of positions.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        width = config.embedding_dim
         self.points = nn.Parameter(torch.empty(config.induced_points, width))
-        self.points_norm = nn.LayerNorm(width)
-        self.gather = CrossAttention(config)
-        self.feedforward_norm = nn.LayerNorm(width)
+        self.qkv = Linear(width, 3 * width, std=width**-0.5, bias=False)
+        self.gather = Linear(width, width, std=width**-0.5, bias=False)
+        self.found_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(config)
-        self.summary_norm = nn.LayerNorm(width)
-        self.spread = CrossAttention(config)
+        self.read_norm = nn.LayerNorm(width)
+        self.read = Linear(width, 2 * width, std=width**-0.5, bias=False)
+        self.output = Linear(width, width, std=residual_std(width, config), bias=False)
         self.reset_parameters()
 
     def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw the points, of the size of normed positions; see `Drawn`."""
+        """Draw the points; see `Drawn`."""
         return {"points": normal(self.points.shape, 1.0, generator)}
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """Mix the positions of each row: [R, N, D] -> [R, N, D], or packed, [T, D] -> [T, D]."""
+        query, key, value = (self._by_head(part) for part in self.qkv(x).chunk(3, dim=-1))
         if isinstance(attend, Lengths):
-            return self._mix(x, attend.runs or ((0, 1),), None)
-        rows, positions, _ = x.shape
-        return self._mix(x.flatten(0, 1), ((rows, positions),), attend).view_as(x)
+            mixed = self._mix_runs(query, key, value, attend)
+        else:
+            mixed = self._mix(query, *self._found(self._gather(key, value, attend)))
+        projected: Tensor = self.output(mixed.flatten(-2))
+        return projected
 
-    def _mix(self, x: Tensor, runs: tuple[tuple[int, int], ...], attend: Tensor | None) -> Tensor:
-        """Mix rows that follow one another, [T, D], in runs of rows of equal length; see `Lengths`."""
-        summary = self.summary_norm(self._summarise(x, runs, attend))
-        positions, rows = [number * length for number, length in runs], [number for number, _ in runs]
-        asked = torch.split(self.spread.ask(x), positions)
-        shown = (torch.split(part, rows) for part in self.spread.show(summary))
-        mixed = [
-            self.spread.mix(query.unflatten(0, run), key, value, None).flatten(0, 1)
-            for run, query, key, value in zip(runs, asked, *shown, strict=True)
-        ]
-        return self.spread.join(torch.cat(mixed))
+    def _mix_runs(self, query: Tensor, key: Tensor, value: Tensor, lengths: Lengths) -> Tensor:
+        """Mix packed rows, run by run: [T, H, E] -> [T, H, E]."""
+        # where there is nothing to mix, parameters get a gradient of zero: every process sums the same ones
+        runs = lengths.runs or ((0, 1),)
+        queries, keys, values = (_by_run(part, runs) for part in (query, key, value))
+        # all runs at once go through the maps; they differ in their positions, and the points do not
+        found = self._found(torch.cat([self._gather(k, v) for k, v in zip(keys, values, strict=True)]))
+        found_of_run = (torch.split(part, [number for number, _ in runs]) for part in found)
+        return torch.cat([self._mix(*run).flatten(0, 1) for run in zip(queries, *found_of_run, strict=True)])
 
-    def _summarise(self, x: Tensor, runs: tuple[tuple[int, int], ...], attend: Tensor | None) -> Tensor:
-        """Let the points see the positions of each row: [T, D] -> [R, P, D]."""
-        query = self.gather.ask(self.points_norm(self.points))
-        positions = [number * length for number, length in runs]
-        shown = (torch.split(part, positions) for part in self.gather.show(x))
-        mixed = [
-            self.gather.mix(query.expand(run[0], -1, -1, -1), key.unflatten(0, run), value.unflatten(0, run), attend)
-            for run, key, value in zip(runs, *shown, strict=True)
-        ]
-        points = self.points + self.gather.join(torch.cat(mixed))
-        summary: Tensor = points + self.feedforward(self.feedforward_norm(points))
-        return summary
+    def _gather(self, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Let the points attend to positions: twice [R, N, H, E] -> [R, M, H, E]."""
+        return self._mix(self._by_head(self.points).expand(len(key), -1, -1, -1), key, value, mask)
+
+    def _found(self, gathered: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what the points gathered, [R, M, H, E] -> two of [R, M, H, E]."""
+        found = self.points + self.gather(gathered.flatten(-2))
+        found = found + self.feedforward(self.found_norm(found))
+        key, value = self.read(self.read_norm(found)).chunk(2, dim=-1)
+        return self._by_head(key), self._by_head(value)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """Tell heads apart: [..., D] -> [..., H, E]."""
+        return torch.unflatten(x, -1, (self.heads, -1))
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within rows: [R, Q, H, E], twice [R, K, H, E] and bool [R, 1, 1, K] -> [R, Q, H, E]."""
+        dtype = key.dtype
+        # in single precision on a CPU, as `SelfAttention` does
+        within = torch.float32 if key.device.type == "cpu" and dtype == torch.bfloat16 else dtype
+        query, key, value = (part.to(within).transpose(1, 2) for part in (query, key, value))
+        kernel = attention_kernel(self.implementation, masked=mask is not None)
+        with torch.autocast(key.device.type, enabled=False), kernel:
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return mixed.transpose(1, 2).to(dtype)
+
+
+def _by_run(x: Tensor, runs: tuple[tuple[int, int], ...]) -> list[Tensor]:
+    """Cut packed positions into runs of equally long rows: [T, H, E] -> [rows, positions, H, E] for each run."""
+    parts = torch.split(x, [number * length for number, length in runs])
+    return [torch.unflatten(part, 0, run) for part, run in zip(parts, runs, strict=True)]

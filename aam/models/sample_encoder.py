@@ -51,6 +51,7 @@ class SampleEncoder(nn.Module):
 
     Abundance joins each ASV as ``count_embedding`` says: ``add`` to it; ``concat``, beside it, before a linear map;
     ``film``, (1 + gamma) * x + beta with gamma and beta of the abundance (Perez et al. 2018); or ``none``, not at all.
+    ASVs attend to one another, or through learned points (`aam.models.induced`), as ``sample_attention`` says.
     """
 
     def __init__(self, config: ModelConfig) -> None:

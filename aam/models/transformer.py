@@ -110,6 +110,9 @@ class FeedForward(nn.Module):
         return contracted
 
 
+BuildAttention = Callable[[ModelConfig], nn.Module]
+
+
 class Block(nn.Module):
     """A pre-norm transformer block (Xiong et al. 2020); its linear maps have no bias, the norms before them do.
 
@@ -117,7 +120,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, dropout: float, chunk: int | None = None, attention: "Attention | None" = None
+        self, config: ModelConfig, dropout: float, chunk: int | None = None, attention: BuildAttention = SelfAttention
     ) -> None:
         """Build the block.
 
@@ -125,11 +128,11 @@ class Block(nn.Module):
             config: shape of the network.
             dropout: of what is added to the input.
             chunk: rows that are transformed together, which bounds the memory; None for `CHUNK_POSITIONS`.
-            attention: makes what mixes positions, called as `SelfAttention`, which is the default.
+            attention: builds what mixes the positions of a row; called like `SelfAttention`.
         """
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.embedding_dim)
-        self.attention = (attention or SelfAttention)(config)
+        self.attention = attention(config)
         self.feedforward_norm = nn.LayerNorm(config.embedding_dim)
         self.feedforward = FeedForward(config)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
@@ -168,7 +171,6 @@ class Block(nn.Module):
 
 
 Transform = Callable[[Block, Tensor, Attend], Tensor]
-Attention = Callable[[ModelConfig], nn.Module]
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -189,7 +191,7 @@ class Transformer(nn.Module):
     """A stack of blocks and a final norm."""
 
     def __init__(
-        self, config: ModelConfig, dropout: float, chunk: int | None = None, attention: Attention | None = None
+        self, config: ModelConfig, dropout: float, chunk: int | None = None, attention: BuildAttention = SelfAttention
     ) -> None:
         """Build the stack; see `Block`."""
         super().__init__()
@@ -198,11 +200,10 @@ class Transformer(nn.Module):
         self.implementation = config.attn_implementation
         self.head = config.embedding_dim // config.attention_heads
         self.pads = False
-        self.has_varlen = attention in (None, SelfAttention)
 
     def layout(self, padding: Tensor) -> Layout:
         """Choose how rows with padding, bool [R, N], go through the blocks."""
-        if self.pads or (padding.is_cuda and not self.has_varlen):
+        if self.pads:
             return Padded(~padding[:, None, None, :])
         return layout_of(padding, self.implementation, self.head)
 

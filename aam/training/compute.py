@@ -1,9 +1,9 @@
 """Where and how precisely the model computes."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -12,11 +12,11 @@ from aam.config import MachineConfig, MixedPrecision
 from aam.errors import InputError
 from aam.training.allocator import keep_freed_memory
 from aam.training.distributed import World
-from aam.training.hardware import bf16_is_fast
+from aam.training.hardware import advise_precision, processor_flags
+
+logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-
-Precision = Literal["none", "bf16", "fp16"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,12 +37,12 @@ class Compute:
 
     @classmethod
     def of(cls, world: World, config: MachineConfig) -> "Compute":
-        """Take the precision from the config, and set PyTorch and the allocator accordingly; ``auto`` is settled here.
+        """Take the precision from the config, and set PyTorch and the allocator accordingly.
 
         Raises:
             InputError: fp16 on a CPU, where small gradients are lost and nothing is gained.
         """
-        precision = settled_precision(config.mixed_precision, world.device)
+        precision = settled_precision(config.mixed_precision, world)
         if precision == "fp16" and world.device.type == "cpu":
             raise InputError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or none")
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
@@ -60,11 +60,13 @@ class Compute:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
 
-def settled_precision(asked: MixedPrecision, device: torch.device) -> Precision:
-    """Choose the precision where that is left to the device, which must not be asked again when a run is resumed."""
-    if asked == "auto":
-        return "bf16" if bf16_is_fast(device) else "none"
-    return asked
+def settled_precision(asked: MixedPrecision, world: World) -> MixedPrecision:
+    """The precision to compute in: as asked, or for ``auto`` what suits the hardware of rank 0, on every rank."""
+    if asked != "auto":
+        return asked
+    precision, reason = world.on_main(lambda: advise_precision(world.device, processor_flags()))
+    logger.info("--mixed-precision auto: %s, since %s", precision, reason)
+    return precision
 
 
 @contextmanager

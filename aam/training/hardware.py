@@ -7,11 +7,12 @@ ROCm: what is said of it here is what PyTorch's own issues document.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import torch
 
-from aam.config import AttnImplementation
+from aam.config import AttnImplementation, MixedPrecision
 from aam.errors import InputError
 
 Backend = Literal["gloo", "cpu:gloo,cuda:nccl"]
@@ -76,6 +77,31 @@ def advise_attention(build: Build, implementation: AttnImplementation) -> tuple[
     return implementation, f"{reason}: --attn-implementation {implementation} is kept as you asked; math is safer"
 
 
+def processor_flags(information: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Names of what the processor can do, as Linux gives them; none on other systems."""
+    found = re.search(r"^flags\s*:(.*)$", information.read_text(), re.MULTILINE) if information.exists() else None
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def advise_precision(device: torch.device, flags: frozenset[str]) -> tuple[MixedPrecision, str]:
+    """Choose the precision of ``--mixed-precision auto``, and say why.
+
+    bf16 where the hardware multiplies it: by what the machine is, never by a measurement, so that a run has the same
+    precision each time.
+
+    Args:
+        device: where to compute.
+        flags: what the processor can do; see `processor_flags`.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the GPU multiplies bf16 in hardware"
+        return "none", "the GPU does not multiply bf16 in hardware"
+    if "avx512_bf16" in flags:
+        return "bf16", "the processor multiplies bf16 in hardware (AVX512-BF16)"
+    return "none", "the processor is not known to multiply bf16 in hardware"
+
+
 def compile_allowed(build: Build) -> str | None:
     """Say why ``--compile-model`` is skipped on a GPU of this build; None where it is not."""
     if build.is_rocm:
@@ -122,17 +148,6 @@ def device_for(
             "(Slurm: --gpus-per-node instead of --gpus-per-task)"
         )
     return torch.device("cuda", index)
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether a device multiplies matrices of bfloat16 by instructions of its own.
-
-    Where it does a training step is faster in bfloat16 (``benchmarks/step_variants.py``); where it does not PyTorch
-    converts every number there and back.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def describe(build: Build, device: torch.device) -> str:

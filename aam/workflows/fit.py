@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
+from aam.config import ModelConfig, PretrainConfig, TrainConfig
 from aam.data.augmentation import Augmentation, Mixing
 from aam.data.dataset import AddressedSampler, FixedBatches, StepDataset
 from aam.data.packing import MemoryBudget
@@ -24,7 +24,7 @@ from aam.models.transformer import check_attention, compile_blocks
 from aam.training.allocator import keep_freed_memory, return_freed_memory
 from aam.training.checkpoint import CheckpointStore, Kind
 from aam.training.compute import Compute, settled_precision
-from aam.training.distributed import World
+from aam.training.distributed import World, setup_distributed
 from aam.training.hardware import Build, advise_attention, compile_allowed, describe
 from aam.training.memory import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
 from aam.training.memory_profile import MemoryProfile, NullProfile
@@ -34,14 +34,13 @@ from aam.training.parallel import check_compiler
 from aam.training.run_checkpoints import Identity, RunCheckpoints
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
-from aam.workflows.restore import resumed_config
+from aam.workflows.restore import resumed_precision
 from aam.workflows.tables import write_table
+
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
 logger = logging.getLogger(__name__)
 
-AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
-NARROW = 32
-"""Width of a model below which bf16 takes more time than float32 (``benchmarks/step_variants.py``)."""
 HELD_OUT_SHARE = 0.25
 """Share of the memory that a batch of held-out samples may take."""
 
@@ -118,6 +117,23 @@ class Run:
         return Trainer(self.model, self.objective, sampler, self.dataset, self.config, checkpoints)
 
 
+def begin_compute(config: AnyConfig, world: World | None) -> tuple[AnyConfig, Compute]:
+    """Take this process's place among those that train together, and settle the precision of the run.
+
+    ``auto`` is settled once: a resumed run has the precision that it began with, on whatever machine.
+
+    Returns:
+        The config with the precision that is computed in, and where.
+    """
+    world = world or setup_distributed(config.runtime.device, config.distribution)
+    precision = config.runtime.mixed_precision
+    if precision == "auto":
+        begun = world.on_main(lambda: resumed_precision(config))
+        precision = settled_precision(precision, world) if begun is None else begun
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"mixed_precision": precision})})
+    return config, Compute.of(world, config.runtime)
+
+
 def gather_material(
     study: Study,
     split: Split,
@@ -147,31 +163,6 @@ def gather_material(
         )
     logger.info("computing on %s", describe(Build.of_torch(), compute.device))
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
-
-
-def settle_precision(config: AnyConfig, command: Kind, world: World) -> AnyConfig:
-    """Choose the precision where it is left to the device: as rank 0 does, or as it was when the run was begun.
-
-    Raises:
-        InputError: the checkpoint to resume from is damaged.
-    """
-    if config.runtime.mixed_precision != "auto":
-        return config
-    precision, reason = world.on_main(lambda: _choose_precision(config, command, world.device))
-    logger.info("--mixed-precision auto: %s, %s", precision, reason)
-    runtime = config.runtime.model_copy(update={"mixed_precision": precision})
-    return config.model_copy(update={"runtime": runtime})
-
-
-def _choose_precision(config: AnyConfig, command: Kind, device: torch.device) -> tuple[MixedPrecision, str]:
-    begun = resumed_config(type(config), command, config.output)
-    if begun is not None:
-        return begun.runtime.mixed_precision, "as the run was begun"
-    width, name = config.model.embedding_dim, "GPU" if device.type == "cuda" else "processor"
-    if width < NARROW:
-        return "none", f"since a model of width {width} gains nothing from less"
-    precision = settled_precision("auto", device)
-    return precision, f"since the {name} has {'no ' if precision == 'none' else ''}instructions for bf16"
 
 
 def resolved_model(config: ModelConfig, material: Material) -> ModelConfig:

@@ -68,7 +68,7 @@ def _model(trained: Restored) -> list[str]:
         f"{_ABUNDANCE[model.count_embedding]}",
     ]
     if model.sample_attention == "induced":
-        lines.append(f"ASVs of a sample see one another through {model.induced_points} learned points")
+        lines.append(f"ASVs of a sample attend to one another through {model.induced_points} learned points")
     return _paragraph("model", lines)
 
 

@@ -21,7 +21,7 @@ from aam.training.monitor import early_records
 from aam.training.objective import PretrainObjective
 from aam.training.parallel import give_weights, parallelize
 from aam.training.taxonomy import TaxonomyTask
-from aam.workflows.fit import Run, fit, gather_material, resolved_model, settle_precision
+from aam.workflows.fit import Run, begin_compute, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_encoder
 
@@ -137,9 +137,7 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
         )
     losses = config.losses
     labels = study.taxonomy_labels(split.train) if losses.learns("taxonomy") else None
-    world = world or setup_distributed(config.runtime.device, config.distribution)
-    config = settle_precision(config, "pretrain", world)
-    compute = Compute.of(world, config.runtime)
+    config, compute = begin_compute(config, world)
     material = gather_material(study, split, config, compute)
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
     compares = losses.learns("unifrac") or losses.learns("faith_pd")

@@ -1,14 +1,15 @@
 """Models from configs and from checkpoints, with nothing else at hand."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from pydantic import ValidationError
 
-from aam.config import FinetuneConfig, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.config import FinetuneConfig, MixedPrecision, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.target_table import Targets
 from aam.data.taxonomy import TaxonomyClasses
@@ -38,6 +39,7 @@ SHAPE = (
     "induced_points",
 )
 """Options of the model that pretrained weights fix."""
+_KINDS: Final[Mapping[type[RunConfig], Kind]] = {PretrainConfig: "pretrain", TrainConfig: "train"}
 LEFT_BEHIND = ("faith_pd_head.", "taxonomy_head.")
 """Weights of a pretrained encoder that fine-tuning has no use for."""
 
@@ -122,18 +124,21 @@ def resumed_model(output: OutputConfig) -> ModelConfig | None:
     Raises:
         InputError: the checkpoint is damaged.
     """
-    last = resumed_config(TrainConfig, "train", output)
-    return None if last is None else last.model
+    last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
+    return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train", with_weights=False)).model
 
 
-def resumed_config(kind: type[AnyConfig], command: Kind, output: OutputConfig) -> AnyConfig | None:
-    """The config that a run to resume has in its last checkpoint; None where there is none.
+def resumed_precision(config: PretrainConfig | TrainConfig) -> MixedPrecision | None:
+    """The precision that a run to resume has begun with; None where there is none.
 
     Raises:
         InputError: the checkpoint is damaged.
     """
+    output, kind = config.output, type(config)
     last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
-    return None if last is None else _config(kind, read_checkpoint(last, kind=command, with_weights=False))
+    if last is None:
+        return None
+    return _config(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False)).runtime.mixed_precision
 
 
 def restore(path: Path) -> Restored:

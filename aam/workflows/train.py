@@ -25,12 +25,11 @@ from aam.errors import InputError, first_ids
 from aam.evaluation.predictions import write_prediction_report
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, read_checkpoint
-from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
 from aam.training.parallel import give_weights, parallelize
 from aam.training.target_objective import TargetObjective, TargetTable, pools_once
-from aam.workflows.fit import Material, Run, fit, gather_material, resolved_model, settle_precision
+from aam.workflows.fit import Material, Run, begin_compute, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
 
@@ -125,9 +124,7 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
         _warn_of_seen(checkpoint, [study.table.sample_ids[row] for row in split.val])
     config = config.model_copy(update={"model": _model_config(config, checkpoint)})
     _check_heads(config)
-    world = world or setup_distributed(config.runtime.device, config.distribution)
-    config = settle_precision(config, "train", world)
-    compute = Compute.of(world, config.runtime)
+    config, compute = begin_compute(config, world)
     material = gather_material(study, split, config, compute, _mixing(study, values, split, config))
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
     categories, weights = learned.categories, learned.weights

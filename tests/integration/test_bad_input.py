@@ -537,10 +537,10 @@ OPTIONS = {
     "file is not TOML": Case(pretrain(config="o.toml"), ("o.toml is not TOML",), (write("o.toml", "lr: 3"),)),
     "value out of range": Case(pretrain(lr=-1), ("'--lr': -1.0 is not in the range x>0",)),
     "heads do not divide the width": Case(pretrain(attention_heads=3), ("8 is not a multiple of --attention-heads 3",)),
-    "points without attention through them": Case(
-        train(induced_points=8), ("--induced-points 8 .*--sample-attention induced",)
-    ),
     "no nucleotide hidden": Case(pretrain(nuc_mask_ratio=0), ("'--nuc-mask-ratio': 0.0 is not in the range",)),
+    "points without their attention": Case(
+        pretrain(induced_points=8), ("--induced-points 8 .*--sample-attention induced",)
+    ),
     "span without its strategy": Case(pretrain(nuc_mask_span=3), ("--nuc-mask-span 3 .*--nuc-mask-strategy span",)),
     "alpha without its metric": Case(
         unifrac(generalized_alpha=0.3), ("--generalized-alpha 0.3 .*--unifrac-metric generalized_unifrac",)

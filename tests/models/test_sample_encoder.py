@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,14 +7,8 @@ from torch.nn import functional
 from aam.config import ModelConfig
 from aam.models.sample_encoder import SampleEncoder
 
+each_attention = pytest.mark.parametrize("attention", ["full", "induced"])
 exact = {"rtol": 1e-10, "atol": 1e-10}
-
-
-@pytest.fixture(scope="module", params=["full", "induced"])
-def make_config(make_config, request) -> Callable[..., ModelConfig]:
-    """All that is said here holds of both ways in which ASVs see one another."""
-    attention = {"sample_attention": request.param} | ({"induced_points": 3} if request.param == "induced" else {})
-    return lambda **options: make_config(**attention, **options)
 
 
 def encoder(config: ModelConfig) -> SampleEncoder:
@@ -28,10 +20,11 @@ def asv_vectors(unique: int = 9, width: int = 16) -> torch.Tensor:
     return torch.randn(unique, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
+@each_attention
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), extra=st.integers(1, 5))
-def test_order_and_padding_of_asvs_change_nothing(make_config, make_batch, seed: int, extra: int):
-    model, asvs = encoder(make_config()), asv_vectors()
+def test_order_and_padding_of_asvs_change_nothing(make_config, make_batch, attention: str, seed: int, extra: int):
+    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
     _, slot, count, depth, _ = make_batch(seed)
     slot, count = functional.pad(slot, (0, extra), value=3), functional.pad(count, (0, extra))
     embedding, context = model(asvs, slot, count, depth, return_context=True)
@@ -46,8 +39,9 @@ def test_order_and_padding_of_asvs_change_nothing(make_config, make_batch, seed:
         torch.testing.assert_close(embedding[row : row + 1], alone, **exact)
 
 
-def test_abundance_and_depth_matter(make_config, make_batch):
-    model, asvs = encoder(make_config()), asv_vectors()
+@each_attention
+def test_abundance_and_depth_matter(make_config, make_batch, attention: str):
+    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
     _, slot, count, depth, _ = make_batch(1)
     embedding = model(asvs, slot, count, depth).embedding
     richer = count.clone()
@@ -58,8 +52,9 @@ def test_abundance_and_depth_matter(make_config, make_batch):
     assert (model(asvs, slot, count, depth + 1000).embedding - embedding).norm(dim=1).min() > 1e-4
 
 
-def test_hidden_abundances_are_not_seen(make_config, make_batch):
-    model, asvs = encoder(make_config()), asv_vectors()
+@each_attention
+def test_hidden_abundances_are_not_seen(make_config, make_batch, attention: str):
+    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
     _, slot, count, depth, _ = make_batch(1, unique=9)
     row = int((count > 0).sum(1).argmax())
     slot, count, depth = slot[row : row + 1], count[row : row + 1], depth[row : row + 1]
@@ -75,8 +70,9 @@ def test_hidden_abundances_are_not_seen(make_config, make_batch):
     assert not torch.equal(model(asvs, slot, count, depth).embedding, model(asvs, slot, swapped, depth).embedding)
 
 
-def test_context_and_pooling_by_themselves_are_the_whole(make_config, make_batch):
-    model, asvs = encoder(make_config()), asv_vectors()
+@each_attention
+def test_context_and_pooling_by_themselves_are_the_whole(make_config, make_batch, attention: str):
+    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
     _, slot, count, depth, _ = make_batch(2)
     embedding, context = model(asvs, slot, count, depth, return_context=True)
     assert torch.equal(model.contextualise(asvs, slot, count, depth), context)
@@ -118,8 +114,9 @@ def test_context_only_on_request(make_config, make_batch):
     assert model(asvs, slot, count, depth, return_context=True).asv_context.shape == (*slot.shape, 16)
 
 
-def test_a_sample_without_asvs_has_a_finite_embedding_and_gradient(make_config, make_batch):
-    model, asvs = encoder(make_config()), asv_vectors().requires_grad_()
+@each_attention
+def test_a_sample_without_asvs_has_a_finite_embedding_and_gradient(make_config, make_batch, attention: str):
+    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors().requires_grad_()
     _, slot, count, depth, _ = make_batch(1)
     count[0] = 0
     embedding = model(asvs, slot, count, depth).embedding
@@ -127,3 +124,36 @@ def test_a_sample_without_asvs_has_a_finite_embedding_and_gradient(make_config, 
     embedding.sum().backward()
     assert asvs.grad is not None
     assert asvs.grad.isfinite().all()
+
+
+@each_attention
+def test_padded_and_packed_samples_agree(make_config, make_batch, attention: str):
+    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
+    _, slot, count, depth, _ = make_batch(3)
+    packed = model(asvs, slot, count, depth).embedding
+    model.transformer.pads = True
+    torch.testing.assert_close(model(asvs, slot, count, depth).embedding, packed, **exact)
+
+
+@each_attention
+def test_checkpointing_gives_the_same_gradient(make_config, make_batch, attention: str):
+    _, slot, count, depth, _ = make_batch(2)
+    gradients = []
+    for checkpointing in (False, True):
+        model = encoder(make_config(sample_attention=attention, gradient_checkpointing=checkpointing))
+        asvs = asv_vectors().requires_grad_()
+        model(asvs, slot, count, depth).embedding.square().sum().backward()
+        gradients.append([asvs.grad, *(parameter.grad for parameter in model.parameters())])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert plain is not None
+        assert torch.equal(plain, checkpointed)
+
+
+def test_other_asvs_matter_through_the_points(make_config, make_batch):
+    model, asvs = encoder(make_config(sample_attention="induced", induced_points=3)), asv_vectors()
+    slot, count = torch.tensor([[0, 1, 2]]), torch.full((1, 3), 5)
+    depth = torch.tensor([15])
+    context = model.contextualise(asvs, slot, count, depth)
+    other = model.contextualise(asvs, torch.tensor([[0, 1, 7]]), count, depth)
+    assert (other - context)[0, :2].norm(dim=-1).min() > 1e-4
+    assert {p.shape[0] for name, p in model.named_parameters() if name.endswith("points")} == {3}

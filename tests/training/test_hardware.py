@@ -5,11 +5,12 @@ from aam.errors import InputError
 from aam.training.hardware import (
     Build,
     advise_attention,
+    advise_precision,
     backend_for,
-    bf16_is_fast,
     compile_allowed,
     describe,
     device_for,
+    processor_flags,
     visible_devices,
 )
 
@@ -132,14 +133,23 @@ def test_the_log_says_what_computes():
     assert "\n" not in line
 
 
-@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
-def test_bf16_is_fast_where_the_processor_has_instructions_for_it(monkeypatch, avx512: bool, amx: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert bf16_is_fast(torch.device("cpu")) == (avx512 or amx)
+@pytest.mark.parametrize(
+    ("flags", "chosen", "why"),
+    [
+        ({"avx2", "avx512f", "avx512_bf16"}, "bf16", "AVX512-BF16"),
+        ({"avx2", "avx512f"}, "none", "not known to multiply bf16"),
+        (set(), "none", "not known to multiply bf16"),
+    ],
+)
+def test_precision_is_chosen_by_what_the_processor_can_do(flags, chosen, why):
+    precision, reason = advise_precision(torch.device("cpu"), frozenset(flags))
+    assert precision == chosen
+    assert why in reason
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_bf16_is_fast_where_the_gpu_does_not_emulate_it(monkeypatch, native: bool) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
-    assert bf16_is_fast(torch.device("cuda")) == native
+def test_what_the_processor_can_do_is_read_from_its_description(tmp_path):
+    told = tmp_path / "cpuinfo"
+    told.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_bf16\nbugs\t\t: x\n\nflags\t\t: fpu\n")
+    assert processor_flags(told) == {"fpu", "avx2", "avx512_bf16"}
+    told.write_text("processor\t: 0\nFeatures\t: asimd bf16\n")
+    assert processor_flags(told) == processor_flags(tmp_path / "absent") == frozenset()

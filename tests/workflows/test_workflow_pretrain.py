@@ -12,8 +12,11 @@ from aam.data.distance_matrix import DistanceMatrix, write_distance_matrix
 from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.study import load_study
 from aam.errors import InputError
+from aam.training import compute as compute_module
 from aam.training.checkpoint import read_checkpoint
+from aam.training.distributed import World
 from aam.workflows import fit
+from aam.workflows.fit import begin_compute
 from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore
 
@@ -167,6 +170,21 @@ def test_other_losses_and_precisions_run_to_the_end(pretrain_options, tmp_path, 
     assert {name for option, name in losses.items() if options.get(option) != 0} <= set(last)
     assert all(value is None or np.isfinite(value) for value in last.values())
     assert (tmp_path / "run/val_distances.json").exists() == (options.get("unifrac_weight") != 0)
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_chosen(pretrain_options, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(compute_module, "processor_flags", lambda: frozenset({"avx512_bf16"}))
+    options = pretrain_options(tmp_path / "run", epochs=1, mixed_precision="auto")
+    config = PretrainConfig.from_flat(options)
+    with caplog.at_level("INFO"):
+        pretrain(config)
+    assert "--mixed-precision auto: bf16, since the processor multiplies bf16" in caplog.text
+    assert json.loads((tmp_path / "run/config.json").read_text())["runtime"]["mixed_precision"] == "auto"
+    monkeypatch.setattr(compute_module, "processor_flags", frozenset)
+    resumed = PretrainConfig.from_flat({**options, "resume": True})
+    for asked, chosen, dtype in ((resumed, "bf16", torch.bfloat16), (config, "none", None)):
+        settled, compute = begin_compute(asked, World(torch.device("cpu")))
+        assert (settled.runtime.mixed_precision, compute.dtype) == (chosen, dtype)
 
 
 def test_training_learns(pretrain_options, tmp_path):
