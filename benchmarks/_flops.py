@@ -26,7 +26,8 @@ def flops_of(function: Callable[[], object]) -> int:
     }
     with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
         function()
-    return counter.get_total_flops()
+    total: int = counter.get_total_flops()
+    return total
 
 
 def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:

@@ -107,6 +107,7 @@ def fine_tune(study: Study, folder: Path, options: dict[str, Any]) -> list[dict[
             def train(plans: Any = plans, run: Any = run, trainer: Any = trainer) -> list[float]:
                 return [float(trainer.train_step(run.dataset[plan])["loss"]) for plan in plans]
 
+            assert isinstance(run.model, SequencePredictor)
             with counting(run.model) as rows:
                 learning, losses = cpu_seconds(train)
                 validating, _ = cpu_seconds(run.objective.validate)
@@ -124,16 +125,19 @@ def fine_tune(study: Study, folder: Path, options: dict[str, Any]) -> list[dict[
 
 def per_batch(model: SequencePredictor, nucleotides: Tensor, batch: SampleBatch) -> Tensor:
     """Predict a batch from the nucleotides of its own ASVs, each once."""
-    return model(nucleotides[batch.asv], batch.slot, batch.count, batch.depth).prediction
+    prediction: Tensor = model(nucleotides[batch.asv], batch.slot, batch.count, batch.depth).prediction
+    return prediction
 
 
 def padded(model: SequencePredictor, nucleotides: Tensor, batch: SampleBatch) -> Tensor:
     """Predict a batch from the nucleotides of every ASV of every sample, padded to its largest sample."""
     own = torch.arange(batch.slot.numel()).view(batch.slot.shape)
-    return model(nucleotides[batch.asv[batch.slot.flatten()]], own, batch.count, batch.depth).prediction
+    of_slots = nucleotides[batch.asv[batch.slot.flatten()]]
+    prediction: Tensor = model(of_slots, own, batch.count, batch.depth).prediction
+    return prediction
 
 
-NAMES = {per_batch: "each ASV of a batch once", padded: "padded batches"}
+NAMES: dict[Callable[..., Tensor], str] = {per_batch: "each ASV of a batch once", padded: "padded batches"}
 
 
 def once(model: SequencePredictor, nucleotides: Tensor, batches: FixedBatches, cache: Path | None) -> np.ndarray:

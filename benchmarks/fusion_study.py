@@ -57,7 +57,7 @@ class Design:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-EMP = {
+EMP: dict[str, Any] = {
     "folder": "emp_2k",
     "target": "temperature_deg_c",
     "metric": "r2",

@@ -29,8 +29,9 @@ from aam.data.rarefaction import SampleDraws
 from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE, encode_sequences, sequence_keys
 from aam.data.tables import read_tables
 from aam.models.initial import initialise
+from aam.models.packing import Attend, Lengths
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.models.transformer import SelfAttention
+from aam.models.transformer import SelfAttention, Transformer
 from aam.training.losses import pairwise_gradient
 from aam.training.masking import hidden_nucleotides
 from aam.training.memory_profile import Allocations
@@ -63,7 +64,7 @@ class Batch(NamedTuple):
 
     tokens: Tensor
     slot: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     depth: Tensor
     mask: Tensor
     true: Tensor
@@ -82,20 +83,27 @@ def load(data: Path, batch_size: int) -> Batch:
 
 
 @contextmanager
-def weights_kept(kept: list[Tensor], asked: bool) -> Iterator[None]:
-    """Let attention make its weights, and keep those of every layer."""
+def weights_kept(model: SequenceEncoder, kept: list[Tensor], asked: bool) -> Iterator[None]:
+    """Let attention make its weights, of rows with their padding, and keep those of every layer."""
     ours = SelfAttention.forward
 
-    def forward(layer: SelfAttention, x: Tensor, attend: Tensor | None) -> Tensor:
+    def forward(layer: SelfAttention, x: Tensor, attend: Attend) -> Tensor:
+        assert not isinstance(attend, Lengths)
         query, key, value = (part.unflatten(2, (layer.heads, -1)).transpose(1, 2) for part in layer.qkv(x).chunk(3, 2))
         score = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
         weight = (score if attend is None else score.masked_fill(~attend, -torch.inf)).softmax(3)
         kept.append(weight)
-        return layer.output((weight @ value).transpose(1, 2).flatten(2))
+        output: Tensor = layer.output((weight @ value).transpose(1, 2).flatten(2))
+        return output
 
-    SelfAttention.forward = forward if asked else ours
+    stacks = [module for module in model.modules() if isinstance(module, Transformer)]
+    for stack in stacks:
+        stack.pads = asked
+    setattr(SelfAttention, "forward", forward if asked else ours)  # noqa: B010
     yield
-    SelfAttention.forward = ours
+    setattr(SelfAttention, "forward", ours)  # noqa: B010
+    for stack in stacks:
+        stack.pads = False
 
 
 def logits_of(model: SequenceEncoder, batch: Batch, which: str, kept: list[Tensor]) -> Tensor:
@@ -104,7 +112,7 @@ def logits_of(model: SequenceEncoder, batch: Batch, which: str, kept: list[Tenso
         return model.asv_encoder.predict_hidden(batch.tokens, batch.mask)
     rows = torch.arange(len(batch.tokens)) if which == "all" else batch.mask.any(1).nonzero().squeeze(1)
     encoded, _ = model.asv_encoder._encode(batch.tokens[rows].masked_fill(batch.mask[rows], MASK))
-    logits = model.asv_encoder.nucleotide_head(encoded).view(len(rows), -1, VOCABULARY_SIZE)
+    logits: Tensor = model.asv_encoder.nucleotide_head(encoded).view(len(rows), -1, VOCABULARY_SIZE)
     kept.append(logits)
     longest = int((batch.tokens != PAD).sum(1).max())
     return logits[:, :longest][batch.mask[rows, :longest]]
@@ -113,7 +121,7 @@ def logits_of(model: SequenceEncoder, batch: Batch, which: str, kept: list[Tenso
 def step(model: SequenceEncoder, batch: Batch, asked: Asked) -> tuple[list[Tensor], list[float]]:
     """Forward and backward pass: what is returned, and the losses."""
     kept: list[Tensor] = []
-    with weights_kept(kept, asked.attention):
+    with weights_kept(model, kept, asked.attention):
         asvs = model.asv_encoder(batch.tokens)
         samples = model.sample_encoder(asvs, batch.slot, batch.count, batch.depth, return_context=asked.context)
         if samples.asv_context is not None:
@@ -122,7 +130,7 @@ def step(model: SequenceEncoder, batch: Batch, asked: Asked) -> tuple[list[Tenso
     z = model.scale(samples.embedding)
     fixed = z.detach()
     unifrac, pull = pairwise_gradient(fixed, fixed, 0, model.distance, lambda rows, columns: batch.true[rows, columns])
-    ((z * pull).sum() + 0.1 * hidden).backward()
+    ((z * pull).sum() + 0.1 * hidden).backward()  # type: ignore[no-untyped-call]
     return kept, [float(unifrac), float(hidden)]
 
 

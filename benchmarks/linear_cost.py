@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
     tokens: Tensor
     slot: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     depth: Tensor
     mask: Tensor
     distance: Tensor

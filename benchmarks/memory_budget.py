@@ -70,7 +70,7 @@ def difference(runs: list[dict[str, Any]]) -> float:
     """The largest relative difference of any loss of any step from that of the largest budget."""
     reference = runs[-1]["losses"]
     return max(
-        abs(line[name] / true[name] - 1)
+        float(abs(line[name] - true[name]) / (abs(true[name]) or 1.0))
         for run in runs[:-1]
         for line, true in zip(run["losses"], reference, strict=True)
         for name in true

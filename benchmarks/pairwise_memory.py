@@ -135,7 +135,8 @@ def measure_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     cases = [("block by block", samples, options.ranks) for samples in options.samples]
     cases += [("block by block", samples, 1) for samples in options.samples if samples <= options.one_rank_up_to]
     cases += [("all at once", samples, 1) for samples in options.samples if samples <= options.at_once_up_to]
-    lines, gradients = [], {}
+    lines: list[dict[str, Any]] = []
+    gradients: dict[int, torch.Tensor] = {}
     for form, samples, ranks in cases:
         line = measure_apart(form, samples, ranks, options.width)
         gradient = torch.tensor(line.pop("gradient"), dtype=torch.float64)

@@ -62,7 +62,7 @@ class Work(NamedTuple):
     """uint8 [rows, L], rows are U or B x S."""
     slot: Tensor
     """int64 [B, S]."""
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     """int64 [B, S]."""
     depth: Tensor
     """int64 [B]."""

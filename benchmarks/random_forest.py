@@ -36,6 +36,7 @@ def main() -> None:
     run = parser.parse_args().run
     config = TrainConfig.model_validate_json((run / "config.json").read_text())
     study = load_study(config.inputs, config.sampling, needs=("metadata",))
+    assert study.metadata is not None
     values = target_values(study.metadata, config.target)
     print("aam", json.dumps(rounded(json.loads((run / "val_metrics.json").read_text()))))
     split = pd.read_csv(run / "split.tsv", sep="\t", dtype=str, index_col=0)["split"]
@@ -58,8 +59,9 @@ def judge(study: Study, values: "pd.Series[Any]", split: "pd.Series[str]", class
 def centred_log_ratios(counts: csr_array, train: Rows) -> Values:
     """Centred log-ratios of prevalent ASVs, [samples, ASVs]."""
     prevalent = np.bincount(counts[train].indices, minlength=counts.shape[1]) >= 0.02 * len(train)
-    logs = np.log(counts[:, np.flatnonzero(prevalent)].toarray() + 1.0)
-    return logs - logs.mean(axis=1, keepdims=True)
+    logs: Values = np.log(counts[:, np.flatnonzero(prevalent)].toarray() + 1.0)
+    centred: Values = logs - logs.mean(axis=1, keepdims=True)
+    return centred
 
 
 def score_values(features: Values, values: "pd.Series[Any]", train: Rows, val: Rows, seed: int) -> Metrics:

@@ -28,7 +28,7 @@ from aam.training.optim import make_optimizer
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
-VARIANTS: Final = {
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "float32": {},
     "bf16": {"mixed_precision": "bf16"},
     "float32, compiled": {"compile_model": True},

@@ -31,7 +31,7 @@ def write_study(folder: Path, samples: int, asvs: int, per_sample: int) -> None:
     random = np.random.default_rng(0)
     letters = np.frombuffer(b"ACGT", dtype=np.uint8)
     sequences = letters[random.integers(0, 4, (asvs, LENGTH), dtype=np.uint8)].view(f"S{LENGTH}").ravel()
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number, order in enumerate((np.arange(asvs), random.permutation(asvs))):
         rows = range(number * samples // 2, (number + 1) * samples // 2)
         _write_table(folder / f"table{number}.biom", rows, sequences[order], per_sample)
@@ -70,26 +70,28 @@ def _write_tree(path: Path, sequences: np.ndarray[Any, Any]) -> None:
     path.write_text(clades[0] + ";\n")
 
 
-def watch(folder: Path, steps: int, width: int) -> dict[str, float]:
+def watch(folder: Path, steps: int, width: int, held_out: float) -> dict[str, float]:
     """Pretrain for some steps; peaks of the memory, and the time until the first step was done."""
     tables = [word for number in (0, 1) for word in ("--table", str(folder / f"table{number}.biom"))]
     words = ["--tree", folder / "tree.nwk", "--output-dir", folder / "run", "--overwrite", "--epochs", 1]
-    words += ["--embedding-dim", width, "--attention-layers", 1, "--test-size", 0.001, "--log-every", 1]
+    words += ["--embedding-dim", width, "--attention-layers", 1, "--log-every", 1, "--test-size", held_out]
     command = [sys.executable, "-m", "aam", "pretrain", "--device", "cpu", *tables, *map(str, words)]
     metrics = folder / "run" / "metrics.jsonl"
     start = time.perf_counter()
     process = subprocess.Popen(command)
     peaks = {"VmRSS": 0, "RssAnon": 0}
     first = None
-    while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status").read_text()
+    running = True
+    while running:
+        running = process.poll() is None
+        status = Path(f"/proc/{process.pid}/status").read_text() if running else ""
         for name, peak in peaks.items():
             found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
             peaks[name] = max(peak, 1024 * int(found[1]) if found else 0)
         done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
         if done and first is None:
             first = time.perf_counter() - start
-        if done >= steps:
+        if done >= steps and running:
             process.send_signal(signal.SIGTERM)
             process.wait()
         time.sleep(0.05)
@@ -114,7 +116,8 @@ def main() -> None:
     options: argparse.Namespace = parser.parse_args()
     if not (options.folder / "tree.nwk").exists():
         write_study(options.folder, options.samples, options.asvs, options.asvs_per_sample)
-    figures: dict[str, Any] = watch(options.folder, options.steps, options.width)
+    held_out = max(0.001, 4 / options.samples)
+    figures: dict[str, Any] = watch(options.folder, options.steps, options.width, held_out)
     on_disk = sum((options.folder / f"table{number}.biom").stat().st_size for number in (0, 1)) / 1e9
     columns = ["samples", "ASVs", "tables GB", "peak GB", "of it not of files GB", "s to the first step"]
     row = [f"{options.samples:,}", f"{options.asvs:,}", on_disk, *figures.values()]

@@ -5,6 +5,7 @@ nothing uses it any more, however the process ends. Rows that are taken from map
 disk, and the system keeps of it in memory what there is room for.
 """
 
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,20 @@ def scratch(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         return np.memmap(file, dtype, mode="r+", shape=shape)
 
 
+def release(array: NDArray[Any]) -> None:
+    """Let the pages of a scratch file leave the memory of this process; they stay in the file, and come back when read.
+
+    Arrays in memory stay as they are, and files mapped so that changes are not written.
+    """
+    base: object = array
+    shared = False
+    while isinstance(base, np.ndarray):
+        shared = shared or (isinstance(base, np.memmap) and base.mode == "r+")
+        base = base.base
+    if shared and isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 class CountsBuilder:
     """Puts counts together from blocks of rows, in memory or on disk."""
 
@@ -97,11 +112,14 @@ class CountsBuilder:
             for start in range(0, self.filled, BLOCK):
                 part = slice(start, min(start + BLOCK, self.filled))
                 wider[part] = self.data[part]
+                release(wider)
             self.data = wider
         place = slice(self.filled, self.filled + block.nnz)
         self.indices[place], self.data[place] = block.indices, block.data
         self.filled = place.stop
         self.sizes.append(row_sizes(block))
+        release(self.indices)
+        release(self.data)
 
     def finish(self) -> Counts:
         """The counts of all rows that came."""
@@ -137,6 +155,9 @@ def gather(sources: Sequence[Source], columns: int) -> Counts:
         rows, places, values = (np.concatenate(part) for part in zip(*parts, strict=True))
         shape = (block.stop - block.start, columns)
         builder.append(canonical(sparse.coo_array((values, (rows, places)), shape=shape).tocsr()))
+        for source in sources:
+            release(source.counts.indices)
+            release(source.counts.data)
     return builder.finish()
 
 

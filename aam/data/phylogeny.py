@@ -8,7 +8,7 @@ names of internal nodes (support values, taxa) are ignored, comments in square b
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -105,7 +105,7 @@ def parse_newick(text: str, missing_branch_lengths: MissingLengths = "error", so
     if not text:
         raise InputError(f"{source}: empty; a tree in Newick format is wanted")
     try:
-        nodes = _walk(_EVENT.findall(text))
+        nodes = _walk(match.groups("") for match in _EVENT.finditer(text))
     except _NewickError as fault:
         where, excerpt = _locate(text, fault.event)
         raise InputError(f"{source}, {where}: not a Newick tree: {fault} (at {excerpt!r})") from None
@@ -118,13 +118,15 @@ def parse_newick(text: str, missing_branch_lengths: MissingLengths = "error", so
     )
 
 
-def _walk(events: Sequence[tuple[str, str, str, str]]) -> _Nodes:
+def _walk(events: Iterable[Sequence[str]]) -> _Nodes:
     """Number nodes and tips in preorder in one pass over (name, length, mark, unreadable rest)."""
     nodes = _Nodes([], [], [], [])
     lengths, start, stop, names = nodes
     above: list[int] = []
-    closed, previous = -1, ""
+    closed, event, previous, ended = -1, -1, "", False
     for event, (name, length, mark, rest) in enumerate(events):
+        if ended:
+            raise _NewickError(event, "more follows after the first tree; give one tree")
         if mark == "(":
             if name or length or previous not in "(,":
                 raise _NewickError(event, "an opening parenthesis cannot stand here")
@@ -146,10 +148,11 @@ def _walk(events: Sequence[tuple[str, str, str, str]]) -> _Nodes:
                 closed = above.pop()
                 stop[closed] = len(names)
             elif mark != "," or not above:
-                _check_end(event, len(events), len(above), mark, previous)
+                _check_end(event, len(above), mark, previous)
+                ended = True
         previous = mark
     if previous != ";":
-        raise _NewickError(len(events) - 1, f"it ends without a semicolon, with {len(above)} parentheses open")
+        raise _NewickError(event, f"it ends without a semicolon, with {len(above)} parentheses open")
     return nodes
 
 
@@ -160,7 +163,7 @@ def _tip_name(event: int, written: str) -> str:
     return name
 
 
-def _check_end(event: int, events: int, still_open: int, mark: str, previous: str) -> None:
+def _check_end(event: int, still_open: int, mark: str, previous: str) -> None:
     """Refuse a mark that neither continues nor ends the tree."""
     if mark == ")":
         raise _NewickError(event, "a closing parenthesis has no opening one")
@@ -170,8 +173,6 @@ def _check_end(event: int, events: int, still_open: int, mark: str, previous: st
         raise _NewickError(event, f"{still_open} parentheses are not closed")
     if previous != ")":
         raise _NewickError(event, "there are no parentheses")
-    if event + 1 < events:
-        raise _NewickError(event + 1, "more follows after the first tree; give one tree")
 
 
 def _unreadable(rest: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aam.data.counts import scratch
+from aam.data.counts import release, scratch
 from aam.errors import InputError
 
 PAD, A, C, G, T, N, MASK = range(7)
@@ -20,6 +20,8 @@ VOCABULARY_SIZE = 7
 
 TOKENS_IN_MEMORY = 2**26
 """Nucleotides from which token rows lie in a scratch file."""
+SEQUENCES_AT_ONCE = 2**14
+"""Sequences that are encoded together."""
 
 _INVALID = 255
 _AMBIGUOUS = "RYSWKMBDHVN"
@@ -84,18 +86,27 @@ def encode_sequences(sequences: Sequence[str], max_bp: int | None = None) -> NDA
     Raises:
         InputError: a sequence is empty or has a letter outside IUPAC's.
     """
-    kept = sequences if max_bp is None else [sequence[:max_bp] for sequence in sequences]
-    lengths = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
-    # One byte a letter, so that the lengths above hold; what Latin-1 lacks becomes "?", which is no nucleotide either.
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    lengths = lengths if max_bp is None else np.minimum(lengths, max_bp)
+    shape = (len(lengths), int(lengths.max(initial=0)))
+    tokens = scratch(shape, np.uint8) if math.prod(shape) > TOKENS_IN_MEMORY else np.empty(shape, np.uint8)
+    for start in range(0, len(lengths), SEQUENCES_AT_ONCE):
+        part = slice(start, start + SEQUENCES_AT_ONCE)
+        _encode(sequences[part], lengths[part], tokens[part])
+        release(tokens)
+    return tokens
+
+
+def _encode(sequences: Sequence[str], lengths: NDArray[np.int64], tokens: NDArray[np.uint8]) -> None:
+    """Fill the rows of some sequences."""
+    kept = [text[:length] for text, length in zip(sequences, lengths.tolist(), strict=True)]
+    # One byte a letter, so that the lengths hold; what Latin-1 lacks becomes "?", which is no nucleotide either.
     letters = np.frombuffer("".join(kept).encode("latin-1", errors="replace"), dtype=np.uint8)
     flat = _TOKENS[letters]
     if (lengths == 0).any() or (flat == _INVALID).any():
         check_letters(kept, sequences)
-    shape = (len(kept), int(lengths.max(initial=0)))
-    tokens = scratch(shape, np.uint8) if math.prod(shape) > TOKENS_IN_MEMORY else np.empty(shape, np.uint8)
     tokens[:] = PAD
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = flat
-    return tokens
 
 
 def sequence_keys(sequences: Sequence[str]) -> NDArray[np.int64]:

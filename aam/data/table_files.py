@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, BinaryIO, Literal, NoReturn, Self
 
 import h5py
 import numpy as np
@@ -71,7 +71,7 @@ def read_table_file(path: Path | str) -> RawTable:
     """
     source = f"{KIND} {path}"
     if first_bytes(path, KIND, len(_HDF5)) == _HDF5:
-        return _read_hdf5(lambda: path, source)
+        return _read_hdf5(lambda: Path(path).open("rb"), source)
     content = read_bytes(path, KIND, ("FeatureTable[Frequency]",))
     if content.startswith(_HDF5):
         return _read_hdf5(lambda: io.BytesIO(content), source)
@@ -82,7 +82,7 @@ def read_table_file(path: Path | str) -> RawTable:
     return _read_json(text, source) if text.lstrip().startswith("{") else _read_tsv(text, source)
 
 
-def _read_hdf5(place: Callable[[], Path | str | io.BytesIO], source: str) -> RawTable:
+def _read_hdf5(place: Callable[[], BinaryIO], source: str) -> RawTable:
     """Read ids and structure; the cells are read block by block when they are wanted."""
     with _opened(place, source) as found:
         missing = [name for name in _HDF5_PARTS if name not in found]
@@ -101,7 +101,7 @@ def _read_hdf5(place: Callable[[], Path | str | io.BytesIO], source: str) -> Raw
 
 
 def _hdf5_blocks(
-    place: Callable[[], Path | str | io.BytesIO], indptr: NDArray[Any], shape: tuple[int, int], source: str
+    place: Callable[[], BinaryIO], indptr: NDArray[Any], shape: tuple[int, int], source: str
 ) -> Iterator[Counts]:
     with _opened(place, source) as found:
         for block in blocks_of(np.diff(indptr).astype(np.int64)):
@@ -114,10 +114,11 @@ def _hdf5_blocks(
 
 
 @contextmanager
-def _opened(place: Callable[[], Path | str | io.BytesIO], source: str) -> Iterator[dict[str, h5py.Dataset]]:
+def _opened(place: Callable[[], BinaryIO], source: str) -> Iterator[dict[str, h5py.Dataset]]:
     """Those of `_HDF5_PARTS` that the file has."""
     try:
-        with h5py.File(place(), "r") as file:
+        # opened here: HDF5 locks the files that it opens, which some network disks refuse
+        with place() as content, h5py.File(content, "r") as file:
             # BIOM 2.0 keeps the arrays of the matrix beside the ids, BIOM 2.1 in a group of their own.
             flat = "sample/matrix" not in file
             found = {name: file.get(name.replace("/matrix", "") if flat else name) for name in _HDF5_PARTS}

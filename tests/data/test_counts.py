@@ -1,9 +1,14 @@
 """Counts in memory and in scratch files."""
 
+import fcntl
+import gzip
 import mmap
 import os
+import re
+import zipfile
 from pathlib import Path
 
+import biom
 import h5py
 import numpy as np
 import pytest
@@ -23,6 +28,7 @@ from aam.data.counts import (
     column_sums,
     gather,
     held_by,
+    release,
     row_sums,
     scratch,
 )
@@ -38,6 +44,7 @@ def on_disk(monkeypatch):
     monkeypatch.setattr(module, "CELLS_IN_MEMORY", -1)
     monkeypatch.setattr(module, "BLOCK", 7)
     monkeypatch.setattr(sequences, "TOKENS_IN_MEMORY", 0)
+    monkeypatch.setattr(sequences, "SEQUENCES_AT_ONCE", 3)
 
 
 def is_mapped(counts: Counts) -> bool:
@@ -128,6 +135,94 @@ def test_a_study_on_disk_is_that_in_memory(study_folder: Path, on_disk, monkeypa
     )
     assert np.array_equal(streamed.counts.toarray(), held.counts.toarray())
     assert held.depth.tolist() == (2 * read_tables(files[:1]).depth).tolist()
+
+
+@pytest.fixture(params=["BIOM 2.1", "BIOM 2.0", "JSON", "TSV", "TSV gzipped", "qza"])
+def write_layout(request):
+    """Writes a table in one of the formats."""
+    table = biom.Table(SHARED.T, list(SHARED_NAMES), [f"S{row}" for row in range(len(SHARED))])
+
+    def write(path: Path) -> None:
+        match request.param:
+            case "JSON":
+                path.write_text(table.to_json("test"))
+            case "TSV":
+                path.write_text(table.to_tsv())
+            case "TSV gzipped":
+                path.write_bytes(gzip.compress(table.to_tsv().encode()))
+            case _:
+                with h5py.File(path, "w") as file:
+                    table.to_hdf5(file, "test")
+        if request.param == "BIOM 2.0":
+            with h5py.File(path, "r+") as file:
+                for name in ("data", "indices", "indptr"):
+                    file.move(f"sample/matrix/{name}", f"sample/{name}")
+                del file["sample/matrix"]
+        if request.param == "qza":
+            content = path.read_bytes()
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("u/metadata.yaml", "uuid: u\ntype: FeatureTable[Frequency]\nformat: BIOMV210DirFmt\n")
+                archive.writestr("u/data/feature-table.biom", content)
+
+    return write
+
+
+SHARED = np.random.default_rng(3).integers(0, 4, (9, 6)).astype(float)
+SHARED_NAMES = [letters * 5 for letters in ("ACGTA", "acgua", "ACGTC", "GGGTC", "gggtc", "TTTTA")]
+"""Two pairs that are one sequence each, in other letters."""
+
+
+def test_every_format_on_disk_is_that_in_memory(write_layout, tmp_path: Path, on_disk, monkeypatch):
+    files = [tmp_path / "one", tmp_path / "other"]
+    for path in files:
+        write_layout(path)
+    streamed = [read_tables(files[:number]) for number in (1, 2)]
+    assert all(is_mapped(table.counts) for table in streamed)
+    monkeypatch.undo()
+    for number, table in enumerate(streamed, start=1):
+        held = read_tables(files[:number])
+        assert not is_mapped(held.counts)
+        assert (table.sample_ids, table.asv_ids, table.sequences) == (held.sample_ids, held.asv_ids, held.sequences)
+        assert np.array_equal(table.counts.toarray(), held.counts.toarray())
+        assert (table.n_asvs, table.counts.sum()) == (4, number * SHARED.sum())
+
+
+def resident(array: np.ndarray) -> int:
+    """Bytes of a mapped array that are in the memory of this process."""
+    address, inside, found = array.ctypes.data, False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if place := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(place[1], 16) <= address < int(place[2], 16)
+        elif inside and line.startswith("Rss:"):
+            found = 1024 * int(line.split()[1])
+    return found
+
+
+def test_scratch_files_leave_the_memory_and_keep_what_they_hold():
+    held = scratch(2**20, np.int32)
+    held[:] = 7
+    assert resident(held) == held.nbytes
+    release(held[5:10].view(np.ndarray))
+    assert resident(held) == 0
+    assert (held == 7).all()
+    plain = np.full(9, 3)
+    release(plain)
+    assert (plain == 3).all()
+
+
+def test_changes_that_are_in_memory_alone_are_kept(tmp_path: Path):
+    scratch(9, np.int32).tofile(tmp_path / "file")
+    private = np.memmap(tmp_path / "file", np.int32, mode="c")
+    private[:] = 7
+    release(private)
+    assert (private == 7).all()
+
+
+def test_a_table_that_another_program_has_locked_is_read(study_folder: Path):
+    path = study_folder / "table.biom"
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert read_tables([path]).n_samples == 40
 
 
 def test_a_run_on_disk_is_that_in_memory(study_folder: Path, make_run_config, on_disk, monkeypatch):

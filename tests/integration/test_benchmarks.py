@@ -69,10 +69,71 @@ def test_weights_of_a_rare_class(tmp_path: Path) -> None:
     assert classes.to_dict() == {"common": 120, "rare": 6}
 
 
+def data_of(study: Path) -> list[str | Path]:
+    return ["--data", study.parent, "--dataset", study.name]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("side", ["unique", "padded"])
-def test_a_pretraining_step(real_data: Path, side: str) -> None:
-    assert json.loads(run("pretrain_step.py", "--data", real_data, "--batch-sizes", "2", "--measure", side))
+@pytest.mark.parametrize("side", ["padded", "same mathematics", "default settings"])
+def test_a_pretraining_step(study_folder: Path, side: str) -> None:
+    words = ["--batch-sizes", "2", "--width", "8", "--layers", "1", "--rounds", "1", "--measure", side]
+    figures = json.loads(run("pretrain_step.py", *data_of(study_folder), *words))
+    assert figures["seconds"] > 0
+    assert (figures["gflop"] is not None) == (side == "default settings")
+    assert figures["rows"]["unique"] <= figures["rows"]["packed"] <= figures["rows"]["padded"]
+
+
+@pytest.mark.slow
+def test_a_run_within_a_budget_of_memory(study_folder: Path, tmp_path: Path) -> None:
+    words = ["--width", "8", "--batch-size", "16", "--budgets", "1", "4", "--json", tmp_path / "figures.json"]
+    run("memory_budget.py", *data_of(study_folder), *words)
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert [line["budget_gb"] for line in figures["runs"]] == [1, 4]
+    assert all(line["losses"] and line["peak_gb"] > 0 for line in figures["runs"])
+    assert figures["largest_difference"] < 1e-5
+
+
+@pytest.mark.slow
+def test_a_table_that_is_streamed(tmp_path: Path) -> None:
+    words = ["--samples", "60", "--asvs", "300", "--asvs-per-sample", "20", "--steps", "2", "--width", "8"]
+    run("streaming.py", tmp_path / "study", *words, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert 0 < figures["peak_anonymous_gb"] <= figures["peak_gb"]
+    assert figures["seconds_to_first_step"] > 0
+
+
+@pytest.mark.slow
+def test_cost_against_size(tmp_path: Path) -> None:
+    words = ["--divide", "16", "--width", "8", "--json", tmp_path / "figures.json", "--plot", tmp_path / "cost.png"]
+    run("linear_cost.py", *words)
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert {name: len(figure["seconds"]) for name, figure in figures.items()} == {
+        "unique ASVs": 4,
+        "samples": 4,
+        "ASVs a sample": 4,
+    }
+    assert (tmp_path / "cost.png").exists()
+
+
+@pytest.mark.slow
+def test_all_benchmarks_by_one_command(tmp_path: Path) -> None:
+    told = run("run_all.py", tmp_path / "all", "--quick", "--only", "linear_cost")
+    written = json.loads((tmp_path / "all" / "benchmarks.json").read_text())
+    assert list(written["figures"]) == ["linear_cost"]
+    assert written["figures"]["linear_cost"]["outcome"] == "ran"
+    assert set(written["figures"]["linear_cost"]["figures"]) == {"unique ASVs", "samples", "ASVs a sample"}
+    assert "## linear_cost" in told
+    assert "straight line" in told
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    words = ["--quick", "--only", "lazy_outputs", "linear_cost", "--data", tmp_path / "nothing"]
+    command = [sys.executable, BENCHMARKS / "run_all.py", tmp_path / "all", *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    figures = json.loads((tmp_path / "all" / "benchmarks.json").read_text())["figures"]
+    assert {name: line["outcome"] for name, line in figures.items()} == {"lazy_outputs": "broke", "linear_cost": "ran"}
 
 
 @pytest.mark.slow
