@@ -8,11 +8,10 @@ the next batch is asked for, so that the share is the most that a GPU can be idl
     AAM_TEST_DATA=../shared/data python benchmarks/data_wait.py --json data_wait.json
 """
 
-import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,11 @@ MOST = 0.05
 
 
 @contextmanager
-def trainer_of(study: Path, options: argparse.Namespace) -> Iterator[Trainer]:
+def trainer_of(study: Path, options: Mapping[str, Any]) -> Iterator[Trainer]:
     """The trainer of a pretraining on a study."""
     with tempfile.TemporaryDirectory() as folder:
         flat = {"table": (study / "table.biom",), "tree": study / "tree.nwk", "output_dir": Path(folder) / "run"}
-        shape = {name: getattr(options, name) for name in ("embedding_dim", "batch_size", "rarefy_depth", "device")}
-        config = PretrainConfig.from_flat(flat | shape)
+        config = PretrainConfig.from_flat({**flat, **options})
         run = prepare_pretraining(load_pretraining_study(config), config)
         yield run.trainer(CheckpointStore(Path(folder) / "checkpoints"))
 
@@ -83,8 +81,9 @@ def main() -> None:
     if options.data is None:
         parser.error("set AAM_TEST_DATA or give --data")
     figures: list[dict[str, Any]] = []
+    shape = {name: getattr(options, name) for name in ("embedding_dim", "batch_size", "rarefy_depth", "device")}
     for study in options.studies:
-        with trainer_of(options.data / study, options) as trainer:
+        with trainer_of(options.data / study, shape) as trainer:
             device = trainer.compute.device
             default = default_workers(device)
             for workers in sorted({default, *options.workers}):

@@ -4,6 +4,7 @@ A step of pretraining (forward, backward, optimizer) on one synthetic batch of u
 model FLOP utilisation is the rate of a step's operations (matrix products and attention, counted uncompiled; scores
 that fused attention computes again in its backward pass are counted again) over the rate of the GPU: that of
 `--peak-tflops`, if given, which is what the maker claims, and that which matrix products of the same shapes reach.
+With `--study` also the share of a step of `aam pretrain` that is spent waiting for its batch, at the same width.
 
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --peak-tflops 989 --batch-size 64    # dense bf16 of an H100 SXM
@@ -13,14 +14,17 @@ Shapes: B samples, S ASVs in a sample, U unique ASVs of the batch, L nucleotides
 """
 
 import argparse
+import os
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from _common import arguments, print_table, write_json
 from _flops import flops_of, matmul_rate, products_of, synchronise
+from data_wait import trainer_of, waiting
 from pretrain_step import Work, step
 
 from aam.config import MaskConfig, ModelConfig, OptimConfig
@@ -79,6 +83,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def data_wait(options: argparse.Namespace) -> float:
+    """Share of a step of pretraining on a study that is spent waiting, with the default number of workers."""
+    shape = {name: getattr(options, name) for name in ("batch_size", "device", "mixed_precision")}
+    shape |= {"embedding_dim": options.width, "attention_heads": options.heads, "attention_layers": options.layers}
+    with trainer_of(options.data / options.study, shape) as trainer:
+        return waiting(trainer, None, options.steps)["share"]
+
+
 def timed(run: Callable[[], object], steps: int, device: torch.device) -> tuple[float, int]:
     """Seconds of a step, the mean of several after three that do not count, and the peak memory in bytes."""
     for _ in range(3):
@@ -111,12 +123,18 @@ def main() -> None:
     parser.add_argument("--unique", type=int, default=4000, help="ASVs of the whole batch")
     parser.add_argument("--nucleotides", type=int, default=150)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--data", type=Path, default=os.environ.get("AAM_TEST_DATA"), help="default: AAM_TEST_DATA")
+    parser.add_argument("--study", help="a folder of --data, whose batches are waited for")
     parser.add_argument("--peak-tflops", type=float, help="what the maker claims for the precision")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("PyTorch sees no GPU: nothing was measured (--device cpu runs a tiny model on the processor)")
         return
+    if options.study and options.data is None:
+        parser.error("set AAM_TEST_DATA or give --data")
     figures = measure(options)
+    if options.study:
+        figures["waiting for data"] = data_wait(options)
     print_table(list(figures), [list(figures.values())])
     write_json(options.json, figures)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aam.config import ModelConfig, PretrainConfig, TrainConfig
+from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
 from aam.data.augmentation import Augmentation, Mixing
 from aam.data.dataset import AddressedSampler, FixedBatches, PooledStepDataset, StepDataset
 from aam.data.packing import MemoryBudget
@@ -42,6 +42,8 @@ AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
 logger = logging.getLogger(__name__)
 
+NARROW = 32
+"""Width of a model below which bf16 takes more time than float32 (``benchmarks/step_variants.py``)."""
 HELD_OUT_SHARE = 0.25
 """Share of the memory that a batch of held-out samples may take."""
 
@@ -130,9 +132,17 @@ def begin_compute(config: AnyConfig, world: World | None) -> tuple[AnyConfig, Co
     precision = config.runtime.mixed_precision
     if precision == "auto":
         begun = world.on_main(lambda: resumed_precision(config))
-        precision = settled_precision(precision, world) if begun is None else begun
+        precision = begun or _faster_precision(config, world)
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"mixed_precision": precision})})
     return config, Compute.of(world, config.runtime)
+
+
+def _faster_precision(config: AnyConfig, world: World) -> MixedPrecision:
+    width = config.model.embedding_dim
+    if width < NARROW:
+        logger.info("--mixed-precision auto: none, since a model of width %d is not faster with less", width)
+        return "none"
+    return settled_precision("auto", world)
 
 
 def gather_material(

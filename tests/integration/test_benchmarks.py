@@ -186,14 +186,16 @@ def test_waiting_for_batches(real_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pretraining_on_a_gpu(tmp_path: Path) -> None:
+def test_pretraining_on_a_gpu(real_data: Path, tmp_path: Path) -> None:
     words = ["--device", "cpu", "--width", "16", "--layers", "1", "--heads", "2", "--batch-size", "2", "--asvs", "8"]
     words += ["--unique", "12", "--nucleotides", "20", "--steps", "1", "--json", tmp_path / "figures.json"]
+    words += ["--data", real_data, "--study", "tiny_moving_pictures"]
     assert "samples a second" in run("gpu.py", *words)
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert figures["GFLOP a step"] > 0
     assert 0 < figures["of the matmul rate"] < 1
     assert figures["of the claimed peak"] is None
+    assert 0 < figures["waiting for data"] < 1
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_other_losses_and_precisions_run_to_the_end(pretrain_options, tmp_path, 
 
 def test_a_resumed_run_keeps_the_precision_that_was_chosen(pretrain_options, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(compute_module, "processor_flags", lambda: frozenset({"avx512_bf16"}))
-    options = pretrain_options(tmp_path / "run", epochs=1, mixed_precision="auto")
+    options = pretrain_options(tmp_path / "run", epochs=1, embedding_dim=32, mixed_precision="auto")
     config = PretrainConfig.from_flat(options)
     with caplog.at_level("INFO"):
         pretrain(config)

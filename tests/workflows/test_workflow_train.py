@@ -9,13 +9,14 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from aam.config import PredictConfig, TrainConfig
+from aam.config import PredictConfig, PretrainConfig, TrainConfig
 from aam.data.metadata import read_metadata
 from aam.data.tables import read_tables
 from aam.errors import InputError
 from aam.training.checkpoint import read_checkpoint
 from aam.training.metrics import RegressionMetrics
 from aam.workflows.predict import predict
+from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore
 from aam.workflows.train import train
 
@@ -217,6 +218,20 @@ def test_a_frozen_encoder_keeps_the_pretrained_weights(train_options, pretrained
     model = read_checkpoint(tmp_path / "run").model
     assert {name.removeprefix("encoder.") for name in model if name.startswith("encoder.")} == set(encoder)
     assert all(torch.equal(model[f"encoder.{name}"], value) for name, value in encoder.items())
+
+
+def test_a_pretrained_encoder_brings_its_induced_points(train_options, pretrain_options, tmp_path):
+    points = {"sample_attention": "induced", "induced_points": 3}
+    pretrain(PretrainConfig.from_flat(pretrain_options(tmp_path / "encoder", epochs=1, **points)))
+    options = train_options(tmp_path / "run", pretrained_encoder=tmp_path / "encoder", epochs=1)
+    train(TrainConfig.from_flat(options))
+    name = "encoder.sample_encoder.transformer.blocks.0.attention.points"
+    assert read_checkpoint(tmp_path / "run").model[name].shape == (3, 8)
+    model = restore(tmp_path / "run").config.model
+    assert (model.sample_attention, model.induced_points) == ("induced", 3)
+    other = {**options, "output_dir": tmp_path / "other", "sample_attention": "full"}
+    with pytest.raises(InputError, match=r"fixes --sample-attention full \(pretrained with induced\)"):
+        train(TrainConfig.from_flat(other))
 
 
 def test_a_free_encoder_starts_from_the_pretrained_weights(regressor, pretrained, train_options, tmp_path):
