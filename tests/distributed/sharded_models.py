@@ -131,7 +131,6 @@ def calls_of(model: SequenceEncoder | SequencePredictor, batch: SampleBatch, nuc
         return common | heads | {"predict_hidden": (tokens, mask), "__call__": (tokens, *rest, mask)}
     hidden = (torch.rand(batch.count.shape, generator=draw) < 0.4) & (batch.count > 0)
     named: Calls = {"predict_samples": (asvs, *rest), "predict_samples hidden": (asvs, *rest, hidden)}
-    named["predict_pooled"] = (embedding,)
     return common | named | {"__call__": (tokens, *rest), "__call__ hidden": (tokens, *rest, hidden)}
 
 
