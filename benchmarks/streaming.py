@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def watch(folder: Path, steps: int, width: int, held_out: float) -> dict[str, fl
     words = ["--tree", folder / "tree.nwk", "--output-dir", folder / "run", "--overwrite", "--epochs", 1]
     words += ["--embedding-dim", width, "--attention-layers", 1, "--log-every", 1, "--test-size", held_out]
     command = [sys.executable, "-m", "aam", "pretrain", "--device", "cpu", *tables, *map(str, words)]
+    shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier measurement
     metrics = folder / "run" / "metrics.jsonl"
     start = time.perf_counter()
     process = subprocess.Popen(command)
