@@ -17,13 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from _common import arguments, print_table, write_json
-from torch import Tensor
+from pretrain_step import Work, step
 
 from aam.config import ModelConfig
 from aam.evaluation.figures import figure_row
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.allocator import keep_freed_memory
-from aam.training.losses import nucleotide_loss, pairwise_gradient
 
 LENGTH = 150
 ROUNDS = 3
@@ -45,18 +44,7 @@ VARIED: dict[str, list[Size]] = {
 }
 
 
-class Batch(NamedTuple):
-    """What a step reads; see `SequenceEncoder.forward`."""
-
-    tokens: Tensor
-    slot: Tensor
-    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
-    depth: Tensor
-    mask: Tensor
-    distance: Tensor
-
-
-def draw(size: Size) -> Batch:
+def draw(size: Size) -> Work:
     """Draw a batch; every sample holds as many ASVs."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1, 5, (size.unique, LENGTH), generator=generator, dtype=torch.uint8)
@@ -65,33 +53,23 @@ def draw(size: Size) -> Batch:
     mask = torch.rand(tokens.shape, generator=generator) < 0.15
     mask[size.unique // 4 :] = False
     distance = torch.rand(size.samples, size.samples, generator=generator)
-    return Batch(tokens, slot, count, count.sum(1), mask, distance)
-
-
-def step(model: SequenceEncoder, batch: Batch) -> None:
-    """Forward and backward pass of all losses."""
-    output = model(*batch[:5])
-    z = output.z.detach()
-    _, pull = pairwise_gradient(z, z, 0, model.distance, lambda rows, columns: batch.distance[rows, columns])
-    weight = torch.ones(int(batch.mask.sum()))
-    nucleotide = nucleotide_loss(output.nucleotide_logits, batch.tokens[batch.mask].long(), weight, weight.sum())
-    ((output.z * pull).sum() + 0.1 * nucleotide).backward()
-    model.zero_grad()
+    return Work(tokens, slot, count, count.sum(1), mask, torch.ones(size.unique), distance)
 
 
 def measure(sizes: list[Size], width: int) -> list[float]:
     """Processor seconds of a step at every size: the least of several rounds over all of them."""
     torch.manual_seed(0)
     model = SequenceEncoder(ModelConfig(embedding_dim=width, max_bp=LENGTH))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     batches = [draw(size) for size in sizes]
-    step(model, batches[-1])
-    rounds = [[_processor_seconds(model, batch) for batch in batches] for _ in range(ROUNDS)]
+    step(model, optimizer, batches[-1])
+    rounds = [[_processor_seconds(model, optimizer, batch) for batch in batches] for _ in range(ROUNDS)]
     return [min(times) for times in zip(*rounds, strict=True)]
 
 
-def _processor_seconds(model: SequenceEncoder, batch: Batch) -> float:
+def _processor_seconds(model: SequenceEncoder, optimizer: torch.optim.Optimizer, batch: Work) -> float:
     start = time.process_time()
-    step(model, batch)
+    step(model, optimizer, batch)
     return time.process_time() - start
 
 

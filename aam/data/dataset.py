@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, Sampler
 from aam.config import UnifracConfig
 from aam.data import unifrac
 from aam.data.addressed import generator
+from aam.data.counts import row_sizes
 from aam.data.distance_matrix import DistanceMatrix
 from aam.data.packing import MemoryBudget
 from aam.data.rarefaction import FIXED, SampleDraws, row_of
@@ -348,9 +349,7 @@ class FixedBatches(Dataset[SampleBatch]):
     @property
     def sizes(self) -> NDArray[np.int64]:
         """ASVs that the model reads of each sample, int64 [samples]."""
-        held = np.diff(self.drawn.indptr).astype(np.int64)
-        limit = self.draws.config.max_asvs
-        return np.minimum(held, limit) if limit else held
+        return self.draws.capped(row_sizes(self.drawn))
 
     def take(self, positions: NDArray[np.int64]) -> Self:
         """Some of the samples, by their positions; they are not drawn again."""

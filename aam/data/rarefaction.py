@@ -114,7 +114,11 @@ class SampleDraws:
         most = held[samples]
         if mixed and mixing is not None:
             most = np.minimum(most + mixing.largest_of_label(held)[samples], depth[samples])
-        return np.minimum(most, sampling.max_asvs) if sampling.max_asvs else most
+        return self.capped(most)
+
+    def capped(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of ASVs as far as the model reads them."""
+        return np.minimum(sizes, self.config.max_asvs) if self.config.max_asvs else sizes
 
     def _generator(self, purpose: str, sample: int, epoch: int | str) -> np.random.Generator:
         address = FIXED if self.config.rarefaction == "fixed" else epoch

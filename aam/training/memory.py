@@ -237,20 +237,8 @@ def calibrate(
     held = held_by_training(model, world.device)
     guess = replace(budget.cost, scale=GUESSED_SCALE, fixed=held.gradients)
     small, large = _probes(dataset, ordered, MemoryBudget(PROBED * budget.limit, guess))
-    meter = meter_of(world.device)
-    meter.start()
-    _probe(objective, dataset, small)  # makes the gradients
-    meter.forget()
-    measured, predicted = [], []
-    for rows in (small, large):
-        step = _probe(objective, dataset, rows)
-        own = [float(meter.peak()), budget.cost.of_batch(*_size(step))]
-        worst = world.gather(torch.tensor([own], dtype=torch.float64, device=world.device), [1] * world.size)
-        peak, bytes_of = worst.amax(0).tolist()
-        measured.append(peak)
-        predicted.append(bytes_of)
+    cost = _measured_cost(objective, dataset, (small, large), budget.cost)
     model.zero_grad(set_to_none=True)
-    cost = budget.cost.fit((predicted[0], predicted[1]), (measured[0], measured[1]))
     fitted = replace(budget, cost=replace(cost, fixed=cost.fixed + held.optimizer))
     _check_samples(dataset, samples, fitted)
     logger.info(
@@ -264,6 +252,25 @@ def calibrate(
         fitted.limit / GB,
     )
     return fitted
+
+
+def _measured_cost(
+    objective: Objective, dataset: StepDataset, probes: tuple[NDArray[np.int64], ...], cost: BatchCost
+) -> BatchCost:
+    """Fit a cost to the peaks of two probes, the smaller one first, on the rank where they are highest."""
+    world = objective.parallel.world
+    meter = meter_of(world.device)
+    meter.start()
+    _probe(objective, dataset, probes[0])  # makes the gradients
+    meter.forget()
+    worst = []
+    for rows in probes:
+        step = _probe(objective, dataset, rows)
+        own = [[float(meter.peak()), cost.of_batch(*_size(step))]]
+        everyone = world.gather(torch.tensor(own, dtype=torch.float64, device=world.device), [1] * world.size)
+        worst.append(everyone.amax(0).tolist())
+    (least, small), (most, large) = worst
+    return cost.fit((small, large), (least, most))
 
 
 def _probe(objective: Objective, dataset: StepDataset, rows: NDArray[np.int64]) -> StepBatch:

@@ -16,7 +16,7 @@ from aam.training.allocator import keep_freed_memory
 from aam.training.checkpoint import CheckpointStore
 from aam.training.memory import GB, Held, held_by_training
 from aam.training.trainer import Trainer
-from aam.workflows.fit import Run, measured_budget, memory_limit, settle_allocator
+from aam.workflows.fit import Run, free_share, measured_budget, memory_limit, settle_allocator
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 from aam.workflows.train import prepare_training
 
@@ -54,7 +54,8 @@ def describe(run: Run) -> str:
     # of embedded samples any number fits
     pooled = isinstance(run.dataset, PooledStepDataset)
     held = held_by_training(run.model, run.world.device)
-    budget = _held_alone(held) if pooled else measured_budget(run, limit)
+    may_take = limit or free_share(run.config, run.world)
+    budget = _held_alone(held) if pooled else measured_budget(run, may_take)
     trainer = run.trainer(CheckpointStore(run.config.output.output_dir))
     if limit is None or pooled:
         keep_freed_memory()  # as `aam` begins

@@ -255,30 +255,28 @@ def limit_memory(run: Run, trainer: Trainer) -> None:
 
 def settle_allocator(run: Run, budget: MemoryBudget) -> None:
     """Keep the memory of freed tensors, which is faster, unless steps come near the limit."""
-    if is_tight(budget, run.dataset, run.material.split.train, run.config.optim.step_samples):
-        if run.world.device.type == "cpu":
-            return_freed_memory()
-    else:
-        keep_freed_memory()
+    tight = is_tight(budget, run.dataset, run.material.split.train, run.config.optim.step_samples)
+    if run.world.device.type == "cpu":
+        (return_freed_memory if tight else keep_freed_memory)()
 
 
 def memory_limit(config: PretrainConfig | TrainConfig, world: World) -> float | None:
     """Bytes that a process of a run may take; None where nothing limits it. Every rank calls this."""
     if config.memory.max_memory_gb is not None:
         return GB * config.memory.max_memory_gb
-    limit = None
-    if config.optim.batch_size == "auto":
-        free = torch.tensor([[float(free_memory(world.device))]], dtype=torch.float64, device=world.device)
-        least = float(world.gather(free, [1] * world.size).min())
-        limit = config.memory.max_memory_fraction * least / (1 if world.device.type == "cuda" else world.size)
-    return limit
+    return free_share(config, world) if config.optim.batch_size == "auto" else None
 
 
-def measured_budget(run: Run, limit: float | None = None) -> MemoryBudget:
-    """Measure what batches of a run take, and how many samples may share one; by default within the free memory."""
+def free_share(config: PretrainConfig | TrainConfig, world: World) -> float:
+    """Bytes of the free memory that each process may take, the same on every rank; every rank calls this."""
+    free = torch.tensor([[float(free_memory(world.device))]], dtype=torch.float64, device=world.device)
+    least = float(world.gather(free, [1] * world.size).min())
+    return config.memory.max_memory_fraction * least / (1 if world.device.type == "cuda" else world.size)
+
+
+def measured_budget(run: Run, limit: float) -> MemoryBudget:
+    """Measure what batches of a run take, and so how many samples may share one within so many bytes."""
     config, device = run.config, run.world.device
-    if limit is None:
-        limit = config.memory.max_memory_fraction * free_memory(device)
     if device.type == "cpu":
         return_freed_memory()
     frozen = isinstance(config, TrainConfig) and config.finetune.freeze_base
