@@ -27,8 +27,6 @@ FORMAT: Final = 1
 """Of kept embeddings; raised whenever an encoder of the same weights would give others."""
 ROWS: Final = 1024
 """ASVs that are encoded together where no gradient is needed."""
-ROWS_ON_CPU: Final = 128
-"""The same on a CPU, whose caches the activations of more would not fit into."""
 TOGETHER: Final = 65_536
 """ASVs that are gathered from all ranks, and written to one file, together."""
 HELD_BYTES: Final = 2**30
@@ -101,9 +99,8 @@ def embed_asvs(model: AsvEncoding, nucleotides: Tensor, asv: NDArray[np.int64], 
     for start in range(0, len(asv), TOGETHER):
         some = asv[start : start + TOGETHER]
         own = torch.from_numpy(some[compute.world.share(len(some)).position]).to(compute.device)
-        together = ROWS_ON_CPU if compute.device.type == "cpu" else ROWS
         with compute.autocast():
-            rows = torch.cat([model.embed_asvs(nucleotides[part]) for part in torch.split(own, together)])
+            rows = torch.cat([model.embed_asvs(nucleotides[part]) for part in torch.split(own, ROWS)])
         joined = compute.world.join(rows, len(some))
         if done is None:
             done = joined.new_empty(len(asv), joined.shape[1], dtype=torch.promote_types(rows.dtype, torch.float32))
