@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import InputConfig, PhylogenyConfig, SamplingConfig, TableConfig, UnifracConfig
+from aam.data.branches import Rows, asv_shares, branch_shares
 from aam.data.counts import BLOCK, held_by
 from aam.data.dataset import DistanceSource
 from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix
@@ -58,6 +59,17 @@ class Study:
     def asv_keys(self) -> NDArray[np.int64]:
         """Address of every ASV, a hash of its sequence: int64 [ASVs]."""
         return sequence_keys(self.table.sequences)
+
+    @cached_property
+    def branch_shares(self) -> Rows:
+        """Share of each sample's reads below every branch of the tree, sparse rows: float64 [samples, N]."""
+        assert self.tree is not None
+        return branch_shares(self.tree, self.table.counts)
+
+    @cached_property
+    def asv_shares(self) -> Rows:
+        """Share of each sample's reads that every ASV has, sparse rows: float64 [samples, ASVs]."""
+        return asv_shares(self.table.counts)
 
     def distance_source(self, config: UnifracConfig) -> DistanceSource:
         """True distances between samples, from the matrix if there is one, else from the tree."""

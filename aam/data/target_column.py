@@ -108,6 +108,15 @@ class TargetColumn:
             columns |= {f"quantile_{share:g}": value for share, value in zip(self.quantiles, values, strict=True)}
         return pd.DataFrame(columns, index=index)
 
+    def spread(self, outputs: FloatArray, spread: FloatArray, metadata: pd.DataFrame) -> FloatArray:
+        """Bring standard deviations of numbers on the learned scale to the column's own units [samples].
+
+        Of a logarithm it is half of what lies between one deviation below and one above.
+        """
+        scale = self._scale_of(metadata)
+        half: FloatArray = (scale.inverse(outputs + spread) - scale.inverse(outputs - spread)) / 2
+        return half
+
     def _scale_of(self, metadata: pd.DataFrame) -> TargetScaler:
         assert self.scale is not None
         return self.scale if self.groups is None else self.groups.of(metadata)

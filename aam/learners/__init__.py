@@ -1,0 +1,1 @@
+"""Learners behind one small protocol: what is fitted to some samples of a study predicts others."""

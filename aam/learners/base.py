@@ -1,0 +1,199 @@
+"""What every learner is: a config that fits some samples of a study, and what then predicts others.
+
+A learner sees one column of the metadata at a time, a `Problem`: numbers on the scale of ``--target-transform``, or the
+places of classes. `Learner.fit` makes problems of the columns, each from the rows that have a value of it, and a
+`Fitted` of their solutions. Everything that is learned from data is learned from the rows given to `fit`.
+
+Shapes: n training samples, m samples to predict, T target columns, C classes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from aam.config import TargetConfig
+from aam.data.study import Study
+from aam.data.target_table import Targets
+
+Rows: TypeAlias = NDArray[np.int64]
+"""Rows of the table of a study."""
+Floats: TypeAlias = NDArray[np.float64]
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+"""Arrays by name, as a checkpoint keeps them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What is to be predicted, and what is known of the samples of a study besides; a row for each."""
+
+    values: pd.DataFrame
+    """[samples, T] by sample id, in the order of the table; missing ones are NaN (numbers) or None (classes)."""
+    config: TargetConfig
+    groups: NDArray[np.str_] | None = None
+    """Subject, site or study of each sample, which every inner choice respects; None: every sample is its own."""
+    weight: Floats | None = None
+    """How much each sample counts; None: all alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One column to learn from some samples."""
+
+    study: Study
+    rows: Rows
+    """The training samples, in the order of their ids [n]."""
+    y: Floats
+    """Numbers on the learned scale, or places of classes [n]."""
+    classes: int
+    """How many there are; 0 where numbers are predicted. Some may have no sample here."""
+    groups: Rows
+    """Number of the group of each sample [n]."""
+    weight: Floats
+    """[n], with mean 1."""
+    seed: int
+
+    def take(self, index: NDArray[np.integer]) -> "Problem":
+        """The problem of some of the samples, by their places here."""
+        return replace(
+            self, rows=self.rows[index], y=self.y[index], groups=self.groups[index], weight=self.weight[index]
+        )
+
+    @property
+    def codes(self) -> Rows:
+        """Place of each sample's class [n]."""
+        return self.y.astype(np.int64)
+
+
+class Output(NamedTuple):
+    """Predictions of one column."""
+
+    value: Floats
+    """Numbers on the learned scale [m], or probabilities [m, C]."""
+    spread: Floats | None = None
+    """Standard deviation of the numbers [m], where the learner has one."""
+
+
+class Solution(ABC):
+    """One column as a learner has learned it."""
+
+    left_out: Output | None = None
+    """Predictions of the training samples, each from samples of other groups alone, where fitting gives them [n]."""
+
+    @abstractmethod
+    def predict(self, study: Study, rows: Rows) -> Output:
+        """Predict samples of a study whose ASVs and tree are those of the training study, column for column."""
+
+    @abstractmethod
+    def arrays(self) -> Arrays:
+        """What `restore` needs, as arrays."""
+
+    def settings(self) -> dict[str, Any]:
+        """What `restore` needs, as JSON."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """Rebuild the solution; it predicts the same to the last bit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions of all columns, on the learned scales; `table` gives them in the columns' own units."""
+
+    targets: Targets
+    outputs: tuple[Output, ...]
+    """One for each column."""
+
+    def table(self, metadata: pd.DataFrame) -> pd.DataFrame:
+        """Predictions by sample id, as `Targets.decode`, with a column ``spread`` (``spread_NAME``) where there is one.
+
+        Args:
+            metadata: a row for each sample, in their order.
+        """
+        decoded = self.targets.decode(np.concatenate([_scores(part.value) for part in self.outputs], axis=1), metadata)
+        several = len(self.outputs) > 1
+        for column, part in zip(self.targets.columns, self.outputs, strict=True):
+            if part.spread is not None:
+                name = f"spread_{column.name}" if several else "spread"
+                decoded[name] = column.spread(part.value, part.spread, metadata)
+        return decoded
+
+
+def _scores(value: Floats) -> Floats:
+    """What `Targets.decode` takes: numbers as they are, probabilities as logarithms [m, K]."""
+    if value.ndim == 1:
+        return value[:, None]
+    with np.errstate(divide="ignore"):  # a class without a training sample has probability 0
+        return np.log(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a learner has learned."""
+
+    learner: str
+    targets: Targets
+    solutions: tuple[Solution, ...]
+    """One for each column."""
+
+    def predict(self, study: Study, rows: Rows) -> Predictions:
+        """Predict samples of a study with the ASVs and the tree of the training study."""
+        return Predictions(self.targets, tuple(solution.predict(study, rows) for solution in self.solutions))
+
+
+class Learner(ABC):
+    """A way to learn, with its options."""
+
+    name: ClassVar[str]
+    needs_tree: ClassVar[bool] = False
+
+    @abstractmethod
+    def solve(self, problem: Problem) -> Solution:
+        """Learn one column.
+
+        Raises:
+            InputError: the column cannot be learned this way.
+        """
+
+    def fit(self, study: Study, rows: Rows, labels: Labels, seed: int) -> Fitted:
+        """Learn the columns from some samples of a study.
+
+        Args:
+            study: the study; nothing is learned from its other samples.
+            rows: the training samples; their order does not matter.
+            labels: what is to be predicted.
+            seed: of every draw.
+
+        Raises:
+            InputError: a column has no values to learn, or cannot be learned this way.
+        """
+        targets, problems = pose(study, rows, labels, seed)
+        return Fitted(self.name, targets, tuple(self.solve(problem) for problem in problems))
+
+
+def pose(study: Study, rows: Rows, labels: Labels, seed: int) -> tuple[Targets, list[Problem]]:
+    """Make a problem of every column, from the samples that have a value of it.
+
+    Raises:
+        InputError: a column has no values, one value alone, or values that the transform does not take.
+    """
+    ids = study.table.sample_ids
+    rows = np.array(sorted(rows.tolist(), key=ids.__getitem__), dtype=np.int64)
+    metadata = study.metadata if study.metadata is not None else pd.DataFrame(index=list(ids))
+    targets = Targets.fit(labels.values, metadata, rows, labels.config)
+    encoded = targets.encode(labels.values.iloc[rows], metadata)
+    problems = []
+    for column, y in zip(targets.columns, encoded.T, strict=True):
+        known = np.flatnonzero(~np.isnan(y))
+        at = rows[known]
+        weight = np.ones(len(at)) if labels.weight is None else labels.weight[at]
+        groups = np.arange(len(at)) if labels.groups is None else np.unique(labels.groups[at], return_inverse=True)[1]
+        classes = 0 if column.classes is None else column.outputs
+        problems.append(Problem(study, at, y[known], classes, groups, weight / weight.mean(), seed))
+    return targets, problems
