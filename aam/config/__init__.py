@@ -29,6 +29,7 @@ from aam.config.commands import (
     TrainConfig,
     UnifracCommandConfig,
 )
+from aam.config.evaluate import EvaluateConfig
 from aam.config.learning import (
     AttnImplementation,
     CountEmbedding,
@@ -45,6 +46,7 @@ from aam.config.learning import (
     OutputConfig,
     PretrainLoss,
     PretrainLossConfig,
+    ResumableConfig,
     RuntimeConfig,
     Scheduler,
     SeededMachineConfig,
@@ -81,6 +83,7 @@ __all__ = [
     "EncoderType",
     "EstimatePretrainConfig",
     "EstimateTrainConfig",
+    "EvaluateConfig",
     "ExplainConfig",
     "ExplanationConfig",
     "FindLrConfig",
@@ -110,6 +113,7 @@ __all__ = [
     "PretrainLoss",
     "PretrainLossConfig",
     "PretrainingConfig",
+    "ResumableConfig",
     "RunConfig",
     "RuntimeConfig",
     "SamplingConfig",
