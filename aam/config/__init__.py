@@ -29,6 +29,7 @@ from aam.config.commands import (
     TrainConfig,
     UnifracCommandConfig,
 )
+from aam.config.learners import EnsembleConfig, LearnerName, LearnersConfig, LinearConfig, TreesConfig
 from aam.config.learning import (
     AttnImplementation,
     CountEmbedding,
@@ -79,6 +80,7 @@ __all__ = [
     "EmbedConfig",
     "EmbedOutputConfig",
     "EncoderType",
+    "EnsembleConfig",
     "EstimatePretrainConfig",
     "EstimateTrainConfig",
     "ExplainConfig",
@@ -91,6 +93,9 @@ __all__ = [
     "InferenceConfig",
     "InputConfig",
     "InspectConfig",
+    "LearnerName",
+    "LearnersConfig",
+    "LinearConfig",
     "LossWeightConfig",
     "MachineConfig",
     "MaskConfig",
@@ -128,6 +133,7 @@ __all__ = [
     "TargetSplitConfig",
     "TargetTransform",
     "TrainConfig",
+    "TreesConfig",
     "UnifracCommandConfig",
     "UnifracConfig",
     "UnifracMetric",
