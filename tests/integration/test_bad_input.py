@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from aam.cli import main
 from aam.config import SimulateConfig, flag
@@ -550,13 +551,15 @@ OPTIONS = {
     "link of distances without bound": Case(
         pretrain(unifrac_metric="weighted_unifrac", distance_link="cosine"), ("--distance-link cosine only",)
     ),
-    "no GPU": Case(pretrain(device="cuda"), ("--device cuda",)),
     "fp16 on a CPU": Case(pretrain(device="cpu", mixed_precision="fp16"), ("fp16", "bf16")),
     "metric unknown": Case(pretrain(best_metric="val/nothing"), ("val/nothing", "val/loss")),
     "no sample for a side": Case(
         pretrain(where="subject=subject01", metadata="metadata.tsv"), ("too few|--test-size",)
     ),
 }
+
+if not torch.cuda.is_available():
+    OPTIONS["no GPU"] = Case(pretrain(device="cuda"), ("--device cuda",))
 
 EXPLAIN = {
     "nothing to explain": Case(explain(what=None), ("Missing option '--what'",)),
