@@ -61,6 +61,10 @@ def explain(**changes: object) -> list[str]:
     return _command("explain", **{**files, "what": "category-attention", **changes})
 
 
+def embed(**changes: object) -> list[str]:
+    return _command("embed", **{"checkpoint": "trained", "table": "table.biom", "output": "e.tsv", **changes})
+
+
 def unifrac(**changes: object) -> list[str]:
     options = {"table": "table.biom", "tree": "tree.nwk", "output": "d.tsv", "backend": "scikit-bio"}
     return _command("unifrac", **{**options, **changes})
@@ -250,6 +254,9 @@ TABLES = {
     ),
 }
 
+UNROOTED = "(a:1,b:1,c:1,(d:1,e:1):1);"
+NOT_ROOTED = ("tree tree.nwk: not rooted, its root has 4 children", "--root midpoint", "--root as-is")
+
 TREES = {
     "no tree": Case(pretrain(tree=None), ("--tree", "--unifrac-matrix")),
     "tree missing": Case(pretrain(tree="none.nwk"), ("tree none.nwk: no such file",)),
@@ -277,9 +284,22 @@ TREES = {
     "tip twice": Case(pretrain(), ("tree.nwk", "a"), (write("tree.nwk", "(a:1,a:1);"),)),
     "unrooted artifact": Case(
         pretrain(tree="t.qza"),
-        ("t.qza", r"Phylogeny\[Unrooted\]", "root it"),
+        ("t.qza", r"Phylogeny\[Unrooted\]", "--root midpoint", "--root as-is"),
         (artifact("t.qza", "Phylogeny[Unrooted]"),),
     ),
+    "tree without a root": Case(pretrain(), NOT_ROOTED, (write("tree.nwk", UNROOTED),)),
+    "distances of a tree without a root": Case(unifrac(), NOT_ROOTED, (write("tree.nwk", UNROOTED),)),
+    "estimate of a tree without a root": Case(
+        _command("estimate", ("pretrain",), table="table.biom", tree="tree.nwk"),
+        NOT_ROOTED,
+        (write("tree.nwk", UNROOTED),),
+    ),
+    "learning rate of a tree without a root": Case(
+        _command("find-lr", table="table.biom", tree="tree.nwk", output_dir="out"),
+        NOT_ROOTED,
+        (write("tree.nwk", UNROOTED),),
+    ),
+    "root unknown": Case(pretrain(root="outgroup"), ("'outgroup' is not one of 'error', 'midpoint', 'as-is'",)),
     "artifact is a table": Case(
         pretrain(tree="t.qza"),
         ("t.qza", r"FeatureTable\[Frequency\]", r"Phylogeny\[Rooted\]"),
