@@ -1,5 +1,6 @@
 """Bad input, case by case: exit code 2, one message that says what, where and what to do, and nothing half-written."""
 
+import os
 import re
 import shutil
 import zipfile
@@ -81,6 +82,10 @@ def table(*rows: str, header: str = "#OTU ID s1 s2 s3") -> Damage:
     return write("t.tsv", "\n".join([*lines, *(row.replace(" ", "\t") for row in rows)]) + "\n")
 
 
+def link(name: str, target: str) -> Damage:
+    return partial(Path(name).symlink_to, target)
+
+
 def cut(name: str) -> Damage:
     """Keep the first half of a file."""
 
@@ -146,6 +151,8 @@ def matrix(change: Callable[[np.ndarray], object] = lambda values: None, ids: in
     return damage
 
 
+CHECKPOINTS_FOLDER = "trained/checkpoints"
+WEIGHTS = "trained/checkpoints/best/model.safetensors"
 HELD_OUT = min((f"S{number:04d}" for number in range(1, 25)), key=partial(address_hash, 42, "split"))
 """The first sample that any split of the study holds out."""
 WITH_MATRIX = {"tree": None, "unifrac_matrix": "d.npy", "matrix_ids": "ids.txt"}
@@ -526,6 +533,78 @@ OUTPUTS = {
     "distances onto another file": Case(
         unifrac(output="metadata.tsv"), ("--output metadata.tsv exists", "--overwrite")
     ),
+    "predictions onto a file of the run": Case(
+        predict(output="trained/metrics.jsonl", overwrite=True),
+        ("--output trained/metrics.jsonl is a file of the run that --checkpoint trained reads", "trained/new.jsonl"),
+    ),
+    "predictions onto a file that the run may get": Case(
+        predict(output="trained/find_lr.tsv"), ("--output trained/find_lr.tsv is a file of the run",)
+    ),
+    "predictions onto the log of a rank": Case(
+        predict(output="trained/training-rank3.log"), ("training-rank3.log is a file of the run",)
+    ),
+    "predictions onto the weights": Case(
+        predict(output="trained/checkpoints/best/model.safetensors", overwrite=True),
+        ("model.safetensors is a file of the run .*or lies among its checkpoints",),
+    ),
+    "predictions into the checkpoint": Case(
+        predict(checkpoint="trained/checkpoints/last", output="trained/checkpoints/last/p.tsv"),
+        ("--output .*p.tsv lies in the checkpoint that --checkpoint trained/checkpoints/last reads", "outside"),
+    ),
+    "predictions onto the run of the checkpoint": Case(
+        predict(checkpoint="trained/checkpoints/last", output="trained/config.json", overwrite=True),
+        ("--output trained/config.json is a file of the run",),
+    ),
+    "predictions through a link to the checkpoints": Case(
+        predict(output="link/last/p.tsv"),
+        ("--output link/last/p.tsv .*checkpoints",),
+        (link("link", CHECKPOINTS_FOLDER),),
+    ),
+    "predictions onto a link to the weights": Case(
+        predict(output="p.tsv", overwrite=True), ("--output p.tsv is a file of the run",), (link("p.tsv", WEIGHTS),)
+    ),
+    "predictions by a linked run": Case(
+        predict(checkpoint="link", output="trained/training.log", overwrite=True),
+        ("--output trained/training.log is a file of the run that --checkpoint link reads",),
+        (link("link", "trained"),),
+    ),
+    "predictions into a saved model": Case(
+        predict(checkpoint="saved", output="saved/manifest.json", overwrite=True),
+        ("--output saved/manifest.json lies in the checkpoint that --checkpoint saved reads",),
+        (lambda: shutil.copytree("trained/checkpoints/last", "saved"),),
+    ),
+    "ASVs onto the weights": Case(
+        embed(asv=WEIGHTS, overwrite=True), ("--asv .*model.safetensors is a file of the run",)
+    ),
+    "embeddings onto the metrics": Case(
+        embed(output="trained/metrics.jsonl", overwrite=True), ("--output .* is a file of the run",)
+    ),
+    "embeddings onto the metadata": Case(
+        embed(metadata="metadata.tsv", output="metadata.tsv", overwrite=True), ("is the file of --metadata",)
+    ),
+    "embeddings onto the sequences": Case(
+        embed(rep_seqs="r.fasta", output="r.fasta", overwrite=True),
+        ("is the file of --rep-seqs",),
+        (write("r.fasta", ">a\nACGT\n"),),
+    ),
+    "embeddings into a pipe": Case(
+        embed(output="e.tsv", overwrite=True),
+        ("--output e.tsv is a device, a pipe or a socket", "name a file"),
+        (partial(os.mkfifo, "e.tsv"),),
+    ),
+    "ASVs into a pipe": Case(
+        embed(asv="a.tsv", overwrite=True), ("--asv a.tsv is a device",), (partial(os.mkfifo, "a.tsv"),)
+    ),
+    "predictions into nothing by a link": Case(
+        predict(output="p.tsv", overwrite=True), ("--output p.tsv is a device",), (link("p.tsv", "/dev/null"),)
+    ),
+    "distances into a pipe": Case(
+        unifrac(output="d.tsv", overwrite=True), ("--output d.tsv is a device",), (partial(os.mkfifo, "d.tsv"),)
+    ),
+    "run among the checkpoints of its encoder": Case(
+        train(output_dir="pretrained/checkpoints/new", pretrained_encoder="pretrained"),
+        ("--output-dir pretrained/checkpoints/new .* --pretrained-encoder pretrained reads",),
+    ),
     "generalized UniFrac of scikit-bio": Case(
         unifrac(unifrac_metric="generalized_unifrac", table="none.biom"), ("scikit-bio has no generalized UniFrac",)
     ),
@@ -600,6 +679,13 @@ EXPLAIN = {
         explain(output="metadata.tsv", overwrite=True), ("--output metadata.tsv is the file of --metadata",)
     ),
     "weights onto another file": Case(explain(output="tree.nwk"), ("--output tree.nwk exists", "--overwrite")),
+    "weights onto the weights of the model": Case(
+        explain(output="attentive/checkpoints/best/model.safetensors", overwrite=True), ("is a file of the run",)
+    ),
+    "plot onto the plot of the run": Case(
+        explain(plot="attentive/plots/val_predictions.png", overwrite=True),
+        ("--plot attentive/plots/val_predictions.png is a file of the run", "attentive/new.png"),
+    ),
     "plot of another kind": Case(explain(plot="w.pdf"), ("--plot w.pdf: .*png",)),
     "plot into no folder": Case(explain(plot="none/w.png"), ("--plot none/w.png: there is no folder",)),
     "inspected folder missing": Case(_command("inspect", ("none",)), ("none: no such folder",)),
@@ -974,7 +1060,7 @@ def study(tmp_path_factory) -> Path:
 
 def _contents(folder: Path) -> dict[str, bytes | None]:
     return {
-        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
 
