@@ -30,6 +30,7 @@ from aam.config.commands import (
     UnifracCommandConfig,
 )
 from aam.config.evaluate import EvaluateConfig
+from aam.config.learners import EnsembleConfig, LearnerName, LearnersConfig, LinearConfig, TreesConfig
 from aam.config.learning import (
     AttnImplementation,
     CountEmbedding,
@@ -57,6 +58,7 @@ from aam.config.study import (
     DistanceLink,
     InputConfig,
     PhylogenyConfig,
+    RootChoice,
     SamplingConfig,
     SplitConfig,
     TableConfig,
@@ -81,6 +83,7 @@ __all__ = [
     "EmbedConfig",
     "EmbedOutputConfig",
     "EncoderType",
+    "EnsembleConfig",
     "EstimatePretrainConfig",
     "EstimateTrainConfig",
     "EvaluateConfig",
@@ -94,6 +97,9 @@ __all__ = [
     "InferenceConfig",
     "InputConfig",
     "InspectConfig",
+    "LearnerName",
+    "LearnersConfig",
+    "LinearConfig",
     "LossWeightConfig",
     "MachineConfig",
     "MaskConfig",
@@ -114,6 +120,7 @@ __all__ = [
     "PretrainLossConfig",
     "PretrainingConfig",
     "ResumableConfig",
+    "RootChoice",
     "RunConfig",
     "RuntimeConfig",
     "SamplingConfig",
@@ -132,6 +139,7 @@ __all__ = [
     "TargetSplitConfig",
     "TargetTransform",
     "TrainConfig",
+    "TreesConfig",
     "UnifracCommandConfig",
     "UnifracConfig",
     "UnifracMetric",

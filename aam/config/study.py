@@ -9,6 +9,7 @@ from aam.config.base import Positive, Section
 
 UnifracMetric = Literal["unweighted_unifrac", "weighted_unifrac", "weighted_normalized_unifrac", "generalized_unifrac"]
 DistanceLink = Literal["laplace", "tanh", "cosine"]
+RootChoice = Literal["error", "midpoint", "as-is"]
 
 
 class TableConfig(Section):
@@ -44,6 +45,9 @@ class PhylogenyConfig(TableConfig):
     """Drop ASVs that the tree lacks, saying how many reads that loses, instead of stopping."""
     missing_branch_lengths: Literal["error", "zero"] = "error"
     """What to do where the tree gives no branch length: stop, or take zero."""
+    root: RootChoice = "error"
+    """Where the root of the tree is: as-is where the file has it, midpoint halfway between the two tips farthest apart.
+    error takes the file's root, and stops where that has three branches or more: no root was chosen for the tree."""
 
 
 class InputConfig(PhylogenyConfig):

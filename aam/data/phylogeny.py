@@ -17,7 +17,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aam.config import RootChoice
 from aam.data.artifacts import read_text
+from aam.data.rooting import Branches, midpoint, root_children
 from aam.errors import InputError, first_ids
 
 MissingLengths = Literal["error", "zero"]
@@ -33,6 +35,10 @@ _EVENT = re.compile(
 )
 _QUOTED_OR_OPENING = re.compile(r"'[^']*+'|\[")
 _BRACKET = re.compile(r"[\[\]]")
+_WAYS_TO_ROOT = (
+    "UniFrac depends on where the root is. Put it halfway between the two tips farthest apart with --root midpoint "
+    "(root= in Python), or keep the one that is written with --root as-is"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,31 +81,41 @@ class _NewickError(Exception):
         self.event = event
 
 
-def read_phylogeny(path: Path | str, missing_branch_lengths: MissingLengths = "error") -> Phylogeny:
-    """Read a rooted tree from Newick, gzipped Newick or a QIIME 2 artifact of type Phylogeny[Rooted].
+def read_phylogeny(
+    path: Path | str, missing_branch_lengths: MissingLengths = "error", root: RootChoice = "error"
+) -> Phylogeny:
+    """Read a tree from Newick, gzipped Newick or a QIIME 2 artifact; arguments as for `parse_newick`.
+
+    An artifact of type Phylogeny[Unrooted] is taken where `root` says what its root is.
 
     Raises:
         InputError: the file cannot be read or holds no such tree; the message says where.
     """
+    types = ("Phylogeny[Rooted]", *(() if root == "error" else ("Phylogeny[Unrooted]",)))
     try:
-        text = read_text(path, "tree", ("Phylogeny[Rooted]",))
+        text = read_text(path, "tree", types)
     except InputError as error:
-        if "Phylogeny[Unrooted]" in str(error):
-            raise InputError(f"{error}; root it first, for instance by `qiime phylogeny midpoint-root`") from None
+        if root == "error" and "Phylogeny[Unrooted]" in str(error):
+            raise InputError(f"{error}: {_WAYS_TO_ROOT}") from None
         raise
-    return parse_newick(text, missing_branch_lengths, f"tree {path}")
+    return parse_newick(text, missing_branch_lengths, f"tree {path}", root)
 
 
-def parse_newick(text: str, missing_branch_lengths: MissingLengths = "error", source: str = "tree") -> Phylogeny:
+def parse_newick(
+    text: str, missing_branch_lengths: MissingLengths = "error", source: str = "tree", root: RootChoice = "error"
+) -> Phylogeny:
     """Parse one tree in Newick format.
 
     Args:
         text: the tree; polytomies, nodes with one child, quoted names and comments are allowed.
         missing_branch_lengths: stop where a length is missing, or take zero. The root needs none.
         source: what the text is, for messages.
+        root: refuse a tree whose root has three children or more, as tree builders write trees that have no root;
+            or compute the root (``midpoint``, whatever the text has); or take the root that is written (``as-is``).
 
     Raises:
-        InputError: the text is not one Newick tree, a length is missing or negative, or two tips share a name.
+        InputError: the text is not one Newick tree, a length is missing or negative, two tips share a name, or the
+            tree is not rooted.
     """
     text = _blank_comments(text, source).rstrip()
     if not text:
@@ -110,12 +126,19 @@ def parse_newick(text: str, missing_branch_lengths: MissingLengths = "error", so
         where, excerpt = _locate(text, fault.event)
         raise InputError(f"{source}, {where}: not a Newick tree: {fault} (at {excerpt!r})") from None
     _check_names(nodes.names, source)
-    return Phylogeny(
-        _branch_lengths(nodes, missing_branch_lengths, source),
-        np.array(nodes.start, dtype=np.int64),
-        np.array(nodes.stop, dtype=np.int64),
-        tuple(nodes.names),
-    )
+    lengths = _branch_lengths(nodes, missing_branch_lengths, source)
+    branches = Branches(lengths, np.array(nodes.start, dtype=np.int64), np.array(nodes.stop, dtype=np.int64))
+    return _rooted(branches, nodes.names, root, source)
+
+
+def _rooted(branches: Branches, names: Sequence[str], root: RootChoice, source: str) -> Phylogeny:
+    """The one place that every tree passes: give it the root that was asked for, or refuse it."""
+    if root == "midpoint":
+        branches, tips = midpoint(branches)
+        names = [names[tip] for tip in tips.tolist()]
+    elif root == "error" and (children := root_children(branches)) > 2:
+        raise InputError(f"{source}: not rooted, its root has {children} children instead of two: {_WAYS_TO_ROOT}")
+    return Phylogeny(*branches, tuple(names))
 
 
 def _walk(events: Iterable[Sequence[str]]) -> _Nodes:

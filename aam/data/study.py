@@ -150,7 +150,7 @@ def load_study(
     matrix = read_matrix(inputs, unifrac) if isinstance(inputs, InputConfig) else None
     study = assemble_study(table, sampling, metadata=metadata, matrix=matrix)
     if inputs.tree is not None and matrix is None:
-        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths)
+        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
         study = with_phylogeny(study, phylogeny, sampling, unifrac, inputs.drop_missing_tips)
     if isinstance(inputs, InputConfig) and inputs.taxonomy is not None:
         study = with_taxonomy(study, read_taxonomy(inputs.taxonomy))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from aam.config import EncoderType, PretrainConfig, TrainConfig, UnifracMetric
+from aam.config import EncoderType, PretrainConfig, RootChoice, TrainConfig, UnifracMetric
 from aam.data.study import Study, assemble_study, read_matrix, with_phylogeny, with_taxonomy
 from aam.data.tables import FeatureTable, feature_table
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
@@ -57,6 +57,8 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         unifrac_metric: distance between samples that is learned.
         encoder_type: what is learned besides hidden nucleotides: ``unifrac`` (distances between samples), ``faith_pd``,
             ``taxonomy`` (of ASVs), or ``combined``, all of these.
+        root: where the root of the tree is: ``as-is``, ``midpoint`` (halfway between the two tips farthest apart), or
+            ``error``: as it is, and an error where it has three children or more, since no root was chosen then.
 
     Attributes:
         trained_: the model (`trained_.encoder`, a `torch.nn.Module`) and the full config.
@@ -66,6 +68,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
 
     unifrac_metric: UnifracMetric = "unweighted_unifrac"
     encoder_type: EncoderType = "unifrac"
+    root: RootChoice = "error"
 
     kind: ClassVar[Kind] = "SampleEncoder"
     config_type: ClassVar[type[PretrainConfig | TrainConfig]] = PretrainConfig
@@ -139,7 +142,7 @@ def _pretraining_study(
     matrix = read_matrix(config.inputs, config.unifrac)
     phylogeny = None
     if tree is not None:
-        phylogeny = as_phylogeny(tree, config.inputs.missing_branch_lengths)
+        phylogeny = as_phylogeny(tree, config.inputs.missing_branch_lengths, config.inputs.root)
     study = assemble_study(table, config.sampling, metadata=metadata, matrix=matrix)
     if phylogeny is None:
         return study

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
-from aam.config import OutputActivation, PretrainConfig, TargetTransform, TrainConfig
+from aam.config import OutputActivation, PretrainConfig, RootChoice, TargetTransform, TrainConfig
 from aam.data.metadata import categorical_column
 from aam.data.study import assemble_study
 from aam.data.tables import feature_table
@@ -40,6 +40,7 @@ class SamplePredictor(SampleModel):
     encoder: SampleEncoder | Path | str | None = None
     freeze_base: bool = False
     pretrain_epochs: int = 50
+    root: RootChoice = "error"
 
     config_type: ClassVar[type[PretrainConfig | TrainConfig]] = TrainConfig
 
@@ -158,7 +159,7 @@ class SamplePredictor(SampleModel):
         known = PretrainConfig.options().keys() - ONLY_FOR_TARGETS
         shared["options"] = {name: value for name, value in (self.options or {}).items() if name in known}
         shared["output_dir"] = None if self.output_dir is None else Path(self.output_dir) / "pretrain"
-        return SampleEncoder(**shared | {"epochs": self.pretrain_epochs})
+        return SampleEncoder(**shared | {"epochs": self.pretrain_epochs, "root": self.root})
 
     def _take_labels(self, target: pd.DataFrame) -> None:
         """Keep what turns the model's answers into the user's; numbers need nothing."""
@@ -184,6 +185,7 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         freeze_base: train only the new heads.
         pretrain_epochs: epochs of pretraining, where `fit` gets a tree and there is no `encoder`. It shares the other
             parameters and `options`; to choose more about it, fit a `SampleEncoder`.
+        root: where the root of the tree of `fit` is; see `SampleEncoder`.
         target_transform: scale on which the number is learned; undone in predictions.
         target_loss: ``huber``, ``mse``, ``mae``, ``quantile`` or ``asymmetric``; or one for each of several targets,
             ``"ph=mse,temperature=huber"``.

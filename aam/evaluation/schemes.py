@@ -26,6 +26,8 @@ from aam.errors import InputError, first_ids
 Rows = NDArray[np.int64]
 TextArray = NDArray[np.str_]
 SIDES = ("train", "test")
+BY_SAMPLE = ("kfold", "stratified")
+"""Schemes that know no groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ def draw_folds(samples: Samples, scheme: Scheme, config: FoldsConfig, seed: int)
     folds = []
     for repeat in range(1, config.rounds + 1):
         splitter = _splitter(scheme, config.folds, (seed + repeat) % 2**32)
-        parts = splitter.split(np.zeros((len(order), 1)), classes, groups)
+        parts = splitter.split(np.zeros((len(order), 1)), classes, None if scheme in BY_SAMPLE else groups)
         folds += [Fold(repeat, number, order[train], order[test]) for number, (train, test) in enumerate(parts, 1)]
     return folds
 
@@ -212,22 +214,6 @@ def _check_classes(fold: Fold, samples: Samples) -> None:
             f"fold {fold.name} holds out all samples of class {first_ids(unseen)}: a class must be in two groups or "
             "folds at least; leave it out with --where, which lists the classes to keep, or divide otherwise"
         )
-
-
-def check_numbers(folds: Sequence[Fold], values: NDArray[np.float64], column: str) -> None:
-    """Refuse a fold whose training samples all have the same number.
-
-    Raises:
-        InputError: there is one.
-    """
-    for fold in folds:
-        train = values[fold.train]
-        if len(train) < 2 or np.ptp(train) == 0:
-            what = f"are all {train[0]:g}" if len(train) else "are none"
-            raise InputError(
-                f"--metadata-column {column}: the values of the {len(train)} training samples of fold {fold.name} "
-                f"{what}, from which nothing can be learned; choose another column, or other folds"
-            )
 
 
 def fold_table(folds: Sequence[Fold], samples: Samples) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from aam.config import DistributedConfig, FolderConfig, PretrainConfig, Resumabl
 from aam.config.launch import launch_name, restart_count
 from aam.data.whole_files import draft_path, write_text
 from aam.errors import InputError
-from aam.training.checkpoint_files import delete
+from aam.training.checkpoint_files import MANIFEST, delete
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ LAUNCH = ".launch"
 """Which launch began the run, so that a restart of it by torchrun resumes."""
 BEGIN = ".begin"
 """Held for a moment by each of several processes that work in one folder, so that one of them begins it."""
+CHECKPOINTS = "checkpoints"
 REPLACED = ".replaced"
 """Where the files of an overwritten run go at once, to be deleted from there."""
 
@@ -39,7 +40,7 @@ EVALUATION_FILES = (
 """Results of `aam evaluate`."""
 
 RUN_FILES = (
-    "checkpoints",
+    CHECKPOINTS,
     LAUNCH,
     "metrics.jsonl",
     "tensorboard",
@@ -90,6 +91,9 @@ INPUT_FILES = frozenset(
 )
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 
+TRAINED = frozenset({"checkpoint", "pretrained_encoder"})
+"""Options that name a run, or one checkpoint, to read."""
+
 CHANGES_SHOWN = 8
 """Options that differ from those of the run to resume, of which a message names as many."""
 
@@ -128,6 +132,7 @@ def check_folder(config: RunConfig, output: FolderConfig) -> None:
     writable = folder if folder.exists() else next(parent for parent in folder.absolute().parents if parent.exists())
     if not access(writable, R_OK | W_OK | X_OK) or not writable.is_dir():
         raise InputError(f"--output-dir {folder}: {writable} cannot be written")
+    check_spares_run("output_dir", folder, config)
     if (folder / LOCK).exists():
         with _locked(folder):
             pass
@@ -258,6 +263,46 @@ def input_paths(config: RunConfig) -> Iterator[tuple[str, Path]]:
     for option, value in config.flat().items():
         if option in INPUT_FILES | {"checkpoint"}:
             yield from ((option, path) for path in (value if isinstance(value, tuple) else (value,)) if path)
+
+
+def check_spares_run(option: str, path: Path, config: RunConfig) -> None:
+    """Refuse to write where a run or a checkpoint that the command reads has its own files.
+
+    These are all that lies in a checkpoint or among the checkpoints of its run, and what a run has by name, there or
+    not; beside them is room for others. Symlinks are followed.
+
+    Raises:
+        InputError: `path`, which `option` names, is such a place.
+    """
+    place = path.resolve()
+    for source, read in input_paths(config):
+        if source not in TRAINED:
+            continue
+        if (read / MANIFEST).is_file() and place.is_relative_to(read.resolve()):
+            raise InputError(
+                f"{flag(option)} {path} lies in the checkpoint that {flag(source)} {read} reads, and would damage it; "
+                "name a place outside"
+            )
+        for run in _runs_of(read):
+            if _is_of_run(place, run):
+                raise InputError(
+                    f"{flag(option)} {path} is a file of the run that {flag(source)} {read} reads, or lies among its "
+                    f"checkpoints; name another place, such as {run / f'new{path.suffix}'}"
+                )
+
+
+def _runs_of(checkpoint: Path) -> set[Path]:
+    """Folders of the run that a path means, or whose checkpoint it means: as it is written, and with links followed."""
+    written = {checkpoint.absolute(), checkpoint.resolve()}
+    folders = {path.parent.parent if path.parent.name == CHECKPOINTS else path for path in written}
+    return {folder for folder in folders if (folder / CONFIG).exists() and (folder / CHECKPOINTS).is_dir()}
+
+
+def _is_of_run(place: Path, run: Path) -> bool:
+    """Whether a path, links followed, is a file of a run or lies in one of its folders."""
+    own = (CONFIG, LOCK, LAUNCH, REPLACED, *RUN_FILES)
+    is_log = place.parent == run.resolve() and place.match(RANK_LOGS)
+    return is_log or any(place.is_relative_to((run / name).resolve()) for name in own)
 
 
 def _set_aside(folder: Path) -> None:

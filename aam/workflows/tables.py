@@ -12,20 +12,21 @@ import pandas as pd
 from aam.config import RunConfig, flag
 from aam.data.whole_files import whole_file
 from aam.errors import InputError
-from aam.workflows.folder import input_paths
+from aam.workflows.folder import check_spares_run, input_paths
 
 
 def check_outputs(config: RunConfig, outputs: Mapping[str, Path | None], overwrite: bool) -> None:
     """Refuse files that cannot or should not be written, before any work is done.
 
     Args:
-        config: the options of the command; the files that they name as input are never written over.
+        config: the options of the command; the files that they name as input are never written over, nor the files of
+            a run that they name (`check_spares_run`).
         outputs: the files to write, by the name of their option; None where the option was not given.
         overwrite: whether files that are there already may be replaced.
 
     Raises:
-        InputError: a folder is missing or cannot be written, a path is a folder or a file that is to stay, or two
-            options name one file.
+        InputError: a folder is missing or cannot be written, a path is a folder, a device, a pipe, a socket or a file
+            that is to stay, or two options name one file.
     """
     asked = {option: path for option, path in outputs.items() if path is not None}
     for (one, path), (other, same) in combinations(asked.items(), 2):
@@ -36,6 +37,7 @@ def check_outputs(config: RunConfig, outputs: Mapping[str, Path | None], overwri
         for source, read in input_paths(config):
             if path.resolve() == read.resolve():
                 raise InputError(f"{flag(option)} {path} is the file of {flag(source)}; name another file")
+        check_spares_run(option, path, config)
         if path.exists() and not overwrite:
             raise InputError(f"{flag(option)} {path} exists; replace it with --overwrite, or name another file")
 
@@ -62,8 +64,19 @@ def _open_text(path: Path, compressed: bool) -> TextIO:
 def _check_place(option: str, path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{flag(option)} {path} is a folder; name a file in it, such as {path / 'table.tsv'}")
+    if _is_no_file(path):
+        raise InputError(
+            f"{flag(option)} {path} is a device, a pipe or a socket, which a file of results would replace; name a file"
+        )
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InputError(f"{flag(option)} {path}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{flag(option)} {path}: the folder {folder} cannot be written; choose another place")
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether a path is no regular file, or has a name that is the system's: /dev/stdout may lead to a file today."""
+    place = path.parent.resolve() / path.name
+    of_system = any(place.is_relative_to(folder) for folder in ("/dev", "/proc"))
+    return (of_system and not place.is_relative_to("/dev/shm")) or (path.exists() and not path.is_file())

@@ -51,7 +51,7 @@ def config(metric: UnifracMetric, alpha: float = 0.5) -> UnifracConfig:
 
 def study(counts: NDArray[np.int64], newick: str, root: bool = False) -> tuple[StudyTree, sp.csr_array]:
     """Tree and counts whose columns are the tips ``t0, t1, ...``; other tips are extra."""
-    phylogeny = parse_newick(newick)
+    phylogeny = parse_newick(newick, root="as-is")
     tips = np.array([phylogeny.tip_names.index(f"t{i}") for i in range(counts.shape[1])])
     return StudyTree.cut(phylogeny, tips, root), sp.csr_array(counts)
 
@@ -120,7 +120,7 @@ def test_agrees_with_scikit_bio(case: tuple[NDArray[np.int64], str], metric: Uni
 @settings(max_examples=50, deadline=None)
 def test_agrees_with_the_definition(case: tuple[NDArray[np.int64], str], metric: UnifracMetric, alpha: float) -> None:
     counts, newick = case
-    phylogeny = parse_newick(newick)
+    phylogeny = parse_newick(newick, root="as-is")
     by_tip = np.zeros((len(counts), len(phylogeny.tip_names)), dtype=np.int64)
     by_tip[:, [phylogeny.tip_names.index(f"t{i}") for i in range(counts.shape[1])]] = counts
     tree, batch = study(counts, newick)
@@ -225,7 +225,7 @@ def test_the_tree_survives_pickling() -> None:
 def test_tips_are_found_by_id_and_then_by_sequence() -> None:
     counts = sp.csr_array(np.ones((1, 3), dtype=np.int64))
     table = FeatureTable(counts, ("s",), ("asv1", "asv2", "asv3"), ("ACGT", "GGGG", "TTTT"))
-    phylogeny = parse_newick("(GGGG:1,other:1,asv1:1);")
+    phylogeny = parse_newick("((GGGG:1,other:1):1,asv1:1);")
     np.testing.assert_array_equal(missing_tips(phylogeny, table), [2, 0, -1])
 
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skbio import TreeNode
+from skbio.diversity import beta_diversity
 
 from aam.config import MatrixOutputConfig, PhylogenyConfig, UnifracCommandConfig, UnifracConfig, UnifracMetric
 from aam.data import unifrac_backends
@@ -93,7 +94,7 @@ def in_memory(unifrac: ModuleType, counts: NDArray[np.int64], newick: str, metri
 
 
 def batch_distances(counts: NDArray[np.int64], newick: str, metric: UnifracMetric) -> NDArray[np.float64]:
-    table, phylogeny = numbered_table(counts), parse_newick(newick)
+    table, phylogeny = numbered_table(counts), parse_newick(newick, root="as-is")
     tree = StudyTree.cut(phylogeny, missing_tips(phylogeny, table))
     return distances(tree, table.counts, config(metric)).numpy()
 
@@ -167,9 +168,9 @@ def test_a_file_of_ssu_agrees(tmp_path: Path, real_data: Path, metric: UnifracMe
 @settings(max_examples=30, deadline=None)
 def test_the_cut_tree_as_newick_is_the_same_tree(seed: int, asvs: int) -> None:
     _, newick = random_study(seed, 2, asvs)
-    phylogeny = parse_newick(newick)
+    phylogeny = parse_newick(newick, root="as-is")
     tree = StudyTree.cut(phylogeny, np.array([phylogeny.tip_names.index(f"t{i}") for i in range(asvs)]))
-    again = parse_newick(cut_newick(tree))
+    again = parse_newick(cut_newick(tree), root="as-is")
     assert [int(name) for name in again.tip_names] == tree.order.tolist()
     twice = StudyTree.cut(again, np.argsort([int(name) for name in again.tip_names]))
     for field in ("length", "start", "stop", "order", "rank"):
@@ -259,3 +260,25 @@ def test_asvs_outside_the_tree_stop_the_command_before_it_computes(tmp_path: Pat
     with pytest.raises(InputError, match=r"no tip for 1 of 3 ASVs.*ACGTACGTACGTACGTACGTGG.*--drop-missing-tips"):
         write_unifrac(config)
     assert not (tmp_path / "matrix.tsv").exists()
+
+
+def test_the_root_that_was_asked_for_is_used(tmp_path: Path) -> None:
+    """Weighted normalized UniFrac depends on it."""
+    newick = "(ACGTACGTACGTACGTACGTAA:1,ACGTACGTACGTACGTACGTCC:2,ACGTACGTACGTACGTACGTGG:1.5,other:4);"
+    config = write_study(tmp_path, newick)
+    values = {}
+    for root in ("as-is", "midpoint"):
+        changes = {"inputs": config.inputs.model_copy(update={"root": root})}
+        changes["unifrac"] = UnifracConfig(unifrac_metric="weighted_normalized_unifrac")
+        write_unifrac(config.model_copy(update=changes))
+        matrix = read_distance_matrix(tmp_path / "matrix.tsv")
+        values[root] = matrix.block(matrix.index(["b"]), matrix.index(["c"]))[0, 0]
+        (tmp_path / "matrix.tsv").unlink()
+    trees = {"as-is": TreeNode.read([newick]), "midpoint": TreeNode.read([newick]).root_at_midpoint()}
+    table = feature_table(tmp_path / "table.biom")
+    counts = table.counts.toarray()[[table.sample_ids.index("b"), table.sample_ids.index("c")]]
+    for root, tree in trees.items():
+        options = {"taxa": table.asv_ids, "tree": tree, "normalized": True, "validate": False}
+        expected = beta_diversity("weighted_unifrac", counts, **options)
+        np.testing.assert_allclose(values[root], expected[0, 1], atol=1e-12)
+    assert abs(values["as-is"] - values["midpoint"]) > 0.01

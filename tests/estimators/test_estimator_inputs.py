@@ -43,6 +43,18 @@ def test_a_tree_object_without_lengths():
     assert as_phylogeny(tree, "zero").length.tolist() == [0] * 5
 
 
+@pytest.mark.parametrize("kind", ["file", "text", "object"])
+def test_a_tree_without_a_root_needs_the_choice(kind, tmp_path):
+    text = "(a:1,(b:1,c:5):1,d:2);"
+    (tmp_path / "tree.nwk").write_text(text)
+    tree = {"file": tmp_path / "tree.nwk", "text": text, "object": TreeNode.read([text])}[kind]
+    source = {"file": r"tree\.nwk", "text": "the Newick string", "object": "the TreeNode"}[kind]
+    with pytest.raises(InputError, match=source + r": not rooted, its root has 3 children.*root= in Python"):
+        as_phylogeny(tree, "error")
+    assert as_phylogeny(tree, "error", "as-is").tip_names == ("a", "b", "c", "d")
+    assert as_phylogeny(tree, "error", "midpoint").tip_names == ("c", "b", "a", "d")
+
+
 def test_broken_newick_text_is_not_taken_for_a_path():
     with pytest.raises(InputError, match="the Newick string"):
         as_phylogeny("((a:1,b:2):1" * 100, "error")

@@ -122,7 +122,7 @@ def test_version_agrees_with_the_project():
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_defaults_are_those_of_the_command_line(kind):
-    declared = kind.config_type.options()
+    declared = PretrainConfig.options() | kind.config_type.options()
     parameters = kind().get_params(deep=False)
     beside = {"options", "output_dir", "encoder", "pretrain_epochs"}
     for name in parameters.keys() - beside:
@@ -132,11 +132,22 @@ def test_defaults_are_those_of_the_command_line(kind):
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_choices_are_those_of_the_command_line(kind):
-    declared = kind.config_type.options()
+    declared = PretrainConfig.options() | kind.config_type.options()
     choices = {field.name: field.type for field in fields(kind) if get_origin(field.type) is Literal}
     assert "device" in choices
     for name, choice in choices.items():
         assert get_args(choice) == get_args(declared[name][1].annotation), name
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_a_tree_without_a_root_needs_the_choice(kind, table, tree, metadata):
+    """Ends before training: the tips are of another table."""
+    y = None if kind is aam.SampleEncoder else metadata["health" if kind is aam.SampleClassifier else "acidity"]
+    for root, said in [("error", "not rooted.*root= in Python"), ("midpoint", "the tree has no tip"), ("as-is", "tip")]:
+        with pytest.raises(aam.InputError, match=said):
+            kind(**FAST, root=root).fit(table, y, tree="(a:1,b:1,c:1);")
+    with pytest.raises(aam.InputError, match="root outgroup"):
+        kind(**FAST, root="outgroup").fit(table, y, tree=tree)
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)

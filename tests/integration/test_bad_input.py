@@ -1,5 +1,6 @@
 """Bad input, case by case: exit code 2, one message that says what, where and what to do, and nothing half-written."""
 
+import os
 import re
 import shutil
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from aam.cli import main
 from aam.config import SimulateConfig, flag
@@ -61,6 +63,10 @@ def explain(**changes: object) -> list[str]:
     return _command("explain", **{**files, "what": "category-attention", **changes})
 
 
+def embed(**changes: object) -> list[str]:
+    return _command("embed", **{"checkpoint": "trained", "table": "table.biom", "output": "e.tsv", **changes})
+
+
 def unifrac(**changes: object) -> list[str]:
     options = {"table": "table.biom", "tree": "tree.nwk", "output": "d.tsv", "backend": "scikit-bio"}
     return _command("unifrac", **{**options, **changes})
@@ -75,6 +81,10 @@ def table(*rows: str, header: str = "#OTU ID s1 s2 s3") -> Damage:
     """Write t.tsv; cells are parted by spaces here."""
     lines = [header.replace("#OTU ID ", "#OTU ID\t").replace(" ", "\t").replace("#OTU\tID", "#OTU ID")]
     return write("t.tsv", "\n".join([*lines, *(row.replace(" ", "\t") for row in rows)]) + "\n")
+
+
+def link(name: str, target: str) -> Damage:
+    return partial(Path(name).symlink_to, target)
 
 
 def cut(name: str) -> Damage:
@@ -142,6 +152,8 @@ def matrix(change: Callable[[np.ndarray], object] = lambda values: None, ids: in
     return damage
 
 
+CHECKPOINTS_FOLDER = "trained/checkpoints"
+WEIGHTS = "trained/checkpoints/best/model.safetensors"
 HELD_OUT = min((f"S{number:04d}" for number in range(1, 25)), key=partial(address_hash, 42, "split"))
 """The first sample that any split of the study holds out."""
 WITH_MATRIX = {"tree": None, "unifrac_matrix": "d.npy", "matrix_ids": "ids.txt"}
@@ -250,6 +262,9 @@ TABLES = {
     ),
 }
 
+UNROOTED = "(a:1,b:1,c:1,(d:1,e:1):1);"
+NOT_ROOTED = ("tree tree.nwk: not rooted, its root has 4 children", "--root midpoint", "--root as-is")
+
 TREES = {
     "no tree": Case(pretrain(tree=None), ("--tree", "--unifrac-matrix")),
     "tree missing": Case(pretrain(tree="none.nwk"), ("tree none.nwk: no such file",)),
@@ -277,9 +292,22 @@ TREES = {
     "tip twice": Case(pretrain(), ("tree.nwk", "a"), (write("tree.nwk", "(a:1,a:1);"),)),
     "unrooted artifact": Case(
         pretrain(tree="t.qza"),
-        ("t.qza", r"Phylogeny\[Unrooted\]", "root it"),
+        ("t.qza", r"Phylogeny\[Unrooted\]", "--root midpoint", "--root as-is"),
         (artifact("t.qza", "Phylogeny[Unrooted]"),),
     ),
+    "tree without a root": Case(pretrain(), NOT_ROOTED, (write("tree.nwk", UNROOTED),)),
+    "distances of a tree without a root": Case(unifrac(), NOT_ROOTED, (write("tree.nwk", UNROOTED),)),
+    "estimate of a tree without a root": Case(
+        _command("estimate", ("pretrain",), table="table.biom", tree="tree.nwk"),
+        NOT_ROOTED,
+        (write("tree.nwk", UNROOTED),),
+    ),
+    "learning rate of a tree without a root": Case(
+        _command("find-lr", table="table.biom", tree="tree.nwk", output_dir="out"),
+        NOT_ROOTED,
+        (write("tree.nwk", UNROOTED),),
+    ),
+    "root unknown": Case(pretrain(root="outgroup"), ("'outgroup' is not one of 'error', 'midpoint', 'as-is'",)),
     "artifact is a table": Case(
         pretrain(tree="t.qza"),
         ("t.qza", r"FeatureTable\[Frequency\]", r"Phylogeny\[Rooted\]"),
@@ -506,6 +534,78 @@ OUTPUTS = {
     "distances onto another file": Case(
         unifrac(output="metadata.tsv"), ("--output metadata.tsv exists", "--overwrite")
     ),
+    "predictions onto a file of the run": Case(
+        predict(output="trained/metrics.jsonl", overwrite=True),
+        ("--output trained/metrics.jsonl is a file of the run that --checkpoint trained reads", "trained/new.jsonl"),
+    ),
+    "predictions onto a file that the run may get": Case(
+        predict(output="trained/find_lr.tsv"), ("--output trained/find_lr.tsv is a file of the run",)
+    ),
+    "predictions onto the log of a rank": Case(
+        predict(output="trained/training-rank3.log"), ("training-rank3.log is a file of the run",)
+    ),
+    "predictions onto the weights": Case(
+        predict(output="trained/checkpoints/best/model.safetensors", overwrite=True),
+        ("model.safetensors is a file of the run .*or lies among its checkpoints",),
+    ),
+    "predictions into the checkpoint": Case(
+        predict(checkpoint="trained/checkpoints/last", output="trained/checkpoints/last/p.tsv"),
+        ("--output .*p.tsv lies in the checkpoint that --checkpoint trained/checkpoints/last reads", "outside"),
+    ),
+    "predictions onto the run of the checkpoint": Case(
+        predict(checkpoint="trained/checkpoints/last", output="trained/config.json", overwrite=True),
+        ("--output trained/config.json is a file of the run",),
+    ),
+    "predictions through a link to the checkpoints": Case(
+        predict(output="link/last/p.tsv"),
+        ("--output link/last/p.tsv .*checkpoints",),
+        (link("link", CHECKPOINTS_FOLDER),),
+    ),
+    "predictions onto a link to the weights": Case(
+        predict(output="p.tsv", overwrite=True), ("--output p.tsv is a file of the run",), (link("p.tsv", WEIGHTS),)
+    ),
+    "predictions by a linked run": Case(
+        predict(checkpoint="link", output="trained/training.log", overwrite=True),
+        ("--output trained/training.log is a file of the run that --checkpoint link reads",),
+        (link("link", "trained"),),
+    ),
+    "predictions into a saved model": Case(
+        predict(checkpoint="saved", output="saved/manifest.json", overwrite=True),
+        ("--output saved/manifest.json lies in the checkpoint that --checkpoint saved reads",),
+        (lambda: shutil.copytree("trained/checkpoints/last", "saved"),),
+    ),
+    "ASVs onto the weights": Case(
+        embed(asv=WEIGHTS, overwrite=True), ("--asv .*model.safetensors is a file of the run",)
+    ),
+    "embeddings onto the metrics": Case(
+        embed(output="trained/metrics.jsonl", overwrite=True), ("--output .* is a file of the run",)
+    ),
+    "embeddings onto the metadata": Case(
+        embed(metadata="metadata.tsv", output="metadata.tsv", overwrite=True), ("is the file of --metadata",)
+    ),
+    "embeddings onto the sequences": Case(
+        embed(rep_seqs="r.fasta", output="r.fasta", overwrite=True),
+        ("is the file of --rep-seqs",),
+        (write("r.fasta", ">a\nACGT\n"),),
+    ),
+    "embeddings into a pipe": Case(
+        embed(output="e.tsv", overwrite=True),
+        ("--output e.tsv is a device, a pipe or a socket", "name a file"),
+        (partial(os.mkfifo, "e.tsv"),),
+    ),
+    "ASVs into a pipe": Case(
+        embed(asv="a.tsv", overwrite=True), ("--asv a.tsv is a device",), (partial(os.mkfifo, "a.tsv"),)
+    ),
+    "predictions into nothing by a link": Case(
+        predict(output="p.tsv", overwrite=True), ("--output p.tsv is a device",), (link("p.tsv", "/dev/null"),)
+    ),
+    "distances into a pipe": Case(
+        unifrac(output="d.tsv", overwrite=True), ("--output d.tsv is a device",), (partial(os.mkfifo, "d.tsv"),)
+    ),
+    "run among the checkpoints of its encoder": Case(
+        train(output_dir="pretrained/checkpoints/new", pretrained_encoder="pretrained"),
+        ("--output-dir pretrained/checkpoints/new .* --pretrained-encoder pretrained reads",),
+    ),
     "generalized UniFrac of scikit-bio": Case(
         unifrac(unifrac_metric="generalized_unifrac", table="none.biom"), ("scikit-bio has no generalized UniFrac",)
     ),
@@ -550,13 +650,15 @@ OPTIONS = {
     "link of distances without bound": Case(
         pretrain(unifrac_metric="weighted_unifrac", distance_link="cosine"), ("--distance-link cosine only",)
     ),
-    "no GPU": Case(pretrain(device="cuda"), ("--device cuda",)),
     "fp16 on a CPU": Case(pretrain(device="cpu", mixed_precision="fp16"), ("fp16", "bf16")),
     "metric unknown": Case(pretrain(best_metric="val/nothing"), ("val/nothing", "val/loss")),
     "no sample for a side": Case(
         pretrain(where="subject=subject01", metadata="metadata.tsv"), ("too few|--test-size",)
     ),
 }
+
+if not torch.cuda.is_available():
+    OPTIONS["no GPU"] = Case(pretrain(device="cuda"), ("--device cuda",))
 
 EXPLAIN = {
     "nothing to explain": Case(explain(what=None), ("Missing option '--what'",)),
@@ -580,6 +682,13 @@ EXPLAIN = {
         explain(output="metadata.tsv", overwrite=True), ("--output metadata.tsv is the file of --metadata",)
     ),
     "weights onto another file": Case(explain(output="tree.nwk"), ("--output tree.nwk exists", "--overwrite")),
+    "weights onto the weights of the model": Case(
+        explain(output="attentive/checkpoints/best/model.safetensors", overwrite=True), ("is a file of the run",)
+    ),
+    "plot onto the plot of the run": Case(
+        explain(plot="attentive/plots/val_predictions.png", overwrite=True),
+        ("--plot attentive/plots/val_predictions.png is a file of the run", "attentive/new.png"),
+    ),
     "plot of another kind": Case(explain(plot="w.pdf"), ("--plot w.pdf: .*png",)),
     "plot into no folder": Case(explain(plot="none/w.png"), ("--plot none/w.png: there is no folder",)),
     "inspected folder missing": Case(_command("inspect", ("none",)), ("none: no such folder",)),
@@ -954,7 +1063,7 @@ def study(tmp_path_factory) -> Path:
 
 def _contents(folder: Path) -> dict[str, bytes | None]:
     return {
-        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
 

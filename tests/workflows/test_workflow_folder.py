@@ -2,15 +2,17 @@ import fcntl
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from aam.config import PretrainConfig, PretrainFindLrConfig, TrainConfig
+from aam.config import PredictConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig
 from aam.errors import InputError
 from aam.workflows.folder import CONFIG, INPUT_FILES, LAUNCH, LOCK, RUN_FILES, check_folder, open_folder
+from aam.workflows.tables import check_outputs
 
 
 def config_of(folder, **options) -> PretrainConfig:
@@ -267,3 +269,48 @@ def test_a_damaged_config_is_named(tmp_path, damage):
     (tmp_path / "run/config.json").write_text(damage)
     with pytest.raises(InputError, match=r"config\.json"):
         check(tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/null", "/dev/fd/1", "/dev/fd/99", "/proc/self/fd/1", "socket"])
+def test_what_is_no_file_is_never_replaced(place, tmp_path, monkeypatch):
+    """Only the check runs here, as root could replace devices."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        config = PredictConfig.from_flat({"checkpoint": "run", "table": ("table.biom",), "output": place})
+        with pytest.raises(InputError, match=f"--output {place} is a device, a pipe or a socket"):
+            check_outputs(config, {"output": Path(place)}, overwrite=True)
+
+
+def _saved(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("named", ["run", "run/checkpoints/last", "run/checkpoints/step-1"])
+def test_results_may_lie_beside_the_files_of_a_run(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    elsewhere = _saved(tmp_path / "disk/step-1").parent
+    Path("run/plots").mkdir(parents=True)
+    Path("run/config.json").write_text("{}")
+    Path("run/checkpoints").symlink_to(elsewhere)
+    (elsewhere / "last").symlink_to("step-1")
+    config = PredictConfig.from_flat({"checkpoint": named, "table": ("table.biom",), "output": "p.tsv"})
+    for free in ["p.tsv", "run/p.tsv", "run/plots/mine.png", "run/training-notes.log"]:
+        check_outputs(config, {"output": Path(free)}, overwrite=False)
+    Path("run/tensorboard").mkdir()
+    for taken in ["run/config.json", "run/.lock", "run/tensorboard/p.tsv", "run/checkpoints/p.tsv", "disk/p.tsv"]:
+        with pytest.raises(InputError, match=f"--output {taken} is a file of the run that --checkpoint {named} reads"):
+            check_outputs(config, {"output": Path(taken)}, overwrite=True)
+    with pytest.raises(InputError, match=r"--output disk/step-1/p\.tsv "):
+        check_outputs(config, {"output": Path("disk/step-1/p.tsv")}, overwrite=True)
+
+
+def test_a_folder_of_models_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _saved(tmp_path / "checkpoints/model")
+    config = PredictConfig.from_flat({"checkpoint": "checkpoints/model", "table": ("t.biom",), "output": "p.tsv"})
+    check_outputs(config, {"output": Path("checkpoints/p.tsv")}, overwrite=False)
+    with pytest.raises(InputError, match="lies in the checkpoint that --checkpoint checkpoints/model reads"):
+        check_outputs(config, {"output": Path("checkpoints/model/p.tsv")}, overwrite=False)

@@ -1,0 +1,62 @@
+"""Sections of the learners besides the network, which read the whole table and the tree."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from aam.config.base import Names, Positive, RunConfig, Section
+
+LearnerName = Literal["null", "depth", "linear", "forest", "clades", "kernel", "ensemble", "neural"]
+Penalty = Literal["l2", "l1", "elasticnet"]
+MEMBERS = ("clades", "kernel", "linear")
+"""Learners that an ensemble averages unless others are named."""
+
+
+class TreesConfig(Section):
+    """Random forests on ASVs (forest) and extra trees on clades (clades)."""
+
+    panel: ClassVar[str] = "Forest and clades"
+
+    trees: Positive = 500
+    """Trees of a forest."""
+    min_prevalence: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of the training samples that must hold an ASV or a clade for it to be looked at; linear uses it too."""
+
+
+class LinearConfig(Section):
+    """Ridge or logistic regression."""
+
+    panel: ClassVar[str] = "Linear"
+
+    linear_penalty: Penalty = "l2"
+    """Penalty on the coefficients: l2 (ridge), l1 (few ASVs), or elasticnet (half of each)."""
+
+
+class EnsembleConfig(Section):
+    """The mean of several learners."""
+
+    panel: ClassVar[str] = "Ensemble"
+
+    ensemble_members: Names = MEMBERS
+    """Learners that are averaged."""
+    ensemble_weights: Literal["mean", "stack"] = "mean"
+    """Average all alike, or by weights fitted to predictions for groups that the members have not seen (stack)."""
+
+    @model_validator(mode="after")
+    def _members_are_learners(self) -> Self:
+        known = ("null", "depth", "linear", "forest", "clades", "kernel", "neural")
+        unknown = [name for name in self.ensemble_members if name not in known]
+        if unknown or not self.ensemble_members:
+            named = f"{', '.join(unknown)} is no learner" if unknown else "no learner is named"
+            raise ValueError(f"--ensemble-members: {named}; known are {', '.join(known)}")
+        if len(set(self.ensemble_members)) < len(self.ensemble_members):
+            raise ValueError(f"--ensemble-members {','.join(self.ensemble_members)} names a learner twice")
+        return self
+
+
+class LearnersConfig(RunConfig):
+    """The options of all learners besides the network."""
+
+    trees: TreesConfig = TreesConfig()
+    linear: LinearConfig = LinearConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()

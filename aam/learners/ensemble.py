@@ -1,0 +1,144 @@
+"""The mean of several learners, each calibrated on predictions for groups that it has not seen.
+
+Weights by stacking: non-negative, fitted to those same predictions (super learner; van der Laan, Polley and Hubbard
+2007), of squared errors for numbers and of the log loss for classes.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import softmax
+
+from aam.config.learners import EnsembleConfig
+from aam.data.study import Study
+from aam.learners.base import Arrays, Floats, Learner, Output, Problem, Rows, Solution
+from aam.learners.calibration import LEAST, Calibration
+from aam.learners.folds import inner_folds
+
+logger = logging.getLogger(__name__)
+
+STACK_SHARE = 0.5
+"""Share of the stacked weights; the rest are those of the plain mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleSolution(Solution):
+    """Solutions of the members, their weights and calibrations."""
+
+    members: Mapping[str, Solution]
+    weights: Floats
+    """[members], sum 1."""
+    calibrations: tuple[Calibration, ...]
+    """One for each member; empty for numbers."""
+    left_out: Output | None = None
+
+    def predict(self, study: Study, rows: Rows) -> Output:
+        """Average the members."""
+        outputs = [member.predict(study, rows) for member in self.members.values()]
+        return _combined([output.value for output in outputs], self.calibrations, self.weights)
+
+    def arrays(self) -> Arrays:
+        """Weights, and the arrays of the members as ``NAME/ARRAY``."""
+        own = (
+            {"weights": self.weights}
+            if self.left_out is None
+            else {"weights": self.weights, "left_out": self.left_out.value}
+        )
+        return own | {
+            f"{name}/{key}": array for name, member in self.members.items() for key, array in member.arrays().items()
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of the members, and temperatures."""
+        return {
+            "members": {name: member.settings() for name, member in self.members.items()},
+            "temperatures": [one.temperature for one in self.calibrations],
+        }
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """Rebuild; `aam.learners.registry` knows the members' kinds."""
+        from aam.learners.registry import restore_solution  # noqa: PLC0415  # it knows this class too
+
+        members = {name: restore_solution(name, own, _below(arrays, name)) for name, own in settings["members"].items()}
+        calibrations = tuple(Calibration(value) for value in settings["temperatures"])
+        left_out = Output(arrays["left_out"]) if "left_out" in arrays else None
+        return cls(members, arrays["weights"], calibrations, left_out)
+
+
+@dataclass(frozen=True)
+class EnsembleLearner(Learner):
+    """Averages its members."""
+
+    members: tuple[Learner, ...]
+    config: EnsembleConfig
+    name: ClassVar[str] = "ensemble"
+
+    def solve(self, problem: Problem) -> EnsembleSolution:
+        """Solve the problem by every member, and weigh them."""
+        return self.solve_with(problem, {})
+
+    def solve_with(self, problem: Problem, solved: Mapping[str, Solution]) -> EnsembleSolution:
+        """As `solve`, with the solutions of some members, by name, that are there already."""
+        members = {one.name: solved.get(one.name) or one.solve(problem) for one in self.members}
+        unseen = [_unseen(one, members[one.name], problem) for one in self.members]
+        weight = problem.weight
+        if problem.classes:
+            calibrations = tuple(Calibration.fit(values, problem.codes, weight) for values in unseen)
+        else:
+            calibrations = ()
+        weights = np.full(len(members), 1 / len(members))
+        if self.config.ensemble_weights == "stack":
+            calibrated = [_calibrated(values, calibrations, place) for place, values in enumerate(unseen)]
+            weights = (1 - STACK_SHARE) * weights + STACK_SHARE * _stacked(calibrated, problem)
+        left_out = _combined(unseen, calibrations, weights)
+        return EnsembleSolution(members, weights, calibrations, left_out)
+
+
+def _unseen(learner: Learner, solution: Solution, problem: Problem) -> Floats:
+    """Predictions of the training samples, each without its group: [n] or [n, C]."""
+    if solution.left_out is not None:
+        return solution.left_out.value
+    values = np.zeros((len(problem.rows), *((problem.classes,) if problem.classes else ())))
+    frugal = learner.frugal()
+    for train, held_out in inner_folds(problem):
+        part = frugal.solve(problem.take(train)).predict(problem.study, problem.rows[held_out])
+        values[held_out] = part.value
+    return values
+
+
+def _calibrated(values: Floats, calibrations: Sequence[Calibration], place: int) -> Floats:
+    return calibrations[place].apply(values) if calibrations else values
+
+
+def _combined(values: Sequence[Floats], calibrations: Sequence[Calibration], weights: Floats) -> Output:
+    parts = [
+        weight * _calibrated(part, calibrations, place)
+        for place, (part, weight) in enumerate(zip(values, weights, strict=True))
+    ]
+    return Output(np.sum(parts, axis=0))
+
+
+def _stacked(values: Sequence[Floats], problem: Problem) -> Floats:
+    """Non-negative weights with sum 1 and the smallest loss [members]."""
+    stacked = np.stack(values)
+    if problem.classes:
+        stacked = stacked[:, np.arange(len(problem.codes)), problem.codes]
+
+    def loss(logits: Floats) -> float:
+        mixed = softmax(logits) @ stacked
+        if problem.classes:
+            return float(-(problem.weight @ np.log(np.maximum(mixed, LEAST))) / problem.weight.sum())
+        return float(problem.weight @ np.square(mixed - problem.y) / problem.weight.sum())
+
+    weights: Floats = softmax(minimize(loss, np.zeros(len(values)), method="L-BFGS-B").x)
+    return weights
+
+
+def _below(arrays: Arrays, name: str) -> Arrays:
+    """Arrays whose names begin with ``NAME/``, without it."""
+    return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
