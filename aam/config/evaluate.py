@@ -123,6 +123,8 @@ class FoldsConfig(Section):
 
     @model_validator(mode="after")
     def _gap_is_of_groups(self) -> Self:
+        if self.gap and self.test_column is not None:
+            raise ValueError("--gap compares folds of groups with random ones, and --test-column has none: drop one")
         if self.gap and self.cv in ("kfold", "stratified"):
             raise ValueError(f"--gap compares folds of groups with random ones, and --cv {self.cv} is random: drop one")
         return self

@@ -122,7 +122,8 @@ def _title(evaluation: Evaluation) -> str:
     out = evaluation.main.out
     groups = "" if out.boot.groups == len(out.sample_ids) else f" of {out.boot.groups} groups"
     bars = "lines: 95 % intervals" if out.boot.enough else "too few groups for intervals"
-    return f"{evaluation.column}, {len(out.sample_ids)} held-out samples{groups}; {bars}"
+    forest = "; dashed: forest" if "forest" in out.predicted else ""
+    return f"{evaluation.column}, {len(out.sample_ids)} held-out samples{groups}; {bars}{forest}"
 
 
 def _draw_scores(axes: Axes, evaluation: Evaluation, names: list[str], metric: str) -> None:

@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import pearsonr
 from sklearn.metrics import (
     balanced_accuracy_score,
     log_loss,
@@ -28,6 +27,8 @@ LOWER_IS_BETTER: Final = frozenset({"mae", "rmse", "log_loss"})
 MAIN_NUMBER: Final = "r2"
 MAIN_CLASS: Final = "balanced_accuracy"
 """The score by which the best learner is chosen."""
+ROUNDING: Final = 1e-9
+"""Relative differences below it are none."""
 _SMALLEST = np.finfo(np.float64).eps
 """Probability that a logarithm takes for 0, as scikit-learn does."""
 
@@ -39,8 +40,13 @@ def score_numbers(true: Floats, predicted: Floats) -> Scores:
         "r2": float(r2_score(true, predicted)) if varied else np.nan,
         "mae": float(mean_absolute_error(true, predicted)),
         "rmse": float(root_mean_squared_error(true, predicted)),
-        "pearson": float(pearsonr(true, predicted)[0]) if varied and np.ptp(predicted) > 0 else np.nan,
+        "pearson": float(np.corrcoef(true, predicted)[0, 1]) if varied and _varies(predicted) else np.nan,
     }
+
+
+def _varies(values: Floats) -> bool:
+    """Whether values differ by more than what averages of equal ones are rounded by."""
+    return bool(np.ptp(values) > ROUNDING * np.abs(values).max())
 
 
 def draw_numbers(true: Floats, predicted: Floats, boot: GroupBootstrap) -> dict[str, Floats]:
@@ -51,6 +57,7 @@ def draw_numbers(true: Floats, predicted: Floats, boot: GroupBootstrap) -> dict[
     n, st, sp, tt, pp, tp, squares, size = boot.sums(np.stack(columns, axis=1)).T
     with np.errstate(divide="ignore", invalid="ignore"):
         spread_t, spread_p = tt - st * st / n, pp - sp * sp / n
+        spread_p = np.where(spread_p > n * (ROUNDING * np.abs(predicted).max()) ** 2, spread_p, np.nan)
         return {
             "r2": 1 - squares / spread_t,
             "mae": size / n,

@@ -21,7 +21,7 @@ from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.base import Labels, Learner
 from aam.workflows.comparison import check_plan, compared_learners, fingerprint, train_command
 from aam.workflows.evaluation_files import write_evaluation
-from aam.workflows.folder import check_folder, open_folder, share_folder
+from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ def evaluate(config: EvaluateConfig) -> None:
         InputError: a file or an option is wrong; nothing has been written then.
     """
     output = config.output
-    if output.collect:
+    one_of_many = output.only_fold is not None
+    if output.collect or (one_of_many and (output.output_dir / CONFIG).exists()):
         output = output.model_copy(update={"resume": True})
-    if output.only_fold is None:
-        check_folder(config, output)
+    check_folder(config, output, shared=one_of_many)
     study, labels = load_labelled(config)
     plan = plan_evaluation(study, labels, config)
     store = FoldStore(output.output_dir, plan.fingerprint)

@@ -119,8 +119,13 @@ def _is_of_this_launch(folder: Path) -> bool:
     return (folder / CONFIG).exists() and begun.exists() and begun.read_text() == launch_name()
 
 
-def check_folder(config: RunConfig, output: FolderConfig) -> None:
+def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) -> None:
     """Refuse an output folder before any work is done; nothing is written.
+
+    Args:
+        config: the options of the command.
+        output: those of the folder.
+        shared: whether other processes may work there too, as with `share_folder`.
 
     Raises:
         InputError: the folder holds another run, is not a folder, cannot be written, or holds no run to resume; or
@@ -134,7 +139,7 @@ def check_folder(config: RunConfig, output: FolderConfig) -> None:
         raise InputError(f"--output-dir {folder}: {writable} cannot be written")
     check_spares_run("output_dir", folder, config)
     if (folder / LOCK).exists():
-        with _locked(folder):
+        with _locked(folder, shared):
             pass
     _check_contents(config, output)
 
