@@ -234,6 +234,7 @@ def _tells_the_groups_apart(trap, counts):
     return balanced_accuracy_score(group, told)
 
 
+@pytest.mark.slow
 def test_the_trap_closes_on_all_reads_and_not_on_rarefied_ones(trap):
     draws = SampleDraws(trap.table, SamplingConfig(rarefy_depth=int(trap.table.depth.min())), seed=0)
     assert _tells_the_groups_apart(trap, trap.table.counts) > 0.75
