@@ -62,14 +62,12 @@ def auto_depth(study: Study) -> int:
     return int(depth[int(np.ceil(AUTO_SHARE * len(depth))) - 1])
 
 
-def predict_averaged(fitted: Fitted, study: Study, rarefaction: Rarefaction) -> pd.DataFrame:
-    """Predict all samples of a study, by the mean over the draws; samples with too few reads have no row."""
-    drawn = rarefaction.drawn(study)
-    rows = np.arange(drawn[0].table.n_samples)
-    predictions = mean_predictions([fitted.predict(one, rows) for one in drawn])
-    metadata = drawn[0].metadata
+def predict_averaged(fitted: Fitted, drawn: Sequence[Study]) -> pd.DataFrame:
+    """Predict all samples of a study, by the mean over its draws."""
+    table, metadata = drawn[0].table, drawn[0].metadata
+    predictions = mean_predictions([fitted.predict(one, np.arange(table.n_samples)) for one in drawn])
     if metadata is None:
-        metadata = pd.DataFrame(index=pd.Index(drawn[0].table.sample_ids, name="sample_id", dtype=object))
+        metadata = pd.DataFrame(index=pd.Index(table.sample_ids, name="sample_id", dtype=object))
     return predictions.table(metadata)
 
 

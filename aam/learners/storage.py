@@ -45,18 +45,27 @@ class TrainedLearner:
     fitted: Fitted
     reference: Reference
 
-    def predict(self, study: Study) -> pd.DataFrame:
+    @property
+    def name(self) -> str:
+        """Which learner it is."""
+        return self.spec.learner
+
+    def predict(self, study: Study) -> tuple[pd.DataFrame, Study]:
         """Predict the samples of any study, as `Predictions.table`, with the column ``reads_lost``.
 
         That is the share of a sample's reads that are of ASVs which the training study lacked; these are dropped.
-        Samples without other reads, or with fewer than the sampling depth, have no row.
+
+        Returns:
+            The predictions, and the study that was left for them: samples without other reads, or with fewer than the
+            sampling depth, are left out of both.
 
         Raises:
             InputError: no sample can be predicted.
         """
         aligned = self.reference.align(study)
-        table = predict_averaged(self.fitted, aligned.study, self.spec.rarefaction)
-        return table.assign(reads_lost=aligned.lost.loc[list(table.index)].to_numpy())
+        drawn = self.spec.rarefaction.drawn(aligned.study)
+        table = predict_averaged(self.fitted, drawn)
+        return table.assign(reads_lost=aligned.lost.loc[list(table.index)].to_numpy()), drawn[0]
 
 
 def checkpoint_of(trained: TrainedLearner) -> Checkpoint:

@@ -113,7 +113,7 @@ def test_a_checkpoint_predicts_the_same_to_the_last_bit(name, kind, study, sides
     save_learner(TrainedLearner(spec, solution, Reference.of(study)), tmp_path / "model")
     again = load_learner(tmp_path / "model")
     assert again.spec == spec
-    equal(again.predict(study).drop(columns="reads_lost"), predicted(solution, study, np.arange(study.table.n_samples)))
+    equal(again.predict(study)[0].drop(columns="reads_lost"), predicted(solution, study, np.arange(study.table.n_samples)))
     for before, after in zip(solution.solutions, again.fitted.solutions, strict=True):
         assert (before.left_out is None) == (after.left_out is None)
 
@@ -226,7 +226,7 @@ def test_unknown_asvs_are_dropped_and_told(study, sides, tmp_path, caplog):
     counts = table.counts.toarray()
     renamed = ("ACGT" * 10, *table.sequences[1:])
     foreign = replace(study, table=FeatureTable(table.counts, table.sample_ids, renamed, renamed))
-    lost = trained.predict(foreign)["reads_lost"]
+    lost = trained.predict(foreign)[0]["reads_lost"]
     expected = pd.Series(counts[:, 0] / counts.sum(axis=1), index=list(table.sample_ids))
     np.testing.assert_allclose(lost, expected.loc[list(lost.index)])
     assert "dropped 1 of" in caplog.text
