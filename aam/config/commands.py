@@ -104,6 +104,8 @@ class SimulateConfig(Section):
     """Mean reads of a sample."""
     subjects: Annotated[int, Field(ge=2)] = 20
     """Subjects, each sampled several times."""
+    depth_confounded: bool = False
+    """Add a column `group` (a or b, random by subject) that nothing depends on but the depth: b has a fifth of a's."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Seed; the same seed gives the same files."""
     overwrite: bool = False

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from aam.config.base import Names, Positive, RunConfig, Section
+from aam.config.kernel import KernelConfig
 
 LearnerName = Literal["null", "depth", "linear", "forest", "clades", "kernel", "ensemble", "neural"]
 Penalty = Literal["l2", "l1", "elasticnet"]
@@ -59,4 +60,5 @@ class LearnersConfig(RunConfig):
 
     trees: TreesConfig = TreesConfig()
     linear: LinearConfig = LinearConfig()
+    kernel: KernelConfig = KernelConfig()
     ensemble: EnsembleConfig = EnsembleConfig()

@@ -7,6 +7,8 @@ What is put in, so that it can be found again:
   habitat of a subject, larger between subjects, and largest between habitats. Communities drift with time.
 - ``acidity`` follows the log-ratio of two clades, plus an effect of ``site`` (and of the ``region`` around it) that
   leaves no trace in the community. ``health`` follows the log-ratio of two other clades.
+- Where asked for, a trap: ``group`` is drawn at random by subject and says nothing of the community, but its samples of
+  class b are sequenced to a fifth of the depth of class a.
 
 Letters: B samples, S ASVs (tips), N nodes of the tree (2 S - 1), L nucleotides, T visits of a subject.
 """
@@ -42,6 +44,7 @@ OVERDISPERSION = 150.0  # concentration of the Dirichlet: lower is noisier
 DEPTH_SPREAD = 0.35  # standard deviation of the logarithm of the depth
 LEAST_DEPTH = 10
 SICK_SHARE = 0.4
+SHALLOW_SHARE = 0.2  # depth of group b, as a share of that of group a
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -55,7 +58,8 @@ class SimulatedStudy:
     Attributes:
         table: counts; ASV ids are the sequences. ASVs of the tree that no sample holds are absent.
         newick: rooted tree over all simulated ASVs.
-        metadata: by sample id: subject, site, region, habitat, health (text), day and acidity (numbers).
+        metadata: by sample id: subject, site, region, habitat, health (text), day and acidity (numbers); group (text)
+            with ``depth_confounded``.
         taxonomy: ``Taxon`` and ``Confidence`` of the ASVs of the table, as QIIME 2 has them.
     """
 
@@ -83,8 +87,13 @@ def simulate_study(config: SimulateConfig) -> SimulatedStudy:
     design, days = _design(config)
     markers = tree.clades(count=4, size=max(1, config.asvs // 20))
     expected = _communities(config, tree, design, days, markers)
-    counts = _counts(config, expected)
     metadata = _metadata(config, design, expected, markers)
+    depth = np.full(config.samples, float(config.depth))
+    if config.depth_confounded:
+        shallow = _shallow(config)[design.subject]
+        metadata.insert(list(metadata).index("day"), "group", np.where(shallow, "b", "a").astype(object))
+        depth[shallow] *= SHALLOW_SHARE
+    counts = _counts(config, expected, depth)
     seen = np.flatnonzero(counts.sum(axis=0))
     sequences = tuple(tree.sequences[tip] for tip in seen)
     table = FeatureTable(csr_array(counts[:, seen]), tuple(metadata.index), sequences, sequences)
@@ -200,11 +209,18 @@ def _top(score: FloatArray, share: float) -> BoolArray:
     return top
 
 
-def _counts(config: SimulateConfig, expected: FloatArray) -> IntArray:
-    """Dirichlet-multinomial reads at log-normal sampling depths [B, S]."""
+def _shallow(config: SimulateConfig) -> BoolArray:
+    """Which subjects are of the shallow group, half of them [subjects]; drawn apart, so that other draws stay."""
+    order = generator(config.seed, "simulate", "group").permutation(config.subjects)
+    shallow: BoolArray = order < config.subjects // 2
+    return shallow
+
+
+def _counts(config: SimulateConfig, expected: FloatArray, mean_depth: FloatArray) -> IntArray:
+    """Dirichlet-multinomial reads [B, S] at log-normal sampling depths around the means of the samples [B]."""
     random = generator(config.seed, "simulate", "reads")
     noise = DEPTH_SPREAD * random.standard_normal(config.samples) - DEPTH_SPREAD**2 / 2
-    depth = np.maximum(LEAST_DEPTH, config.depth * np.exp(noise)).astype(np.int64)
+    depth = np.maximum(LEAST_DEPTH, mean_depth * np.exp(noise)).astype(np.int64)
     weight = random.standard_gamma(OVERDISPERSION * expected)
     return random.multinomial(depth, weight / weight.sum(axis=1, keepdims=True))
 

@@ -201,3 +201,13 @@ def pose(study: Study, rows: Rows, labels: Labels, seed: int) -> tuple[Targets, 
         classes = 0 if column.classes is None else column.outputs
         problems.append(Problem(study, at, y[known], classes, groups, weight / weight.mean(), seed))
     return targets, problems
+
+
+def prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    """The same arrays, their names below a prefix: ``PREFIX/NAME``."""
+    return {f"{prefix}/{name}": array for name, array in arrays.items()}
+
+
+def below(prefix: str, arrays: Arrays) -> Arrays:
+    """The arrays whose names lie below a prefix, without it."""
+    return {name.removeprefix(f"{prefix}/"): array for name, array in arrays.items() if name.startswith(f"{prefix}/")}

@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from aam.config.learners import EnsembleConfig
 from aam.data.study import Study
-from aam.learners.base import Arrays, Floats, Learner, Output, Problem, Rows, Solution
+from aam.learners.base import Arrays, Floats, Learner, Output, Problem, Rows, Solution, below, prefixed
 from aam.learners.calibration import LEAST, Calibration
 from aam.learners.folds import inner_folds
 
@@ -43,14 +43,10 @@ class EnsembleSolution(Solution):
 
     def arrays(self) -> Arrays:
         """Weights, and the arrays of the members as ``NAME/ARRAY``."""
-        own = (
-            {"weights": self.weights}
-            if self.left_out is None
-            else {"weights": self.weights, "left_out": self.left_out.value}
-        )
-        return own | {
-            f"{name}/{key}": array for name, member in self.members.items() for key, array in member.arrays().items()
-        }
+        arrays = {"weights": self.weights}
+        for name, member in self.members.items():
+            arrays |= prefixed(name, member.arrays())
+        return arrays
 
     def settings(self) -> dict[str, Any]:
         """Settings of the members, and temperatures."""
@@ -64,10 +60,9 @@ class EnsembleSolution(Solution):
         """Rebuild; `aam.learners.registry` knows the members' kinds."""
         from aam.learners.registry import restore_solution  # noqa: PLC0415  # it knows this class too
 
-        members = {name: restore_solution(name, own, _below(arrays, name)) for name, own in settings["members"].items()}
+        members = {name: restore_solution(name, own, below(name, arrays)) for name, own in settings["members"].items()}
         calibrations = tuple(Calibration(value) for value in settings["temperatures"])
-        left_out = Output(arrays["left_out"]) if "left_out" in arrays else None
-        return cls(members, arrays["weights"], calibrations, left_out)
+        return cls(members, arrays["weights"], calibrations)
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class EnsembleLearner(Learner):
             calibrated = [_calibrated(values, calibrations, place) for place, values in enumerate(unseen)]
             weights = (1 - STACK_SHARE) * weights + STACK_SHARE * _stacked(calibrated, problem)
         left_out = _combined(unseen, calibrations, weights)
-        return EnsembleSolution(members, weights, calibrations, left_out)
+        return EnsembleSolution(members, weights, calibrations, left_out=left_out)
 
 
 def _unseen(learner: Learner, solution: Solution, problem: Problem) -> Floats:
@@ -137,8 +132,3 @@ def _stacked(values: Sequence[Floats], problem: Problem) -> Floats:
 
     weights: Floats = softmax(minimize(loss, np.zeros(len(values)), method="L-BFGS-B").x)
     return weights
-
-
-def _below(arrays: Arrays, name: str) -> Arrays:
-    """Arrays whose names begin with ``NAME/``, without it."""
-    return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}

@@ -49,8 +49,7 @@ class LinearSolution(Solution):
 
     def arrays(self) -> Arrays:
         """Columns and coefficients."""
-        arrays = {"columns": self.columns, "coefficients": self.coefficients, "intercept": self.intercept}
-        return arrays if self.left_out is None else arrays | {"left_out": self.left_out.value}
+        return {"columns": self.columns, "coefficients": self.coefficients, "intercept": self.intercept}
 
     def settings(self) -> dict[str, Any]:
         """Whether there are classes."""
@@ -59,8 +58,7 @@ class LinearSolution(Solution):
     @classmethod
     def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
         """Rebuild."""
-        left_out = Output(arrays["left_out"]) if "left_out" in arrays else None
-        return cls(arrays["columns"], arrays["coefficients"], arrays["intercept"], settings["classes"], left_out)
+        return cls(arrays["columns"], arrays["coefficients"], arrays["intercept"], settings["classes"])
 
 
 class _Data(NamedTuple):
@@ -110,7 +108,7 @@ class LinearLearner(Learner):
         path = self._path(data, best + 1)
         coefficients = path.coefficients[best]
         intercept = path.intercept[best] - center @ coefficients
-        return LinearSolution(columns, coefficients, intercept, problem.classes > 0, left_out)
+        return LinearSolution(columns, coefficients, intercept, problem.classes > 0, left_out=left_out)
 
     def _choose(self, data: _Data, folds: list[tuple[Rows, Rows]]) -> tuple[int, Output | None]:
         """Place of the penalty with the smallest loss on held-out groups, and the predictions for these."""

@@ -12,6 +12,8 @@ from aam.config.learners import LearnersConfig
 from aam.errors import InputError
 from aam.learners.base import Arrays, Learner, Solution
 from aam.learners.ensemble import EnsembleLearner, EnsembleSolution
+from aam.learners.kernel import KernelLearner
+from aam.learners.kernel_solution import KernelSolution
 from aam.learners.linear import LinearLearner, LinearSolution
 from aam.learners.simple import DepthLearner, DepthSolution, NullLearner, NullSolution
 from aam.learners.trees import CladesLearner, CladesSolution, ForestLearner, ForestSolution
@@ -26,6 +28,7 @@ MAKERS: Final[Mapping[str, Maker]] = {
     "linear": lambda config: LinearLearner(config.linear, config.trees),
     "forest": lambda config: ForestLearner(config.trees),
     "clades": lambda config: CladesLearner(config.trees),
+    "kernel": lambda config: KernelLearner(config.kernel),
 }
 SOLUTIONS: Final[Mapping[str, type[Solution]]] = {
     "null": NullSolution,
@@ -33,6 +36,7 @@ SOLUTIONS: Final[Mapping[str, type[Solution]]] = {
     "linear": LinearSolution,
     "forest": ForestSolution,
     "clades": CladesSolution,
+    "kernel": KernelSolution,
     "ensemble": EnsembleSolution,
 }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aam.errors import InputError
 
-Kind = Literal["pretrain", "train"]
+Kind = Literal["pretrain", "train", "learner"]
 
 Layout = Literal["full", "sharded"]
 """Whether the weights are one safetensors file, or files of torch.distributed.checkpoint, one or more for each rank."""

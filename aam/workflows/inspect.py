@@ -18,6 +18,7 @@ from aam.data.target_column import TargetColumn
 from aam.data.target_table import Targets
 from aam.data.taxonomy import TaxonomyClasses
 from aam.errors import first_ids
+from aam.learners.storage import spec_of
 from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.workflows.restore import Restored, outline
 
@@ -39,6 +40,8 @@ def inspect(config: InspectConfig) -> str:
     """
     path = config.trained.checkpoint
     checkpoint = read_checkpoint(path, with_weights=False)
+    if checkpoint.kind == "learner":
+        return f"{path}: a checkpoint of `aam train`\n{_learner(checkpoint)}"
     return f"{path}: a checkpoint of `aam {checkpoint.kind}`\n{describe(checkpoint)}"
 
 
@@ -55,6 +58,30 @@ def describe(checkpoint: Checkpoint) -> str:
     else:
         parts += _fine_tuning(trained.config, trained)
     return "\n".join(parts)
+
+
+def _learner(checkpoint: Checkpoint) -> str:
+    """What a learner besides the network is."""
+    spec, targets = spec_of(checkpoint), Targets.from_json(checkpoint.documents["targets"])
+    options = [f"{flag(name)} {value}" for name, value in spec.options.items()]
+    depth, draws = spec.rarefaction.depth, spec.rarefaction.draws
+    reads = "all of a sample" if depth is None else f"{depth:,} of each sample; predictions are means of {draws} draws"
+    lines = [
+        f"learner: {spec.learner}" + (f" ({', '.join(options)})" if options else ""),
+        f"ASVs known: {len(checkpoint.documents['asvs']['ids']):,}; others of new samples are dropped",
+        f"reads: {reads}",
+        f"trained on: {len(spec.training):,} samples",
+    ]
+    predicted = [f"{column.name}: {_values(column)}" for column in targets.columns]
+    return "\n".join([*_paragraph("model", lines), *_paragraph("predicts", predicted)])
+
+
+def _values(column: TargetColumn) -> str:
+    """What values of a column can be."""
+    if column.classes is None:
+        assert column.scale is not None
+        return f"a number, learned on the scale {column.scale.kind}"
+    return f"{len(column.classes.classes)} classes: {first_ids(column.classes.classes, _NAMES_SHOWN)}"
 
 
 def _model(trained: Restored) -> list[str]:

@@ -7,18 +7,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aam.config import PredictConfig
+from aam.config import PredictConfig, SamplingConfig
 from aam.data.dataset import FixedBatches
 from aam.data.embedding_files import check_cache_folder
 from aam.data.rarefaction import SampleDraws
 from aam.data.study import Study, load_study
 from aam.errors import InputError, first_ids
+from aam.learners.storage import TrainedLearner, learner_of
 from aam.training.asv_embeddings import embeddings_of
+from aam.training.checkpoint import read_checkpoint
 from aam.training.compute import Compute
 from aam.training.distributed import setup_distributed
 from aam.training.inference import asvs_of
 from aam.training.target_objective import predict_outputs
-from aam.workflows.restore import Restored, restore
+from aam.workflows.restore import Restored, restored
 from aam.workflows.tables import check_outputs, write_table
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,11 @@ def predict(config: PredictConfig) -> None:
         output = config.inference.output
         world.on_main(lambda: check_outputs(config, {"output": output}, config.inference.overwrite))
         world.on_main(lambda: check_cache_folder(config.inference.embedding_cache))
-        trained = restore(config.trained.checkpoint)
+        checkpoint = read_checkpoint(config.trained.checkpoint)
+        if checkpoint.kind == "learner":
+            world.on_main(lambda: _predict_by_learner(learner_of(checkpoint), config))
+            return
+        trained = restored(checkpoint)
         if trained.targets is None:
             raise InputError(
                 f"--checkpoint {config.trained.checkpoint} is a pretrained encoder and predicts no column: "
@@ -54,6 +60,20 @@ def predict(config: PredictConfig) -> None:
             write_table(with_left_out(predictions, study), output)
             logger.info("wrote %s", output)
         world.barrier()  # a launcher may end the others when the first has ended
+
+
+def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
+    """Predict with a learner that reads the whole table, and write the table; the first process does it alone.
+
+    Raises:
+        InputError: a file is wrong, or no sample can be predicted.
+    """
+    if config.inference.embedding_cache is not None:
+        raise InputError(f"--embedding-cache is for the network, and the model is a learner of the kind {trained.name}")
+    study = load_study(config.inputs, SamplingConfig())
+    predictions, used = trained.predict(study)
+    write_table(with_left_out(predictions, used), config.inference.output)
+    logger.info("wrote %s", config.inference.output)
 
 
 def predict_study(

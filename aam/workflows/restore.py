@@ -147,7 +147,15 @@ def restore(path: Path) -> Restored:
     Raises:
         InputError: no whole checkpoint is there.
     """
-    checkpoint = read_checkpoint(path)
+    return restored(read_checkpoint(path))
+
+
+def restored(checkpoint: Checkpoint) -> Restored:
+    """Rebuild a trained model from a checkpoint with its weights, in evaluation mode.
+
+    Raises:
+        InputError: its options are those of another version of aam, or it is no network's.
+    """
     trained = outline(checkpoint)
     model = materialise(trained.model, CPU)
     model.load_state_dict(checkpoint.model)
@@ -159,8 +167,13 @@ def outline(checkpoint: Checkpoint) -> Restored:
     """Rebuild a trained model from the documents of its checkpoint alone: on meta, without weights.
 
     Raises:
-        InputError: its options are those of another version of aam.
+        InputError: its options are those of another version of aam, or it is no network's.
     """
+    if checkpoint.kind == "learner":
+        raise InputError(
+            f"the model is a learner of the kind {checkpoint.config.get('learner')}, which has no embeddings: only the "
+            "network has; use `aam predict`"
+        )
     if checkpoint.kind == "pretrain":
         pretraining = _config(PretrainConfig, checkpoint)
         learned = checkpoint.documents["taxonomy"] if pretraining.losses.learns("taxonomy") else None

@@ -11,11 +11,14 @@ from skbio.diversity import beta_diversity
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from aam.config import SimulateConfig, SplitConfig
+from aam.config import SamplingConfig, SimulateConfig, SplitConfig
 from aam.data.metadata import read_metadata
+from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.simulate import FILES, SimulatedStudy, simulate_study, write_study
 from aam.data.splits import Split, split_samples
+from aam.data.study import digest
 from aam.data.tables import read_tables
 from aam.errors import InputError
 
@@ -194,3 +197,45 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
         with pytest.raises(InputError, match="cannot write there"):
             write_study(simulate_study(config(samples=8, asvs=16)), folder)
+
+
+def test_files_without_the_trap_stay_as_they_were(tmp_path):
+    """Digests of what was written before there was --depth-confounded; the table by its content, not HDF5's bytes."""
+    write_study(simulate_study(config(samples=20, asvs=40, seed=7)), tmp_path)
+    texts = [(tmp_path / name).read_text() for name in FILES[1:]]
+    counts = read_tables([tmp_path / "table.biom"]).counts
+    table = [counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data.astype(np.int64)]
+    assert digest(texts) == "08fdfe7083c84454a7ea6847327462c5"
+    assert digest(table) == "b872c69c693dc5b80442e692b81d5413"
+
+
+@pytest.fixture(scope="module")
+def trap():
+    return simulate_study(config(depth_confounded=True, samples=300, subjects=50))
+
+
+def test_the_trap_is_a_column_of_subjects_and_their_depth_alone(trap):
+    plain = simulate_study(config(samples=300, subjects=50))
+    pd.testing.assert_frame_equal(trap.metadata.drop(columns="group"), plain.metadata)
+    assert trap.newick == plain.newick
+    group, depth = trap.metadata["group"], trap.table.depth
+    assert (group.groupby(trap.metadata["subject"]).nunique() == 1).all()
+    assert group.value_counts().to_dict() == {"a": 150, "b": 150}
+    assert depth[group == "b"].mean() / depth[group == "a"].mean() == pytest.approx(0.2, rel=0.1)
+
+
+def _tells_the_groups_apart(trap, counts):
+    """Balanced accuracy of a forest on centred log-ratios, no subject on both sides."""
+    logs = np.log(counts.toarray() + 0.5)
+    forest = RandomForestClassifier(100, min_samples_leaf=3, random_state=0)
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    group, subject = trap.metadata["group"], trap.metadata["subject"]
+    told = cross_val_predict(forest, logs - logs.mean(axis=1, keepdims=True), group, groups=subject, cv=folds)
+    return balanced_accuracy_score(group, told)
+
+
+@pytest.mark.slow
+def test_the_trap_closes_on_all_reads_and_not_on_rarefied_ones(trap):
+    draws = SampleDraws(trap.table, SamplingConfig(rarefy_depth=int(trap.table.depth.min())), seed=0)
+    assert _tells_the_groups_apart(trap, trap.table.counts) > 0.75
+    assert 0.35 < _tells_the_groups_apart(trap, draws.rows(np.arange(300), FIXED)) < 0.65

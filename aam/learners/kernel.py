@@ -1,0 +1,133 @@
+"""The kernel learner: a Gaussian process on kernels of tree, ASVs and reads, weighted for groups that are new.
+
+Up to some thousand samples all are compared with each other; beyond, with landmarks (`nystroem`). The weights of
+kernels and noise are chosen by predictions of left-out groups (`left_out`), which are kept for whoever combines
+learners.
+
+Shapes: n training samples, C columns that are learned with the same weights.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from aam.config.kernel import KernelConfig
+from aam.data.addressed import generator
+from aam.learners.base import Floats, Learner, Output, Problem, Rows
+from aam.learners.class_scores import ClassScores
+from aam.learners.kernel_solution import KernelSolution, Regression
+from aam.learners.kernels import Basis, Samples, kernel_names
+from aam.learners.left_out import Weights, blocks_of, choose_weights, covariance_of, left_out, project
+from aam.learners.nystroem import Data, Errors, by_landmarks
+
+_LEAST_WEIGHT = 1e-6
+"""A sample counts at least so much, so that its noise is finite."""
+
+
+class Aim(NamedTuple):
+    """What is learned, in units of its standard deviation."""
+
+    y: Floats
+    """[n, C]."""
+    weight: Floats
+    """How much each sample counts [n]."""
+    unit: float
+    """Standard deviation of the target."""
+    present: Rows
+    """Classes that have samples [C]; none where numbers are learned."""
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Aim":
+        """Make numbers, or indicators of the classes that have samples, comparable with kernels."""
+        present = np.unique(problem.codes) if problem.classes else np.empty(0, np.int64)
+        y = (problem.codes[:, None] == present).astype(np.float64) if problem.classes else problem.y[:, None]
+        weight = np.maximum(problem.weight, _LEAST_WEIGHT)
+        variance = np.average((y - np.average(y, axis=0, weights=weight)) ** 2, axis=0, weights=weight).mean()
+        unit = float(np.sqrt(variance)) if variance > 0 else 1.0
+        return cls(y / unit, weight, unit, present)
+
+
+@dataclass(frozen=True)
+class KernelLearner(Learner):
+    """Gaussian processes on kernels."""
+
+    name: ClassVar[str] = "kernel"
+    config: KernelConfig = field(default_factory=KernelConfig)
+
+    def solve(self, problem: Problem) -> KernelSolution:
+        """Learn one column: choose the weights of the kernels, then learn from all training samples."""
+        aim, groups = Aim.of(problem), known_groups(problem.groups)
+        few = balanced_draw(groups, self.config.kernel_weight_samples, problem.seed, "weights")
+        basis, stack = Basis.build(kernel_names(problem.study.tree), Samples.of(problem.study, problem.rows[few]))
+        blocks = blocks_of(known_groups(groups[few]))
+        weights = choose_weights(stack, aim.y[few], aim.weight[few], blocks, self.config.kernel_steps)
+        if len(problem.rows) > self.config.kernel_exact_samples:
+            return self._by_landmarks(problem, aim, basis.widths, weights)
+        if len(few) < len(problem.rows):
+            samples = Samples.of(problem.study, problem.rows)
+            basis, stack = Basis.build(basis.names, samples, basis.widths)
+        regression, errors = exact(covariance_of(stack, weights, aim.weight), aim, groups)
+        return _solution(problem, aim, basis, weights, (regression, errors))
+
+    def _by_landmarks(self, problem: Problem, aim: Aim, widths: Floats, weights: Weights) -> KernelSolution:
+        """Compare all samples with some of them."""
+        study, rows, groups = problem.study, problem.rows, known_groups(problem.groups)
+        drawn = balanced_draw(groups, self.config.kernel_landmarks, problem.seed, "landmarks")
+        basis, stack = Basis.build(kernel_names(study.tree), Samples.of(study, rows[drawn]), widths)
+        inner = np.tensordot(weights.kernels, stack, axes=1)
+        del stack
+
+        def kernels(places: Rows) -> tuple[Floats, Floats]:
+            return basis.weighted(Samples.of(study, rows[places]), weights.kernels)
+
+        fit = by_landmarks(kernels, inner, Data(aim.y, aim.weight, groups), weights.noise)
+        return _solution(problem, aim, basis, weights, fit)
+
+
+def known_groups(groups: Rows) -> Rows:
+    """The groups that are left out: each sample by itself where there is one group alone."""
+    return groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
+
+
+def balanced_draw(groups: Rows, size: int, seed: int, purpose: str) -> Rows:
+    """Draw samples that are spread evenly over groups: every group gives one before any gives two.
+
+    Returns:
+        Their places, rising; all of them where there are not more than asked for.
+    """
+    random = generator(seed, "kernel", purpose).random(len(groups))
+    order = np.lexsort((random, groups))
+    first, sizes = np.unique(groups[order], return_index=True, return_counts=True)[1:]
+    turn = np.empty(len(groups), dtype=np.int64)
+    turn[order] = np.arange(len(groups)) - np.repeat(first, sizes)
+    return np.sort(np.lexsort((random, turn))[:size])
+
+
+def exact(covariance: Floats, aim: Aim, groups: Rows) -> tuple[Regression, Errors]:
+    """Learn from the covariance of all training samples with each other, with noise [n, n]."""
+    projected = project(covariance)
+    alpha = projected.q @ aim.y
+    regression = Regression.of(alpha, projected.pull @ aim.y, projected.q, -projected.pull, projected.uncertainty)
+    if len(alpha) < 2:
+        return regression, Errors(np.zeros_like(aim.y), np.ones(len(alpha)))
+    return regression, Errors(*left_out(projected.q, alpha, blocks_of(groups)))
+
+
+def _solution(
+    problem: Problem, aim: Aim, basis: Basis, weights: Weights, fit: tuple[Regression, Errors]
+) -> KernelSolution:
+    """Put together what was learned, with the predictions of left-out groups."""
+    regression, errors = fit
+    value = (aim.y - errors.error) * aim.unit
+    solution = KernelSolution(basis, weights, aim.unit, regression)
+    if problem.classes:
+        indicators = aim.y * aim.unit
+        solution.scores = ClassScores.fit(indicators, value, aim.weight, aim.present, problem.classes)
+        solution.left_out = Output(solution.scores.probabilities(value))
+    else:
+        variance = errors.variance + weights.noise - weights.noise / aim.weight
+        solution.left_out = Output(value[:, 0], np.sqrt(variance) * aim.unit)
+    if len(value) < 2:  # nothing was left out
+        solution.left_out = None
+    return solution

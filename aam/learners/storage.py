@@ -1,0 +1,145 @@
+"""Checkpoints of learners: the folder format of the network's, with arrays as safetensors and no pickle."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aam.data.study import Study
+from aam.data.target_table import Targets
+from aam.errors import InputError
+from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
+from aam.learners.rarefied import Rarefaction, predict_averaged
+from aam.learners.reference import Reference
+from aam.learners.registry import SOLUTIONS, restore_solution
+from aam.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+
+FORMAT = 1
+
+
+class LearnerSpec(BaseModel):
+    """What a checkpoint says of itself: small, so that options may change their names and it stays readable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["learner"] = "learner"
+    format: int = FORMAT
+    """Of the arrays and documents; an older one is migrated when it is read."""
+    learner: str
+    options: dict[str, Any] = {}
+    """As given, for the reader: nothing depends on them."""
+    training: list[str]
+    """Ids of the training samples."""
+    rarefaction: Rarefaction = Rarefaction()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedLearner:
+    """A fitted learner with all that predicting another study takes."""
+
+    spec: LearnerSpec
+    fitted: Fitted
+    reference: Reference
+
+    @property
+    def name(self) -> str:
+        """Which learner it is."""
+        return self.spec.learner
+
+    def predict(self, study: Study) -> tuple[pd.DataFrame, Study]:
+        """Predict the samples of any study, as `Predictions.table`, with the column ``reads_lost``.
+
+        That is the share of a sample's reads that are of ASVs which the training study lacked; these are dropped.
+
+        Returns:
+            The predictions, and the study that was left for them: samples without other reads, or with fewer than the
+            sampling depth, are left out of both.
+
+        Raises:
+            InputError: no sample can be predicted.
+        """
+        aligned = self.reference.align(study)
+        drawn = self.spec.rarefaction.drawn(aligned.study)
+        table = predict_averaged(self.fitted, drawn)
+        return table.assign(reads_lost=aligned.lost.loc[list(table.index)].to_numpy()), drawn[0]
+
+
+def checkpoint_of(trained: TrainedLearner) -> Checkpoint:
+    """Everything as JSON and tensors."""
+    solutions = trained.fitted.solutions
+    arrays = prefixed("tree", trained.reference.arrays())
+    for place, solution in enumerate(solutions):
+        arrays |= prefixed(f"column{place}", solution.arrays() | prefixed("left_out", _left_out(solution)))
+    documents = {
+        "targets": trained.fitted.targets.to_json(),
+        "solutions": [solution.settings() for solution in solutions],
+        "asvs": trained.reference.to_json(),
+    }
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return Checkpoint("learner", trained.spec.model_dump(mode="json"), documents, tensors)
+
+
+def save_learner(trained: TrainedLearner, folder: Path) -> None:
+    """Write a checkpoint to a folder that does not exist yet.
+
+    Raises:
+        InputError: the folder exists.
+    """
+    write_checkpoint(checkpoint_of(trained), folder)
+
+
+def load_learner(path: Path) -> TrainedLearner:
+    """Read what `save_learner` or `aam train --learner` wrote.
+
+    Raises:
+        InputError: no whole checkpoint of a learner is there, or a newer aam wrote it.
+    """
+    return learner_of(read_checkpoint(path, kind="learner"))
+
+
+def learner_of(checkpoint: Checkpoint) -> TrainedLearner:
+    """Rebuild a learner from its checkpoint.
+
+    Raises:
+        InputError: a newer aam wrote it.
+    """
+    spec = spec_of(checkpoint)
+    documents, arrays = checkpoint.documents, {name: tensor.numpy() for name, tensor in checkpoint.model.items()}
+    solutions = tuple(
+        _solution(spec.learner, settings, below(f"column{place}", arrays))
+        for place, settings in enumerate(documents["solutions"])
+    )
+    fitted = Fitted(spec.learner, Targets.from_json(documents["targets"]), solutions)
+    return TrainedLearner(spec, fitted, Reference.restore(documents["asvs"], below("tree", arrays)))
+
+
+def _left_out(solution: Solution) -> Arrays:
+    """Predictions of the training samples without their groups, where there are some."""
+    output = solution.left_out
+    if output is None:
+        return {}
+    return {"value": output.value} | ({} if output.spread is None else {"spread": output.spread})
+
+
+def _solution(learner: str, settings: dict[str, Any], arrays: Arrays) -> Solution:
+    solution, output = restore_solution(learner, settings, arrays), below("left_out", arrays)
+    return replace(solution, left_out=Output(output["value"], output.get("spread"))) if output else solution
+
+
+def spec_of(checkpoint: Checkpoint) -> LearnerSpec:
+    """What a checkpoint says of itself.
+
+    Raises:
+        InputError: a newer aam wrote it.
+    """
+    try:
+        spec = LearnerSpec.model_validate(checkpoint.config)
+    except ValidationError:
+        spec = None
+    if spec is None or spec.format > FORMAT or spec.learner not in SOLUTIONS:
+        raise InputError("the checkpoint of a learner was written by another aam, perhaps a newer one: update aam")
+    return spec
