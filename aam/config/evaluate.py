@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from aam.config.base import Names, Positive, RunConfig, Section
+from aam.config.kernel import KernelConfig
 from aam.config.learners import EnsembleConfig, LearnersConfig, LinearConfig, TreesConfig
 from aam.config.learning import ResumableConfig
 from aam.config.study import PhylogenyConfig
@@ -117,8 +118,6 @@ class FoldsConfig(Section):
             raise ValueError(f"--cv {self.cv} holds out groups: give --group-column")
         if self.gap:
             raise ValueError("--gap compares with folds of groups: give --group-column")
-        if self.allow_random_split:
-            self._refuse_unused("allow_random_split", "--group-column, which says what should stay together")
         return self
 
     @model_validator(mode="after")
@@ -191,6 +190,7 @@ class EvaluateConfig(RunConfig):
     counts: CountsConfig = CountsConfig()
     trees: TreesConfig = TreesConfig()
     linear: LinearConfig = LinearConfig()
+    kernel: KernelConfig = KernelConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
 
     @model_validator(mode="after")

@@ -75,17 +75,26 @@ class Evaluation:
     """What trains the best learner."""
     notes: tuple[str, ...]
     """What to beware of."""
+    leakage: tuple[str, ...]
+    """What of the study lies on both sides of folds."""
     options: dict[str, Any]
     """What was asked for."""
 
     @classmethod
-    def of(cls, config: EvaluateConfig, outcomes: Sequence[Outcome], command: Callable[[str, int | None], str]) -> Self:
+    def of(
+        cls,
+        config: EvaluateConfig,
+        outcomes: Sequence[Outcome],
+        command: Callable[[str, int | None], str],
+        leakage: Sequence[str] = (),
+    ) -> Self:
         """Judge.
 
         Args:
             config: the options.
             outcomes: what came of each variant, main first.
             command: what trains a learner at a sampling depth.
+            leakage: what makes learners look better than they are for new groups.
         """
         by_name = {outcome.variant.name: outcome for outcome in outcomes}
         judged = by_name.get(RAREFIED, by_name[MAIN])
@@ -94,7 +103,8 @@ class Evaluation:
         verdict = judge(judged.out, column, unit)
         to_train = verdict.to_train
         trained = None if to_train is None else command(to_train, judged.variant.depth)
-        return cls(column, by_name, verdict, trained, tuple(_notes(column, by_name, verdict)), _options(config))
+        notes = tuple(_notes(column, by_name))
+        return cls(column, by_name, verdict, trained, notes, tuple(leakage), _options(config))
 
     @property
     def main(self) -> Outcome:
@@ -112,7 +122,7 @@ class Evaluation:
     @property
     def lines(self) -> list[str]:
         """The verdict and what to beware of."""
-        return [*self.notes, self.sentence]
+        return [*self.leakage, *self.notes, self.sentence]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the predictions."""
@@ -124,6 +134,7 @@ class Evaluation:
             "to_train": self.verdict.to_train,
             "command": self.command,
             "notes": list(self.notes),
+            "leakage": list(self.leakage),
             "samples": len(out.sample_ids),
             "groups": out.boot.groups,
             "classes": list(out.classes),
@@ -157,7 +168,7 @@ def _options(config: EvaluateConfig) -> dict[str, Any]:
     return {option: value for section in sections.values() for option, value in section.items()}
 
 
-def _notes(column: str, outcomes: dict[str, Outcome], verdict: Verdict) -> list[str]:
+def _notes(column: str, outcomes: dict[str, Outcome]) -> list[str]:
     main = outcomes[MAIN]
     notes = []
     if not main.out.boot.enough:

@@ -47,8 +47,10 @@ class Fold:
         return f"{self.repeat}.{self.number}"
 
     def within(self, kept: NDArray[np.bool_]) -> "Fold":
-        """The fold of some of the samples, by whether each is among them [n]."""
-        return Fold(self.repeat, self.number, self.train[kept[self.train]], self.held_out[kept[self.held_out]])
+        """The fold of some of the samples, counted among them, by whether each is one of them [n]."""
+        place = np.cumsum(kept) - 1
+        train, held_out = (place[rows[kept[rows]]] for rows in (self.train, self.held_out))
+        return Fold(self.repeat, self.number, train, held_out)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,23 +5,18 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from aam.config import SamplingConfig
 from aam.config.evaluate import EvaluateConfig, FoldsConfig
-from aam.data.addressed import address_hash
-from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, select_samples
 from aam.errors import InputError
 from aam.evaluation.fold_fits import Variant
-from aam.evaluation.schemes import Fold, Samples, draw_folds, plan_folds
+from aam.evaluation.schemes import Samples, draw_folds, plan_folds
 from aam.learners.base import Labels
+from aam.learners.rarefied import Rarefaction, auto_depth
 
 MAIN: Final = "main"
 RAREFIED: Final = "rarefied"
 RANDOM: Final = "random"
-KEPT: Final = 0.95
-"""Share of the samples that the automatic sampling depth keeps."""
 
 
 def samples_of(study: Study, labels: Labels) -> Samples:
@@ -29,11 +24,6 @@ def samples_of(study: Study, labels: Labels) -> Samples:
     (column,) = labels.values.columns
     classes = labels.values[column].to_numpy(dtype=np.str_) if labels.config.classifier else None
     return Samples(study.table.sample_ids, classes, labels.groups)
-
-
-def auto_depth(depth: NDArray[np.int64]) -> int:
-    """The largest sampling depth that keeps 95 % of the samples."""
-    return int(np.sort(depth)[int((1 - KEPT) * len(depth) + 1e-9)])
 
 
 def deep_samples(study: Study, labels: Labels, depth: int) -> tuple[Study, Labels]:
@@ -62,7 +52,7 @@ def plan_main(study: Study, labels: Labels, config: EvaluateConfig) -> Variant:
         InputError: the samples cannot be divided so, or no sample is deep enough.
     """
     depth = config.counts.rarefy_depth
-    number = auto_depth(study.table.depth) if depth == "auto" else depth
+    number = auto_depth(study) if depth == "auto" else depth
     if number is not None:
         study, labels = deep_samples(study, labels, number)
     seed = config.comparison.seed
@@ -86,21 +76,15 @@ def plan_random(main: Variant, config: EvaluateConfig) -> Variant:
 
 def rarefied(main: Variant, config: EvaluateConfig) -> Variant:
     """The same folds, of the samples that have the automatic sampling depth, with as many reads of each."""
-    reads = main.study.table.depth
-    depth = auto_depth(reads)
-    kept = reads >= depth
+    depth = auto_depth(main.study)
+    kept = main.study.table.depth >= depth
+    study, labels = deep_samples(main.study, main.labels, depth)
     folds = (fold.within(kept) for fold in main.folds)
-    filled: tuple[Fold, ...] = tuple(fold for fold in folds if len(fold.held_out) and len(fold.train))
-    return _drawn(replace(main, name=RAREFIED, folds=filled), depth, config)
+    filled = tuple(fold for fold in folds if len(fold.held_out) and len(fold.train))
+    return _drawn(replace(main, name=RAREFIED, study=study, labels=labels, folds=filled), depth, config)
 
 
 def _drawn(variant: Variant, depth: int, config: EvaluateConfig) -> Variant:
-    """What learners see: several draws of so many reads of each sample."""
-    sampling = SamplingConfig(rarefy_depth=depth, rarefaction="fixed")
-    rows = np.arange(variant.study.table.n_samples)
-    draws = []
-    for number in range(config.counts.rarefy_draws):
-        seed = address_hash(variant.seed, "evaluate", number) // 2
-        counts = SampleDraws(variant.study.table, sampling, seed).rows(rows, FIXED)
-        draws.append(replace(variant.study, table=replace(variant.study.table, counts=counts)))
-    return replace(variant, draws=tuple(draws), depth=depth)
+    """What learners see: several draws of so many reads of each sample, those that `aam train` would take."""
+    drawn = Rarefaction(depth=depth, draws=config.counts.rarefy_draws, seed=variant.seed).drawn(variant.study)
+    return replace(variant, draws=tuple(drawn), depth=depth)

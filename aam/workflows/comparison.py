@@ -8,11 +8,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import EvaluateConfig, TrainConfig, flag
+from aam.data.leakage import Finding, find_leakage
 from aam.data.metadata import categorical_column
 from aam.data.study import Study, digest
 from aam.errors import InputError, first_ids
 from aam.evaluation.batch import BatchLearner
 from aam.evaluation.fold_fits import Variant, conceal
+from aam.evaluation.schemes import BY_SAMPLE
 from aam.learners.base import Learner, pose
 from aam.learners.registry import make_learner
 from aam.workflows.folder import MAY_CHANGE
@@ -51,7 +53,6 @@ def check_plan(variants: Sequence[Variant], config: EvaluateConfig) -> None:
                 raise InputError(f"fold {fold.name} cannot be learned from its training samples: {error}") from None
     for column in config.comparison.batch_column:
         _check_batch(main, column)
-    _check_random(main, config)
 
 
 def _check_batch(variant: Variant, column: str) -> None:
@@ -70,18 +71,40 @@ def _check_batch(variant: Variant, column: str) -> None:
         )
 
 
-def _check_random(variant: Variant, config: EvaluateConfig) -> None:
-    """Refuse a random split over subjects that were sampled repeatedly."""
-    groups, folds = variant.labels.groups, config.folds
-    scheme = folds.scheme(variant.labels.config.classifier)
-    given = folds.fold_column is not None or folds.test_column is not None
-    if groups is None or given or scheme not in ("kfold", "stratified") or folds.allow_random_split:
+def leakage(main: Variant, config: EvaluateConfig) -> list[Finding]:
+    """What lies on both sides of a fold and makes learners look better than they are for new groups.
+
+    Raises:
+        InputError: the split is a random one over subjects, sites or studies that were sampled repeatedly.
+    """
+    labels, ids = main.labels, main.study.table.sample_ids
+    sides = pd.Series({ids[row]: fold.name for fold in main.folds if fold.repeat == 1 for row in fold.held_out})
+    if len(main.folds) == 1:
+        sides = pd.concat([sides, pd.Series("train", index=[ids[row] for row in main.folds[0].train])])
+    column = config.folds.group_column
+    found = find_leakage(main.study, labels.values, column, sides, main.seed)
+    folds = config.folds
+    drawn = folds.fold_column is None and folds.test_column is None
+    if folds.allow_random_split or not drawn:
+        return found
+    if folds.scheme(labels.config.classifier) in BY_SAMPLE:
+        _refuse_divided(main, config)
+        refused = next((finding for finding in found if finding.refuses), None)
+        if refused is not None:
+            raise InputError(f"{refused.text.rstrip('.')}, or give --allow-random-split and mistrust the scores")
+    return found
+
+
+def _refuse_divided(main: Variant, config: EvaluateConfig) -> None:
+    """Refuse a random split over the groups that the user has named."""
+    groups = main.labels.groups
+    if groups is None:
         return
     names, sizes = np.unique(groups, return_counts=True)
     if (sizes > 1).any():
         raise InputError(
-            f"--cv {scheme} would divide groups of several samples ({first_ids(names[sizes > 1])}), so that learners "
-            "know them: leave it out to hold out whole groups, or give --allow-random-split"
+            f"--cv {config.folds.cv} would divide groups of several samples ({first_ids(names[sizes > 1])}), so that "
+            "learners know them: leave it out to hold out whole groups, or give --allow-random-split"
         )
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -19,7 +20,7 @@ from aam.evaluation.outcome import Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.base import Labels, Learner
-from aam.workflows.comparison import check_plan, compared_learners, fingerprint, train_command
+from aam.workflows.comparison import check_plan, compared_learners, fingerprint, leakage, train_command
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
 
@@ -97,6 +98,8 @@ class Plan:
     variants: tuple[Variant, ...]
     """`main`, and the random split of --gap."""
     fingerprint: str
+    leakage: tuple[str, ...]
+    """What makes learners look better than they are for new groups."""
 
     def fold_named(self, text: str) -> str:
         """A fold by its name or its number from 1.
@@ -181,7 +184,8 @@ def plan_evaluation(
     main = plan_main(study, labels, config)
     variants = (main, plan_random(main, config)) if config.folds.gap else (main,)
     check_plan(variants, config)
-    return Plan(config, learners, main, variants, fingerprint(variants, config))
+    found = tuple(finding.text for finding in leakage(main, config))
+    return Plan(config, learners, main, variants, fingerprint(variants, config), found)
 
 
 def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
@@ -192,7 +196,8 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
         variant = rarefied(plan.main, plan.config)
         logger.info("sequencing depth predicts the target: the same with %d reads of every sample", variant.depth)
         outcomes.append(Outcome.of(variant, plan.results([variant], store)[variant.name]))
-    evaluation = Evaluation.of(plan.config, outcomes, lambda name, depth: train_command(plan.config, name, depth))
+    command = partial(train_command, plan.config)
+    evaluation = Evaluation.of(plan.config, outcomes, command, plan.leakage)
     for line in evaluation.lines:
         logger.info("%s", line)
     return evaluation

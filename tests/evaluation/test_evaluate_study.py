@@ -164,6 +164,8 @@ def test_what_cannot_be_learned_is_refused_before_any_work(
 def test_a_random_split_that_is_allowed_is_made(study_of, labels_of, learners, config):
     study, metadata = study_of()
     found = evaluate_study(study, labels_of(metadata), config(cv="kfold", allow_random_split=True), learners)
+    assert "subject looks like a column of subjects" in found.leakage[0]
+    assert found.to_json()["leakage"] == list(found.leakage)
     fold = found.main.variant.folds[0]
     groups = metadata["subject"].to_numpy()
     assert set(groups[fold.train]) & set(groups[fold.held_out])
@@ -172,6 +174,9 @@ def test_a_random_split_that_is_allowed_is_made(study_of, labels_of, learners, c
 def test_without_groups_every_sample_is_its_own(study_of, labels_of, learners, config):
     study, metadata = study_of()
     options = config(group_column=None)
+    with pytest.raises(InputError, match=r"subject looks like a column of subjects .* or give --allow-random-split"):
+        evaluate_study(study, labels_of(metadata, grouped=False), options, learners)
+    study = replace(study, metadata=metadata.drop(columns="subject"))
     found = evaluate_study(study, labels_of(metadata, grouped=False), options, learners)
     assert found.main.out.boot.groups == 48
     assert "over 48 samples" in found.sentence

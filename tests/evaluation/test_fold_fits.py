@@ -11,7 +11,7 @@ from aam.config import EnsembleConfig
 from aam.errors import InputError
 from aam.evaluation.batch import BatchLearner
 from aam.evaluation.fold_fits import fit_fold, held_out_studies
-from aam.evaluation.variants import auto_depth, plan_main, plan_random, rarefied
+from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.ensemble import EnsembleLearner
 
 
@@ -104,22 +104,20 @@ def test_draws_are_by_sample_and_not_by_row(study_of, labels_of, config):
         np.testing.assert_array_equal(one.table.counts[order].toarray(), two.table.counts.toarray())
 
 
-def test_the_automatic_depth_keeps_nineteen_of_twenty_samples():
-    assert auto_depth(np.arange(1, 101)) == 6
-    assert auto_depth(np.array([5, 9, 7])) == 5
-    study_depths = np.array([10] * 3 + [100] * 97)
-    assert auto_depth(study_depths) == 100
-
-
 def test_rarefied_folds_are_those_of_the_samples_that_are_deep_enough(study_of, labels_of, config):
     study, metadata = study_of()
     main = plan_main(study, labels_of(metadata), config())
     part = rarefied(main, config())
-    deep = set(np.flatnonzero(study.table.depth >= part.depth))
+    deep = {study.table.sample_ids[row] for row in np.flatnonzero(study.table.depth >= part.depth)}
     assert 0.95 <= len(deep) / 48 < 1
     for one, two in zip(main.folds, part.folds, strict=True):
-        assert set(two.held_out) == set(one.held_out) & deep
-        assert set(two.train) == set(one.train) & deep
+        for side in ("train", "held_out"):
+            before, after = (
+                [variant.study.table.sample_ids[row] for row in getattr(fold, side)]
+                for variant, fold in ((main, one), (part, two))
+            )
+            assert after == [name for name in before if name in deep]
+    assert {tuple(set(draw.table.depth)) for draw in part.draws} == {(part.depth,)}
 
 
 def test_the_random_split_has_as_many_folds_and_divides_groups(study_of, labels_of, config):
