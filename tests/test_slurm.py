@@ -33,7 +33,10 @@ OPTIONS = {
 }
 """Options of sbatch (its manual page, Slurm 22.05) that the templates may use, and why they do."""
 
-TASKS_OF_ONE_JOB = {"one_gpu": 1, "one_node": 1, "several_nodes": 8, "requeue": 4, "array": 1}
+TASKS_OF_ONE_JOB = {"one_gpu": 1, "one_node": 1, "several_nodes": 8, "requeue": 4, "array": 1, "evaluate_array": 1}
+RESUMED = [name for name in TASKS_OF_ONE_JOB if name != "evaluate_array"]
+"""Templates that add --resume; folds of an evaluation are begun and kept without."""
+WITHOUT_GPU = {"evaluate_array"}
 EPOCHS = 30
 """Of the run that is stopped; a signal comes long before the last."""
 WORDS = ["pretrain", "--table", "a table.biom", "--output-dir", "run"]
@@ -57,7 +60,7 @@ def environment_of(options: dict[str, str], **more: str) -> dict[str, str]:
         "SLURM_NTASKS": str(nodes * per_node),
         "SLURM_NTASKS_PER_NODE": str(per_node),
         "SLURM_CPUS_PER_TASK": options["cpus-per-task"],
-        "SLURM_GPUS_ON_NODE": options["gpus-per-node"],
+        "SLURM_GPUS_ON_NODE": options.get("gpus-per-node", ""),
         "AAM_SLURM": str(SLURM),
     }
     clean = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "OMP_NUM_THREADS"}}
@@ -128,7 +131,9 @@ def test_every_template_is_tested():
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
 def test_there_is_a_gpu_for_each_process(template):
     options = options_of(template)
-    if template.stem != "one_node":  # there torchrun starts them
+    if template.stem in WITHOUT_GPU:
+        assert "gpus-per-node" not in options
+    elif template.stem != "one_node":  # there torchrun starts them
         per_node = options.get("ntasks-per-node", options.get("ntasks"))
         assert options["gpus-per-node"] == per_node
 
@@ -176,7 +181,7 @@ def test_one_node_restarts_its_processes_by_torchrun(tmp_path):
     assert env["OMP_NUM_THREADS"] == "8"
 
 
-@pytest.mark.parametrize("name", TASKS_OF_ONE_JOB)
+@pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize(
     "place", [["--output-dir", "run"], ["--output-dir=run"], ["--output-dir", "x", "--output-dir=run"]]
 )
@@ -220,6 +225,16 @@ def test_an_array_runs_a_column_in_each_task(tmp_path):
     done = job.start(SLURM_ARRAY_TASK_ID="3", AAM_COLUMNS="columns.txt")
     assert (done.returncode, job.calls()) == (2, [])
     assert "has no line 3" in done.stderr
+
+
+def test_an_array_evaluates_a_fold_in_each_task_and_puts_them_together_in_task_0(tmp_path):
+    words = ["evaluate", "--output-dir", "compared"]
+    job = Job(tmp_path, "evaluate_array", words)
+    job.begin_run("compared")
+    for task, more in (("7", ["--only-fold", "7"]), ("0", ["--collect"])):
+        assert job.start(SLURM_ARRAY_TASK_ID=task).returncode == 0
+        ((given, _),) = job.calls()
+        assert given == [*words, *more]
 
 
 @pytest.mark.parametrize("name", TASKS_OF_ONE_JOB)

@@ -1143,7 +1143,7 @@ EVALUATIONS = {
     "evaluation resumed with other data": Case(
         evaluate(resume=True, output_dir="evaluated", tree="tree.nwk"),
         ("--resume: .*main-1.1.json is of other data", "--overwrite"),
-        (replace("metadata.tsv", "\t5\n", "\t-5\n"), replace("metadata.tsv", "\tnumeric\n", "\tnumeric\n")),
+        (replace("metadata.tsv", "subject01", "subject09"),),
     ),
     "evaluation in the folder of a training": Case(
         evaluate(output_dir="trained", overwrite=True), ("--overwrite: trained holds no run of this command",)
