@@ -8,6 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from sklearn.metrics import confusion_matrix
 
 from aam.data.whole_files import whole_file
@@ -46,7 +48,7 @@ def plot_predictions(evaluation: Evaluation, stem: Path) -> None:
     rows = -(-len(names) // columns)
     longest = max(map(len, out.classes), default=0)
     size = 3.2 if not out.classes else min(8.0, 2.0 + 0.3 * len(out.classes) + 0.07 * longest)
-    drawn = Figure(figsize=(columns * size, rows * (size + 0.4)), layout="constrained")
+    drawn = Figure(figsize=(columns * size, rows * (size + 0.5)), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.06))
     for place, name in enumerate(names):
         axes = drawn.add_subplot(rows, columns, place + 1)
         if out.classes:
@@ -88,11 +90,11 @@ def _draw_confusion(axes: Axes, out: OutOfFold, name: str, first: bool) -> None:
     count = len(out.classes)
     counts = confusion_matrix(out.true, out.predicted[name].argmax(axis=1), labels=range(count))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Greys" if name in NO_MODEL else "Blues", vmin=0, vmax=1)
+    axes.imshow(shares, cmap="Greys" if name in NO_MODEL else "Blues", vmin=0, vmax=1.3)
     if count <= COUNTED_CLASSES:
         for (row, col), cell in np.ndenumerate(counts):
             if cell:
-                colour = "white" if shares[row, col] > 0.5 else "black"
+                colour = "white" if shares[row, col] > 0.6 else "black"
                 axes.text(col, row, str(cell), ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(count), out.classes, rotation=90, fontsize=8)
     axes.set_yticks(range(count), out.classes if first else [""] * count, fontsize=8)
@@ -112,8 +114,11 @@ def plot_scores(evaluation: Evaluation, stem: Path) -> None:
     for label in panels[0].get_yticklabels():
         label.set_color(BASELINE if label.get_text() in NO_MODEL else "black")
     if len(evaluation.outcomes) > 1:
-        handles, texts = panels[0].get_legend_handles_labels()
-        drawn.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False, fontsize=8)
+        handles = [
+            Line2D([], [], marker=LOOKS[name][0], color=LOOKS[name][1], markersize=5, label=_legend(evaluation, name))
+            for name in evaluation.outcomes
+        ]
+        drawn.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     drawn.suptitle(_title(evaluation), fontsize=10)
     save(drawn, stem)
 
@@ -136,8 +141,7 @@ def _draw_scores(axes: Axes, evaluation: Evaluation, names: list[str], metric: s
             interval = out.interval(name, metric)
             own = BASELINE if name in NO_MODEL and variant == MAIN else colour
             axes.plot([interval.low, interval.high], [place + shift] * 2, color=own, linewidth=1.6, alpha=0.75)
-            label = _legend(evaluation, variant) if place == len(names) - 1 else None
-            axes.plot(out.scores[name][metric], place + shift, marker, color=own, markersize=5, label=label)
+            axes.plot(out.scores[name][metric], place + shift, marker, color=own, markersize=5)
     yardstick = evaluation.main.out.scores.get("forest")
     if yardstick is not None:
         axes.axvline(yardstick[metric], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
