@@ -1,6 +1,6 @@
 """Checkpoints of learners: the folder format of the network's, with arrays as safetensors and no pickle."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,7 +127,9 @@ def _left_out(solution: Solution) -> Arrays:
 
 def _solution(learner: str, settings: dict[str, Any], arrays: Arrays) -> Solution:
     solution, output = restore_solution(learner, settings, arrays), below("left_out", arrays)
-    return replace(solution, left_out=Output(output["value"], output.get("spread"))) if output else solution
+    if output:
+        solution.left_out = Output(output["value"], output.get("spread"))
+    return solution
 
 
 def spec_of(checkpoint: Checkpoint) -> LearnerSpec:
