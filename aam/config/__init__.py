@@ -6,7 +6,17 @@ line, a TOML file and keyword arguments see one flat list (`from_flat`, `flat`),
 """
 
 from aam.config.augmentation import AugmentationConfig, TargetAugmentationConfig
-from aam.config.base import COMMAS, Fraction, NonNegative, Positive, RunConfig, Section, flag, split_commas
+from aam.config.base import (
+    COMMAS,
+    Fraction,
+    NonNegative,
+    Positive,
+    RunConfig,
+    Section,
+    flag,
+    refuse_renamed,
+    split_commas,
+)
 from aam.config.categories import CategoricalFusion, CategoryConfig, HierarchyCombine
 from aam.config.commands import (
     CheckpointInputConfig,
@@ -140,5 +150,6 @@ __all__ = [
     "UnifracConfig",
     "UnifracMetric",
     "flag",
+    "refuse_renamed",
     "split_commas",
 ]

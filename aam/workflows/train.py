@@ -2,9 +2,10 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from aam.config import ModelConfig, TrainConfig
 from aam.data.augmentation import Mixing
 from aam.data.categorical import CategoryEncoder
-from aam.data.dataset import PooledStepDataset, StepDataset
+from aam.data.dataset import FixedBatches, PooledStepDataset, StepDataset
 from aam.data.embedding_files import check_cache_folder
 from aam.data.loss_weights import CategoryWeights
 from aam.data.rarefaction import mean_log_abundance
@@ -22,7 +23,7 @@ from aam.data.splits import Split, split_samples
 from aam.data.study import Study, digest, load_study, select_samples
 from aam.data.target_table import Targets, target_values
 from aam.errors import InputError, first_ids
-from aam.evaluation.predictions import write_prediction_report
+from aam.evaluation.predictions import Side, write_prediction_report
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.training.distributed import World, setup_distributed
@@ -59,13 +60,43 @@ def train_study(study: Study, config: TrainConfig, world: World | None = None) -
 
 
 def _report(run: Run, folder: Path) -> None:
-    """Predict the held-out samples."""
-    objective = run.objective
+    """Predict validation samples, and those of a test, which the run has not seen before; every rank calls this."""
+    objective, split = run.objective, run.material.split
     assert isinstance(objective, TargetObjective)
-    outputs = objective.predict_held_out()
-    if run.world.is_main:
-        table = objective.decode_held_out(outputs)
-        write_prediction_report(objective.targets, table, objective.held_out_truth, folder)
+    sides: dict[Side, FixedBatches] = {"val": objective.held_out}
+    if split.test.size:
+        sides["test"] = run.material.batches(split.test, run.config)
+    for side, batches in sides.items():
+        outputs = objective.predict(batches)
+        if run.world.is_main:
+            _say_unseen(objective.targets, objective.truth(batches))
+            predicted = objective.decode(outputs, batches)
+            metrics = write_prediction_report(objective.targets, predicted, objective.truth(batches), folder, side)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
+            logger.info("%s (%d samples): %s", _MEANING[side], len(batches.samples), shown)
+
+
+def _say_unseen(targets: Targets, true: pd.DataFrame) -> None:
+    """Name the classes of test samples that no training sample has; validation samples have none such."""
+    if not targets.is_classes:
+        return
+    labels = true[targets.only.name]
+    assert targets.only.classes is not None
+    unseen = labels[~labels.isin(targets.only.classes.classes)]
+    if len(unseen):
+        names, samples = first_ids(sorted(set(unseen))), first_ids(unseen.index)
+        logger.warning(
+            "%d test samples are of classes without a training sample, and count as wrong: %s (samples %s)",
+            len(unseen),
+            names,
+            samples,
+        )
+
+
+_MEANING: Final[Mapping[Side, str]] = {
+    "val": "validation, which chose the checkpoint",
+    "test": "test, held out from training and from the choice of the checkpoint",
+}
 
 
 class Columns(NamedTuple):
@@ -97,7 +128,7 @@ def learn_columns(study: Study, config: TrainConfig) -> Columns:
     strata = _strata(values, config)
     split = split_samples(study.table.sample_ids, metadata, config.split, config.runtime.seed, strata)
     if not len(split.train) or not len(split.val):
-        raise InputError("the split leaves no samples to train on or none to validate; use another --test-size")
+        raise InputError("the split leaves no samples to train on or none to validate; use another --val-fraction")
     targets = Targets.fit(values, metadata, split.train, config.target)
     targets.warn_of_others(metadata)
     categories = CategoryEncoder.fit(metadata, split.train, config.categories, columns)
@@ -121,7 +152,10 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     assert study.metadata is not None
     checkpoint = _read_pretrained(config)
     if checkpoint is not None:
-        _warn_of_seen(checkpoint, [study.table.sample_ids[row] for row in split.val])
+        ids = study.table.sample_ids
+        _warn_of_seen(
+            checkpoint, {"validation": [ids[row] for row in split.val], "test": [ids[row] for row in split.test]}
+        )
     config = config.model_copy(update={"model": _model_config(config, checkpoint)})
     _check_heads(config)
     config, compute = begin_compute(config, world)
@@ -135,7 +169,7 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
         table = replace(table, categories=codes.to(compute.device))
     pooled = pools_once(model, material.draws, config)
     parallel = parallelize(model, config.distribution, compute, embedded=model.frozen, pooled=pooled)
-    held_out = material.held_out(material.held_out_size(config))
+    held_out = material.batches(split.val, config)
     objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
     documents: dict[str, Any] = {"targets": targets.to_json()}
     if weights is not None:
@@ -188,24 +222,27 @@ def _build_model(
     return model
 
 
-def _warn_of_seen(pretrained: Checkpoint, held_out: list[str]) -> None:
-    """Say how many validation samples the encoder knows: without their labels, but not as it meets new samples."""
-    seen = sorted(set(pretrained.documents["training"]).intersection(held_out))
-    if seen:
-        logger.warning(
-            "the encoder has been trained, without labels, on %d of the %d validation samples: %s; they may look "
-            "easier to predict than new samples",
-            len(seen),
-            len(held_out),
-            first_ids(seen),
-        )
+def _warn_of_seen(pretrained: Checkpoint, sides: Mapping[str, list[str]]) -> None:
+    """Say how many samples of a side the encoder knows: without their labels, but not as it meets new samples."""
+    for side, samples in sides.items():
+        seen = sorted(set(pretrained.documents["training"]).intersection(samples))
+        if seen:
+            logger.warning(
+                "the encoder has been trained, without labels, on %d of the %d %s samples: %s; they may look easier "
+                "to predict than new samples",
+                len(seen),
+                len(samples),
+                side,
+                first_ids(seen),
+            )
 
 
 def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
-    if not config.split.stratify:
+    """The class of every sample, where the sides are to have the same share of each."""
+    if config.split.stratify and not config.target.classifier:
+        raise InputError("--stratify gives every side the same share of every class: it needs --classifier")
+    if not config.target.classifier or config.split.stratify is False:
         return None
-    if not config.target.classifier:
-        raise InputError("--stratify holds out the same share of every class: it needs --classifier")
     return list(values[config.target.metadata_column[0]])
 
 
@@ -225,7 +262,7 @@ def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfi
 def _target_table(
     targets: Targets, values: pd.DataFrame, material: Material, config: TrainConfig, weights: CategoryWeights | None
 ) -> TargetTable:
-    """Encode the targets of samples on either side of the split; others keep zeros and are never read."""
+    """Encode the targets of samples that train or validate; others keep zeros, which no loss and no choice reads."""
     metadata, split, device = material.study.metadata, material.split, material.compute.device
     assert metadata is not None
     used = np.concatenate([split.train, split.val])
