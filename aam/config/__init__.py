@@ -39,7 +39,8 @@ from aam.config.commands import (
     TrainConfig,
     UnifracCommandConfig,
 )
-from aam.config.learners import EnsembleConfig, LearnerName, LearnersConfig, LinearConfig, TreesConfig
+from aam.config.kernel import KernelConfig
+from aam.config.learners import SECTIONS_OF, EnsembleConfig, LearnerName, LearnersConfig, LinearConfig, TreesConfig
 from aam.config.learning import (
     AttnImplementation,
     CountEmbedding,
@@ -79,6 +80,7 @@ from aam.config.target import LossWeightConfig, OutputActivation, TargetConfig, 
 
 __all__ = [
     "COMMAS",
+    "SECTIONS_OF",
     "AttnImplementation",
     "AugmentationConfig",
     "CategoricalFusion",
@@ -104,6 +106,7 @@ __all__ = [
     "InferenceConfig",
     "InputConfig",
     "InspectConfig",
+    "KernelConfig",
     "LearnerName",
     "LearnersConfig",
     "LinearConfig",

@@ -1,13 +1,23 @@
 """The sections of a single command, and the run config of every command."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from aam.config.augmentation import AugmentationConfig, TargetAugmentationConfig
 from aam.config.base import Positive, RunConfig, Section, flag
 from aam.config.categories import CategoryConfig
+from aam.config.kernel import KernelConfig
+from aam.config.learners import (
+    SECTIONS_OF,
+    EnsembleConfig,
+    LearnerName,
+    LearnersConfig,
+    LinearConfig,
+    TreesConfig,
+)
 from aam.config.learning import (
     DistributedConfig,
     FinetuneConfig,
@@ -183,11 +193,46 @@ class PretrainConfig(PretrainingConfig):
         return self
 
 
+class LearnerConfig(Section):
+    """Which learner is trained."""
+
+    panel: ClassVar[str] = "Learner"
+
+    learner: LearnerName = "neural"
+    """What learns: neural is the network; ensemble, kernel, clades, linear and forest read the whole table at once."""
+    baselines: bool = True
+    """At the end also fit a random forest and the ensemble to the same samples, and say which is better."""
+    rarefy_draws: Positive = 3
+    """With --rarefy-depth and another learner than the network: draws of a sample whose predictions are averaged."""
+
+    @model_validator(mode="after")
+    def _options_of_one(self) -> Self:
+        if self.learner == "neural":
+            self._refuse_unused("rarefy_draws", "another --learner: the network draws anew in every epoch")
+        elif not self.baselines:
+            raise ValueError("--no-baselines is for the network: `aam evaluate` compares other learners")
+        return self
+
+
+READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
+    "inputs": frozenset(TargetInputConfig.model_fields),
+    "target": frozenset({"metadata_column", "classifier", "target_transform", "normalize_by"}),
+    "choice": frozenset(LearnerConfig.model_fields),
+    "weights": frozenset(LossWeightConfig.model_fields),
+    "sampling": frozenset({"rarefy_depth"}),
+    "split": frozenset(TargetSplitConfig.model_fields),
+    "runtime": frozenset({"seed", "device", "num_workers"}),
+    "output": frozenset({"output_dir", "overwrite"}),
+}
+"""Options that learners besides the network read, by section."""
+
+
 class TrainingConfig(RunConfig):
     """Everything about fine-tuning but where its results go."""
 
     inputs: TargetInputConfig = TargetInputConfig()
     target: TargetConfig
+    choice: LearnerConfig = LearnerConfig()
     categories: CategoryConfig = CategoryConfig()
     weights: LossWeightConfig = LossWeightConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -199,6 +244,31 @@ class TrainingConfig(RunConfig):
     memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
+    trees: TreesConfig = TreesConfig()
+    linear: LinearConfig = LinearConfig()
+    kernel: KernelConfig = KernelConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+
+    @property
+    def learners(self) -> LearnersConfig:
+        """The options of the learners besides the network."""
+        return LearnersConfig(trees=self.trees, linear=self.linear, kernel=self.kernel, ensemble=self.ensemble)
+
+    @model_validator(mode="after")
+    def _options_are_of_the_learner(self) -> Self:
+        """Refuse options that the learner does not read."""
+        learner = self.choice.learner
+        for section in self.sections():
+            part = getattr(self, section)
+            if section in LearnersConfig.sections():
+                read = frozenset(type(part).model_fields) if section in SECTIONS_OF[learner] else frozenset()
+            else:
+                read = (
+                    frozenset(type(part).model_fields) if learner == "neural" else READ_BY_ALL.get(section, frozenset())
+                )
+            for option in type(part).model_fields.keys() - read:
+                part._refuse_unused(option, f"another --learner than {learner}")
+        return self
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

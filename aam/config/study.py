@@ -29,13 +29,6 @@ class TableConfig(Section):
     """Drop ASVs that have no sequence, saying how many reads that loses, instead of stopping."""
 
 
-class TargetInputConfig(TableConfig):
-    """The files of fine-tuning."""
-
-    tree: Path | None = None
-    """Not needed to predict a column, and not read; accepted so that one set of files serves every command."""
-
-
 class PhylogenyConfig(TableConfig):
     """The files of a study with its phylogeny."""
 
@@ -48,6 +41,13 @@ class PhylogenyConfig(TableConfig):
     root: RootChoice = "error"
     """Where the root of the tree is: as-is where the file has it, midpoint halfway between the two tips farthest apart.
     error takes the file's root, and stops where that has three branches or more: no root was chosen for the tree."""
+
+
+class TargetInputConfig(PhylogenyConfig):
+    """The files of learning to predict a column."""
+
+    tree: Path | None = None
+    """Rooted phylogeny over the ASVs, for learners that read it (ensemble, kernel, clades); the network does not."""
 
 
 class InputConfig(PhylogenyConfig):

@@ -22,10 +22,11 @@ from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
+from aam.workflows.columns import learn_columns
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import predict_study, with_left_out
 from aam.workflows.restore import Restored
-from aam.workflows.train import learn_columns, train_study
+from aam.workflows.train import train_study
 
 logger = logging.getLogger(__name__)
 

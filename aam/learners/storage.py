@@ -64,7 +64,7 @@ class TrainedLearner:
         """
         aligned = self.reference.align(study)
         drawn = self.spec.rarefaction.drawn(aligned.study)
-        table = predict_averaged(self.fitted, drawn)
+        table = predict_averaged(self.fitted, drawn, np.arange(drawn[0].table.n_samples))
         return table.assign(reads_lost=aligned.lost.loc[list(table.index)].to_numpy()), drawn[0]
 
 

@@ -225,7 +225,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         if output.resume:
             limit_memory(run, trainer)
         if world.is_main:
-            _write_samples(run.material, folder)
+            write_samples(run.material.study, run.material.split, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
         trainer.profile = stack.enter_context(_profile(trainer, folder))
         if last is not None:
@@ -330,12 +330,11 @@ def _compile_obstacle(device: torch.device) -> str | None:
     return compile_allowed(Build.of_torch()) if device.type == "cuda" else None
 
 
-def _write_samples(material: Material, folder: Path) -> None:
+def write_samples(study: Study, split: Split, folder: Path) -> None:
     """Write which samples train, validate and test, and which are left out."""
-    study = material.study
     assert study.left_out is not None
     with whole_file(folder / "split.tsv") as draft:
-        write_split(draft, material.split, study.table.sample_ids)
+        write_split(draft, split, study.table.sample_ids)
     write_table(study.left_out.set_index("sample_id"), folder / "left_out.tsv")
 
 

@@ -5,23 +5,21 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from aam.config import ModelConfig, TrainConfig
 from aam.data.augmentation import Mixing
 from aam.data.categorical import CategoryEncoder
 from aam.data.dataset import FixedBatches, PooledStepDataset, StepDataset
 from aam.data.embedding_files import check_cache_folder
-from aam.data.loss_weights import CategoryWeights
 from aam.data.rarefaction import mean_log_abundance
-from aam.data.splits import Split, split_samples
-from aam.data.study import Study, digest, load_study, select_samples
-from aam.data.target_table import Targets, target_values
+from aam.data.splits import Split
+from aam.data.study import Study, digest, load_study
+from aam.data.target_table import Targets
 from aam.errors import InputError, first_ids
 from aam.evaluation.predictions import Side, write_prediction_report
 from aam.models.sequence_predictor import SequencePredictor
@@ -30,9 +28,12 @@ from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
 from aam.training.parallel import give_weights, parallelize
 from aam.training.target_objective import TargetObjective, TargetTable, pools_once
+from aam.workflows.baselines import compare_with_learners
+from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import Material, Run, begin_compute, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
+from aam.workflows.train_learner import train_learner
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +45,17 @@ def train(config: TrainConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
+    if config.choice.learner != "neural":
+        train_learner(config)
+        return
     with setup_distributed(config.runtime.device, config.distribution) as world:
         config = world.on_main(lambda: settle_folder(config))
         world.on_main(lambda: check_cache_folder(config.finetune.embedding_cache))
-        if config.inputs.tree is not None:
-            logger.info("--tree is not needed to predict a column, and is not read")
         study = load_study(config.inputs, config.sampling, needs=("metadata",))
-        train_study(study, config, world)
+        _, folder = train_study(study, config, world)
+        is_main = world.is_main
+    if is_main and config.choice.baselines:  # the others need not wait for it
+        compare_with_learners(study, config, folder)
 
 
 def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:
@@ -99,43 +104,6 @@ _MEANING: Final[Mapping[Side, str]] = {
 }
 
 
-class Columns(NamedTuple):
-    """What training samples say of the metadata columns of a run."""
-
-    study: Study
-    """The samples with a target."""
-    values: pd.DataFrame
-    """[samples, T]."""
-    split: Split
-    targets: Targets
-    categories: CategoryEncoder | None
-    weights: CategoryWeights | None
-
-
-def learn_columns(study: Study, config: TrainConfig) -> Columns:
-    """Split the samples, and fit targets, categories and weights to those of training; takes no time.
-
-    Raises:
-        InputError: a column or the split cannot be used.
-    """
-    assert study.metadata is not None
-    columns = config.target.metadata_column
-    values = target_values(study.metadata, config.target)
-    known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
-    study = select_samples(study, known, f"no value of {' or '.join(columns)}")
-    values, metadata = values.iloc[known], study.metadata
-    assert metadata is not None
-    strata = _strata(values, config)
-    split = split_samples(study.table.sample_ids, metadata, config.split, config.runtime.seed, strata)
-    if not len(split.train) or not len(split.val):
-        raise InputError("the split leaves no samples to train on or none to validate; use another --val-fraction")
-    targets = Targets.fit(values, metadata, split.train, config.target)
-    targets.warn_of_others(metadata)
-    categories = CategoryEncoder.fit(metadata, split.train, config.categories, columns)
-    weights = CategoryWeights.fit(metadata, split.train, config.weights, columns)
-    return Columns(study, values, split, targets, categories, weights)
-
-
 def prepare_training(study: Study, config: TrainConfig, world: World | None = None) -> Run:
     """Split the samples, fit the target's scale, and build model, data and objective; nothing is written.
 
@@ -163,7 +131,7 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
     categories, weights = learned.categories, learned.weights
     model = _build_model(config, (targets, categories), material, checkpoint)
-    table = _target_table(targets, values, material, config, weights)
+    table = _target_table(learned, material, config)
     if categories is not None:
         codes = torch.from_numpy(categories.encode(study.metadata))
         table = replace(table, categories=codes.to(compute.device))
@@ -237,15 +205,6 @@ def _warn_of_seen(pretrained: Checkpoint, sides: Mapping[str, list[str]]) -> Non
             )
 
 
-def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
-    """The class of every sample, where the sides are to have the same share of each."""
-    if config.split.stratify and not config.target.classifier:
-        raise InputError("--stratify gives every side the same share of every class: it needs --classifier")
-    if not config.target.classifier or config.split.stratify is False:
-        return None
-    return list(values[config.target.metadata_column[0]])
-
-
 def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfig) -> Mixing | None:
     """Which training samples are mixed: those of the same class."""
     probability = config.augmentation.mix_samples
@@ -259,42 +218,17 @@ def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfi
     return mixing
 
 
-def _target_table(
-    targets: Targets, values: pd.DataFrame, material: Material, config: TrainConfig, weights: CategoryWeights | None
-) -> TargetTable:
+def _target_table(learned: Columns, material: Material, config: TrainConfig) -> TargetTable:
     """Encode the targets of samples that train or validate; others keep zeros, which no loss and no choice reads."""
-    metadata, split, device = material.study.metadata, material.split, material.compute.device
+    targets, values, split = learned.targets, learned.values, learned.split
+    metadata, device = material.study.metadata, material.compute.device
     assert metadata is not None
     used = np.concatenate([split.train, split.val])
     encoded = np.full(values.shape, np.nan)
     encoded[used] = targets.encode(values.iloc[used], metadata)
     known = ~np.isnan(encoded)
     value = np.where(known, encoded, 0.0).astype(np.int64 if targets.is_classes else np.float32)
-    of_sample = _class_weights(targets, values, split, config)
-    if weights is not None:
-        of_sample = of_sample * weights.of(metadata)
-    weight = (known * of_sample[:, None]).astype(np.float32)
+    weight = (known * learned.sample_weights(config)[:, None]).astype(np.float32)
     return TargetTable(
         targets, torch.from_numpy(value).to(device), torch.from_numpy(weight).to(device), values, metadata
     )
-
-
-def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> NDArray[np.float64]:
-    """Weight of every sample by its class, 1 where classes are not weighed: [samples]."""
-    weights, kind = np.ones(len(values)), config.weights.class_weights
-    if kind == "none":
-        return weights
-    classes, labels = targets.only.classes, values[targets.only.name]
-    assert classes is not None
-    of_train = list(labels.iloc[split.train])
-    if kind == "balanced":
-        of_class = classes.balanced_weights(of_train)
-    elif kind == "effective":
-        of_class = classes.effective_weights(of_train, config.weights.effective_beta)
-    else:
-        of_class = classes.given_weights(kind)
-    used = np.concatenate([split.train, split.val])
-    weights[used] = of_class[classes.encode(list(labels.iloc[used]))]
-    named = ", ".join(f"{name} {w:.3g}" for name, w in zip(classes.classes, of_class, strict=True))
-    logger.info("class weights: %s", named)
-    return weights
