@@ -19,6 +19,7 @@ from aam.config import (
     EmbedConfig,
     EstimatePretrainConfig,
     EstimateTrainConfig,
+    EvaluateConfig,
     ExplainConfig,
     InspectConfig,
     PredictConfig,
@@ -42,7 +43,7 @@ _GENERAL = "General"
 _COMMAND_PANELS = [
     RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr", "estimate"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
-    RichCommandPanel("Understand", commands=["inspect", "explain"]),
+    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
 ]
 
@@ -241,6 +242,22 @@ def embed(config: EmbedConfig) -> None:
         aam embed --checkpoint pretrained --table table.biom --output embeddings.tsv
     """
     from aam.workflows.embed import embed as workflow
+
+    workflow(config)
+
+
+@command(EvaluateConfig)
+def evaluate(config: EvaluateConfig) -> None:
+    """Compare learners on samples, subjects or studies that they have not seen.
+
+    Every learner predicts samples that were held out with their whole group. Told are scores with intervals over
+    groups, which learner is best, whether that is beyond noise, and whether sequencing depth alone predicts as well.
+
+    Example:
+        aam evaluate --table table.biom --tree tree.nwk --metadata metadata.tsv --metadata-column age
+        --group-column subject --output-dir compared
+    """
+    from aam.workflows.evaluate import evaluate as workflow
 
     workflow(config)
 

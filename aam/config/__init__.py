@@ -39,6 +39,7 @@ from aam.config.commands import (
     TrainConfig,
     UnifracCommandConfig,
 )
+from aam.config.evaluate import EvaluateConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import SECTIONS_OF, EnsembleConfig, LearnerName, LearnersConfig, LinearConfig, TreesConfig
 from aam.config.learning import (
@@ -57,6 +58,7 @@ from aam.config.learning import (
     OutputConfig,
     PretrainLoss,
     PretrainLossConfig,
+    ResumableConfig,
     RuntimeConfig,
     Scheduler,
     SeededMachineConfig,
@@ -96,6 +98,7 @@ __all__ = [
     "EnsembleConfig",
     "EstimatePretrainConfig",
     "EstimateTrainConfig",
+    "EvaluateConfig",
     "ExplainConfig",
     "ExplanationConfig",
     "FindLrConfig",
@@ -129,6 +132,7 @@ __all__ = [
     "PretrainLoss",
     "PretrainLossConfig",
     "PretrainingConfig",
+    "ResumableConfig",
     "RootChoice",
     "RunConfig",
     "RuntimeConfig",

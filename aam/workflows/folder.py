@@ -11,7 +11,7 @@ from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from aam.config import DistributedConfig, FolderConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig, flag
+from aam.config import DistributedConfig, FolderConfig, PretrainConfig, ResumableConfig, RunConfig, TrainConfig, flag
 from aam.config.launch import launch_name, restart_count
 from aam.data.whole_files import draft_path, write_text
 from aam.errors import InputError
@@ -23,10 +23,21 @@ CONFIG = "config.json"
 LOCK = ".lock"
 LAUNCH = ".launch"
 """Which launch began the run, so that a restart of it by torchrun resumes."""
+BEGIN = ".begin"
+"""Held for a moment by each of several processes that work in one folder, so that one of them begins it."""
+CHECKPOINTS = "checkpoints"
 REPLACED = ".replaced"
 """Where the files of an overwritten run go at once, to be deleted from there."""
 
-CHECKPOINTS = "checkpoints"
+TABLES = ("predictions", "scores", "differences", "errors_by_group")
+"""Tables of an evaluation, each of which comes once for each way to look at the samples."""
+EVALUATION_FILES = (
+    "evaluation.json",
+    "folds.tsv",
+    *(f"{name}{kind}.tsv" for name in TABLES for kind in ("", "_rarefied", "_random")),
+    *(f"plots/{name}.{kind}" for name in ("predictions", "scores") for kind in ("png", "svg")),
+)
+"""Results of `aam evaluate`."""
 
 RUN_FILES = (
     CHECKPOINTS,
@@ -48,6 +59,8 @@ RUN_FILES = (
     "plots/val_predictions.png",
     "plots/test_predictions.png",
     "plots/find_lr.png",
+    "folds",
+    *EVALUATION_FILES,
 )
 """All that runs write to their folders besides `CONFIG` and `RANK_LOGS`; the checkpoints are the first to go."""
 RANK_LOGS = "training-rank*.log"
@@ -68,6 +81,9 @@ MAY_CHANGE = frozenset(
         "device",
         "embedding_cache",
         "memory_profile",
+        "jobs",
+        "only_fold",
+        "collect",
     }
     | DistributedConfig.model_fields.keys() - {"fsdp_mixed_precision"}
 )
@@ -106,8 +122,13 @@ def _is_of_this_launch(folder: Path) -> bool:
     return (folder / CONFIG).exists() and begun.exists() and begun.read_text() == launch_name()
 
 
-def check_folder(config: RunConfig, output: FolderConfig) -> None:
+def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) -> None:
     """Refuse an output folder before any work is done; nothing is written.
+
+    Args:
+        config: the options of the command.
+        output: those of the folder.
+        shared: whether other processes may work there too, as with `share_folder`.
 
     Raises:
         InputError: the folder holds another run, is not a folder, cannot be written, or holds no run to resume; or
@@ -121,7 +142,7 @@ def check_folder(config: RunConfig, output: FolderConfig) -> None:
         raise InputError(f"--output-dir {folder}: {writable} cannot be written")
     check_spares_run("output_dir", folder, config)
     if (folder / LOCK).exists():
-        with _locked(folder):
+        with _locked(folder, shared):
             pass
     _check_contents(config, output)
 
@@ -148,23 +169,50 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[Path]:
+    """Work in a folder beside other processes with the same options; the first to come begins it.
+
+    Raises:
+        InputError: the folder holds something else, or a process works there that wants it for itself.
+    """
+    folder = output.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, shared=True):
+        with (folder / BEGIN).open("a") as begin:
+            _wait(begin, folder)
+            begun = (folder / CONFIG).exists()
+            _check_contents(config, output.model_copy(update={"resume": begun}))
+            if not begun:
+                write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+        yield folder
+
+
+def _wait(file: IO[str], folder: Path) -> None:
+    """Take a lock that others hold for a moment."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems
+        logger.warning("%s cannot be locked (%s): start the first process before the others", folder, error.strerror)
+
+
+@contextmanager
+def _locked(folder: Path, shared: bool = False) -> Iterator[None]:
     """Hold a folder; the system lets go of it when the process (and its workers) ended, however they ended."""
     try:
         file = (folder / LOCK).open("a")
     except OSError as error:
         raise InputError(f"--output-dir {folder}: {LOCK} in it cannot be written ({error.strerror})") from None
     with file:
-        _lock(file, folder)
+        _lock(file, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
-def _lock(file: IO[str], folder: Path) -> None:
+def _lock(file: IO[str], folder: Path, kind: int) -> None:
     until = time.monotonic() + (RESTART_PATIENCE if restart_count() > 0 else 0.0)
     try:
-        while not _try_lock(file) and time.monotonic() < until:
+        while not _try_lock(file, kind) and time.monotonic() < until:
             time.sleep(0.5)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(
             f"--output-dir {folder}: another run is writing there; wait for it, or name another folder"
@@ -173,9 +221,9 @@ def _lock(file: IO[str], folder: Path) -> None:
         logger.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[str], kind: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -195,12 +243,12 @@ def _check_contents(config: RunConfig, output: FolderConfig) -> None:
 
 
 def _resumes(output: FolderConfig) -> bool:
-    return isinstance(output, OutputConfig) and output.resume
+    return isinstance(output, ResumableConfig) and output.resume
 
 
 def _holds_files(folder: Path) -> bool:
     """Whether more is there than what a run leaves that was killed in its first moment."""
-    first = {LOCK, LAUNCH, *(draft_path(folder / name).name for name in (CONFIG, LAUNCH))}
+    first = {LOCK, LAUNCH, BEGIN, *(draft_path(folder / name).name for name in (CONFIG, LAUNCH))}
     return folder.exists() and any(path.name not in first for path in folder.iterdir())
 
 

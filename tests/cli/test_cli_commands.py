@@ -20,7 +20,7 @@ from aam.errors import (
     TrainingDivergedError,
 )
 
-COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "inspect", "explain", "simulate", "unifrac"]
+COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "evaluate", "inspect", "explain", "simulate", "unifrac"]
 COMMANDS += ["estimate pretrain", "estimate train"]
 KINDS = ("pretrain", "train")
 REQUIRED = {
@@ -31,6 +31,7 @@ REQUIRED = {
     "find-lr": ["--output-dir", "o"],
     "predict": ["--checkpoint", "c", "--output", "p.tsv"],
     "embed": ["--checkpoint", "c", "--output", "p.tsv"],
+    "evaluate": ["--output-dir", "o", "--metadata-column", "age"],
     "inspect": ["c"],
     "explain": ["--checkpoint", "c", "--what", "category-attention", "--output", "w.tsv"],
     "simulate": ["study"],

@@ -72,6 +72,15 @@ def unifrac(**changes: object) -> list[str]:
     return _command("unifrac", **{**options, **changes})
 
 
+def evaluate(**changes: object) -> list[str]:
+    small = {"learners": "clades", "trees": 3, "folds": 2, "repeats": 1, "group_column": "subject"}
+    return _command("evaluate", **{**TARGET_FILES, "tree": "tree.nwk", "output_dir": "out", **small, **changes})
+
+
+def evaluate_classes(**changes: object) -> list[str]:
+    return evaluate(metadata_column="habitat", classifier=True, **changes)
+
+
 def write(name: str, content: str | bytes) -> Damage:
     path = Path(name)
     return partial(path.write_text, content) if isinstance(content, str) else partial(path.write_bytes, content)
@@ -115,6 +124,18 @@ def column(name: str, values: Callable[[int], str]) -> Damage:
         lines = [f"{header}\t{name}", f"{types}\t{kind}"]
         lines += [f"{row}\t{values(number)}" for number, row in enumerate(rows)]
         Path("metadata.tsv").write_text("\n".join(lines) + "\n")
+
+    return damage
+
+
+def _copy_column(name: str, into: str) -> Damage:
+    """Give a column of the metadata the values of another, in capitals."""
+
+    def damage() -> None:
+        header, types, *rows = (line.split("\t") for line in Path("metadata.tsv").read_text().splitlines())
+        for row in rows:
+            row[header.index(into)] = row[header.index(name)].upper()
+        Path("metadata.tsv").write_text("\n".join("\t".join(row) for row in (header, types, *rows)) + "\n")
 
     return damage
 
@@ -1033,8 +1054,142 @@ TARGETS_OF_EVERY_KIND = {
     ),
 }
 
+UNDIVIDED = {"folds": None, "repeats": None}
+"""Where folds are given, not drawn."""
+
+EVALUATIONS = {
+    "learner unknown": Case(evaluate(learners="clade"), ("no learner 'clade'", "clades")),
+    "learner twice": Case(evaluate(learners="clades,clades"), ("--learners names clades twice",)),
+    "no learner": Case(evaluate(learners=","), ("--learners is empty",)),
+    "clades without a tree": Case(evaluate(tree=None), ("clades", "give --tree")),
+    "tree without the tips of the evaluation": Case(
+        evaluate(tree="t.nwk"), ("the tree has no tip for",), (write("t.nwk", "(a:1,b:1);"),)
+    ),
+    "evaluation without metadata": Case(evaluate(metadata=None), ("--metadata is needed",)),
+    "evaluation of an absent column": Case(evaluate(metadata_column="acid"), ("no column 'acid'", "acidity")),
+    "evaluation of several columns": Case(
+        evaluate(metadata_column="acidity,day"), ("acidity,day: an evaluation is of one column; run one for each",)
+    ),
+    "evaluation of text": Case(evaluate(metadata_column="habitat"), ("'habitat' is not numeric", "--classifier")),
+    "one fold": Case(evaluate(folds=1), ("'--folds': 1 is not in the range x>=2",)),
+    "more folds than groups": Case(evaluate(folds=9), ("--folds 9: there are 8 groups to divide; give --folds 8 or",)),
+    "more folds than samples": Case(
+        evaluate(folds=25, cv="kfold", allow_random_split=True), ("--folds 25: there are 24 samples to divide",)
+    ),
+    "class in too few groups": Case(
+        evaluate(metadata_column="rare", classifier=True),
+        ("--folds 2: every class .* groups.* in fewer: odd .1.; leave them out with --where",),
+        (column("rare", lambda number: "odd" if number == 0 else "even"),),
+    ),
+    "class of one group left out": Case(
+        evaluate(metadata_column="rare", classifier=True, cv="leave-one-group-out", **UNDIVIDED),
+        (r"fold 1\.\d holds out all samples of class odd", "--where"),
+        (column("rare", lambda number: "odd" if number == 0 else "even"),),
+    ),
+    "target constant in an evaluation": Case(
+        evaluate(metadata_column="same"),
+        ("--metadata-column same: the target is 3.0 in all 24", "choose another column"),
+        (column("same", lambda _: "3"),),
+    ),
+    "target constant in one training": Case(
+        evaluate(metadata_column="nearly", test_column="side", group_column=None, **UNDIVIDED),
+        (r"fold 1\.1 cannot be learned from its training samples", "the target is 3.0 in all 12"),
+        (
+            column("nearly", lambda n: "3" if n < 12 else str(n)),
+            column("side", lambda n: "train" if n < 12 else "test"),
+        ),
+    ),
+    "folds of an absent column": Case(evaluate(fold_column="part", **UNDIVIDED), ("no column 'part'",)),
+    "fold missing": Case(
+        evaluate(fold_column="part", group_column=None, **UNDIVIDED),
+        ("--fold-column 'part' is empty for samples S0001: fill in",),
+        (column("part", lambda number: str(number % 3) if number else ""),),
+    ),
+    "folds of one value": Case(
+        evaluate(fold_column="part", **UNDIVIDED),
+        ("--fold-column 'part' has one value, 'a'",),
+        (column("part", lambda _: "a"),),
+    ),
+    "folds that divide groups": Case(
+        evaluate(fold_column="part", **UNDIVIDED),
+        ("--fold-column 'part' puts groups on several sides: subject0", "drop --group-column"),
+        (column("part", lambda number: f"p{number % 3}"),),
+    ),
+    "folds given and drawn": Case(
+        evaluate(fold_column="habitat", repeats=None), ("--folds 2 only has an effect with folds that are drawn",)
+    ),
+    "folds given twice": Case(
+        evaluate(fold_column="habitat", test_column="site", **UNDIVIDED),
+        ("--fold-column and --test-column exclude each other",),
+    ),
+    "test of one side": Case(
+        evaluate(test_column="side", **UNDIVIDED),
+        ("--test-column 'side' says test for no sample",),
+        (column("side", lambda _: "train"),),
+    ),
+    "test of other words": Case(
+        evaluate(test_column="habitat", **UNDIVIDED), ("'habitat' should say train or test .*it says gut",)
+    ),
+    "groups of an absent column": Case(evaluate(group_column="person"), ("no column 'person'",)),
+    "group missing": Case(
+        evaluate(group_column="who"),
+        ("--group-column 'who' is empty for samples S0001: fill in or leave out",),
+        (column("who", lambda number: f"w{number % 8}" if number else ""),),
+    ),
+    "group that is the target": Case(
+        evaluate_classes(group_column="habitat"), ("--group-column habitat: that is the column to predict",)
+    ),
+    "scheme of groups without groups": Case(evaluate(cv="group", group_column=None), ("--cv group .*--group-column",)),
+    "gap without groups": Case(evaluate(gap=True, group_column=None), ("--gap compares .*: give --group-column",)),
+    "gap of a random split": Case(evaluate(gap=True, cv="kfold"), ("--gap .*--cv kfold is random: drop one",)),
+    "random split of groups": Case(
+        evaluate(cv="kfold"), ("--cv kfold would divide groups of several samples .subject", "--allow-random-split")
+    ),
+    "random split of subjects": Case(
+        evaluate(group_column=None), ("subject looks like a column of subjects", "--allow-random-split")
+    ),
+    "fold out of range": Case(evaluate(only_fold="3"), (r"--only-fold 3: folds are 1\.1 to 1\.2, or 1 to 2",)),
+    "fold of no repeat": Case(evaluate(only_fold="2.1"), (r"--only-fold 2\.1: folds are 1\.1 to 1\.2",)),
+    "fold in words": Case(evaluate(only_fold="first"), (r"--only-fold first: give REPEAT\.FOLD",)),
+    "nothing to collect": Case(evaluate(collect=True), ("out holds no run",)),
+    "evaluation not there to resume": Case(evaluate(resume=True), ("--resume: out holds no run",)),
+    "evaluation resumed with other options": Case(
+        evaluate(resume=True, output_dir="evaluated", folds=3), ("--resume: evaluated", r"--folds \(was 2, now 3\)")
+    ),
+    "evaluation resumed with other data": Case(
+        evaluate(resume=True, output_dir="evaluated", tree="tree.nwk"),
+        ("--resume: .*main-1.1.json is of other data", "--overwrite"),
+        (replace("metadata.tsv", "\t5\n", "\t-5\n"), replace("metadata.tsv", "\tnumeric\n", "\tnumeric\n")),
+    ),
+    "evaluation in the folder of a training": Case(
+        evaluate(output_dir="trained", overwrite=True), ("--overwrite: trained holds no run of this command",)
+    ),
+    "a fold in the folder of a training": Case(
+        evaluate(output_dir="trained", only_fold="1"), ("trained holds no run of this command",)
+    ),
+    "evaluation resumed and overwritten": Case(evaluate(resume=True, overwrite=True), ("--resume .*--overwrite",)),
+    "batch that is the target": Case(
+        evaluate(batch_column="acidity"), ("--batch-column acidity: that is the column to predict",)
+    ),
+    "batch that is the target by another name": Case(
+        evaluate_classes(batch_column="place"),
+        ("--batch-column place is habitat by another name",),
+        (column("place", lambda _: "x"), _copy_column("habitat", "place")),
+    ),
+    "batch of one value": Case(
+        evaluate(batch_column="run"), ("--batch-column run has one value, 'a'",), (column("run", lambda _: "a"),)
+    ),
+    "batch of an absent column": Case(evaluate(batch_column="plate"), ("no column 'plate'",)),
+    "deeper than any sample": Case(
+        evaluate(rarefy_depth=10**6), ("--rarefy-depth 1000000: 0 of 24 samples have so many reads", "or auto")
+    ),
+    "depth in words": Case(evaluate(rarefy_depth="deep"), ("--rarefy-depth", "deep")),
+    "no draw": Case(evaluate(rarefy_draws=0), ("'--rarefy-draws': 0 is not in the range x>0",)),
+}
+
 CASES = {
     **AUGMENTATION,
+    **EVALUATIONS,
     **TABLES,
     **TREES,
     **TAXONOMY,
@@ -1069,6 +1224,7 @@ def study(tmp_path_factory) -> Path:
         assert _leave(train(output_dir="trained")) == 0
         categories = {"categorical_columns": "site,habitat", "categorical_fusion": "cross_attention"}
         assert _leave(train(output_dir="attentive", **categories)) == 0
+        assert _leave(evaluate(output_dir="evaluated")) == 0
         assert _leave(predict()) == 0
         Path("p.tsv").unlink()
         Path("empty").mkdir()

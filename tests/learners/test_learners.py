@@ -113,7 +113,9 @@ def test_a_checkpoint_predicts_the_same_to_the_last_bit(name, kind, study, sides
     save_learner(TrainedLearner(spec, solution, Reference.of(study)), tmp_path / "model")
     again = load_learner(tmp_path / "model")
     assert again.spec == spec
-    equal(again.predict(study)[0].drop(columns="reads_lost"), predicted(solution, study, np.arange(study.table.n_samples)))
+    equal(
+        again.predict(study)[0].drop(columns="reads_lost"), predicted(solution, study, np.arange(study.table.n_samples))
+    )
     for before, after in zip(solution.solutions, again.fitted.solutions, strict=True):
         assert (before.left_out is None) == (after.left_out is None)
 

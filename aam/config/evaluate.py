@@ -1,0 +1,214 @@
+"""The options of `aam evaluate`: what is compared, on which folds, and where the results go."""
+
+import re
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from aam.config.base import Names, Positive, RunConfig, Section
+from aam.config.kernel import KernelConfig
+from aam.config.learners import EnsembleConfig, LearnersConfig, LinearConfig, TreesConfig
+from aam.config.learning import ResumableConfig
+from aam.config.study import PhylogenyConfig
+from aam.config.target import TargetConfig, TargetTransform
+
+Scheme = Literal["group", "stratified-group", "kfold", "stratified", "leave-one-group-out"]
+ALWAYS = ("null", "depth", "forest")
+"""Learners of every comparison: a guess without samples, sequencing depth alone, and the yardstick."""
+COMPARED = ("linear", "clades", "kernel", "ensemble")
+SEED_END = 2**63
+
+
+class EvaluateTargetConfig(Section):
+    """The metadata column to predict."""
+
+    panel: ClassVar[str] = "Target"
+
+    metadata_column: Names
+    """Column of the metadata to predict."""
+    classifier: bool = False
+    """Predict classes instead of a number."""
+    target_transform: TargetTransform | None = None
+    """Scale on which a number is learned, fitted on training samples. Default: zscore."""
+
+    @model_validator(mode="after")
+    def _one_column(self) -> Self:
+        if len(self.metadata_column) != 1:
+            raise ValueError(
+                f"--metadata-column {','.join(self.metadata_column)}: an evaluation is of one column; run one for each"
+            )
+        if self.classifier:
+            self._refuse_unused("target_transform", "numbers, and --classifier predicts classes: drop one of them")
+        return self
+
+    @property
+    def column(self) -> str:
+        """The column."""
+        return self.metadata_column[0]
+
+    def target(self) -> TargetConfig:
+        """What learners are told of the target."""
+        return TargetConfig.model_validate(self.model_dump())
+
+
+class ComparisonConfig(Section):
+    """Which learners are compared."""
+
+    panel: ClassVar[str] = "Comparison"
+
+    learners: Names = COMPARED
+    """Learners to compare: linear, clades, kernel, ensemble, neural; null, depth and forest always are."""
+    batch_column: Names = ()
+    """Columns such as run,plate,primer that should not predict the target: learner `batch` shows whether they do."""
+    seed: Annotated[int, Field(ge=0, lt=SEED_END)] = 42
+    """Seed of every draw: folds, rarefaction, learners, intervals."""
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        for option, names in (("--learners", self.learners), ("--batch-column", self.batch_column)):
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise ValueError(f"{option} names {twice[0]} twice")
+        if not self.learners:
+            raise ValueError("--learners is empty: name what to compare")
+        return self
+
+
+class FoldsConfig(Section):
+    """Which samples are held out together."""
+
+    panel: ClassVar[str] = "Folds"
+
+    group_column: str | None = None
+    """Metadata column of subjects, sites or studies: a group is held out as a whole, as new subjects would be."""
+    cv: Scheme | None = None
+    """How samples are held out. Default: by group where there are groups, and alike in classes (stratified)."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts of the samples, each of which is held out once."""
+    repeats: Positive = 3
+    """How often the samples are divided anew; predictions of a sample are averaged."""
+    fold_column: str | None = None
+    """Metadata column that gives the fold of each sample, instead of --cv and --folds."""
+    test_column: str | None = None
+    """Metadata column that says train or test: learn from the one, predict the other, once."""
+    gap: bool = False
+    """Also hold out samples at random, to show how much better that looks than new groups."""
+    allow_random_split: bool = False
+    """Allow a random split although groups have several samples; its scores are too good for new groups."""
+
+    @model_validator(mode="after")
+    def _one_way_to_divide(self) -> Self:
+        ways = {"--fold-column": self.fold_column, "--test-column": self.test_column, "--cv": self.cv}
+        given = [way for way, value in ways.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        if self.fold_column is not None or self.test_column is not None:
+            for option in ("folds", "repeats"):
+                self._refuse_unused(option, f"folds that are drawn, and {given[0]} gives them: drop one of them")
+        if self.cv == "leave-one-group-out":
+            for option in ("folds", "repeats"):
+                self._refuse_unused(option, "folds that are drawn, and leave-one-group-out has a fold for each group")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_there(self) -> Self:
+        if self.group_column is not None:
+            return self
+        if self.cv in ("group", "stratified-group", "leave-one-group-out"):
+            raise ValueError(f"--cv {self.cv} holds out groups: give --group-column")
+        if self.gap:
+            raise ValueError("--gap compares with folds of groups: give --group-column")
+        return self
+
+    @model_validator(mode="after")
+    def _gap_is_of_groups(self) -> Self:
+        if self.gap and self.test_column is not None:
+            raise ValueError("--gap compares folds of groups with random ones, and --test-column has none: drop one")
+        if self.gap and self.cv in ("kfold", "stratified"):
+            raise ValueError(f"--gap compares folds of groups with random ones, and --cv {self.cv} is random: drop one")
+        return self
+
+    def scheme(self, classes: bool) -> Scheme:
+        """How folds are drawn where no column gives them, resolved."""
+        if self.cv is not None:
+            return self.cv
+        if self.group_column is not None:
+            return "stratified-group" if classes else "group"
+        return "stratified" if classes else "kfold"
+
+    @property
+    def rounds(self) -> int:
+        """How often the samples are divided, resolved."""
+        given = self.fold_column is not None or self.test_column is not None
+        return 1 if given or self.cv == "leave-one-group-out" else self.repeats
+
+
+class CountsConfig(Section):
+    """Which reads learners see."""
+
+    panel: ClassVar[str] = "Reads"
+
+    unseen_asvs: Literal["keep", "drop"] = "keep"
+    """ASVs that no training sample holds: keep them, as with a tree of all samples, or drop them as if unknown."""
+    rarefy_depth: Positive | Literal["auto"] | None = None
+    """Draw this many reads from each sample; auto keeps 95 % of the samples. Default: only where depth misleads."""
+    rarefy_draws: Positive = 3
+    """Draws of a sample whose predictions are averaged; learners are fitted to the first."""
+
+
+class EvaluateOutputConfig(ResumableConfig):
+    """Where results go, and which part of the work is done."""
+
+    resume: bool = False
+    """Continue the evaluation in --output-dir: folds that are done are not computed again."""
+    jobs: Positive = 1
+    """Folds that are computed side by side, each in a process with one thread; changes no result."""
+    only_fold: str | None = None
+    """Compute one fold and stop: REPEAT.FOLD, or its number from 1 to folds x repeats. For job arrays."""
+    collect: bool = False
+    """Put folds together that --only-fold has computed."""
+
+    @model_validator(mode="after")
+    def _one_part(self) -> Self:
+        asked = [name for name in ("resume", "overwrite", "only_fold", "collect") if getattr(self, name)]
+        if len(asked) > 1:
+            shown = " and ".join("--" + name.replace("_", "-") for name in asked)
+            raise ValueError(f"{shown} exclude each other: give one of them")
+        if self.only_fold is not None and not re.fullmatch(r"\d+(\.\d+)?", self.only_fold):
+            raise ValueError(f"--only-fold {self.only_fold}: give REPEAT.FOLD such as 1.3, or a number such as 3")
+        return self
+
+
+class EvaluateConfig(RunConfig):
+    """Options of `aam evaluate`."""
+
+    inputs: PhylogenyConfig = PhylogenyConfig()
+    output: EvaluateOutputConfig
+    target: EvaluateTargetConfig
+    comparison: ComparisonConfig = ComparisonConfig()
+    folds: FoldsConfig = FoldsConfig()
+    counts: CountsConfig = CountsConfig()
+    trees: TreesConfig = TreesConfig()
+    linear: LinearConfig = LinearConfig()
+    kernel: KernelConfig = KernelConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+
+    @model_validator(mode="after")
+    def _target_is_no_batch(self) -> Self:
+        for option, names in (
+            ("--batch-column", self.comparison.batch_column),
+            ("--group-column", (self.folds.group_column,)),
+        ):
+            if self.target.column in names:
+                raise ValueError(f"{option} {self.target.column}: that is the column to predict")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Learners of the comparison, in the order in which they are shown."""
+        batch = ("batch",) if self.comparison.batch_column else ()
+        return tuple(dict.fromkeys((*ALWAYS[:2], *batch, ALWAYS[2], *self.comparison.learners)))
+
+    def options_of_learners(self) -> LearnersConfig:
+        """The sections that learners are made of."""
+        return LearnersConfig(**{section: getattr(self, section) for section in LearnersConfig.sections()})

@@ -1,0 +1,202 @@
+"""What out-of-fold predictions of several learners say: tables of scores, differences, and errors of groups.
+
+Shapes: n samples that were held out, C classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from aam.evaluation.fold_fits import FoldResult, Variant
+from aam.evaluation.intervals import Floats, GroupBootstrap, Interval
+from aam.evaluation.scores import (
+    MAIN_CLASS,
+    MAIN_NUMBER,
+    Scores,
+    draw_classes,
+    draw_numbers,
+    is_better,
+    score_classes,
+    score_numbers,
+)
+
+PROBABILITY = "probability_"
+SCORE_COLUMNS = ["learner", "metric", "value", "low", "high"]
+DIFFERENCE_COLUMNS = ["learner", "reference", "metric", "difference", "low", "high", "beyond_noise"]
+
+
+def prediction_table(results: Sequence[FoldResult], variant: Variant) -> pd.DataFrame:
+    """All predictions, one row for each sample, learner and repeat, in an order that does not depend on the work's.
+
+    Columns: sample_id, learner, repeat, fold, true, prediction, and spread or probability_CLASS where there are such.
+    """
+    (target,) = variant.labels.values.columns
+    truth = variant.labels.values[target]
+    frames = []
+    for result in sorted(results, key=lambda each: (each.repeat, each.fold)):
+        for learner, columns in result.learners.items():
+            head = {"sample_id": result.sample_id, "learner": learner, "repeat": result.repeat, "fold": result.fold}
+            true = truth.loc[result.sample_id].to_numpy()
+            frames.append(pd.DataFrame(head | {"true": true} | columns))
+    table = pd.concat(frames, ignore_index=True)
+    shares = sorted(str(name) for name in table if str(name).startswith(PROBABILITY))
+    table[shares] = table[shares].fillna(0.0)  # of a class that a fold's training lacks
+    first = ["sample_id", "learner", "repeat", "fold", "true", "prediction"]
+    return table[[*first, *(["spread"] if "spread" in table else []), *shares]]
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """Predictions of the held-out samples by every learner, averaged over repeats."""
+
+    sample_ids: tuple[str, ...]
+    groups: NDArray[np.str_]
+    true: Floats
+    """Numbers, or places of classes [n]."""
+    classes: tuple[str, ...]
+    """Empty where numbers are predicted."""
+    predicted: dict[str, Floats]
+    """[n], or probabilities [n, C], by learner."""
+    seed: int
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, groups: "pd.Series[str]", seed: int) -> Self:
+        """Average a table of predictions over repeats.
+
+        Args:
+            table: as of `prediction_table`.
+            groups: group of each sample, by id.
+            seed: of the bootstrap.
+        """
+        shares = [name for name in table if str(name).startswith(PROBABILITY)]
+        names = list(dict.fromkeys(table["learner"]))
+        means = table.groupby(["learner", "sample_id"])[shares or ["prediction"]].mean()
+        ids = sorted(set(table["sample_id"]))
+        predicted = {name: means.loc[name].loc[ids].to_numpy(np.float64) for name in names}
+        truth = table.drop_duplicates("sample_id").set_index("sample_id")["true"].loc[ids]
+        classes = tuple(str(name).removeprefix(PROBABILITY) for name in shares)
+        true = truth.map({name: place for place, name in enumerate(classes)}) if classes else truth
+        if not classes:
+            predicted = {name: value[:, 0] for name, value in predicted.items()}
+        of_samples = groups.loc[ids].to_numpy(dtype=np.str_)
+        return cls(tuple(ids), of_samples, np.asarray(true, np.float64), classes, predicted, seed)
+
+    def among(self, sample_ids: Sequence[str]) -> "OutOfFold":
+        """The predictions of some samples."""
+        known = set(sample_ids)
+        kept = np.array([name in known for name in self.sample_ids])
+        ids = tuple(name for name in self.sample_ids if name in known)
+        predicted = {name: value[kept] for name, value in self.predicted.items()}
+        return OutOfFold(ids, self.groups[kept], self.true[kept], self.classes, predicted, self.seed)
+
+    @property
+    def main(self) -> str:
+        """The score that chooses the best learner."""
+        return MAIN_CLASS if self.classes else MAIN_NUMBER
+
+    @cached_property
+    def boot(self) -> GroupBootstrap:
+        """Draws of groups, the same for every learner."""
+        return GroupBootstrap.of(self.groups, self.seed)
+
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """Scores by learner."""
+        return {name: self._score(value) for name, value in self.predicted.items()}
+
+    @cached_property
+    def drawn(self) -> dict[str, dict[str, Floats]]:
+        """Scores of every draw by learner and metric."""
+        return {name: self._draw(value) for name, value in self.predicted.items()}
+
+    def _score(self, predicted: Floats) -> Scores:
+        if self.classes:
+            return score_classes(self.true.astype(np.int64), predicted, self.classes)
+        return score_numbers(self.true.astype(np.float64), predicted)
+
+    def _draw(self, predicted: Floats) -> dict[str, Floats]:
+        if self.classes:
+            return draw_classes(self.true.astype(np.int64), predicted, self.classes, self.boot)
+        return draw_numbers(self.true.astype(np.float64), predicted, self.boot)
+
+    @property
+    def ranking(self) -> list[str]:
+        """Learners from the best to the worst; of equal ones the one that comes first."""
+        return sorted(self.scores, key=lambda name: -_finite(self.scores[name][self.main]))
+
+    def interval(self, learner: str, metric: str) -> Interval:
+        """Interval of a score."""
+        return self.boot.interval(self.drawn[learner][metric])
+
+    def difference(self, learner: str, reference: str, metric: str | None = None) -> tuple[float, Interval]:
+        """How far a learner's score lies above a reference's, and the interval of that over the same draws."""
+        metric = metric or self.main
+        value = self.scores[learner][metric] - self.scores[reference][metric]
+        return value, self.boot.interval(self.drawn[learner][metric] - self.drawn[reference][metric])
+
+    def beats(self, learner: str, reference: str) -> bool:
+        """Whether a learner's main score is better than a reference's beyond noise."""
+        value, interval = self.difference(learner, reference)
+        return value > 0 and interval.excludes_zero
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else -np.inf
+
+
+def score_table(out: OutOfFold) -> pd.DataFrame:
+    """One row for each learner and metric, with a 95 % interval where there are ten groups."""
+    rows = [
+        (name, metric, value, *out.interval(name, metric))
+        for name, scores in out.scores.items()
+        for metric, value in scores.items()
+    ]
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+
+
+def difference_table(out: OutOfFold) -> pd.DataFrame:
+    """Every learner against the forest and against the best one; ``beyond_noise`` says better, worse or no."""
+    references = list(dict.fromkeys(name for name in ("forest", out.ranking[0]) if name in out.predicted))
+    return pd.DataFrame(list(_differences(out, references)), columns=DIFFERENCE_COLUMNS)
+
+
+def _differences(out: OutOfFold, references: Sequence[str]) -> Iterator[tuple[str, str, str, float, float, float, str]]:
+    for reference in references:
+        for name, scores in out.scores.items():
+            if name == reference:
+                continue
+            for metric in scores:
+                value, interval = out.difference(name, reference, metric)
+                better = "better" if is_better(metric, value) else "worse"
+                noise = "unknown" if np.isnan(interval.low) else better if interval.excludes_zero else "no"
+                yield name, reference, metric, value, *interval, noise
+
+
+def group_table(out: OutOfFold) -> pd.DataFrame:
+    """Errors of each group by learner: which subjects, sites or studies are predicted badly.
+
+    Columns: group, learner, samples, and mae and bias (mean of predicted less true), or accuracy and log_loss.
+    """
+    table = pd.concat([_errors(out, name) for name in out.predicted], ignore_index=True)
+    return table.sort_values("group", kind="stable", ignore_index=True)
+
+
+def _errors(out: OutOfFold, learner: str) -> pd.DataFrame:
+    predicted = out.predicted[learner]
+    if out.classes:
+        places = out.true.astype(np.int64)
+        of_true = predicted[np.arange(len(places)), places]
+        right = (predicted.argmax(axis=1) == places).astype(np.float64)
+        errors = {"accuracy": right, "log_loss": -np.log(np.maximum(of_true, np.finfo(np.float64).eps))}
+    else:
+        errors = {"mae": np.abs(predicted - out.true), "bias": predicted - out.true}
+    frame = pd.DataFrame({"group": out.groups} | errors)
+    means = frame.groupby("group").mean()
+    means.insert(0, "samples", frame.groupby("group").size())
+    means.insert(0, "learner", learner)
+    return means.reset_index()

@@ -1,0 +1,172 @@
+"""The work of an evaluation: all learners fitted to the training samples of one fold, and what they predict.
+
+Shapes: m held-out samples, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from aam.data.counts import Counts
+from aam.data.study import Study
+from aam.errors import InputError
+from aam.evaluation.schemes import Fold, Rows
+from aam.learners.base import Floats, Labels, Learner, Output, Predictions, Problem, Solution, pose
+from aam.learners.ensemble import EnsembleLearner
+from aam.learners.simple import NullLearner
+
+OF_THE_SAMPLE = ("depth", "batch")
+"""Learners on what is known of a sample besides its reads; they see all reads where the others see a rarefaction."""
+Mask = NDArray[np.bool_]
+OutputTable = dict[str, list[Any]]
+"""Columns of a learner's predictions in a fold, as JSON: prediction, and spread or probability_CLASS."""
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One way to look at the samples."""
+
+    name: str
+    """``main``, ``rarefied`` or ``random``: the end of the names of its files."""
+    study: Study
+    """All reads."""
+    draws: tuple[Study, ...]
+    """What learners see, rows as those of `study`: they are fitted to the first, and predictions are averaged."""
+    labels: Labels
+    folds: tuple[Fold, ...]
+    seed: int
+    drop_unseen: bool = False
+    """Whether ASVs that no training sample holds are dropped from the held-out ones."""
+    depth: int | None = None
+    """Reads of every sample in the draws; None for all reads."""
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """Predictions of one fold."""
+
+    variant: str
+    repeat: int
+    fold: int
+    sample_id: list[str]
+    learners: dict[str, OutputTable]
+    empty: list[str]
+    """Samples without a read of an ASV that training knows; their prediction is that of the null learner."""
+
+
+def fit_fold(
+    variant: Variant, fold: Fold, learners: Mapping[str, Learner], done: Callable[[str], object] | None = None
+) -> FoldResult:
+    """Fit all learners to the training samples of a fold, each with one thread, and predict the others.
+
+    Args:
+        variant: the samples.
+        fold: which of them are held out; their values of the target are concealed.
+        learners: by name; those that combine others come after these.
+        done: told of every learner that is done.
+
+    Raises:
+        InputError: a learner cannot learn from these samples.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            return _fit_fold(variant, fold, learners, done or (lambda _: None))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fit_fold(
+    variant: Variant, fold: Fold, learners: Mapping[str, Learner], done: Callable[[str], object]
+) -> FoldResult:
+    labels = conceal(variant.labels, fold.held_out)
+    targets, (problem,) = pose(variant.draws[0], fold.train, labels, variant.seed + fold.repeat)
+    held_out, empty = held_out_studies(variant, fold)
+    metadata = held_out[0].metadata
+    assert metadata is not None
+    solutions: dict[str, Solution] = {}
+    tables: dict[str, OutputTable] = {}
+    guess = NullLearner().solve(problem).value
+    for name, learner in learners.items():
+        of_sample = name in OF_THE_SAMPLE
+        own = replace(problem, study=variant.study) if of_sample else problem
+        solutions[name] = _solve(name, learner, own, solutions, fold)
+        if of_sample:
+            output = _predict(solutions[name], held_out[:1], np.zeros_like(empty), guess)
+        else:
+            output = _predict(solutions[name], held_out[1:], empty, guess)
+        tables[name] = _columns(Predictions(targets, (output,)).table(metadata))
+        done(name)
+    ids = [variant.study.table.sample_ids[row] for row in fold.held_out]
+    return FoldResult(variant.name, fold.repeat, fold.number, ids, tables, [ids[at] for at in np.flatnonzero(empty)])
+
+
+def conceal(labels: Labels, rows: Rows) -> Labels:
+    """The labels without the values of some samples."""
+    values = labels.values.copy()
+    values.iloc[rows] = None if labels.config.classifier else np.nan
+    return replace(labels, values=values)
+
+
+def _solve(name: str, learner: Learner, problem: Problem, solutions: Mapping[str, Solution], fold: Fold) -> Solution:
+    try:
+        if isinstance(learner, EnsembleLearner):  # its members need not be fitted twice
+            return learner.solve_with(problem, solutions)
+        return learner.solve(problem)
+    except InputError as error:
+        raise InputError(f"{name} in fold {fold.name}: {error}") from None
+
+
+def held_out_studies(variant: Variant, fold: Fold) -> tuple[list[Study], Mask]:
+    """The held-out samples alone: with all reads, then each draw; and which of them have no read in the first draw."""
+    studies = [of_rows(variant.study, fold.held_out), *(of_rows(draw, fold.held_out) for draw in variant.draws)]
+    if not variant.drop_unseen:
+        return studies, np.zeros(len(fold.held_out), dtype=bool)
+    seen = np.asarray(variant.draws[0].table.counts[fold.train].sum(axis=0)).ravel() > 0
+    known = [studies[0], *(with_asvs(study, seen) for study in studies[1:])]
+    return known, np.any([study.table.depth == 0 for study in known[1:]], axis=0)
+
+
+def of_rows(study: Study, rows: Rows) -> Study:
+    """Some samples of a study; ASVs and tree stay as they are, and so do shares that were computed already."""
+    metadata = None if study.metadata is None else study.metadata.iloc[rows]
+    part = replace(study, table=study.table.select_samples(rows), metadata=metadata, matrix=None, left_out=None)
+    for name in ("branch_shares", "asv_shares"):
+        if name in vars(study):
+            vars(part)[name] = vars(study)[name][rows]
+    return part
+
+
+def with_asvs(study: Study, kept: Mask) -> Study:
+    """The study without the reads of some ASVs, whose columns stay; shares are of what is left."""
+    counts: Counts = study.table.counts.copy()
+    counts.data = np.where(kept[counts.indices], counts.data, 0)
+    counts.eliminate_zeros()
+    return replace(study, table=replace(study.table, counts=counts))
+
+
+def _predict(solution: Solution, draws: Sequence[Study], empty: Mask, guess: Floats) -> Output:
+    """The mean over draws; its spread has the variance within draws and between them. Empty samples get the guess."""
+    rows = np.flatnonzero(~empty)
+    value = np.broadcast_to(guess, (len(empty), *guess.shape)).copy()
+    outputs = [solution.predict(draw, rows) for draw in draws] if len(rows) else []
+    if outputs:
+        values = np.stack([output.value for output in outputs])
+        value[rows] = values.mean(axis=0) if len(outputs) > 1 else values[0]
+    spreads = [output.spread for output in outputs if output.spread is not None]
+    if not spreads:
+        return Output(value)
+    spread = np.full(len(empty), np.nan)
+    spread[rows] = np.sqrt(np.mean(np.square(spreads), axis=0) + values.var(axis=0)) if len(outputs) > 1 else spreads[0]
+    return Output(value, spread)
+
+
+def _columns(table: pd.DataFrame) -> OutputTable:
+    return {str(name): table[name].tolist() for name in table.columns}

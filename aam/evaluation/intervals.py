@@ -1,0 +1,88 @@
+"""Intervals by bootstrap over groups: samples of a group are near copies, so groups are drawn, not samples.
+
+Shapes: D draws, G groups, n samples.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aam.data.addressed import generator
+
+Floats = NDArray[np.float64]
+DRAWS = 2000
+FEWEST_GROUPS = 10
+"""Groups below which percentiles of the bootstrap say little, so that no interval is given."""
+LEVEL = 95.0
+
+
+class Interval(NamedTuple):
+    """Ends of a 95 % interval; NaN where there is none."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether all of it lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, eq=False)
+class GroupBootstrap:
+    """Draws of as many groups as there are, with replacement; the same for all learners, so that they are paired.
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13 (percentiles; what is drawn is
+    what is independent).
+    """
+
+    code: NDArray[np.int64]
+    """Number of the group of each sample [n]."""
+    times: Floats
+    """How often each group was drawn [D, G]."""
+
+    @classmethod
+    def of(cls, groups: NDArray[np.str_], seed: int, draws: int = DRAWS) -> Self:
+        """Draw.
+
+        Args:
+            groups: of each sample [n].
+            seed: of the draws.
+            draws: how many.
+        """
+        names, code = np.unique(groups, return_inverse=True)
+        count = len(names)
+        times = generator(seed, "bootstrap").multinomial(count, np.full(count, 1 / count), size=draws)
+        return cls(code, times.astype(np.float64))
+
+    @property
+    def groups(self) -> int:
+        """Groups."""
+        return int(self.times.shape[1])
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are groups enough for an interval."""
+        return self.groups >= FEWEST_GROUPS
+
+    def sums(self, values: Floats) -> Floats:
+        """Sum of values over the samples of each draw: [n] -> [D], [n, K] -> [D, K]."""
+        of_group = np.zeros((self.groups, *values.shape[1:]))
+        np.add.at(of_group, self.code, values)
+        return self.times @ of_group
+
+    @cached_property
+    def weights(self) -> Floats:
+        """How often each sample is in each draw [D, n]."""
+        return self.times[:, self.code]
+
+    def interval(self, drawn: Floats) -> Interval:
+        """Percentiles of what the draws give [D]; draws for which a score is undefined do not count."""
+        known = drawn[np.isfinite(drawn)]
+        if not self.enough or len(known) < len(drawn) / 2:
+            return Interval(np.nan, np.nan)
+        low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+        return Interval(float(low), float(high))

@@ -1,0 +1,90 @@
+"""The ways to look at the samples of an evaluation: all reads or rarefied ones, folds of groups or at random."""
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from aam.config.evaluate import EvaluateConfig, FoldsConfig
+from aam.data.study import Study, select_samples
+from aam.errors import InputError
+from aam.evaluation.fold_fits import Variant
+from aam.evaluation.schemes import Samples, draw_folds, plan_folds
+from aam.learners.base import Labels
+from aam.learners.rarefied import Rarefaction, auto_depth
+
+MAIN: Final = "main"
+RAREFIED: Final = "rarefied"
+RANDOM: Final = "random"
+
+
+def samples_of(study: Study, labels: Labels) -> Samples:
+    """What folds depend on."""
+    (column,) = labels.values.columns
+    classes = labels.values[column].to_numpy(dtype=np.str_) if labels.config.classifier else None
+    return Samples(study.table.sample_ids, classes, labels.groups)
+
+
+def deep_samples(study: Study, labels: Labels, depth: int) -> tuple[Study, Labels]:
+    """Leave out samples with fewer reads than the sampling depth.
+
+    Raises:
+        InputError: that leaves fewer than two.
+    """
+    reads = study.table.depth
+    rows = np.flatnonzero(reads >= depth)
+    if len(rows) < 2:
+        raise InputError(
+            f"--rarefy-depth {depth}: {len(rows)} of {len(reads)} samples have so many reads (the deepest has "
+            f"{reads.max()}, the median {int(np.median(reads))}); give less, or auto"
+        )
+    study = select_samples(study, rows, f"fewer reads than the sampling depth {depth}")
+    groups = None if labels.groups is None else labels.groups[rows]
+    weight = None if labels.weight is None else labels.weight[rows]
+    return study, replace(labels, values=labels.values.iloc[rows], groups=groups, weight=weight)
+
+
+def plan_main(study: Study, labels: Labels, config: EvaluateConfig) -> Variant:
+    """The evaluation as the options ask for it.
+
+    Raises:
+        InputError: the samples cannot be divided so, or no sample is deep enough.
+    """
+    depth = config.counts.rarefy_depth
+    number = auto_depth(study) if depth == "auto" else depth
+    if number is not None:
+        study, labels = deep_samples(study, labels, number)
+    seed = config.comparison.seed
+    metadata = study.metadata if study.metadata is not None else pd.DataFrame(index=list(study.table.sample_ids))
+    folds = tuple(plan_folds(samples_of(study, labels), metadata, config.folds, seed))
+    drop = config.counts.unseen_asvs == "drop"
+    main = Variant(MAIN, study, (study,), labels, folds, seed, drop)
+    return main if number is None else _drawn(main, number, config)
+
+
+def plan_random(main: Variant, config: EvaluateConfig) -> Variant:
+    """As many folds of single samples, whatever their group."""
+    per_repeat = max(fold.number for fold in main.folds)
+    samples = samples_of(main.study, main.labels)
+    few = samples.classes is not None and np.unique(samples.classes, return_counts=True)[1].min() < per_repeat
+    alike = samples.classes is not None and not few
+    drawn = FoldsConfig(folds=per_repeat, repeats=config.folds.rounds)
+    folds = draw_folds(samples, "stratified" if alike else "kfold", drawn, main.seed)
+    return replace(main, name=RANDOM, folds=tuple(folds))
+
+
+def rarefied(main: Variant, config: EvaluateConfig) -> Variant:
+    """The same folds, of the samples that have the automatic sampling depth, with as many reads of each."""
+    depth = auto_depth(main.study)
+    kept = main.study.table.depth >= depth
+    study, labels = deep_samples(main.study, main.labels, depth)
+    folds = (fold.within(kept) for fold in main.folds)
+    filled = tuple(fold for fold in folds if len(fold.held_out) and len(fold.train))
+    return _drawn(replace(main, name=RAREFIED, study=study, labels=labels, folds=filled), depth, config)
+
+
+def _drawn(variant: Variant, depth: int, config: EvaluateConfig) -> Variant:
+    """What learners see: several draws of so many reads of each sample, those that `aam train` would take."""
+    drawn = Rarefaction(depth=depth, draws=config.counts.rarefy_draws, seed=variant.seed).drawn(variant.study)
+    return replace(variant, draws=tuple(drawn), depth=depth)

@@ -1,0 +1,151 @@
+"""What an evaluation says in words: which learner is best, by how much, and what to beware of."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from aam.evaluation.comparison import OutOfFold
+from aam.evaluation.intervals import FEWEST_GROUPS, Interval
+
+NAMES: Final = {
+    "r2": "R2",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "pearson": "Pearson r",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "log_loss": "log loss",
+}
+"""How scores are spelled for readers."""
+NO_MODEL: Final = {
+    "null": "a guess that looks at no sample",
+    "depth": "sequencing depth alone",
+    "batch": "the batch columns alone",
+}
+"""Learners of a comparison that nobody should train."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result in words."""
+
+    best: str
+    """The learner with the best score of all."""
+    to_train: str | None
+    """The best learner that is worth training; None where a guess is as good."""
+    sentence: str
+
+
+def spelled(metric: str) -> str:
+    """A score's name for readers."""
+    return NAMES.get(metric, metric.replace("recall_", "recall of "))
+
+
+def shown_interval(interval: Interval) -> str:
+    """``95 % 0.41 to 0.62``, or nothing where there is no interval."""
+    return "" if np.isnan(interval.low) else f"95 % {interval.low:.2f} to {interval.high:.2f}"
+
+
+def judge(out: OutOfFold, column: str, unit: str) -> Verdict:
+    """Say which learner is best, by how much, and whether that is beyond noise.
+
+    The best is chosen on the same predictions that judge it, so that its score is a little too good where others are
+    within noise of it.
+
+    Args:
+        out: predictions of the held-out samples.
+        column: what is predicted.
+        unit: what the intervals are over, such as ``groups (subject)``.
+    """
+    ranking = out.ranking
+    best = ranking[0]
+    models = [name for name in ranking if name not in NO_MODEL]
+    named = _with_score(out, best)
+    if best not in NO_MODEL:
+        rival = "forest" if best != "forest" else next((name for name in models if name != best), "null")
+        parts = [f"{best} predicts {column} best: {named} over {out.boot.groups} {unit}", compared(out, best, rival)]
+        parts += _against_guess(out, best)
+        return Verdict(best, best, ", ".join(parts))
+    sentence = (
+        f"no learner predicts {column} better than {NO_MODEL[best]} ({best}): {named} over {out.boot.groups} {unit}"
+    )
+    if not models:
+        return Verdict(best, None, sentence)
+    sentence += f"; the best that looks at ASVs is {models[0]}: {_with_score(out, models[0])}, "
+    worth = best != "null" and "null" in out.predicted and out.beats(models[0], "null")
+    return Verdict(best, models[0] if worth else None, sentence + compared(out, models[0], best))
+
+
+def _with_score(out: OutOfFold, name: str) -> str:
+    interval = shown_interval(out.interval(name, out.main))
+    return f"{spelled(out.main)} {out.scores[name][out.main]:.2f}" + (f" ({interval})" if interval else "")
+
+
+def compared(out: OutOfFold, learner: str, reference: str) -> str:
+    """How much better or worse a learner is than another: ``0.04 above forest (0.51), beyond noise (...)``."""
+    if reference not in out.predicted:
+        return "alone in this comparison"
+    value, interval = out.difference(learner, reference)
+    side = "above" if value >= 0 else "below"
+    text = f"{abs(value):.2f} {side} {reference} ({out.scores[reference][out.main]:.2f})"
+    return f"{text}, {_noise(interval)}"
+
+
+def _noise(interval: Interval) -> str:
+    if np.isnan(interval.low):
+        return f"and with fewer than {FEWEST_GROUPS} groups nobody can say whether that is noise"
+    return f"{'beyond' if interval.excludes_zero else 'within'} noise ({shown_interval(interval)})"
+
+
+def _against_guess(out: OutOfFold, best: str) -> list[str]:
+    """What to say where a learner is no better than a guess."""
+    if "null" not in out.predicted or not out.boot.enough or out.beats(best, "null"):
+        return []
+    return [f"but not better than a guess beyond noise (null {out.scores['null'][out.main]:.2f})"]
+
+
+def misleading(out: OutOfFold, learner: str, column: str) -> str | None:
+    """Say that depth or batch alone predicts the target, where it does beyond noise."""
+    if learner not in out.predicted or not out.beats(learner, "null"):
+        return None
+    what = {"depth": "sequencing depth", "batch": "batch"}[learner]
+    return (
+        f"{column} is confounded with {what}: {NO_MODEL[learner]} predicts it, {_with_score(out, learner)}, "
+        f"{compared(out, learner, 'null')}"
+    )
+
+
+def perhaps_misleading(out: OutOfFold, learner: str) -> str | None:
+    """Say that depth or batch may predict the target where there are too few groups to tell."""
+    if learner not in out.predicted or out.boot.enough or out.difference(learner, "null")[0] <= 0:
+        return None
+    return f"{NO_MODEL[learner]} scores {compared(out, learner, 'null')}" + (
+        "; --rarefy-depth auto shows what is left without it" if learner == "depth" else ""
+    )
+
+
+def fallen(all_reads: OutOfFold, rarefied: OutOfFold, depth: int) -> str:
+    """How far the score falls when all samples have the same depth, on the samples that have it."""
+    same = all_reads.among(rarefied.sample_ids)
+    name = next(name for name in same.ranking if name not in NO_MODEL)
+    before, after = same.scores[name][same.main], rarefied.scores[name][same.main]
+    interval = same.boot.interval(rarefied.drawn[name][same.main] - same.drawn[name][same.main])
+    verb = "falls" if after <= before else "rises"
+    shown = shown_interval(interval)
+    return (
+        f"with {depth} reads of every sample the {spelled(same.main)} of {name} {verb} from {before:.2f} to {after:.2f}"
+        f" on the same {len(same.sample_ids)} samples" + (f" (difference {shown})" if shown else "")
+    )
+
+
+def flattered(by_group: OutOfFold, at_random: OutOfFold, name: str) -> str:
+    """How much better a random split looks than new groups."""
+    main = by_group.main
+    honest, random = by_group.scores[name][main], at_random.scores[name][main]
+    interval = by_group.boot.interval(at_random.drawn[name][main] - by_group.drawn[name][main])
+    shown = shown_interval(interval)
+    return (
+        f"a random split shows {spelled(main)} {random:.2f} for {name} where new groups have {honest:.2f}: "
+        f"{random - honest:.2f} of it" + (f" ({shown})" if shown else "") + " comes from knowing the groups"
+    )

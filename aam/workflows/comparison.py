@@ -1,0 +1,147 @@
+"""What `aam evaluate` needs besides fitting: its learners, checks before the work, and the command that trains."""
+
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from aam.config import EvaluateConfig, TrainConfig, flag
+from aam.data.leakage import Finding, find_leakage
+from aam.data.metadata import categorical_column
+from aam.data.study import Study, digest
+from aam.errors import InputError, first_ids
+from aam.evaluation.batch import BatchLearner
+from aam.evaluation.fold_fits import Variant, conceal
+from aam.evaluation.schemes import BY_SAMPLE
+from aam.learners.base import Learner, pose
+from aam.learners.registry import make_learner
+from aam.workflows.folder import MAY_CHANGE
+
+
+def compared_learners(config: EvaluateConfig, study: Study) -> dict[str, Learner]:
+    """Make the learners of a comparison; those that combine others come last.
+
+    Raises:
+        InputError: there is no such learner, or one needs a tree and there is none.
+    """
+    options, has_tree = config.options_of_learners(), study.tree is not None
+    learners: dict[str, Learner] = {}
+    for name in config.names:
+        if name == "batch":
+            learners[name] = BatchLearner(config.comparison.batch_column)
+        else:
+            learners[name] = make_learner(name, options, has_tree)
+    return dict(sorted(learners.items(), key=lambda item: item[0] == "ensemble"))
+
+
+def check_plan(variants: Sequence[Variant], config: EvaluateConfig) -> None:
+    """Refuse, before any work, what no fold can learn from.
+
+    Raises:
+        InputError: the target is constant, in all samples or in the training samples of a fold; or a batch column is
+            the target by another name.
+    """
+    main = variants[0]
+    pose(main.study, np.arange(main.study.table.n_samples), main.labels, main.seed)
+    for variant in variants:
+        for fold in variant.folds:
+            try:
+                pose(variant.study, fold.train, conceal(variant.labels, fold.held_out), variant.seed)
+            except InputError as error:
+                raise InputError(f"fold {fold.name} cannot be learned from its training samples: {error}") from None
+    for column in config.comparison.batch_column:
+        _check_batch(main, column)
+
+
+def _check_batch(variant: Variant, column: str) -> None:
+    assert variant.study.metadata is not None
+    values = categorical_column(variant.study.metadata, column).fillna("")
+    if values.nunique() < 2:
+        raise InputError(
+            f"--batch-column {column} has one value, '{values.iloc[0]}', which tells nothing: leave it out"
+        )
+    (target,) = variant.labels.values.columns
+    truth = variant.labels.values[target].astype(str)
+    pairs = pd.DataFrame({"batch": values.to_numpy(), "true": truth.to_numpy()}).drop_duplicates()
+    if len(pairs) == pairs["batch"].nunique() == pairs["true"].nunique():
+        raise InputError(
+            f"--batch-column {column} is {target} by another name: every value of one has one of the other"
+        )
+
+
+def leakage(main: Variant, config: EvaluateConfig) -> list[Finding]:
+    """What lies on both sides of a fold and makes learners look better than they are for new groups.
+
+    Raises:
+        InputError: the split is a random one over subjects, sites or studies that were sampled repeatedly.
+    """
+    labels, ids = main.labels, main.study.table.sample_ids
+    sides = pd.Series({ids[row]: fold.name for fold in main.folds if fold.repeat == 1 for row in fold.held_out})
+    if len(main.folds) == 1:
+        sides = pd.concat([sides, pd.Series("train", index=[ids[row] for row in main.folds[0].train])])
+    column = config.folds.group_column
+    found = find_leakage(main.study, labels.values, column, sides, main.seed)
+    folds = config.folds
+    drawn = folds.fold_column is None and folds.test_column is None
+    if folds.allow_random_split or not drawn:
+        return found
+    if folds.scheme(labels.config.classifier) in BY_SAMPLE:
+        _refuse_divided(main, config)
+        refused = next((finding for finding in found if finding.refuses), None)
+        if refused is not None:
+            raise InputError(f"{refused.text.rstrip('.')}, or give --allow-random-split and mistrust the scores")
+    return found
+
+
+def _refuse_divided(main: Variant, config: EvaluateConfig) -> None:
+    """Refuse a random split over the groups that the user has named."""
+    groups = main.labels.groups
+    if groups is None:
+        return
+    names, sizes = np.unique(groups, return_counts=True)
+    if (sizes > 1).any():
+        raise InputError(
+            f"--cv {config.folds.cv} would divide groups of several samples ({first_ids(names[sizes > 1])}), so that "
+            "learners know them: leave it out to hold out whole groups, or give --allow-random-split"
+        )
+
+
+def fingerprint(variants: Sequence[Variant], config: EvaluateConfig) -> str:
+    """Hash of all that results depend on, to know the same evaluation again when it is resumed."""
+    options = config.model_dump_json(exclude={"inputs", "output"})
+    parts: list[str | NDArray[np.int64]] = [options]
+    for variant in variants:
+        labels = variant.labels
+        parts += [f"{key}={value}" for key, value in variant.study.fingerprint().items()]
+        parts.append(labels.values.to_csv())
+        parts.append("" if labels.groups is None else "\n".join(labels.groups.tolist()))
+        parts += [part for fold in variant.folds for part in (fold.name, fold.train, fold.held_out)]
+        for column in config.comparison.batch_column:
+            assert variant.study.metadata is not None
+            parts.append(categorical_column(variant.study.metadata, column).to_csv())
+    return digest(parts)
+
+
+def train_command(config: EvaluateConfig, learner: str, depth: int | None) -> str:
+    """The command line that trains a learner on the same files, column and groups."""
+    words = ["aam", "train", "--learner", learner]
+    known = TrainConfig.options()
+    defaults = {option: field.default for option, (_, field) in config.options().items()}
+    values = {**config.flat(), "rarefy_depth": depth}
+    for option, value in values.items():
+        if option in known and option not in MAY_CHANGE and value != defaults[option]:
+            words += _words(option, value, commas=option == "metadata_column")
+    return shlex.join([*words, "--output-dir", f"{config.target.column}-{learner}"])
+
+
+def _words(option: str, value: object, commas: bool) -> list[str]:
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [flag(option)]
+    several = value if isinstance(value, tuple) else (value,)
+    if commas:
+        return [flag(option), ",".join(map(str, several))]
+    return [word for part in several for word in (flag(option), str(part))]

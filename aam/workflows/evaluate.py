@@ -1,0 +1,203 @@
+"""`aam evaluate`: compare learners on samples that they have not seen."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from tqdm.auto import tqdm
+
+from aam.config import EvaluateConfig, SamplingConfig, UnifracConfig
+from aam.data.study import Study, load_study, select_samples
+from aam.data.target_table import target_values
+from aam.errors import InputError, first_ids
+from aam.evaluation.fold_fits import FoldResult, Variant, fit_fold
+from aam.evaluation.fold_store import FoldStore
+from aam.evaluation.outcome import Evaluation, Outcome
+from aam.evaluation.schemes import Fold, group_values
+from aam.evaluation.variants import plan_main, plan_random, rarefied
+from aam.learners.base import Labels, Learner
+from aam.workflows.comparison import check_plan, compared_learners, fingerprint, leakage, train_command
+from aam.workflows.evaluation_files import write_evaluation
+from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Compare learners on the files that the config names and write the output folder.
+
+    Raises:
+        InputError: a file or an option is wrong; nothing has been written then.
+    """
+    output = config.output
+    one_of_many = output.only_fold is not None
+    if output.collect or (one_of_many and (output.output_dir / CONFIG).exists()):
+        output = output.model_copy(update={"resume": True})
+    check_folder(config, output, shared=one_of_many)
+    study, labels = load_labelled(config)
+    plan = plan_evaluation(study, labels, config)
+    store = FoldStore(output.output_dir, plan.fingerprint)
+    if output.only_fold is not None:
+        names = [plan.fold_named(output.only_fold)]
+        with share_folder(config, output):
+            plan.results(plan.variants, store, names)
+        logger.info("fold %s is done; when all are, put them together with --collect", names[0])
+        return
+    if output.collect:
+        plan.check_complete(store)
+    with open_folder(config, output) as folder:
+        write_evaluation(_evaluate(plan, store), folder)
+
+
+def evaluate_study(
+    study: Study, labels: Labels, config: EvaluateConfig, learners: Mapping[str, Learner] | None = None
+) -> Evaluation:
+    """Compare learners on a study that is loaded already; nothing is written.
+
+    Args:
+        study: the samples, all of which have a value of the target.
+        labels: these values, and the groups.
+        config: the options; those of the output folder are not used.
+        learners: by name, in place of those that the config names.
+
+    Raises:
+        InputError: the samples cannot be divided so, or a learner cannot learn from them.
+    """
+    return _evaluate(plan_evaluation(study, labels, config, learners), None)
+
+
+def load_labelled(config: EvaluateConfig) -> tuple[Study, Labels]:
+    """Read the study and keep the samples that have a value of the target.
+
+    Raises:
+        InputError: a file is missing or wrong, or a column cannot be used.
+    """
+    study = load_study(config.inputs, SamplingConfig(), UnifracConfig(), needs=("metadata",))
+    assert study.metadata is not None
+    target = config.target.target()
+    values = target_values(study.metadata, target)
+    known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
+    study = select_samples(study, known, f"no value of {config.target.column}")
+    metadata, column = study.metadata, config.folds.group_column
+    assert metadata is not None
+    groups = group_values(metadata, column, "--group-column") if column is not None else None
+    return study, Labels(values.loc[list(study.table.sample_ids)], target, groups)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is to be computed."""
+
+    config: EvaluateConfig
+    learners: Mapping[str, Learner]
+    main: Variant
+    variants: tuple[Variant, ...]
+    """`main`, and the random split of --gap."""
+    fingerprint: str
+    leakage: tuple[str, ...]
+    """What makes learners look better than they are for new groups."""
+
+    def fold_named(self, text: str) -> str:
+        """A fold by its name or its number from 1.
+
+        Raises:
+            InputError: there is none.
+        """
+        names = [fold.name for fold in self.main.folds]
+        name = text if "." in text else dict(enumerate(names, 1)).get(int(text), "")
+        if name not in names:
+            raise InputError(f"--only-fold {text}: folds are {names[0]} to {names[-1]}, or 1 to {len(names)}")
+        return name
+
+    def check_complete(self, store: FoldStore) -> None:
+        """Refuse to put folds together that are not all there."""
+        names = [(variant.name, fold.name) for variant in self.variants for fold in variant.folds]
+        missing = [name for variant, name in names if not store.path(variant, name).exists()]
+        if missing:
+            raise InputError(
+                f"--collect: {len(missing)} of {len(names)} folds are not done: {first_ids(missing)}; compute them "
+                "with --only-fold, or all that is missing with --resume"
+            )
+
+    def results(
+        self, variants: Sequence[Variant], store: FoldStore | None, only: Sequence[str] | None = None
+    ) -> dict[str, list[FoldResult]]:
+        """Fit what has not been fitted yet; by variant."""
+        found: dict[str, list[FoldResult]] = {variant.name: [] for variant in variants}
+        open_work = []
+        for variant in variants:
+            for fold in variant.folds:
+                if only is not None and fold.name not in only:
+                    continue
+                kept = store.read(variant.name, fold.name) if store is not None else None
+                if kept is not None:
+                    found[variant.name].append(kept)
+                else:
+                    open_work.append((variant, fold))
+        done = sum(map(len, found.values()))
+        for result in self._fitted(open_work, store, done):
+            found[result.variant].append(result)
+        return found
+
+    def _fitted(self, work: Sequence[tuple[Variant, Fold]], store: FoldStore | None, done: int) -> Iterator[FoldResult]:
+        each = len(self.learners)
+        total = (len(work) + done) * each
+        with tqdm(total=total, initial=done * each, unit="fit", desc="evaluate", disable=None) as bar:
+            if min(self.config.output.jobs, len(work)) <= 1:
+                for variant, fold in work:
+                    yield _work(variant, fold, self.learners, store, bar)
+                return
+            with parallel_config("loky", inner_max_num_threads=1):
+                side_by_side = Parallel(self.config.output.jobs, return_as="generator_unordered")
+                for result in side_by_side(delayed(_work)(*part, self.learners, store) for part in work):
+                    bar.update(each)
+                    yield result
+
+
+def _work(
+    variant: Variant,
+    fold: Fold,
+    learners: Mapping[str, Learner],
+    store: FoldStore | None,
+    bar: "tqdm[NoReturn] | None" = None,
+) -> FoldResult:
+    """Compute one fold, and keep it."""
+    result = fit_fold(variant, fold, learners, None if bar is None else lambda _: bar.update())
+    if store is not None:
+        store.write(result)
+    return result
+
+
+def plan_evaluation(
+    study: Study, labels: Labels, config: EvaluateConfig, learners: Mapping[str, Learner] | None = None
+) -> Plan:
+    """Divide the samples, and check whatever can be checked before the work begins.
+
+    Raises:
+        InputError: the samples cannot be divided so, or nothing can be learned from the training samples of a fold.
+    """
+    learners = compared_learners(config, study) if learners is None else learners
+    main = plan_main(study, labels, config)
+    variants = (main, plan_random(main, config)) if config.folds.gap else (main,)
+    check_plan(variants, config)
+    found = tuple(finding.text for finding in leakage(main, config))
+    return Plan(config, learners, main, variants, fingerprint(variants, config), found)
+
+
+def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
+    """Fit, score, and look again at rarefied counts where depth misleads."""
+    results = plan.results(plan.variants, store)
+    outcomes = [Outcome.of(variant, results[variant.name]) for variant in plan.variants]
+    if plan.config.counts.rarefy_depth is None and outcomes[0].misleads("depth"):
+        variant = rarefied(plan.main, plan.config)
+        logger.info("sequencing depth predicts the target: the same with %d reads of every sample", variant.depth)
+        outcomes.append(Outcome.of(variant, plan.results([variant], store)[variant.name]))
+    command = partial(train_command, plan.config)
+    evaluation = Evaluation.of(plan.config, outcomes, command, plan.leakage)
+    for line in evaluation.lines:
+        logger.info("%s", line)
+    return evaluation

@@ -1,0 +1,182 @@
+"""Evaluations of a study in memory, as a notebook makes them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from aam.errors import InputError
+from aam.learners.base import Output
+from aam.workflows.evaluate import evaluate_study
+
+
+def with_reads(study, times):
+    """The study with so many times the reads of each sample."""
+    counts = sparse.csr_array((study.table.counts.toarray() * times[:, None]).astype(np.int64))
+    return replace(study, table=replace(study.table, counts=counts))
+
+
+def deep_learner(like):
+    """Reads the counts themselves, as an analysis without rarefaction or shares does."""
+
+    class Deep(type(like)):
+        def solve(self, problem):
+            def features(study, rows):
+                return np.log(study.table.depth[rows].astype(float))
+
+            x = features(problem.study, problem.rows)
+            slope = np.cov(x, problem.y)[0, 1] / max(x.var(ddof=1), 1e-9)
+            at, middle = problem.y.mean(), x.mean()
+            solution = super().solve(problem)
+            solution._predict = lambda study, rows: Output(at + slope * (features(study, rows) - middle))
+            return solution
+
+    return Deep()
+
+
+def test_scores_differences_and_words_agree(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    found = evaluate_study(study, labels_of(metadata), config(repeats=2), learners)
+    scores = found.main.scores.set_index(["learner", "metric"])
+    assert found.verdict.best == "shares"
+    assert scores.loc[("shares", "r2"), "value"] > 0.8
+    low, high = scores.loc[("shares", "r2"), ["low", "high"]]
+    assert low < scores.loc[("shares", "r2"), "value"] < high
+    assert len(found.main.predictions) == 48 * 4 * 2
+    assert len(found.main.folds) == 48 * 2
+    assert "aam train --learner shares --metadata-column number --group-column subject" in found.sentence
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("column", ["number", "kind"])
+def test_the_order_of_the_rows_changes_nothing(study_of, labels_of, learners, config, column):
+    study, metadata = study_of()
+    options = config(metadata_column=column, classifier=column == "kind")
+    one = evaluate_study(study, labels_of(metadata, column), options, learners)
+    order = np.random.default_rng(3).permutation(len(metadata))
+    moved = replace(study, table=study.table.select_samples(order), metadata=metadata.iloc[order])
+    two = evaluate_study(moved, labels_of(metadata.iloc[order], column), options, learners)
+    for table in ("scores", "differences", "errors_by_group", "predictions", "folds"):
+        pd.testing.assert_frame_equal(getattr(one.main, table), getattr(two.main, table))
+    assert one.to_json() == two.to_json()
+
+
+def test_classes_have_probabilities_and_recalls(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    found = evaluate_study(
+        study, labels_of(metadata, "kind"), config(metadata_column="kind", classifier=True), learners
+    )
+    shares = found.main.predictions[["probability_less", "probability_more"]]
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    metrics = set(found.main.scores["metric"])
+    assert metrics == {"balanced_accuracy", "auroc", "log_loss", "recall_less", "recall_more"}
+    assert found.verdict.best == "shares"
+
+
+def test_a_target_that_depends_on_depth_is_scored_on_rarefied_counts_too(study_of, labels_of, learners, config, caplog):
+    study, metadata = study_of(groups=20)
+    times = np.random.default_rng(1).integers(1, 30, len(metadata))
+    study = with_reads(study, times)
+    metadata["number"] = np.log(times)
+    learners["deep"] = deep_learner(learners["shares"])
+    found = evaluate_study(replace(study, metadata=metadata), labels_of(metadata), config(), learners)
+    assert list(found.outcomes) == ["main", "rarefied"]
+    rarefied = found.outcomes["rarefied"]
+    assert found.main.out.scores["deep"]["r2"] > 0.8
+    assert rarefied.out.scores["deep"]["r2"] < 0.1
+    assert rarefied.out.scores["depth"]["r2"] > 0.8
+    assert "number is confounded with sequencing depth" in found.notes[0]
+    assert f"with {rarefied.variant.depth} reads of every sample the R2 of deep falls from" in found.notes[1]
+    assert "no learner predicts number better than sequencing depth alone" in found.sentence
+    assert f"at {rarefied.variant.depth} reads of each sample" in found.sentence
+
+
+def test_depth_that_says_nothing_is_not_looked_into(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    found = evaluate_study(study, labels_of(metadata), config(), learners)
+    assert list(found.outcomes) == ["main"]
+    assert found.notes == ()
+
+
+def test_all_learners_see_a_sampling_depth_that_is_asked_for(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    found = evaluate_study(study, labels_of(metadata), config(rarefy_depth="auto"), learners)
+    variant = found.main.variant
+    assert variant.depth == np.sort(study.table.depth)[2]
+    assert len(found.main.out.sample_ids) == (study.table.depth >= variant.depth).sum()
+    assert f"--rarefy-depth {variant.depth}" in found.command
+
+
+def test_a_random_split_of_groups_looks_better_and_that_is_said(study_of, labels_of, learners, config):
+    study, metadata = study_of(groups=15, each=8)
+    rng = np.random.default_rng(0)
+    counts = np.repeat(rng.dirichlet(np.full(6, 1.0), 15) * 300, 8, axis=0) + rng.poisson(3, (120, 6)) + 1
+    study = replace(study, table=replace(study.table, counts=sparse.csr_array(counts.astype(np.int64))))
+    metadata["number"] = np.repeat(rng.normal(0, 1, 15), 8)
+
+    class Nearest(type(learners["shares"])):
+        def solve(self, problem):
+            solution = super().solve(problem)
+            known = problem.study.asv_shares[problem.rows].toarray()
+
+            def predict(study, rows):
+                new = study.asv_shares[rows].toarray()
+                return Output(problem.y[((new[:, None] - known) ** 2).sum(axis=2).argmin(axis=1)])
+
+            solution._predict = predict
+            return solution
+
+    learners["shares"] = Nearest()
+    found = evaluate_study(replace(study, metadata=metadata), labels_of(metadata), config(gap=True), learners)
+    random = found.outcomes["random"].out.scores["shares"]["r2"]
+    assert random > 0.5 > found.main.out.scores["shares"]["r2"]
+    assert any("a random split shows R2" in note and "comes from knowing the groups" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda frame: frame.assign(number=3.0), {}, "the target is 3.0 in all"),
+        (
+            lambda frame: frame.assign(number=np.where(frame["subject"] == "g03", 1.0, 2.0)),
+            {"cv": "leave-one-group-out"},
+            r"fold 1\.4 cannot be learned .* the target is 2.0 in all 44",
+        ),
+        (
+            lambda frame: frame,
+            {"cv": "kfold"},
+            "--cv kfold would divide groups of several samples .g00, .*--allow-rand",
+        ),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_before_any_work(
+    study_of, labels_of, learners, config, change, options, message
+):
+    study, metadata = study_of()
+    metadata = change(metadata)
+    with pytest.raises(InputError, match=message):
+        evaluate_study(replace(study, metadata=metadata), labels_of(metadata), config(**options), learners)
+
+
+def test_a_random_split_that_is_allowed_is_made(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    found = evaluate_study(study, labels_of(metadata), config(cv="kfold", allow_random_split=True), learners)
+    assert "subject looks like a column of subjects" in found.leakage[0]
+    assert found.to_json()["leakage"] == list(found.leakage)
+    fold = found.main.variant.folds[0]
+    groups = metadata["subject"].to_numpy()
+    assert set(groups[fold.train]) & set(groups[fold.held_out])
+
+
+def test_without_groups_every_sample_is_its_own(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    options = config(group_column=None)
+    with pytest.raises(InputError, match=r"subject looks like a column of subjects .* or give --allow-random-split"):
+        evaluate_study(study, labels_of(metadata, grouped=False), options, learners)
+    study = replace(study, metadata=metadata.drop(columns="subject"))
+    found = evaluate_study(study, labels_of(metadata, grouped=False), options, learners)
+    assert found.main.out.boot.groups == 48
+    assert "over 48 samples" in found.sentence

@@ -1,0 +1,188 @@
+"""`aam evaluate`: the same bytes however the work was divided, stopped and resumed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from aam.config import EvaluateConfig, SimulateConfig
+from aam.data.simulate import simulate_study, write_study
+from aam.errors import InputError
+from aam.workflows.evaluate import evaluate
+from aam.workflows.folder import EVALUATION_FILES, share_folder
+
+FOLDS = ["1.1", "1.2", "2.1", "2.2"]
+
+
+@pytest.fixture(scope="module")
+def wide_study(tmp_path_factory) -> Path:
+    """Files of a study of twelve subjects."""
+    folder = tmp_path_factory.mktemp("wide")
+    config = SimulateConfig(directory=folder, samples=48, asvs=60, bp=30, depth=300, subjects=12)
+    write_study(simulate_study(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(wide_study):
+    """Flat options of a small evaluation."""
+    files = {"table": (wide_study / "table.biom",), "tree": wide_study / "tree.nwk"}
+    files |= {"metadata": wide_study / "metadata.tsv", "metadata_column": "acidity", "group_column": "subject"}
+    small = {"learners": "clades", "trees": 5, "folds": 2, "repeats": 2, "gap": True}
+    return lambda output_dir, **more: EvaluateConfig.from_flat({**files, **small, "output_dir": output_dir, **more})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, options) -> Path:
+    """Folder of an evaluation that was not disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    evaluate(options(folder))
+    return folder
+
+
+def results_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in EVALUATION_FILES if (folder / name).exists()}
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A table in which null is the name of a learner, and only an empty cell is missing."""
+    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
+
+
+def test_all_files_are_there_and_say_what_they_should(whole):
+    expected = {name for name in EVALUATION_FILES if "rarefied" not in name}
+    assert set(results_of(whole)) == expected
+    tables = {name: read(whole / f"{name}.tsv") for name in ("folds", "predictions", "scores")}
+    assert list(tables["folds"]) == ["sample_id", "repeat", "fold", "group"]
+    assert len(tables["folds"]) == 96
+    assert list(tables["predictions"])[:6] == ["sample_id", "learner", "repeat", "fold", "true", "prediction"]
+    assert list(dict.fromkeys(tables["scores"]["learner"])) == ["null", "depth", "forest", "clades"]
+    assert tables["scores"][["value", "low", "high"]].notna().all().all() or "pearson" in set(
+        tables["scores"]["metric"]
+    )
+    document = json.loads((whole / "evaluation.json").read_text())
+    assert document["samples"] == 48
+    assert document["groups"] == 12
+    assert "over 12 groups (subject)" in document["verdict"]
+    if document["command"] is not None:
+        assert document["command"].startswith(f"aam train --learner {document['to_train']} --table")
+
+
+def test_scores_can_be_computed_again_from_the_predictions(whole):
+    table = read(whole / "predictions.tsv")
+    mean = table.groupby(["learner", "sample_id"])[["true", "prediction"]].mean()
+    error = (mean["prediction"] - mean["true"]).abs().groupby("learner").mean()
+    scores = read(whole / "scores.tsv").query("metric == 'mae'").set_index("learner")["value"]
+    pd.testing.assert_series_equal(error, scores.sort_index(), check_names=False)
+
+
+def test_folds_that_are_done_are_kept(whole, options, tmp_path):
+    folder = tmp_path / "out"
+    (folder / "folds").mkdir(parents=True)
+    config = json.loads((whole / "config.json").read_text())
+    config["output"]["output_dir"] = str(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    kept = [folder / "folds" / f"main-{name}.json" for name in FOLDS[:2]]
+    for path in kept:
+        shutil.copy(whole / "folds" / path.name, path)
+        os.utime(path, (1, 1))
+    evaluate(options(folder, resume=True))
+    assert results_of(folder) == results_of(whole)
+    assert [path.stat().st_mtime for path in kept] == [1, 1]
+
+
+def test_processes_side_by_side_give_the_same_bytes(whole, options, tmp_path):
+    evaluate(options(tmp_path / "out", jobs=2))
+    assert results_of(tmp_path / "out") == results_of(whole)
+
+
+def test_jobs_of_an_array_give_the_same_bytes(whole, options, tmp_path):
+    folder = tmp_path / "out"
+    for number in ("3", "2.2", "1", "2"):
+        evaluate(options(folder, only_fold=number))
+    assert results_of(folder) == {}
+    evaluate(options(folder, collect=True))
+    assert results_of(folder) == results_of(whole)
+
+
+def test_jobs_of_an_array_share_the_folder_and_nobody_else_does(options, tmp_path):
+    folder = tmp_path / "out"
+    one = options(folder, only_fold="1")
+    with share_folder(one, one.output):
+        evaluate(options(folder, only_fold="2"))
+        with pytest.raises(InputError, match="another run is writing there"):
+            evaluate(options(folder, resume=True))
+    assert sorted(path.name for path in (folder / "folds").iterdir()) == ["main-1.2.json", "random-1.2.json"]
+
+
+def test_what_is_not_complete_is_not_collected(options, tmp_path):
+    folder = tmp_path / "out"
+    evaluate(options(folder, only_fold="1"))
+    with pytest.raises(InputError, match=r"--collect: 6 of 8 folds are not done: 1\.2, 2\.1, 2\.2, 1\.2, 2\.1, \.\.\."):
+        evaluate(options(folder, collect=True))
+
+
+def test_a_fold_of_other_data_is_refused(whole, options, tmp_path, wide_study):
+    folder = tmp_path / "out"
+    shutil.copytree(whole, folder)
+    (folder / "folds" / "main-2.2.json").unlink()
+    other = tmp_path / "metadata.tsv"
+    lines = (wide_study / "metadata.tsv").read_text().splitlines()
+    other.write_text("\n".join([*lines[:2], *lines[3:]]) + "\n")
+    with pytest.raises(InputError, match=r"main-1\.1\.json is of other data"):
+        evaluate(options(folder, resume=True, metadata=other))
+
+
+def test_a_damaged_fold_is_named(whole, options, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(whole, folder)
+    (folder / "folds" / "main-1.1.json").write_text("{")
+    with pytest.raises(InputError, match=r"main-1\.1\.json is damaged; delete it"):
+        evaluate(options(folder, resume=True))
+
+
+def test_an_evaluation_is_overwritten_as_a_whole(whole, options, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(whole, folder)
+    (folder / "notes.txt").write_text("mine")
+    evaluate(options(folder, overwrite=True, gap=False))
+    assert not (folder / "scores_random.tsv").exists()
+    assert not list((folder / "folds").glob("random*"))
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_classes_are_evaluated_with_stratified_groups(options, tmp_path):
+    folder = tmp_path / "out"
+    evaluate(options(folder, metadata_column="habitat", classifier=True, repeats=1, gap=False, batch_column="site"))
+    scores = read(folder / "scores.tsv")
+    assert list(dict.fromkeys(scores["learner"])) == ["null", "depth", "batch", "forest", "clades"]
+    assert {"balanced_accuracy", "auroc", "log_loss"} < set(scores["metric"])
+    assert (folder / "plots" / "predictions.svg").exists()
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_killed_goes_on(whole, options, tmp_path):
+    folder, config = tmp_path / "out", options(tmp_path / "out")
+    words = [sys.executable, "-m", "aam", "evaluate"]
+    given = {"table": config.inputs.table[0], "tree": config.inputs.tree, "metadata": config.inputs.metadata}
+    given |= {"metadata-column": "acidity", "group-column": "subject", "learners": "clades", "trees": 5, "folds": 2}
+    given |= {"repeats": 2, "output-dir": folder}
+    words += ["--gap", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not (folder / "folds" / "main-1.2.json").exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "evaluation.json").exists()
+    subprocess.run([*words, "--resume"], check=True, capture_output=True)
+    assert results_of(folder) == results_of(whole)
