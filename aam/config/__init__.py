@@ -36,7 +36,6 @@ from aam.config.commands import (
     PretrainingConfig,
     SimulateCommandConfig,
     SimulateConfig,
-    TrainConfig,
     UnifracCommandConfig,
 )
 from aam.config.evaluate import EvaluateConfig
@@ -79,6 +78,7 @@ from aam.config.study import (
     UnifracMetric,
 )
 from aam.config.target import LossWeightConfig, OutputActivation, TargetConfig, TargetLoss, TargetTransform
+from aam.config.training import LearnerConfig, TrainConfig
 
 __all__ = [
     "COMMAS",
@@ -110,6 +110,7 @@ __all__ = [
     "InputConfig",
     "InspectConfig",
     "KernelConfig",
+    "LearnerConfig",
     "LearnerName",
     "LearnersConfig",
     "LinearConfig",
