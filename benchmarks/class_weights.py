@@ -6,8 +6,8 @@ The rare class is the samples in the highest 1/21 of the log-ratio that drives `
 the mean of its site, which leaves no trace in the community. For each seed a model is trained without weights and with
 them, and is otherwise the same: initial weights, order of samples, and split, which holds out the same share of both
 classes and no subject of the other side. Figures are those after the last epoch, where nothing is chosen by the
-held-out samples, and beside them the balanced accuracy of the checkpoint with the best loss of held-out samples, which
-a run keeps.
+validation samples, and beside them the balanced accuracy of the checkpoint with the best loss of these samples, which a
+run keeps.
 """
 
 import json
@@ -63,14 +63,14 @@ def write_files(folder: Path, samples: int) -> dict[str, Any]:
 
 def config_of(files: dict[str, Any], output: Path, **options: Any) -> TrainConfig:
     """The options of one run."""
-    target = {"metadata_column": "acid", "classifier": True, "test_size": 0.3}
+    target = {"metadata_column": "acid", "classifier": True, "val_fraction": 0.3}
     split = {"stratify": True, "group_column": "subject"}
     run = {"lr": 2e-3, "output_dir": output, "overwrite": True, "device": "cpu", "log_every": 1000}
     return TrainConfig.from_flat({**MODEL, **files, **target, **split, **run, **options})
 
 
 def last_metrics(output: Path) -> dict[str, float]:
-    """Metrics of held-out samples after the last epoch."""
+    """Metrics of validation samples after the last epoch."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if "val/loss" in line][-1]
     return {name: last[f"val/{name}"] for name in METRICS}

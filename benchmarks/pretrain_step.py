@@ -3,11 +3,14 @@
 The baseline reads every ASV of every sample, padding included, nucleotide by nucleotide, with the same blocks and
 gradient checkpointing by block and chunk. Against it stand aam with the same mathematics (the same weights, losses and
 outputs) and aam with its default settings (nucleotides in patches of five). Every side runs in a process of its own,
-single precision, without torch.compile. The rate of its arithmetic is compared with that of matrix products of the
+without torch.compile. The rate of its arithmetic is compared with that of matrix products of the
 step's own shapes, measured in the same process.
 
     AAM_TEST_DATA=../shared/data python benchmarks/pretrain_step.py --batch-sizes 8 32
     AAM_TEST_DATA=../shared/data python benchmarks/pretrain_step.py --dataset emp_2k --batch-sizes 8
+    AAM_TEST_DATA=../shared/data python benchmarks/pretrain_step.py --device cuda --mixed-precision bf16
+
+What is claimed is held against measurements on a CPU in single precision alone.
 
 Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, T rows of a product, D width.
 """
@@ -20,14 +23,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from _common import arguments, print_table, write_json
-from _flops import flops_of, matmul_rate, products_of
+from _flops import flops_of, matmul_rate, products_of, synchronise
 from torch import Tensor
 
 from aam.config import MaskConfig, ModelConfig, SamplingConfig
@@ -42,6 +44,7 @@ from aam.training.losses import nucleotide_loss, pairwise_gradient
 from aam.training.masking import hidden_nucleotides
 
 GIB = 2**30
+DTYPES = {"none": None, "bf16": torch.bfloat16}
 TOLERANCE = 1e-5
 SIDES: dict[str, dict[str, Any]] = {
     "padded": {"nucleotide_patch": 1, "gradient_checkpointing": True},
@@ -96,36 +99,50 @@ def padded(work: Work) -> Work:
     return Work(work.tokens[slot], own, work.count, work.depth, mask, present.float(), work.true)
 
 
-def measure(side: str, folder: Path, batch_size: int, shape: dict[str, int], rounds: int) -> dict[str, Any]:
+def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
     """Time the steps of one side, read its peak memory and its arithmetic; runs in a process of its own."""
-    resource.setrlimit(resource.RLIMIT_DATA, (12 * GIB, 12 * GIB))
-    work, rows = load_batch(folder, batch_size)
-    model = SequenceEncoder(ModelConfig(**shape, max_bp=work.tokens.shape[1], **SIDES[side]))
+    device, dtype = torch.device(options.device), DTYPES[options.mixed_precision]
+    if device.type == "cpu":
+        resource.setrlimit(resource.RLIMIT_DATA, (12 * GIB, 12 * GIB))
+    work, rows = load_batch(options.data / options.dataset, options.batch_sizes[0])
+    shape = {"embedding_dim": options.width, "attention_layers": options.layers}
+    model = SequenceEncoder(ModelConfig(**shape, max_bp=work.tokens.shape[1], **SIDES[side])).to(device)
     if side == "padded":
         work = padded(work)
         model.sample_encoder.transformer.pads = True
+    work = Work(*(part.to(device) for part in work))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     keep_freed_memory()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory(device)
+
+    def run() -> list[float]:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            return step(model, optimizer, work)
+
     # the first step takes its memory from the system
-    outputs = step(model, optimizer, work)
+    outputs = run()
     times = []
-    for _ in range(rounds):
+    for _ in range(options.rounds):
+        synchronise(device)
         start = time.perf_counter()
-        step(model, optimizer, work)
+        run()
+        synchronise(device)
         times.append(time.perf_counter() - start)
-    peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    peak = peak_memory(device) - before
     figures = {"seconds": min(times), "peak_bytes": peak, "gflop": None, "share_of_rate": None}
     if side == "default settings":
-        figures |= arithmetic(lambda: step(model, optimizer, work), model.config, min(times))
+        flops = flops_of(run)
+        products = products_of(model.config, CHUNK_POSITIONS[device.type])
+        rate = matmul_rate(products, dtype or torch.float32, device)
+        figures |= {"gflop": flops / 1e9, "share_of_rate": flops / min(times) / rate}
     return {"rows": rows, "outputs": outputs, **figures}
 
 
-def arithmetic(run: Callable[[], object], config: ModelConfig, seconds: float) -> dict[str, float]:
-    """Operations of a step that takes so long, and its rate as a share of that of matrix products of its shapes."""
-    flops = flops_of(run)
-    rate = matmul_rate(products_of(config, CHUNK_POSITIONS["cpu"]), torch.float32, torch.device("cpu"))
-    return {"gflop": flops / 1e9, "share_of_rate": flops / seconds / rate}
+def peak_memory(device: torch.device) -> int:
+    """The most bytes until now: of tensors on a GPU, else resident ones of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def step(model: SequenceEncoder, optimizer: torch.optim.Optimizer, work: Work) -> list[float]:
@@ -143,11 +160,12 @@ def step(model: SequenceEncoder, optimizer: torch.optim.Optimizer, work: Work) -
 
 
 def measure_apart(side: str, batch_size: int, options: argparse.Namespace) -> dict[str, Any] | None:
-    """Run `measure` in a new process; None where it needs more than 12 GiB."""
+    """Run `measure` in a new process; None where it needs more than 12 GiB, or more than the GPU has."""
     words = ["--measure", side, "--data", options.data, "--dataset", options.dataset, "--batch-sizes", batch_size]
     words += ["--width", options.width, "--layers", options.layers, "--rounds", options.rounds]
+    words += ["--device", options.device, "--mixed-precision", options.mixed_precision]
     run = subprocess.run([sys.executable, __file__, *map(str, words)], capture_output=True, text=True, check=False)
-    if run.returncode and "can't allocate memory" in run.stderr:
+    if run.returncode and ("can't allocate memory" in run.stderr or "CUDA out of memory" in run.stderr):
         return None
     if run.returncode:
         raise SystemExit(run.stderr)
@@ -208,23 +226,24 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4, help="of each level")
     parser.add_argument("--rounds", type=int, default=2, help="steps of which the fastest counts")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--mixed-precision", default="none", choices=DTYPES)
     parser.add_argument("--measure", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.data is None:
         parser.error("set AAM_TEST_DATA or give --data")
     if options.measure:
         torch.manual_seed(0)
-        shape = {"embedding_dim": options.width, "attention_layers": options.layers}
-        folder = Path(options.data) / options.dataset
-        print(json.dumps(measure(options.measure, folder, options.batch_sizes[0], shape, options.rounds)))
+        options.data = Path(options.data)
+        print(json.dumps(measure(options.measure, options)))
         return
     compared = {size: compare(size, options) for size in options.batch_sizes}
     for size in (size for size, result in compared.items() if result is None):
-        print(f"batch {size}: a side needs more than 12 GiB")
+        print(f"batch {size}: a side does not fit into the memory")
     results = [result for result in compared.values() if result is not None]
     report(results)
     write_json(options.json, results)
-    if results:
+    if results and options.device == "cpu" and options.mixed_precision == "none":
         judge(results[-1], options.dataset)
 
 

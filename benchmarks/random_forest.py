@@ -3,7 +3,9 @@
 usage: python benchmarks/random_forest.py RUN     (RUN: the output folder of `aam train`, with its config and split)
 
 500 trees (scikit-learn) on centred log-ratios (one pseudocount) of the ASVs in at least 2 % of the training samples;
-the same samples train it and the same samples judge it as in the run. Of several numbers, each has forests of its own.
+the same samples train it and the same samples judge it as in the run: those of the test where there is one, else those
+of validation, which chose the checkpoint of the run and nothing of the forest. Of several numbers, each has forests of
+its own.
 """
 
 import argparse
@@ -38,20 +40,24 @@ def main() -> None:
     study = load_study(config.inputs, config.sampling, needs=("metadata",))
     assert study.metadata is not None
     values = target_values(study.metadata, config.target)
-    print("aam", json.dumps(rounded(json.loads((run / "val_metrics.json").read_text()))))
     split = pd.read_csv(run / "split.tsv", sep="\t", dtype=str, index_col=0)["split"]
+    side = "test" if (split == "test").any() else "val"
+    print(f"aam, {side}", json.dumps(rounded(json.loads((run / f"{side}_metrics.json").read_text()))))
     for name in values:
         known = select_samples(study, np.flatnonzero(values[name].notna()), f"no value of {name}")
         for seed in SEEDS:
-            metrics = judge(known, values[name], split, config.target.classifier, seed)
+            metrics = judge(known, values[name], (split, side), config.target.classifier, seed)
             print(f"random forest of {name}, seed {seed}", json.dumps(rounded(metrics)))
 
 
-def judge(study: Study, values: "pd.Series[Any]", split: "pd.Series[str]", classes: bool, seed: int) -> Metrics:
-    """Metrics of a forest for one column, of samples that have a value."""
+def judge(
+    study: Study, values: "pd.Series[Any]", split: tuple["pd.Series[str]", str], classes: bool, seed: int
+) -> Metrics:
+    """Metrics of a forest for one column, of samples of a side that have a value."""
     values = values.loc[list(study.table.sample_ids)]
-    side = split.reindex(values.index)
-    train, val = (np.flatnonzero(side == name) for name in ("train", "val"))
+    sides, judged = split
+    of_samples = sides.reindex(values.index)
+    train, val = (np.flatnonzero(of_samples == name) for name in ("train", judged))
     fit = score_classes if classes else score_values
     return fit(centred_log_ratios(study.table.counts, train), values, train, val, seed)
 
@@ -65,7 +71,7 @@ def centred_log_ratios(counts: csr_array, train: Rows) -> Values:
 
 
 def score_values(features: Values, values: "pd.Series[Any]", train: Rows, val: Rows, seed: int) -> Metrics:
-    """Metrics of a regression forest on the held-out samples."""
+    """Metrics of a regression forest on the validation samples."""
     forest = RandomForestRegressor(500, max_features=0.2, min_samples_leaf=2, n_jobs=-1, random_state=seed)
     forest.fit(features[train], values.iloc[train].astype(float))
     metrics = RegressionMetrics()
@@ -75,7 +81,7 @@ def score_values(features: Values, values: "pd.Series[Any]", train: Rows, val: R
 
 
 def score_classes(features: Values, values: "pd.Series[Any]", train: Rows, val: Rows, seed: int) -> Metrics:
-    """Metrics of a classification forest on the held-out samples."""
+    """Metrics of a classification forest on the validation samples."""
     forest = RandomForestClassifier(500, n_jobs=-1, random_state=seed).fit(features[train], values.iloc[train])
     index = {name: i for i, name in enumerate(forest.classes_)}
     metrics = ClassificationMetrics(len(index))

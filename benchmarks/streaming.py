@@ -75,7 +75,7 @@ def watch(folder: Path, steps: int, width: int, held_out: float) -> dict[str, fl
     """Pretrain for some steps; peaks of the memory, and the time until the first step was done."""
     tables = [word for number in (0, 1) for word in ("--table", str(folder / f"table{number}.biom"))]
     words = ["--tree", folder / "tree.nwk", "--output-dir", folder / "run", "--overwrite", "--epochs", 1]
-    words += ["--embedding-dim", width, "--attention-layers", 1, "--log-every", 1, "--test-size", held_out]
+    words += ["--embedding-dim", width, "--attention-layers", 1, "--log-every", 1, "--val-fraction", held_out]
     command = [sys.executable, "-m", "aam", "pretrain", "--device", "cpu", *tables, *map(str, words)]
     shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier measurement
     metrics = folder / "run" / "metrics.jsonl"

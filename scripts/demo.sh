@@ -24,6 +24,6 @@ cat <<END
 Done. The results are in $out:
   $study/           the simulated table, tree, metadata and taxonomy
   $out/pretrained/      the encoder; predicted against true UniFrac distances in plots/
-  $out/acidity/         the model of the column acidity; held-out samples in val_predictions.tsv and plots/
+  $out/acidity/         the model of the column acidity; validation samples in val_predictions.tsv and plots/
   $out/predictions.tsv  the acidity that the model predicts for every sample of the table
 END

@@ -29,6 +29,7 @@ from aam.config import (
     SimulateCommandConfig,
     TrainConfig,
     UnifracCommandConfig,
+    refuse_renamed,
 )
 from aam.config.launch import launched_rank
 
@@ -65,6 +66,17 @@ def estimate() -> None:
     """
 
 
+class _Command(RichCommand):
+    """A command that tells the new name of an option that has one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            refuse_renamed(error.option_name.removeprefix("--").replace("-", "_"), {each.name for each in self.params})
+            raise
+
+
 def command(
     config: type[Config], positional: tuple[str, ...] = (), group: click.Group = app, name: str | None = None
 ) -> Callable[[Callable[[Config], None]], RichCommand]:
@@ -77,7 +89,7 @@ def command(
             with _messages_to_stderr(level if launched_rank() == 0 else logging.ERROR):
                 function(config.from_flat(given_values(click.get_current_context(), config)))
 
-        made = RichCommand(
+        made = _Command(
             name=name or function.__name__.replace("_", "-"),
             callback=run,
             help=function.__doc__,
@@ -153,7 +165,7 @@ def train(config: TrainConfig) -> None:
     """Learn to predict a column of the metadata.
 
     The column holds numbers or, with --classifier, classes. Training starts from a pretrained encoder where one is
-    given; held-out samples judge the model.
+    given; validation samples choose its checkpoint, and those of --test-fraction are scored once at the end.
 
     Example:
         aam train --table table.biom --metadata metadata.tsv --metadata-column age --output-dir age

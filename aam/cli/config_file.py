@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from aam.config import COMMAS, RunConfig, flag, split_commas
+from aam.config import COMMAS, RunConfig, flag, refuse_renamed, split_commas
 from aam.errors import InputError
 
 
@@ -26,6 +26,7 @@ def read_config_file(path: Path, config: type[RunConfig]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in _load(path).items():
         name = key.replace("-", "_")
+        refuse_renamed(name, options)
         if name not in options:
             raise InputError(f"{path}: unknown option {key!r}; {_suggestion(name, options)}")
         if name in values:

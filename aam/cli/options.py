@@ -105,10 +105,10 @@ def _option(name: str, field: FieldInfo) -> RichOption:
     )
 
 
-def _switch(name: str, default: bool, **common: Any) -> RichOption:
-    if default:
+def _switch(name: str, default: bool | None, **common: Any) -> RichOption:
+    if default is not False:
         spelling = f"{flag(name)}/--no-{flag(name).removeprefix('--')}"
-        return RichOption([spelling, name], is_flag=True, default=True, show_default=True, **common)
+        return RichOption([spelling, name], is_flag=True, default=default, show_default=bool(default), **common)
     return _QuietSwitch([flag(name), name], is_flag=True, default=False, **common)
 
 

@@ -6,7 +6,17 @@ line, a TOML file and keyword arguments see one flat list (`from_flat`, `flat`),
 """
 
 from aam.config.augmentation import AugmentationConfig, TargetAugmentationConfig
-from aam.config.base import COMMAS, Fraction, NonNegative, Positive, RunConfig, Section, flag, split_commas
+from aam.config.base import (
+    COMMAS,
+    Fraction,
+    NonNegative,
+    Positive,
+    RunConfig,
+    Section,
+    flag,
+    refuse_renamed,
+    split_commas,
+)
 from aam.config.categories import CategoricalFusion, CategoryConfig, HierarchyCombine
 from aam.config.commands import (
     CheckpointInputConfig,
@@ -26,11 +36,11 @@ from aam.config.commands import (
     PretrainingConfig,
     SimulateCommandConfig,
     SimulateConfig,
-    TrainConfig,
     UnifracCommandConfig,
 )
 from aam.config.evaluate import EvaluateConfig
-from aam.config.learners import EnsembleConfig, LearnerName, LearnersConfig, LinearConfig, TreesConfig
+from aam.config.kernel import KernelConfig
+from aam.config.learners import SECTIONS_OF, EnsembleConfig, LearnerName, LearnersConfig, LinearConfig, TreesConfig
 from aam.config.learning import (
     AttnImplementation,
     CountEmbedding,
@@ -68,9 +78,11 @@ from aam.config.study import (
     UnifracMetric,
 )
 from aam.config.target import LossWeightConfig, OutputActivation, TargetConfig, TargetLoss, TargetTransform
+from aam.config.training import LearnerConfig, TrainConfig
 
 __all__ = [
     "COMMAS",
+    "SECTIONS_OF",
     "AttnImplementation",
     "AugmentationConfig",
     "CategoricalFusion",
@@ -97,6 +109,8 @@ __all__ = [
     "InferenceConfig",
     "InputConfig",
     "InspectConfig",
+    "KernelConfig",
+    "LearnerConfig",
     "LearnerName",
     "LearnersConfig",
     "LinearConfig",
@@ -144,5 +158,6 @@ __all__ = [
     "UnifracConfig",
     "UnifracMetric",
     "flag",
+    "refuse_renamed",
     "split_commas",
 ]

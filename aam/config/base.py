@@ -1,12 +1,17 @@
 """What sections and run configs are made of."""
 
 import csv
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Container, Mapping
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from aam.errors import InputError
+
+RENAMED: Final[Mapping[str, str]] = {"test_size": "val_fraction"}
+"""Options that have another name now, which are refused with it."""
+WHY_RENAMED: Final[Mapping[str, str]] = {"test_size": "these samples choose the checkpoint, so they are no test of it"}
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -75,6 +80,8 @@ class RunConfig(BaseModel):
         """
         options = cls.options()
         unknown = sorted(set(values) - set(options))
+        for option in unknown:
+            refuse_renamed(option, options)
         if unknown:
             raise InputError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(options))}")
         nested: dict[str, dict[str, Any]] = {section: {} for section in cls.sections()}
@@ -93,6 +100,16 @@ class RunConfig(BaseModel):
 def flag(option: str) -> str:
     """Spelling of an option on the command line: ``max_bp`` -> ``--max-bp``."""
     return "--" + option.replace("_", "-")
+
+
+def refuse_renamed(option: str, known: Container[str]) -> None:
+    """Refuse the old name of an option of a command; any other name passes.
+
+    Raises:
+        InputError: the option has another name now.
+    """
+    if option not in known and RENAMED.get(option) in known:
+        raise InputError(f"{flag(option)} is now called {flag(RENAMED[option])}: {WHY_RENAMED[option]}")
 
 
 def _explain(error: ValidationError) -> str:

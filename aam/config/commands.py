@@ -5,12 +5,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.augmentation import AugmentationConfig, TargetAugmentationConfig
-from aam.config.base import Positive, RunConfig, Section, flag
-from aam.config.categories import CategoryConfig
+from aam.config.augmentation import AugmentationConfig
+from aam.config.base import Positive, RunConfig, Section
 from aam.config.learning import (
     DistributedConfig,
-    FinetuneConfig,
     FolderConfig,
     MachineConfig,
     MaskConfig,
@@ -30,11 +28,9 @@ from aam.config.study import (
     SamplingConfig,
     SplitConfig,
     TableConfig,
-    TargetInputConfig,
-    TargetSplitConfig,
     UnifracConfig,
 )
-from aam.config.target import LossWeightConfig, TargetConfig
+from aam.config.training import TrainConfig, TrainingConfig, refuse_profile_of_threads
 
 
 class CheckpointInputConfig(Section):
@@ -159,14 +155,6 @@ class PretrainingConfig(RunConfig):
     runtime: SeededMachineConfig = SeededMachineConfig()
 
 
-def _refuse_profile_of_threads(runtime: RuntimeConfig, distribution: DistributedConfig) -> None:
-    if runtime.memory_profile and distribution.data_parallel:
-        raise ValueError(
-            "--memory-profile follows one pass at a time, and --data-parallel runs several in threads: profile on one "
-            "GPU, or with --distributed"
-        )
-
-
 class PretrainConfig(PretrainingConfig):
     """Options of `aam pretrain`."""
 
@@ -178,93 +166,9 @@ class PretrainConfig(PretrainingConfig):
 
     @model_validator(mode="after")
     def _run_agrees(self) -> Self:
-        _refuse_profile_of_threads(self.runtime, self.distribution)
+        refuse_profile_of_threads(self.runtime, self.distribution)
         self.memory.check(self.optim)
         return self
-
-
-class TrainingConfig(RunConfig):
-    """Everything about fine-tuning but where its results go."""
-
-    inputs: TargetInputConfig = TargetInputConfig()
-    target: TargetConfig
-    categories: CategoryConfig = CategoryConfig()
-    weights: LossWeightConfig = LossWeightConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    augmentation: TargetAugmentationConfig = TargetAugmentationConfig()
-    model: ModelConfig = ModelConfig()
-    split: TargetSplitConfig = TargetSplitConfig()
-    optim: OptimConfig = OptimConfig()
-    memory: MemoryConfig = MemoryConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
-    distribution: DistributedConfig = DistributedConfig()
-
-    @model_validator(mode="after")
-    def _sections_agree(self) -> Self:
-        _refuse_profile_of_threads(self.runtime, self.distribution)
-        if self.finetune.embedding_cache is not None and self.distribution.fsdp_mixed_precision:
-            raise ValueError(
-                "--embedding-cache is for runs of all strategies, and --fsdp-mixed-precision would round what is kept: "
-                "drop one of them, or use --mixed-precision bf16"
-            )
-        weights, categories = self.weights, self.categories
-        if weights.class_weights != "none" and not self.target.classifier:
-            raise ValueError("--class-weights is for classes: give --classifier too")
-        self._classes_are_weighed_once()
-        self.memory.check(self.optim)
-        by_category = weights.categorical_loss_weights in ("auto", "effective")
-        if by_category and not weights.categorical_loss_weight_column and not self.target.classifier:
-            raise ValueError(
-                f"--categorical-loss-weights {weights.categorical_loss_weights} needs "
-                "--categorical-loss-weight-column: which categories?"
-            )
-        if categories.conditional_output_scaling is not None and self.target.classifier:
-            raise ValueError("--conditional-output-scaling scales numbers, and --classifier predicts classes: drop one")
-        self._augmentation_has_effect()
-        self._target_is_no_input()
-        return self
-
-    def _augmentation_has_effect(self) -> None:
-        mixed, noise = self.augmentation.mix_samples, self.augmentation.sequence_noise
-        if mixed and not self.target.classifier:
-            raise ValueError(
-                f"--mix-samples {mixed} mixes samples of equal label: give --classifier too (numbers are hardly equal)"
-            )
-        if noise and self.finetune.freeze_base:
-            raise ValueError(
-                f"--sequence-noise {noise} has no effect with --freeze-base, which embeds the ASVs once: drop one"
-            )
-
-    def _classes_are_weighed_once(self) -> None:
-        weights, target = self.weights, self.target.metadata_column
-        columns = weights.categorical_loss_weight_column or target
-        by_category = weights.categorical_loss_weights in ("auto", "effective")
-        if weights.class_weights != "none" and by_category and set(columns) & set(target):
-            raise ValueError(
-                f"--class-weights {weights.class_weights} and --categorical-loss-weights "
-                f"{weights.categorical_loss_weights} would both weigh the classes of {target[0]}: drop one of them, or "
-                "name other columns by --categorical-loss-weight-column"
-            )
-
-    def _target_is_no_input(self) -> None:
-        """Refuse a prediction that is told its own target."""
-        scaled = self.categories.conditional_output_scaling
-        inputs = {
-            "categorical_columns": self.categories.categorical_columns,
-            "normalize_by": self.target.normalize_by,
-            "conditional_output_scaling": () if scaled is None else (scaled,),
-        }
-        for option, columns in inputs.items():
-            told = [name for name in columns if name in self.target.metadata_column]
-            if told:
-                raise ValueError(f"{flag(option)} {told[0]}: that is the column to predict, unknown of new samples")
-
-
-class TrainConfig(TrainingConfig):
-    """Options of `aam train`."""
-
-    output: OutputConfig
 
 
 NOWHERE = OutputConfig(output_dir=Path())

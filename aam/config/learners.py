@@ -1,6 +1,7 @@
 """Sections of the learners besides the network, which read the whole table and the tree."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -62,3 +63,16 @@ class LearnersConfig(RunConfig):
     linear: LinearConfig = LinearConfig()
     kernel: KernelConfig = KernelConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+
+
+SECTIONS_OF: Final[Mapping[LearnerName, tuple[str, ...]]] = {
+    "neural": (),
+    "null": (),
+    "depth": (),
+    "linear": ("linear", "trees"),
+    "forest": ("trees",),
+    "clades": ("trees",),
+    "kernel": ("kernel",),
+    "ensemble": ("trees", "linear", "kernel", "ensemble"),
+}
+"""Sections of `LearnersConfig` that a learner reads."""

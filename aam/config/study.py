@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Positive, Section
+from aam.config.base import Fraction, Positive, Section
 
 UnifracMetric = Literal["unweighted_unifrac", "weighted_unifrac", "weighted_normalized_unifrac", "generalized_unifrac"]
 DistanceLink = Literal["laplace", "tanh", "cosine"]
@@ -29,13 +29,6 @@ class TableConfig(Section):
     """Drop ASVs that have no sequence, saying how many reads that loses, instead of stopping."""
 
 
-class TargetInputConfig(TableConfig):
-    """The files of fine-tuning."""
-
-    tree: Path | None = None
-    """Not needed to predict a column, and not read; accepted so that one set of files serves every command."""
-
-
 class PhylogenyConfig(TableConfig):
     """The files of a study with its phylogeny."""
 
@@ -48,6 +41,13 @@ class PhylogenyConfig(TableConfig):
     root: RootChoice = "error"
     """Where the root of the tree is: as-is where the file has it, midpoint halfway between the two tips farthest apart.
     error takes the file's root, and stops where that has three branches or more: no root was chosen for the tree."""
+
+
+class TargetInputConfig(PhylogenyConfig):
+    """The files of learning to predict a column."""
+
+    tree: Path | None = None
+    """Rooted phylogeny over the ASVs, for learners that read it (ensemble, kernel, clades); the network does not."""
 
 
 class InputConfig(PhylogenyConfig):
@@ -123,32 +123,38 @@ class DistanceConfig(UnifracConfig):
 
 
 class SplitConfig(Section):
-    """Which samples train the model and which judge it."""
+    """Which samples train the model and which choose its checkpoint."""
 
-    panel: ClassVar[str] = "Train and validation"
+    panel: ClassVar[str] = "Train, validation and test"
 
-    test_size: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the samples (or of the groups) that is held out for validation."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the samples (or of the groups) that chooses the best checkpoint, of those that are not for a test."""
     split_column: str | None = None
-    """Metadata column that says train, val or test (not used by the run) for each sample; replaces --test-size."""
+    """Metadata column that says train, val or test for each sample; replaces a draw. Pretraining leaves test out."""
     group_column: str | None = None
-    """Metadata column of subjects or studies: no group is on both sides."""
+    """Metadata column of subjects or studies: no group is on two sides."""
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> Self:
         if self.split_column is not None and self.group_column is not None:
             raise ValueError("--split-column fixes the split: drop --group-column")
+        if self.split_column is not None:
+            self._refuse_unused("val_fraction", "a drawn split: --split-column fixes it")
         return self
 
 
 class TargetSplitConfig(SplitConfig):
-    """Which samples train the model and which judge it, where the samples have classes."""
+    """Which samples train the model, which choose its checkpoint, and which test it."""
 
-    stratify: bool = False
-    """Hold out the same share of every class of --metadata-column."""
+    test_fraction: Fraction = 0.0
+    """Share of the samples (or of the groups) held out to be scored once at the end; it neither trains nor chooses."""
+    stratify: bool | None = None
+    """Give every side the same share of every class. Default: with --classifier, as far as small classes allow."""
 
     @model_validator(mode="after")
     def _one_way_to_stratify(self) -> Self:
         if self.split_column is not None and self.stratify:
             raise ValueError("--split-column fixes the split: drop --stratify")
+        if self.split_column is not None:
+            self._refuse_unused("test_fraction", "a drawn split: --split-column fixes it")
         return self

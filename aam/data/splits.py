@@ -1,7 +1,8 @@
-"""Which samples train the model and which validate it: drawn at random, by group or by class, or given by a column.
+"""Which samples train, which choose the checkpoint, which test it: drawn, by group or by class, or given by a column.
 
-Samples, or groups of them, are held out in the order of a hash of seed and id. So the order of the table does not
-matter, and most samples keep their side where others join or leave the study.
+Samples, or groups of them, are taken in the order of a hash of seed and id: first for the test, then, of the rest, for
+validation. So the order of the table does not matter, and most samples keep their side where others join or leave the
+study.
 """
 
 import csv
@@ -9,12 +10,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import SplitConfig
+from aam.config import SplitConfig, TargetSplitConfig
 from aam.data.addressed import address_hash, generator
 from aam.data.metadata import categorical_column
 from aam.errors import InputError, first_ids
@@ -37,13 +39,23 @@ class Split:
 
     Attributes:
         train: rows that train the model, int64.
-        val: rows that validate it, int64.
-        test: rows that the run does not use, kept for the user to judge by, int64.
+        val: rows that choose the checkpoint, int64.
+        test: rows that neither train nor choose it, scored once at the end of `aam train`, int64.
     """
 
     train: IndexArray
     val: IndexArray
     test: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+class Draw(NamedTuple):
+    """How one side is drawn."""
+
+    label: str
+    """Sets the draw apart from others of the same seed."""
+    share: float
+    option: str
+    seed: int
 
 
 def split_samples(
@@ -53,14 +65,15 @@ def split_samples(
     seed: int,
     strata: Sequence[str] | None = None,
 ) -> Split:
-    """Decide for every sample whether it trains or validates.
+    """Decide for every sample whether it trains, validates or tests.
 
     Args:
         sample_ids: distinct ids; the rows of the result count along them.
         metadata: sample metadata by id, needed for ``split_column`` and ``group_column``.
-        config: share to hold out, and the columns that constrain it.
+        config: the shares, and the columns that constrain them.
         seed: seed of the draw.
-        strata: class of each sample, where the same share of every class is to be held out.
+        strata: class of each sample, where every side is to have the same share of every class. A class too small for
+            that is refused if ``stratify`` was asked for; else its samples train, as far as groups allow.
 
     Raises:
         InputError: a column is missing or incomplete, a class or group is too small to divide, or a side is empty.
@@ -69,14 +82,36 @@ def split_samples(
     if config.split_column is not None:
         return _given_split(ids, _column(metadata, config.split_column, "--split-column"), config.split_column)
     classes = np.asarray(strata, dtype=np.str_) if strata is not None else None
+    groups = None
     if config.group_column is not None:
         groups = _groups(ids, _column(metadata, config.group_column, "--group-column"), config.group_column)
-        held_out = _draw_groups(ids, groups, classes, config, seed)
-    elif classes is not None:
-        held_out = _draw_stratified(ids, classes, config.test_size, seed)
-    else:
-        held_out = _first(ids, _held_out(ids.size, config.test_size, "samples"), seed)
-    return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    draws = _draws(config, seed)
+    if classes is not None and isinstance(config, TargetSplitConfig) and config.stratify:
+        _refuse_small_classes(ids, groups, classes, sides=1 + len(draws))
+    left, sides = np.arange(ids.size), {"val": np.zeros(0, dtype=np.int64), "test": np.zeros(0, dtype=np.int64)}
+    for name, draw in draws.items():
+        drawn = _draw(
+            ids[left], None if groups is None else groups[left], None if classes is None else classes[left], draw
+        )
+        sides[name], left = left[drawn], left[~drawn]
+    return Split(left, sides["val"], sides["test"])
+
+
+def _draws(config: SplitConfig, seed: int) -> dict[str, Draw]:
+    """The sides besides training, in the order in which they are drawn."""
+    draws = {}
+    if isinstance(config, TargetSplitConfig) and config.test_fraction > 0:
+        draws["test"] = Draw("test", config.test_fraction, "--test-fraction", seed)
+    return draws | {"val": Draw("split", config.val_fraction, "--val-fraction", seed)}
+
+
+def _draw(ids: TextArray, groups: TextArray | None, classes: TextArray | None, draw: Draw) -> BoolArray:
+    """Draw one side of samples that are on none yet: bool [samples]."""
+    if groups is not None:
+        return _draw_groups(groups, classes, draw)
+    if classes is not None:
+        return _draw_stratified(ids, classes, draw)
+    return _first(ids, _held_out(ids.size, draw, "samples"), draw)
 
 
 def write_split(path: Path, split: Split, sample_ids: Sequence[str]) -> None:
@@ -141,8 +176,6 @@ def _split_of_sides(side: TextArray, source: str) -> Split:
     for name, rows in (("train", split.train), ("val", split.val)):
         if rows.size == 0:
             raise InputError(f"{source} gives no sample to '{name}': give each side at least one")
-    if split.test.size:
-        logger.info("%d samples are for a test by %s: the run does not use them", split.test.size, source)
     left_out = side.size - split.train.size - split.val.size - split.test.size
     if left_out:
         logger.info("%d samples are on no side by %s", left_out, source)
@@ -159,58 +192,58 @@ def _groups(ids: TextArray, values: pd.Series, column: str) -> TextArray:
     return groups.to_numpy(dtype=np.str_)
 
 
-def _held_out(total: int, share: float, what: str) -> int:
-    count = max(1, round(share * total))
+def _held_out(total: int, draw: Draw, what: str) -> int:
+    count = max(1, round(draw.share * total))
     if count >= total:
-        raise InputError(f"--test-size {share} of {total} {what} leaves none to train on: use less or add {what}")
+        raise InputError(
+            f"{draw.option} {draw.share} of {total} {what} leaves none to train on: use less or add {what}"
+        )
     return count
 
 
-def _first(names: TextArray, count: int, seed: int) -> BoolArray:
+def _first(names: TextArray, count: int, draw: Draw) -> BoolArray:
     """Mark the first names in the order of their hashes: bool [names]."""
-    hashes = np.array([address_hash(seed, "split", name) for name in names.tolist()], dtype=np.uint64)
+    hashes = np.array([address_hash(draw.seed, draw.label, name) for name in names.tolist()], dtype=np.uint64)
     first = np.zeros(names.size, dtype=np.bool_)
     first[np.argsort(hashes)[:count]] = True
     return first
 
 
-def _draw_stratified(ids: TextArray, classes: TextArray, share: float, seed: int) -> BoolArray:
-    """Hold out a share of every class, one sample at least."""
-    held_out = np.zeros(ids.size, dtype=np.bool_)
-    names, sizes = np.unique(classes, return_counts=True)
-    _refuse_small(names[sizes < 2], "samples", ids, classes)
-    for name, size in zip(names, sizes.tolist(), strict=True):
+def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArray:
+    """Draw a share of every class, one sample at least where it has two."""
+    drawn = np.zeros(ids.size, dtype=np.bool_)
+    for name, size in zip(*np.unique(classes, return_counts=True), strict=True):
         rows = np.flatnonzero(classes == name)
-        held_out[rows] = _first(ids[rows], min(max(1, round(share * size)), size - 1), seed)
-    return held_out
+        drawn[rows] = _first(ids[rows], min(max(1, round(draw.share * int(size))), int(size) - 1), draw)
+    if not drawn.any():
+        raise InputError(f"every class has one sample: none is left for {draw.option}; is this column one of classes?")
+    return drawn
 
 
-def _draw_groups(
-    ids: TextArray, groups: TextArray, classes: TextArray | None, config: SplitConfig, seed: int
-) -> BoolArray:
-    """Hold out a share of the groups; where there are classes, by the draw of many that divides them best."""
+def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> BoolArray:
+    """Draw a share of the groups; where there are classes, by the draw of many that divides them best."""
     names, members = np.unique(groups, return_inverse=True)
-    count = _held_out(names.size, config.test_size, "groups")
+    count = _held_out(names.size, draw, "groups")
     if classes is None:
-        return _first(names, count, seed)[members]
+        return _first(names, count, draw)[members]
     kinds, codes, totals = np.unique(classes, return_inverse=True, return_counts=True)
-    in_groups = np.array([np.unique(members[codes == kind]).size for kind in range(kinds.size)])
-    _refuse_small(kinds[in_groups < 2], "groups", ids, classes)
 
-    def imbalance(held_out: BoolArray) -> tuple[int, float]:
-        shares = np.bincount(codes[held_out], minlength=kinds.size) / totals
-        one_sided = int(((shares == 0) | (shares == 1)).sum())
-        return one_sided, float(np.square(shares - config.test_size).sum())
+    def imbalance(drawn: BoolArray) -> tuple[int, int, float]:
+        shares = np.bincount(codes[drawn], minlength=kinds.size) / totals
+        return int((shares == 1).sum()), int((shares == 0).sum()), float(np.square(shares - draw.share).sum())
 
-    orders = (generator(seed, "split", draw).permutation(names.size) for draw in range(GROUP_DRAWS))
+    orders = (generator(draw.seed, draw.label, number).permutation(names.size) for number in range(GROUP_DRAWS))
     return min(((order < count)[members] for order in orders), key=imbalance)
 
 
-def _refuse_small(small: TextArray, what: str, ids: TextArray, classes: TextArray) -> None:
-    """Refuse classes that cannot be on both sides, naming their samples."""
-    if small.size:
-        samples = ids[np.isin(classes, small)]
+def _refuse_small_classes(ids: TextArray, groups: TextArray | None, classes: TextArray, sides: int) -> None:
+    """Refuse classes that cannot be on every side, naming their samples."""
+    what, units = ("samples", ids) if groups is None else ("groups", groups)
+    small = [name for name in np.unique(classes).tolist() if np.unique(units[classes == name]).size < sides]
+    if small:
+        number = {2: "two", 3: "three"}[sides]
+        samples = sorted(ids[np.isin(classes, small)].tolist())
         raise InputError(
-            f"--stratify needs every class in at least two {what}; too small: {first_ids(small.tolist())} (samples "
-            f"{first_ids(sorted(samples.tolist()))}): leave these out with --where, which lists the classes to keep"
+            f"--stratify needs every class in at least {number} {what}; too small: {first_ids(small)} (samples "
+            f"{first_ids(samples)}): leave these out with --where, which lists the classes to keep"
         )

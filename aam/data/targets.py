@@ -146,6 +146,10 @@ class ClassEncoder:
             )
         return np.array([index[name] for name in names], dtype=np.int64)
 
+    def with_unseen(self, labels: Sequence[str]) -> Self:
+        """These classes and, after them, those of labels that have no training sample."""
+        return type(self)((*self.classes, *sorted(set(_text(labels)) - set(self.classes))))
+
     def decode(self, codes: NDArray[np.int64]) -> NDArray[np.str_]:
         """Class names of indices [samples]."""
         return np.array(self.classes)[codes]

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from aam.config import PretrainConfig, RunConfig, TrainConfig
+from aam.config import PretrainConfig, RunConfig, TrainConfig, refuse_renamed
 from aam.data.study import Study, assemble_study
 from aam.data.tables import FeatureTable, feature_table
 from aam.errors import InputError
@@ -56,7 +56,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     nucleotide_patch: int = 5
     rarefy_depth: int | None = None
     max_asvs: int = 1024
-    test_size: float = 0.2
+    val_fraction: float = 0.2
     epochs: int = 50
     batch_size: int = 32
     lr: float = 1e-3
@@ -69,6 +69,13 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
 
     kind: ClassVar[Kind]
     config_type: ClassVar[type[PretrainConfig | TrainConfig]]
+
+    def __new__(cls, *_: Any, **parameters: Any) -> Self:
+        """Refuse parameters by their old names; see `refuse_renamed`."""
+        for name in parameters:
+            refuse_renamed(name, cls.config_type.options())
+        made: Self = super().__new__(cls)
+        return made
 
     def embed(self, table: TableLike, *, sequences: Sequences | None = None) -> pd.DataFrame:
         """Embed samples.

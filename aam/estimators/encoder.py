@@ -43,7 +43,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         nucleotide_patch: nucleotides read as one position.
         rarefy_depth: sampling depth; samples with fewer reads cannot be used. None: all reads.
         max_asvs: the most ASVs of a sample that the model reads (0: all).
-        test_size: share of the samples that is held out to choose the best checkpoint.
+        val_fraction: share of the samples that chooses the best checkpoint.
         epochs: passes over the training samples.
         batch_size: samples in a batch.
         lr: highest learning rate.

@@ -22,10 +22,11 @@ from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
+from aam.workflows.columns import learn_columns
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import predict_study, with_left_out
 from aam.workflows.restore import Restored
-from aam.workflows.train import learn_columns, train_study
+from aam.workflows.train import train_study
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +177,8 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
     """Predicts a number of every sample.
 
     ``fit(table, y, tree=...)`` pretrains an encoder on the table and then fine-tunes it; give `encoder` to start from
-    one that is pretrained already. A share of the samples, `test_size`, is held out in both to choose the best
-    checkpoint: judge the result on samples that `fit` has not seen at all.
+    one that is pretrained already. A share of the samples, `val_fraction`, chooses the best checkpoint in both: judge
+    the result on samples that `fit` has not seen at all.
 
     Args:
         encoder: a fitted `SampleEncoder`, or the path of an output folder or checkpoint of `aam pretrain`. It fixes
@@ -245,7 +246,7 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
 
     Args:
         class_weights: ``balanced`` (inverse frequency), ``effective`` (effective number), or a JSON file of weights.
-        stratify: hold out the same share of every class to choose the best checkpoint.
+        stratify: give every side of the split the same share of every class; None: as far as small classes allow.
 
     Attributes:
         classes_: the classes, sorted, as they were in `y` (text where the model was trained by `aam train`).
@@ -253,7 +254,7 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
     """
 
     class_weights: str = "none"
-    stratify: bool = False
+    stratify: bool | None = None
 
     kind: ClassVar[Kind] = "SampleClassifier"
 

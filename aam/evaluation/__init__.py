@@ -1,1 +1,1 @@
-"""What held-out samples say about a model: tables and plots."""
+"""What validation and test samples say about a model: tables and plots."""

@@ -1,4 +1,4 @@
-"""Predicted against true distances of held-out samples."""
+"""Predicted against true distances of validation samples."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,12 +17,12 @@ BINS = 120
 
 
 def write_distance_report(objective: PretrainObjective, folder: Path) -> Metrics:
-    """Compare all pairs of held-out samples and write ``val_distances.json`` and ``plots/val_distances.png``.
+    """Compare all pairs of validation samples and write ``val_distances.json`` and ``plots/val_distances.png``.
 
     Every rank compares its share of the pairs; rank 0 writes.
 
     Args:
-        objective: holds the trained model and the held-out samples.
+        objective: holds the trained model and the validation samples.
         folder: the output folder.
 
     Returns:
@@ -75,4 +75,4 @@ def _draw(counts: NDArray[np.float64], edges: NDArray[np.float64], values: Metri
         axes.set(xlim=(low, edges[-1]), ylim=(low, edges[-1]), aspect="equal")
         axes.set(xlabel="true distance", ylabel="predicted distance")
         shown = [f"{name} {value:.3f}" for name, value in values.items() if value is not None]
-        axes.set_title("Pairs of held-out samples: " + ", ".join(shown[:2]), fontsize=10)
+        axes.set_title("Pairs of validation samples: " + ", ".join(shown[:2]), fontsize=10)

@@ -1,6 +1,7 @@
-"""Predicted against true values of metadata columns, for held-out samples."""
+"""Predicted against true values of metadata columns, for samples that validate or test a run."""
 
 from pathlib import Path
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,15 +15,21 @@ from aam.evaluation.figures import figure, figure_row
 from aam.training.metrics import Metrics
 from aam.training.target_metrics import score
 
+Side: TypeAlias = Literal["val", "test"]
+NAMES: Final[dict[Side, str]] = {"val": "validation", "test": "test"}
 
-def write_prediction_report(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame, folder: Path) -> Metrics:
-    """Write ``val_predictions.tsv``, ``val_metrics.json`` and ``plots/val_predictions.png``.
+
+def write_prediction_report(
+    targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame, folder: Path, side: Side = "val"
+) -> Metrics:
+    """Write ``SIDE_predictions.tsv``, ``SIDE_metrics.json`` and ``plots/SIDE_predictions.png``.
 
     Args:
         targets: what was predicted.
-        predicted: predictions of the held-out samples, as of `Targets.decode`.
+        predicted: predictions of the samples of a side, as of `Targets.decode`.
         true: their values, [samples, T], of the same samples.
         folder: the output folder.
+        side: which samples these are.
 
     Returns:
         Metrics in the targets' own units, of the predictions as written: exactly those that `aam predict`'s give.
@@ -34,30 +41,32 @@ def write_prediction_report(targets: Targets, predicted: pd.DataFrame, true: pd.
     for place, column in enumerate(targets.columns):
         name = f"true_{column.name}" if several else "true"
         written.insert(place, name, true[column.name].to_numpy())
-    with whole_file(folder / "val_predictions.tsv") as draft:
+    with whole_file(folder / f"{side}_predictions.tsv") as draft:
         written.to_csv(draft, sep="\t")
     rounded = predicted.assign(**numbers.astype(np.float64))
     values = score(targets, rounded, true)
-    write_json(folder / "val_metrics.json", values)
-    path = folder / "plots" / "val_predictions.png"
+    write_json(folder / f"{side}_metrics.json", values)
+    path = folder / "plots" / f"{side}_predictions.png"
     if targets.is_classes:
-        _draw_classes(rounded["prediction"], true[targets.only.name], targets.only, path)
+        _draw_classes(rounded["prediction"], true[targets.only.name], targets.only, path, NAMES[side])
     else:
-        _draw_numbers(targets, rounded, true, path)
+        _draw_numbers(targets, rounded, true, path, NAMES[side])
     return values
 
 
-def _draw_numbers(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame, path: Path) -> None:
+def _draw_numbers(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame, path: Path, side: str) -> None:
     with figure_row(path, len(targets.columns)) as row:
         for axes, column in zip(row, targets.columns, strict=True):
             known = true[column.name].notna().to_numpy()
-            _draw_column(axes, column, targets.of_column(predicted, column)[known], true[column.name][known])
+            _draw_column(axes, column, targets.of_column(predicted, column)[known], true[column.name][known], side)
 
 
-def _draw_column(axes: Axes, column: TargetColumn, predicted: pd.DataFrame, true: "pd.Series[float]") -> None:
+def _draw_column(
+    axes: Axes, column: TargetColumn, predicted: pd.DataFrame, true: "pd.Series[float]", side: str
+) -> None:
     """Predicted against true values; with quantiles, lines between the outermost."""
     if true.empty:
-        axes.set_title(f"{column.name}: no held-out value", fontsize=10)
+        axes.set_title(f"{column.name}: no value in the {side} samples", fontsize=10)
         return
     points = predicted["prediction"]
     ends = [min(true.min(), points.min()), max(true.max(), points.max())]
@@ -72,12 +81,14 @@ def _draw_column(axes: Axes, column: TargetColumn, predicted: pd.DataFrame, true
     only = Targets((column,))
     values = score(only, predicted, true.to_frame(column.name))
     shown = [f"{key} {values[key]:.3g}" for key in ("r2", "mae", "coverage") if values.get(key) is not None]
-    axes.set_title(f"{len(true)} held-out samples: " + ", ".join(shown), fontsize=10)
+    axes.set_title(f"{len(true)} {side} samples: " + ", ".join(shown), fontsize=10)
 
 
-def _draw_classes(predicted: "pd.Series[str]", true: "pd.Series[str]", column: TargetColumn, path: Path) -> None:
+def _draw_classes(
+    predicted: "pd.Series[str]", true: "pd.Series[str]", column: TargetColumn, path: Path, side: str
+) -> None:
     assert column.classes is not None
-    classes = column.classes.classes
+    classes = column.classes.with_unseen(list(true)).classes
     counts = confusion_matrix(true, predicted, labels=list(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.5 + 0.45 * len(classes)
@@ -90,4 +101,4 @@ def _draw_classes(predicted: "pd.Series[str]", true: "pd.Series[str]", column: T
                 )
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axes.set_yticks(range(len(classes)), classes)
-        axes.set(xlabel="predicted", ylabel="true", title=f"{len(true)} held-out samples")
+        axes.set(xlabel="predicted", ylabel="true", title=f"{len(true)} {side} samples")

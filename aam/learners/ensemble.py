@@ -25,7 +25,7 @@ STACK_SHARE = 0.5
 """Share of the stacked weights; the rest are those of the plain mean."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EnsembleSolution(Solution):
     """Solutions of the members, their weights and calibrations."""
 
@@ -34,7 +34,6 @@ class EnsembleSolution(Solution):
     """[members], sum 1."""
     calibrations: tuple[Calibration, ...]
     """One for each member; empty for numbers."""
-    left_out: Output | None = None
 
     def predict(self, study: Study, rows: Rows) -> Output:
         """Average the members."""
@@ -90,8 +89,9 @@ class EnsembleLearner(Learner):
         if self.config.ensemble_weights == "stack":
             calibrated = [_calibrated(values, calibrations, place) for place, values in enumerate(unseen)]
             weights = (1 - STACK_SHARE) * weights + STACK_SHARE * _stacked(calibrated, problem)
-        left_out = _combined(unseen, calibrations, weights)
-        return EnsembleSolution(members, weights, calibrations, left_out=left_out)
+        solution = EnsembleSolution(members, weights, calibrations)
+        solution.left_out = _combined(unseen, calibrations, weights)
+        return solution
 
 
 def _unseen(learner: Learner, solution: Solution, problem: Problem) -> Floats:

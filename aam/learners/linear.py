@@ -30,7 +30,7 @@ ITERATIONS = {"lbfgs": 300, "saga": 50}
 L1_SHARE: Mapping[Penalty, float] = {"l2": 0.0, "l1": 1.0, "elasticnet": 0.5}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LinearSolution(Solution):
     """One linear score for numbers, or for each class."""
 
@@ -40,7 +40,6 @@ class LinearSolution(Solution):
     intercept: Floats
     """[K]; minus infinity for a class without a training sample."""
     classes: bool
-    left_out: Output | None = None
 
     def predict(self, study: Study, rows: Rows) -> Output:
         """Weigh the log-ratios."""
@@ -108,7 +107,9 @@ class LinearLearner(Learner):
         path = self._path(data, best + 1)
         coefficients = path.coefficients[best]
         intercept = path.intercept[best] - center @ coefficients
-        return LinearSolution(columns, coefficients, intercept, problem.classes > 0, left_out=left_out)
+        solution = LinearSolution(columns, coefficients, intercept, problem.classes > 0)
+        solution.left_out = left_out
+        return solution
 
     def _choose(self, data: _Data, folds: list[tuple[Rows, Rows]]) -> tuple[int, Output | None]:
         """Place of the penalty with the smallest loss on held-out groups, and the predictions for these."""

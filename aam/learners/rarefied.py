@@ -13,7 +13,7 @@ from aam.data.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, select_samples
 from aam.data.tables import FeatureTable
 from aam.errors import InputError
-from aam.learners.base import Fitted, Output, Predictions
+from aam.learners.base import Fitted, Output, Predictions, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +62,13 @@ def auto_depth(study: Study) -> int:
     return int(depth[int(np.ceil(AUTO_SHARE * len(depth))) - 1])
 
 
-def predict_averaged(fitted: Fitted, drawn: Sequence[Study]) -> pd.DataFrame:
-    """Predict all samples of a study, by the mean over its draws."""
-    table, metadata = drawn[0].table, drawn[0].metadata
-    predictions = mean_predictions([fitted.predict(one, np.arange(table.n_samples)) for one in drawn])
+def predict_averaged(fitted: Fitted, drawn: Sequence[Study], rows: Rows) -> pd.DataFrame:
+    """Predict samples of a study by the mean over its draws, as `Predictions.table`."""
+    study = drawn[0]
+    metadata = study.metadata
     if metadata is None:
-        metadata = pd.DataFrame(index=pd.Index(table.sample_ids, name="sample_id", dtype=object))
-    return predictions.table(metadata)
+        metadata = pd.DataFrame(index=pd.Index(study.table.sample_ids, name="sample_id", dtype=object))
+    return mean_predictions([fitted.predict(one, rows) for one in drawn]).table(metadata.iloc[rows])
 
 
 def mean_predictions(parts: Sequence[Predictions]) -> Predictions:

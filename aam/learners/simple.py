@@ -14,7 +14,7 @@ DEPTH_TREES = 100
 DEPTH_LEAF = 5
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class NullSolution(Solution):
     """The same prediction for every sample."""
 
@@ -58,7 +58,7 @@ class NullLearner(Learner):
         return NullSolution(np.array((y[low] + y[min(high, len(y) - 1)]) / 2))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class DepthSolution(Solution):
     """A small forest on the logarithm of the sequencing depth."""
 

@@ -1,6 +1,6 @@
 """Checkpoints of learners: the folder format of the network's, with arrays as safetensors and no pickle."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class TrainedLearner:
         """
         aligned = self.reference.align(study)
         drawn = self.spec.rarefaction.drawn(aligned.study)
-        table = predict_averaged(self.fitted, drawn)
+        table = predict_averaged(self.fitted, drawn, np.arange(drawn[0].table.n_samples))
         return table.assign(reads_lost=aligned.lost.loc[list(table.index)].to_numpy()), drawn[0]
 
 
@@ -127,7 +127,9 @@ def _left_out(solution: Solution) -> Arrays:
 
 def _solution(learner: str, settings: dict[str, Any], arrays: Arrays) -> Solution:
     solution, output = restore_solution(learner, settings, arrays), below("left_out", arrays)
-    return replace(solution, left_out=Output(output["value"], output.get("spread"))) if output else solution
+    if output:
+        solution.left_out = Output(output["value"], output.get("spread"))
+    return solution
 
 
 def spec_of(checkpoint: Checkpoint) -> LearnerSpec:

@@ -124,7 +124,7 @@ def fewer_trees(config: TreesConfig) -> TreesConfig:
     return config.model_copy(update={"trees": min(config.trees, max(FEWEST, config.trees // 5))})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ForestSolution(Solution):
     """A random forest on centred log-ratios of ASVs."""
 
@@ -163,7 +163,7 @@ class ForestLearner(Learner):
         return ForestSolution(columns, forest_of(TreesOf(self.config.trees), features, problem))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CladesSolution(Solution):
     """Extra trees on the log proportions of clades."""
 

@@ -283,7 +283,7 @@ class Allocations:
     """Counts what tensors allocate in main memory, above what there was when it began: the peak of each phase."""
 
     def __init__(self) -> None:
-        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
         self._profile.start()
         self._range: record_function | None = None
 

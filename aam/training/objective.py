@@ -1,4 +1,4 @@
-"""What is learned: the gradient of an optimizer step, and the metrics on held-out samples.
+"""What is learned: the gradient of an optimizer step, and the metrics on validation samples.
 
 Shapes: B samples, U unique ASVs of a batch, L nucleotides, G samples of an optimizer step, M hidden nucleotides.
 """
@@ -64,7 +64,7 @@ class Objective(Protocol):
         ...
 
     def validate(self) -> dict[str, float | None]:
-        """Metrics over all held-out samples, the same on every rank, as ``val/loss``; None where undefined."""
+        """Metrics over all validation samples, the same on every rank, as ``val/loss``; None where undefined."""
         ...
 
     def metric_names(self) -> set[str]:
@@ -81,7 +81,7 @@ class PretrainObjective:
         nucleotides: uint8 [ASVs of the table, L], on the device.
         keys: int64 [ASVs of the table], addresses of the ASVs, on the device.
         config: weights, masks and seed.
-        validation: held-out samples, and where true distances come from.
+        validation: validation samples, and where true distances come from.
         taxonomy: the true ranks; None where they are not learned.
     """
 
@@ -208,7 +208,7 @@ class PretrainObjective:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float | None]:
-        """Distances over pairs of held-out samples, and what is predicted of their ASVs; see `Objective`."""
+        """Distances over pairs of validation samples, and what is predicted of their ASVs; see `Objective`."""
         self.model.eval()
         losses: dict[str, float] = {}
         metrics: dict[str, float | None] = {}
@@ -247,17 +247,17 @@ class PretrainObjective:
         return {f"val/{name}" for name in names}
 
     def embed_held_out(self) -> Tensor:
-        """Embed all held-out samples, in their order, on every rank: [held-out samples, D]; each once, on one rank."""
+        """Embed all validation samples, in their order, on every rank: [samples, D]; each once, on one rank."""
         workers = self.config.runtime.num_workers or 0
         return embed_samples(self.model, self.nucleotides, self.held_out, self.compute, workers)
 
     def compare_pairs(self, embedding: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Compare predicted and true distances of held-out samples: this rank's blocks of pairs.
+        """Compare predicted and true distances of validation samples: this rank's blocks of pairs.
 
         Over all ranks, each pair comes once.
 
         Args:
-            embedding: [held-out samples, D], in their order.
+            embedding: [validation samples, D], in their order.
 
         Yields:
             Predicted and true distances, [pairs of the block] each.
@@ -293,7 +293,7 @@ class PretrainObjective:
         return float((predicted - true.log1p()).square().mean()), metrics.compute()
 
     def _predict_hidden(self) -> tuple[float, float | None]:
-        """Loss and accuracy of hidden nucleotides of every held-out ASV, weighed by the samples that hold it."""
+        """Loss and accuracy of hidden nucleotides of every validation ASV, weighed by the samples that hold it."""
         masking = self.config.masking.model_copy(update={"nuc_asv_share": 1.0})
         own, occurrence = share_asvs(self.held_out, self.compute)
         sums = torch.zeros(3, dtype=torch.float64, device=self.compute.device)

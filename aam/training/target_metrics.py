@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional
 
 from aam.data.target_column import TargetColumn
 from aam.data.target_table import Targets
@@ -20,7 +21,8 @@ def score(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame) -> Metr
     Args:
         targets: what was predicted.
         predicted: as `Targets.decode` gives it.
-        true: a column for each target, of the same samples; missing values count for nothing.
+        true: a column for each target, of the same samples; missing values count for nothing, and a class without a
+            training sample, whose probability is 0, as wrong.
 
     Returns:
         Metrics by name; of several targets the names end in ``_NAME``, and the mean of those in `MEANS` stands first.
@@ -47,9 +49,11 @@ def _score(column: TargetColumn, predicted: pd.DataFrame, true: pd.DataFrame) ->
     known = true[column.name].notna().to_numpy()
     values = true[column.name][known]
     if column.classes is not None:
-        classes = ClassificationMetrics(column.outputs)
+        named = column.classes.with_unseen(list(values))
+        classes = ClassificationMetrics(len(named.classes))
         probabilities = predicted[[f"probability_{name}" for name in column.classes.classes]]
-        classes.update(_tensor(probabilities, known), torch.from_numpy(column.classes.encode(list(values))))
+        possible = functional.pad(_tensor(probabilities, known), (0, len(named.classes) - column.outputs))
+        classes.update(possible, torch.from_numpy(named.encode(list(values))))
         yield from classes.compute().items()
         return
     numbers = torch.from_numpy(values.to_numpy(np.float64, copy=True))

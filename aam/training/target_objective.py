@@ -197,31 +197,37 @@ class TargetObjective:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float | None]:
-        """Metrics on all held-out samples, in the target's own units; see `Objective`."""
-        outputs, losses = self._judge_samples()
+        """Metrics on all validation samples, in the target's own units; see `Objective`."""
+        outputs, losses = self._judge_samples(self.held_out)
         samples = torch.from_numpy(self.held_out.samples).to(self.compute.device)
         predicted = torch.from_numpy(outputs).to(self.compute.device, torch.float32)
         total = self.table.weight[samples].sum(0)
         losses = {"target_loss": float(self._target_loss(predicted, samples, total))} | losses
-        metrics = losses | score(self.targets, self.decode_held_out(outputs), self.held_out_truth)
+        truth = self.truth(self.held_out)
+        metrics = losses | score(self.targets, self.decode(outputs, self.held_out), truth)
         weighted = sum(self.loss.weights[name] * value for name, value in losses.items())
         return {"val/loss": weighted} | {f"val/{name}": value for name, value in metrics.items()}
 
     @torch.no_grad()
     def predict_held_out(self) -> NDArray[np.float64]:
-        """What the model gives for held-out samples, as of `predict_outputs`."""
-        return self._judge_samples()[0]
+        """What the model gives for validation samples, as of `predict_outputs`."""
+        return self.predict(self.held_out)
 
-    def _judge_samples(self) -> tuple[NDArray[np.float64], dict[str, float]]:
-        """Outputs for held-out samples, as of `predict_outputs`, and the loss of hidden abundances if there is one."""
+    @torch.no_grad()
+    def predict(self, batches: FixedBatches) -> NDArray[np.float64]:
+        """What the model gives for some samples of the table, as of `predict_outputs`; every rank calls this."""
+        return self._judge_samples(batches)[0]
+
+    def _judge_samples(self, batches: FixedBatches) -> tuple[NDArray[np.float64], dict[str, float]]:
+        """Outputs for samples, as of `predict_outputs`, and the loss of hidden abundances if there is one."""
         self.model.eval()
-        held_out, workers = self.held_out, self.config.runtime.num_workers or 0
+        workers = self.config.runtime.num_workers or 0
         if self.pooled:
-            rows = self._judge_pooled()
+            rows = self._judge_pooled(batches.samples)
         else:
             frozen = self.frozen_asvs if self.model.frozen else None
-            embeddings = frozen or hold_asvs(self.model, self.nucleotides, held_out, self.compute)
-            rows = map_samples(self._judge_batch, embeddings, held_out, self.compute, workers)
+            embeddings = frozen or hold_asvs(self.model, self.nucleotides, batches, self.compute)
+            rows = map_samples(self._judge_batch, embeddings, batches, self.compute, workers)
         self.model.train()
         width = sum(self.outputs)
         losses = {}
@@ -230,15 +236,15 @@ class TargetObjective:
             losses["count_loss"] = error_sum / max(1.0, concealed)
         return rows[:, :width].cpu().numpy(), losses
 
-    def _judge_pooled(self) -> Tensor:
-        """Outputs for held-out samples from their embeddings, float64 [held-out samples, K]; on every rank."""
-        samples = torch.from_numpy(self.held_out.samples).to(self.compute.device)
+    def _judge_pooled(self, rows: NDArray[np.int64]) -> Tensor:
+        """Outputs for samples from their embeddings, float64 [samples, K]; on every rank."""
+        samples = torch.from_numpy(rows).to(self.compute.device)
         with self.compute.autocast():
             output = self.model.predict_pooled(self.frozen_samples[samples], self.table.categories_of(samples))
         return output.prediction.double()
 
     def _judge_batch(self, batch: SampleBatch, asvs: Tensor) -> Tensor:
-        """Outputs for held-out samples, and with a head for it errors and number of hidden abundances: [B, K (+ 2)]."""
+        """Outputs for samples, and with a head for it errors and number of hidden abundances: [B, K (+ 2)]."""
         categories = self.table.categories_of(batch.sample)
         outputs = _outputs(self.model, batch, asvs, categories)
         hidden = self._hide_abundances(batch, VALIDATION)
@@ -259,14 +265,13 @@ class TargetObjective:
         """Numbers that the model gives for each target."""
         return [column.outputs for column in self.targets.columns]
 
-    @property
-    def held_out_truth(self) -> pd.DataFrame:
-        """True values of the held-out samples, in their order and their own units."""
-        return self.table.true.iloc[self.held_out.samples]
+    def truth(self, batches: FixedBatches) -> pd.DataFrame:
+        """True values of samples, in their order and their own units."""
+        return self.table.true.iloc[batches.samples]
 
-    def decode_held_out(self, outputs: NDArray[np.float64]) -> pd.DataFrame:
-        """Make a table of predictions of what the model gives for the held-out samples, [held-out samples, K]."""
-        return self.targets.decode(outputs, self.table.metadata.iloc[self.held_out.samples])
+    def decode(self, outputs: NDArray[np.float64], batches: FixedBatches) -> pd.DataFrame:
+        """Make a table of predictions of what the model gives for samples, [samples, K]."""
+        return self.targets.decode(outputs, self.table.metadata.iloc[batches.samples])
 
 
 def pools_once(model: SequencePredictor, draws: SampleDraws, config: TrainConfig) -> bool:

@@ -22,7 +22,7 @@ from aam.training.metrics import Metrics
 
 
 class TaxonomyTask:
-    """The true ranks of ASVs: the loss of a step, and the metrics on ASVs of held-out samples."""
+    """The true ranks of ASVs: the loss of a step, and the metrics on ASVs of validation samples."""
 
     def __init__(self, labels: TaxonomyLabels, held_out: FixedBatches, compute: Compute) -> None:
         """Take the true ranks to the device.
@@ -59,7 +59,7 @@ class TaxonomyTask:
 
     @torch.no_grad()
     def validate(self, model: SequenceEncoder, nucleotides: Tensor) -> tuple[float, Metrics]:
-        """Judge the predictions of every ASV of held-out samples whose class is known, weighed by these samples.
+        """Judge the predictions of every ASV of validation samples whose class is known, weighed by these samples.
 
         Args:
             model: in evaluation mode.

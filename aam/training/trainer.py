@@ -234,7 +234,7 @@ class Trainer:
         return f"samples {first_ids(ids[row] for row in rows)}" if len(rows) else "no samples"
 
     def validate(self, epoch: int) -> bool:
-        """Judge the model on the held-out samples; returns whether it is the best so far."""
+        """Judge the model on the validation samples; returns whether it is the best so far."""
         self._check_finite(f"epoch {epoch}")
         self.profile.enter(VALIDATION)
         judged = self.objective.validate()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 NARROW = 32
 """Width of a model below which bf16 takes more time than float32 (``benchmarks/step_variants.py``)."""
 HELD_OUT_SHARE = 0.25
-"""Share of the memory that a batch of held-out samples may take."""
+"""Share of the memory that a batch of samples may take that are judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,16 +64,19 @@ class Material:
         """The validation samples, in order."""
         return FixedBatches(self.draws, self.split.val, batch_size)
 
-    def held_out_size(self, config: PretrainConfig | TrainConfig) -> int:
-        """Validation samples in a batch: as many as in training, or fewer that surely fit into a memory budget."""
-        size, limit = config.optim.batch_samples, memory_limit(config, self.compute.world)
-        if limit is None:
-            return size
-        return min(size, max(1, int(HELD_OUT_SHARE * limit / self._bytes_of_sample(config.model))))
+    def batches(self, samples: NDArray[np.int64], config: PretrainConfig | TrainConfig) -> FixedBatches:
+        """Some samples to judge, in order, as many in a batch as in training, or fewer that surely fit into a budget.
 
-    def _bytes_of_sample(self, model: ModelConfig) -> float:
-        """The most bytes that a held-out sample takes, which keeps nothing for a backward pass."""
-        asvs = int(self.draws.most_asvs(self.split.val, mixed=False).max(initial=1))
+        Every rank calls this.
+        """
+        size, limit = config.optim.batch_samples, memory_limit(config, self.compute.world)
+        if limit is not None:
+            size = min(size, max(1, int(HELD_OUT_SHARE * limit / self._bytes_of_sample(config.model, samples))))
+        return FixedBatches(self.draws, samples, size)
+
+    def _bytes_of_sample(self, model: ModelConfig, samples: NDArray[np.int64]) -> float:
+        """The most bytes that a sample takes to be judged, which keeps nothing for a backward pass."""
+        asvs = int(self.draws.most_asvs(samples, mixed=False).max(initial=1))
         cost = predicted_cost(model.model_copy(update={"attention_layers": 1}), None, frozen=True)
         return cost.of_batch(0, [asvs])
 
@@ -109,7 +113,7 @@ class Run:
     def trainer(self, store: CheckpointStore) -> Trainer:
         """Make the trainer of this run, silent until it is given a monitor."""
         split, distribution = self.material.split, self.config.distribution
-        fingerprint = self.material.study.fingerprint() | {"split": digest([split.train, split.val])}
+        fingerprint = self.material.study.fingerprint() | {"split": digest([split.train, split.val, split.test])}
         identity = Identity(
             self.kind, self.config.model_dump(mode="json"), self.documents, fingerprint | self.fingerprint
         )
@@ -221,7 +225,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         if output.resume:
             limit_memory(run, trainer)
         if world.is_main:
-            _write_samples(run.material, folder)
+            write_samples(run.material.study, run.material.split, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
         trainer.profile = stack.enter_context(_profile(trainer, folder))
         if last is not None:
@@ -326,12 +330,11 @@ def _compile_obstacle(device: torch.device) -> str | None:
     return compile_allowed(Build.of_torch()) if device.type == "cuda" else None
 
 
-def _write_samples(material: Material, folder: Path) -> None:
-    """Write which samples train, which validate, and which are left out."""
-    study = material.study
+def write_samples(study: Study, split: Split, folder: Path) -> None:
+    """Write which samples train, validate and test, and which are left out."""
     assert study.left_out is not None
     with whole_file(folder / "split.tsv") as draft:
-        write_split(draft, material.split, study.table.sample_ids)
+        write_split(draft, split, study.table.sample_ids)
     write_table(study.left_out.set_index("sample_id"), folder / "left_out.tsv")
 
 

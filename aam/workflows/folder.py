@@ -50,11 +50,14 @@ RUN_FILES = (
     "val_distances.json",
     "val_predictions.tsv",
     "val_metrics.json",
+    "test_predictions.tsv",
+    "test_metrics.json",
     "find_lr.tsv",
     "memory_profile.tsv",
     "memory_snapshot.pickle",
     "plots/val_distances.png",
     "plots/val_predictions.png",
+    "plots/test_predictions.png",
     "plots/find_lr.png",
     "folds",
     *EVALUATION_FILES,
@@ -330,12 +333,17 @@ def _check_same_run(config: RunConfig, folder: Path) -> None:
     if set(options) != set(config.sections()):
         raise InputError(f"--resume: {folder} holds no run of this command and version of aam; name another folder")
     before, now = _comparable(options), _comparable(config.model_dump(mode="json"))
+    others = [flag(name) for name in sorted(set(before) - set(now))]
+    if others:
+        raise InputError(
+            f"--resume: {folder} was started by another version of aam, with options that this one does not have "
+            f"({', '.join(others[:CHANGES_SHOWN])}): resume it with that version, or replace it with --overwrite"
+        )
     changed = [name for name in now if before.get(name) != now[name]]
-    if set(before) != set(now) or changed:
+    if changed:
         shown = [f"{flag(name)} (was {before.get(name)}, now {now[name]})" for name in changed[:CHANGES_SHOWN]]
         more = [f"... ({len(changed)} in all)"] if len(changed) > CHANGES_SHOWN else []
-        named = ", ".join(shown + more)
-        raise InputError(f"--resume: {folder} was started with other options: {named or 'another command'}")
+        raise InputError(f"--resume: {folder} was started with other options: {', '.join(shown + more)}")
 
 
 def _comparable(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def pretrain_study(study: Study, config: PretrainConfig, world: World | None = N
 
 
 def _report(run: Run, config: PretrainConfig, folder: Path) -> None:
-    """Compare the distances of held-out samples, if they were learned."""
+    """Compare the distances of validation samples, if they were learned."""
     assert isinstance(run.objective, PretrainObjective)
     if config.losses.learns("unifrac"):
         write_distance_report(run.objective, folder)
@@ -133,7 +133,7 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
     if min(len(split.train), len(split.val)) < 2:
         raise InputError(
             f"pretraining compares samples: {len(split.train)} to train on and {len(split.val)} to validate are too "
-            "few (at least 2 each); use more samples or another --test-size"
+            "few (at least 2 each); use more samples or another --val-fraction"
         )
     losses = config.losses
     labels = study.taxonomy_labels(split.train) if losses.learns("taxonomy") else None
@@ -143,7 +143,7 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
     compares = losses.learns("unifrac") or losses.learns("faith_pd")
     source = study.distance_source(config.unifrac) if compares else None
     model = _build_model(config, labels, compute)
-    held_out = material.held_out(material.held_out_size(config))
+    held_out = material.batches(split.val, config)
     objective = PretrainObjective(
         model,
         parallelize(model, config.distribution, compute),

@@ -23,6 +23,7 @@ from aam.models.types import CategorySpec
 from aam.training.checkpoint import Checkpoint, CheckpointStore, Kind, read_checkpoint
 from aam.training.compute import CPU
 from aam.training.divided import load_weights
+from aam.workflows.old_configs import in_todays_options
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
@@ -188,9 +189,9 @@ def outline(checkpoint: Checkpoint) -> Restored:
 
 
 def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
-    """Read the config of a checkpoint, whose options are those of the aam that wrote it."""
+    """Read the config of a checkpoint, whose options are those of the aam that wrote it, or of an earlier one."""
     try:
-        return kind.model_validate(checkpoint.config)
+        return kind.model_validate(in_todays_options(checkpoint.config))
     except ValidationError as error:
         names = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
         raise InputError(

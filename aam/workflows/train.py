@@ -2,36 +2,38 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from aam.config import ModelConfig, TrainConfig
 from aam.data.augmentation import Mixing
 from aam.data.categorical import CategoryEncoder
-from aam.data.dataset import PooledStepDataset, StepDataset
+from aam.data.dataset import FixedBatches, PooledStepDataset, StepDataset
 from aam.data.embedding_files import check_cache_folder
-from aam.data.loss_weights import CategoryWeights
 from aam.data.rarefaction import mean_log_abundance
-from aam.data.splits import Split, split_samples
-from aam.data.study import Study, digest, load_study, select_samples
-from aam.data.target_table import Targets, target_values
+from aam.data.splits import Split
+from aam.data.study import Study, digest, load_study
+from aam.data.target_table import Targets
 from aam.errors import InputError, first_ids
-from aam.evaluation.predictions import write_prediction_report
+from aam.evaluation.predictions import Side, write_prediction_report
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
 from aam.training.parallel import give_weights, parallelize
 from aam.training.target_objective import TargetObjective, TargetTable, pools_once
+from aam.workflows.baselines import compare_with_learners
+from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import Material, Run, begin_compute, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
+from aam.workflows.train_learner import train_learner
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +45,17 @@ def train(config: TrainConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
+    if config.choice.learner != "neural":
+        train_learner(config)
+        return
     with setup_distributed(config.runtime.device, config.distribution) as world:
         config = world.on_main(lambda: settle_folder(config))
         world.on_main(lambda: check_cache_folder(config.finetune.embedding_cache))
-        if config.inputs.tree is not None:
-            logger.info("--tree is not needed to predict a column, and is not read")
         study = load_study(config.inputs, config.sampling, needs=("metadata",))
-        train_study(study, config, world)
+        _, folder = train_study(study, config, world)
+        is_main = world.is_main
+    if is_main and config.choice.baselines:  # the others need not wait for it
+        compare_with_learners(study, config, folder)
 
 
 def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:
@@ -59,50 +65,43 @@ def train_study(study: Study, config: TrainConfig, world: World | None = None) -
 
 
 def _report(run: Run, folder: Path) -> None:
-    """Predict the held-out samples."""
-    objective = run.objective
+    """Predict validation samples, and those of a test, which the run has not seen before; every rank calls this."""
+    objective, split = run.objective, run.material.split
     assert isinstance(objective, TargetObjective)
-    outputs = objective.predict_held_out()
-    if run.world.is_main:
-        table = objective.decode_held_out(outputs)
-        write_prediction_report(objective.targets, table, objective.held_out_truth, folder)
+    sides: dict[Side, FixedBatches] = {"val": objective.held_out}
+    if split.test.size:
+        sides["test"] = run.material.batches(split.test, run.config)
+    for side, batches in sides.items():
+        outputs = objective.predict(batches)
+        if run.world.is_main:
+            _say_unseen(objective.targets, objective.truth(batches))
+            predicted = objective.decode(outputs, batches)
+            metrics = write_prediction_report(objective.targets, predicted, objective.truth(batches), folder, side)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
+            logger.info("%s (%d samples): %s", _MEANING[side], len(batches.samples), shown)
 
 
-class Columns(NamedTuple):
-    """What training samples say of the metadata columns of a run."""
+def _say_unseen(targets: Targets, true: pd.DataFrame) -> None:
+    """Name the classes of test samples that no training sample has; validation samples have none such."""
+    if not targets.is_classes:
+        return
+    labels = true[targets.only.name]
+    assert targets.only.classes is not None
+    unseen = labels[~labels.isin(targets.only.classes.classes)]
+    if len(unseen):
+        names, samples = first_ids(sorted(set(unseen))), first_ids(unseen.index)
+        logger.warning(
+            "%d test samples are of classes without a training sample, and count as wrong: %s (samples %s)",
+            len(unseen),
+            names,
+            samples,
+        )
 
-    study: Study
-    """The samples with a target."""
-    values: pd.DataFrame
-    """[samples, T]."""
-    split: Split
-    targets: Targets
-    categories: CategoryEncoder | None
-    weights: CategoryWeights | None
 
-
-def learn_columns(study: Study, config: TrainConfig) -> Columns:
-    """Split the samples, and fit targets, categories and weights to those of training; takes no time.
-
-    Raises:
-        InputError: a column or the split cannot be used.
-    """
-    assert study.metadata is not None
-    columns = config.target.metadata_column
-    values = target_values(study.metadata, config.target)
-    known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
-    study = select_samples(study, known, f"no value of {' or '.join(columns)}")
-    values, metadata = values.iloc[known], study.metadata
-    assert metadata is not None
-    strata = _strata(values, config)
-    split = split_samples(study.table.sample_ids, metadata, config.split, config.runtime.seed, strata)
-    if not len(split.train) or not len(split.val):
-        raise InputError("the split leaves no samples to train on or none to validate; use another --test-size")
-    targets = Targets.fit(values, metadata, split.train, config.target)
-    targets.warn_of_others(metadata)
-    categories = CategoryEncoder.fit(metadata, split.train, config.categories, columns)
-    weights = CategoryWeights.fit(metadata, split.train, config.weights, columns)
-    return Columns(study, values, split, targets, categories, weights)
+_MEANING: Final[Mapping[Side, str]] = {
+    "val": "validation, which chose the checkpoint",
+    "test": "test, held out from training and from the choice of the checkpoint",
+}
 
 
 def prepare_training(study: Study, config: TrainConfig, world: World | None = None) -> Run:
@@ -121,7 +120,10 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     assert study.metadata is not None
     checkpoint = _read_pretrained(config)
     if checkpoint is not None:
-        _warn_of_seen(checkpoint, [study.table.sample_ids[row] for row in split.val])
+        ids = study.table.sample_ids
+        _warn_of_seen(
+            checkpoint, {"validation": [ids[row] for row in split.val], "test": [ids[row] for row in split.test]}
+        )
     config = config.model_copy(update={"model": _model_config(config, checkpoint)})
     _check_heads(config)
     config, compute = begin_compute(config, world)
@@ -129,13 +131,13 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
     categories, weights = learned.categories, learned.weights
     model = _build_model(config, (targets, categories), material, checkpoint)
-    table = _target_table(targets, values, material, config, weights)
+    table = _target_table(learned, material, config)
     if categories is not None:
         codes = torch.from_numpy(categories.encode(study.metadata))
         table = replace(table, categories=codes.to(compute.device))
     pooled = pools_once(model, material.draws, config)
     parallel = parallelize(model, config.distribution, compute, embedded=model.frozen, pooled=pooled)
-    held_out = material.held_out(material.held_out_size(config))
+    held_out = material.batches(split.val, config)
     objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
     documents: dict[str, Any] = {"targets": targets.to_json()}
     if weights is not None:
@@ -188,25 +190,19 @@ def _build_model(
     return model
 
 
-def _warn_of_seen(pretrained: Checkpoint, held_out: list[str]) -> None:
-    """Say how many validation samples the encoder knows: without their labels, but not as it meets new samples."""
-    seen = sorted(set(pretrained.documents["training"]).intersection(held_out))
-    if seen:
-        logger.warning(
-            "the encoder has been trained, without labels, on %d of the %d validation samples: %s; they may look "
-            "easier to predict than new samples",
-            len(seen),
-            len(held_out),
-            first_ids(seen),
-        )
-
-
-def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
-    if not config.split.stratify:
-        return None
-    if not config.target.classifier:
-        raise InputError("--stratify holds out the same share of every class: it needs --classifier")
-    return list(values[config.target.metadata_column[0]])
+def _warn_of_seen(pretrained: Checkpoint, sides: Mapping[str, list[str]]) -> None:
+    """Say how many samples of a side the encoder knows: without their labels, but not as it meets new samples."""
+    for side, samples in sides.items():
+        seen = sorted(set(pretrained.documents["training"]).intersection(samples))
+        if seen:
+            logger.warning(
+                "the encoder has been trained, without labels, on %d of the %d %s samples: %s; they may look easier "
+                "to predict than new samples",
+                len(seen),
+                len(samples),
+                side,
+                first_ids(seen),
+            )
 
 
 def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfig) -> Mixing | None:
@@ -222,42 +218,17 @@ def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfi
     return mixing
 
 
-def _target_table(
-    targets: Targets, values: pd.DataFrame, material: Material, config: TrainConfig, weights: CategoryWeights | None
-) -> TargetTable:
-    """Encode the targets of samples on either side of the split; others keep zeros and are never read."""
-    metadata, split, device = material.study.metadata, material.split, material.compute.device
+def _target_table(learned: Columns, material: Material, config: TrainConfig) -> TargetTable:
+    """Encode the targets of samples that train or validate; others keep zeros, which no loss and no choice reads."""
+    targets, values, split = learned.targets, learned.values, learned.split
+    metadata, device = material.study.metadata, material.compute.device
     assert metadata is not None
     used = np.concatenate([split.train, split.val])
     encoded = np.full(values.shape, np.nan)
     encoded[used] = targets.encode(values.iloc[used], metadata)
     known = ~np.isnan(encoded)
     value = np.where(known, encoded, 0.0).astype(np.int64 if targets.is_classes else np.float32)
-    of_sample = _class_weights(targets, values, split, config)
-    if weights is not None:
-        of_sample = of_sample * weights.of(metadata)
-    weight = (known * of_sample[:, None]).astype(np.float32)
+    weight = (known * learned.sample_weights(config)[:, None]).astype(np.float32)
     return TargetTable(
         targets, torch.from_numpy(value).to(device), torch.from_numpy(weight).to(device), values, metadata
     )
-
-
-def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> NDArray[np.float64]:
-    """Weight of every sample by its class, 1 where classes are not weighed: [samples]."""
-    weights, kind = np.ones(len(values)), config.weights.class_weights
-    if kind == "none":
-        return weights
-    classes, labels = targets.only.classes, values[targets.only.name]
-    assert classes is not None
-    of_train = list(labels.iloc[split.train])
-    if kind == "balanced":
-        of_class = classes.balanced_weights(of_train)
-    elif kind == "effective":
-        of_class = classes.effective_weights(of_train, config.weights.effective_beta)
-    else:
-        of_class = classes.given_weights(kind)
-    used = np.concatenate([split.train, split.val])
-    weights[used] = of_class[classes.encode(list(labels.iloc[used]))]
-    named = ", ".join(f"{name} {w:.3g}" for name, w in zip(classes.classes, of_class, strict=True))
-    logger.info("class weights: %s", named)
-    return weights

@@ -104,7 +104,7 @@ class Held(NamedTuple):
     @classmethod
     def of(cls, seed: int) -> "Held":
         study = simulate_study(config(seed=seed))
-        return cls(study, split_samples(study.table.sample_ids, study.metadata, SplitConfig(test_size=0.3), seed))
+        return cls(study, split_samples(study.table.sample_ids, study.metadata, SplitConfig(val_fraction=0.3), seed))
 
     def score(self, metric, model, features, column: str) -> float:
         values, train, val = self.study.metadata[column], self.split.train, self.split.val

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aam.config import SplitConfig
+from aam.config import SplitConfig, TargetSplitConfig
 from aam.data.splits import Split, read_split, split_samples, write_split
 from aam.errors import InputError
 
@@ -51,7 +51,9 @@ def test_the_order_of_samples_does_not_matter(way, strata, order, seed):
 @pytest.mark.parametrize("way", [{}, {"group_column": "subject"}])
 @pytest.mark.parametrize("share", [0.2, 0.4])
 def test_a_smaller_share_is_held_out_of_the_same_samples(way, share):
-    few, many = (split_samples(IDS, METADATA, SplitConfig(test_size=size, **way), 1) for size in (share, share + 0.2))
+    few, many = (
+        split_samples(IDS, METADATA, SplitConfig(val_fraction=size, **way), 1) for size in (share, share + 0.2)
+    )
     assert set(few.val) < set(many.val)
 
 
@@ -87,15 +89,15 @@ def test_drawn_sides_hold_every_sample_and_follow_the_seed(way, strata):
 
 
 @pytest.mark.parametrize(("share", "held_out"), [(0.2, 12), (0.5, 30), (0.07, 4), (0.001, 1)])
-def test_test_size_is_a_share_of_the_samples(share, held_out):
-    config = SplitConfig(test_size=share)
+def test_val_fraction_is_a_share_of_the_samples(share, held_out):
+    config = SplitConfig(val_fraction=share)
     assert split_samples(IDS, None, config, 3).val.size == held_out
     assert split_samples(IDS, None, config, 3, CLASSES).val.size == max(2, held_out)  # one of each class at least
 
 
 @pytest.mark.parametrize("strata", [None, CLASSES])
 def test_no_group_is_on_both_sides(strata):
-    config = SplitConfig(group_column="subject", test_size=0.25)
+    config = SplitConfig(group_column="subject", val_fraction=0.25)
     for seed in range(5):
         split = split_samples(IDS, METADATA, config, seed, strata)
         subjects = METADATA["subject"].to_numpy()
@@ -107,7 +109,7 @@ def test_no_group_is_on_both_sides(strata):
 def test_stratify_holds_out_the_same_share_of_every_class(group_column):
     classes = np.array(CLASSES)
     for seed in range(5):
-        config = SplitConfig(group_column=group_column, test_size=1 / 3)
+        config = SplitConfig(group_column=group_column, val_fraction=1 / 3)
         split = split_samples(IDS, METADATA, config, seed, CLASSES)
         shares = [np.isin(np.flatnonzero(classes == name), split.val).mean() for name in ("rare", "common")]
         np.testing.assert_allclose(shares, 1 / 3, atol=0.01)
@@ -116,7 +118,7 @@ def test_stratify_holds_out_the_same_share_of_every_class(group_column):
 def test_groups_with_a_rare_class_still_put_it_on_both_sides():
     # Two groups of twelve hold the class: by shares alone, holding out neither is nearer to a sixth than one (a half).
     classes = ["rare" if number // 5 in (0, 5) else "common" for number in range(60)]
-    config = SplitConfig(group_column="subject", test_size=1 / 6)
+    config = SplitConfig(group_column="subject", val_fraction=1 / 6)
     split = split_samples(IDS, METADATA, config, 0, classes)
     assert {classes[row] for row in split.val} == {classes[row] for row in split.train} == {"rare", "common"}
 
@@ -127,7 +129,6 @@ def test_split_column_decides_and_the_rest_is_counted(caplog):
     np.testing.assert_array_equal(split.train % 6 % 5, np.zeros(20))
     np.testing.assert_array_equal(np.unique(split.val % 6), [1, 4])
     np.testing.assert_array_equal(split.test, np.arange(60)[2::6])
-    assert "10 samples are for a test by column 'split'" in caplog.text
     assert "10 samples are on no side by column 'split'" in caplog.text
 
 
@@ -139,8 +140,8 @@ def test_split_column_decides_and_the_rest_is_counted(caplog):
         ({"split": "test"}, {"split_column": "split"}, "gives no sample to 'train'"),
         ({"subject": "P1"}, {"group_column": "subject"}, "has one group, 'P1'"),
         ({"subject": ["P", None] * 30}, {"group_column": "subject"}, "empty for samples S01, S03.*30 in all"),
-        ({}, {"group_column": "subject", "test_size": 0.99}, "of 12 groups leaves none to train on"),
-        ({}, {"test_size": 0.999}, "of 60 samples leaves none to train on"),
+        ({}, {"group_column": "subject", "val_fraction": 0.99}, "of 12 groups leaves none to train on"),
+        ({}, {"val_fraction": 0.999}, "of 60 samples leaves none to train on"),
         ({}, {"group_column": "person"}, "person"),
     ],
 )
@@ -162,7 +163,40 @@ def test_unusable_columns_and_sizes_are_refused(changes, config, message):
 )
 def test_classes_that_cannot_be_divided_are_refused(classes, config, message):
     with pytest.raises(InputError, match=message):
-        split_samples(IDS, METADATA, SplitConfig(**config), 0, classes)
+        split_samples(IDS, METADATA, TargetSplitConfig(stratify=True, **config), 0, classes)
+
+
+def test_three_sides_need_three_samples_of_a_class():
+    config = TargetSplitConfig(stratify=True, test_fraction=0.2)
+    with pytest.raises(InputError, match=r"three samples; too small: few \(samples S00, S01\)"):
+        split_samples(IDS, None, config, 0, ["few"] * 2 + CLASSES[2:])
+
+
+def test_classes_too_small_to_divide_train_unless_stratify_was_asked_for():
+    classes = ["once", "few", "few", *CLASSES[3:]]
+    for seed in range(5):
+        split = split_samples(IDS, None, TargetSplitConfig(test_fraction=0.2), seed, classes)
+        assert {classes[row] for row in split.train} == set(classes)
+
+
+@pytest.mark.parametrize("strata", [None, CLASSES])
+@pytest.mark.parametrize("group_column", [None, "subject"])
+def test_the_test_side_is_drawn_first_and_apart(strata, group_column):
+    way = {"group_column": group_column}
+    for seed in range(5):
+        drawn = split_samples(IDS, METADATA, TargetSplitConfig(test_fraction=0.25, **way), seed, strata)
+        other = split_samples(
+            IDS, METADATA, TargetSplitConfig(test_fraction=0.25, val_fraction=0.5, **way), seed, strata
+        )
+        np.testing.assert_array_equal(drawn.test, other.test)  # whatever validates
+        assert 12 <= drawn.test.size <= 18
+        assert sorted([*drawn.train, *drawn.val, *drawn.test]) == list(range(60))
+        if group_column is not None:
+            of = METADATA["subject"].to_numpy()
+            assert not set(of[drawn.test]) & set(of[np.concatenate([drawn.train, drawn.val])])
+        # another draw than that of validation: else a test would hold what an earlier run chose its checkpoint by
+        alone = split_samples(IDS, METADATA, TargetSplitConfig(val_fraction=0.25, **way), seed, strata)
+        assert set(alone.val) != set(drawn.test)
 
 
 @pytest.mark.parametrize("config", [{"split_column": "split"}, {"group_column": "subject"}])

@@ -42,7 +42,7 @@ SMALL = {
     "attention_heads": 2,
     "attention_layers": 1,
     "batch_size": 12,
-    "test_size": 0.1,
+    "val_fraction": 0.1,
     "rarefy_depth": 150,
     "device": "cpu",
 }

@@ -42,6 +42,7 @@ def test_ranks_share_a_cache_and_learn_what_one_learns(
 ):
     files = {"table": study_folder / "table.biom", "metadata": study_folder / "metadata.tsv"}
     options = {**files, **SHAPE, "metadata_column": "acidity", "freeze_base": True, "epochs": 2, "log_every": 1}
+    options |= {"test_fraction": 0.2}
     options |= {"pretrained_encoder": encoder, "embedding_cache": tmp_path / "kept"}
     options |= {} if settled else {"rarefy_depth": 150, "count_weight": 0.1}
     together = torchrun(2, "frozen.py", "train", *words(**options, output_dir=tmp_path / "two", **{strategy: True}))
@@ -53,8 +54,10 @@ def test_ranks_share_a_cache_and_learn_what_one_learns(
     assert encoded(alone) == [0]
     assert losses(tmp_path / "two") == losses(tmp_path / "again")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    one, two = (pd.read_csv(tmp_path / name / "val_predictions.tsv", sep="\t")["prediction"] for name in ("one", "two"))
-    assert np.allclose(one, two, rtol=1e-4, atol=1e-5)
+    for side in ("val", "test"):
+        one, two = (pd.read_csv(tmp_path / name / f"{side}_predictions.tsv", sep="\t") for name in ("one", "two"))
+        assert list(one["sample_id"]) == list(two["sample_id"])
+        assert np.allclose(one["prediction"], two["prediction"], rtol=1e-4, atol=1e-5)
 
 
 def losses(folder: Path) -> list[float]:

@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
-from sklearn.model_selection import cross_val_predict, cross_val_score
+from sklearn.model_selection import GroupKFold, cross_val_predict, cross_val_score
 from sklearn.utils import estimator_checks
 
 import aam
@@ -597,6 +597,27 @@ def test_cross_validation(encoder, table, metadata):
     assert ((auc >= 0) & (auc <= 1)).all()
     probabilities = cross_val_predict(classifier, table, y["habitat"], cv=2, method="predict_proba")
     assert probabilities.shape == (len(table), 3)
+
+
+def test_cross_validation_hands_on_the_metadata_of_groups(table, metadata):
+    y, options = metadata.loc[table.index], {"group_column": "subject"}
+    for model, target in ((aam.SampleRegressor, "acidity"), (aam.SampleClassifier, "health")):
+        scores = cross_val_score(
+            model(**FAST, options=options),
+            table,
+            y[target],
+            groups=y["subject"],
+            cv=GroupKFold(2),
+            params={"metadata": y},
+            error_score="raise",
+        )
+        assert np.isfinite(scores).all()
+
+
+def test_a_parameter_of_before_is_refused_with_its_new_name():
+    for model in (aam.SampleEncoder, aam.SampleRegressor, aam.SampleClassifier):
+        with pytest.raises(aam.InputError, match="--test-size is now called --val-fraction"):
+            model(test_size=0.3)
 
 
 def test_embeddings_as_a_frame(encoder, table):

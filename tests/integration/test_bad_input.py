@@ -471,12 +471,28 @@ SPLITS = {
         (column("rare", lambda number: "odd" if number == 0 else "even"),),
     ),
     "class of one sample that is held out": Case(
-        train(metadata_column="rare", classifier=True),
+        train(metadata_column="rare", classifier=True, no_stratify=True),
         ("without a training sample: odd", rf"samples {HELD_OUT}\b", "--where COLUMN=even,uneven"),
         (column("rare", lambda n: "odd" if f"S{n + 1:04d}" == HELD_OUT else ("even", "uneven")[n % 2]),),
     ),
     "stratified pretraining": Case(pretrain(stratify=True), ("No such option '--stratify'",)),
-    "everything held out": Case(train(test_size=0.999), ("--test-size 0.999",)),
+    "test of pretraining": Case(pretrain(test_fraction=0.2), ("No such option '--test-fraction'",)),
+    "test size of before": Case(train(test_size=0.3), ("--test-size is now called --val-fraction",)),
+    "test size of pretraining": Case(pretrain(test_size=0.3), ("--test-size is now called --val-fraction",)),
+    "test size in a file": Case(
+        train(config="o.toml"), ("--test-size is now called --val-fraction",), (write("o.toml", "test-size = 0.3\n"),)
+    ),
+    "test of all": Case(train(test_fraction=0.999), ("--test-fraction 0.999 of",)),
+    "test of nothing": Case(train(test_fraction=-0.1), ("--test-fraction",)),
+    "test beside a column": Case(
+        train(split_column="fold", test_fraction=0.2), ("--test-fraction 0.2 only has an effect with a drawn split",)
+    ),
+    "classes too few for a test": Case(
+        train(metadata_column="rare", classifier=True, stratify=True, test_fraction=0.2),
+        ("--stratify needs every class in at least three", "odd"),
+        (column("rare", lambda number: "odd" if number < 2 else "even"),),
+    ),
+    "everything held out": Case(train(val_fraction=0.999), ("--val-fraction 0.999",)),
 }
 
 MATRICES = {
@@ -674,7 +690,7 @@ OPTIONS = {
     "fp16 on a CPU": Case(pretrain(device="cpu", mixed_precision="fp16"), ("fp16", "bf16")),
     "metric unknown": Case(pretrain(best_metric="val/nothing"), ("val/nothing", "val/loss")),
     "no sample for a side": Case(
-        pretrain(where="subject=subject01", metadata="metadata.tsv"), ("too few|--test-size",)
+        pretrain(where="subject=subject01", metadata="metadata.tsv"), ("too few|--val-fraction",)
     ),
 }
 

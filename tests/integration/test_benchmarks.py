@@ -44,6 +44,8 @@ def test_a_random_forest_on_the_split_of_a_run(study_folder: Path, tmp_path: Pat
         "8",
         "--epochs",
         "1",
+        "--test-fraction",
+        "0.2",
         "--output-dir",
         tmp_path / "run",
     ]
@@ -52,7 +54,7 @@ def test_a_random_forest_on_the_split_of_a_run(study_folder: Path, tmp_path: Pat
     assert not stop.value.code
     lines = run("random_forest.py", tmp_path / "run").splitlines()
     forests = [f"random forest of {name}, seed {seed}" for name in ("acidity", "day") for seed in (0, 1, 2)]
-    assert [line.split(" {")[0] for line in lines] == ["aam", *forests]
+    assert [line.split(" {")[0] for line in lines] == ["aam, test", *forests]
 
 
 @pytest.mark.slow

@@ -325,7 +325,7 @@ def test_validation_of_faith_pd_is_on_the_logarithm(double_run, newick):
 
 def test_validation_of_ranks_weighs_asvs_by_the_samples_that_hold_them(double_run):
     """With so few samples to train on, held-out samples hold ASVs, and lineages, that they lack."""
-    run = double_run(test_size=0.7)
+    run = double_run(val_fraction=0.7)
     metrics = run.objective.validate()
     study, split = run.material.study, run.material.split
     times = np.count_nonzero(study.table.counts[split.val].toarray(), axis=0)
@@ -352,7 +352,7 @@ def test_validation_of_ranks_weighs_asvs_by_the_samples_that_hold_them(double_ru
 
 @pytest.mark.parametrize("ranks", [2, 3, 60])
 def test_ranks_of_a_launch_judge_every_asv_once(double_run, monkeypatch, ranks):
-    objective, sums = double_run(test_size=0.7).objective, []
+    objective, sums = double_run(val_fraction=0.7).objective, []
     task, compute = objective.taxonomy, objective.compute
     monkeypatch.setattr(World, "sum", lambda self, tensor: sums.append(tensor) or tensor)
     task.validate(objective.model, objective.nucleotides)
@@ -410,7 +410,7 @@ def test_validation_by_workers_is_the_same(double_run, monkeypatch):
     assert used == [0, 2]
 
 
-@pytest.mark.parametrize("options", [*PARTS[:6], {"test_size": 0.7}])
+@pytest.mark.parametrize("options", [*PARTS[:6], {"val_fraction": 0.7}])
 def test_the_names_of_the_metrics_are_known_before_validating(double_run, options):
     run = double_run(**options)
     metrics = run.objective.validate()

@@ -1,12 +1,15 @@
 """Which samples a run trains on: across pretraining and fine-tuning, and with a test side."""
 
 import json
+import logging
 import re
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import r2_score
 
 from aam.config import PretrainConfig, TrainConfig
+from aam.training.checkpoint import read_checkpoint
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
 
@@ -44,7 +47,7 @@ def test_fine_tuning_on_the_same_samples_validates_on_those_of_pretraining(
     assert "without labels" not in caplog.text
 
 
-def test_test_samples_of_a_split_column_are_written_and_not_used(train_options, study_folder, tmp_path):
+def test_test_samples_of_a_split_column_are_written_and_scored(train_options, study_folder, tmp_path):
     metadata = pd.read_csv(study_folder / "metadata.tsv", sep="\t", dtype=str)
     words = ["categorical", *np.resize(["train", "train", "val", "test"], len(metadata) - 1)]
     metadata.assign(fold=words).to_csv(tmp_path / "metadata.tsv", sep="\t", index=False)
@@ -54,6 +57,58 @@ def test_test_samples_of_a_split_column_are_written_and_not_used(train_options, 
     assert sides(tmp_path / "run").to_dict() == asked.to_dict()
     predicted = pd.read_csv(tmp_path / "run" / "val_predictions.tsv", sep="\t", index_col=0)
     assert set(predicted.index) == set(asked.index[asked == "val"])
+    tested = pd.read_csv(tmp_path / "run" / "test_predictions.tsv", sep="\t", index_col=0)
+    assert set(tested.index) == set(asked.index[asked == "test"])
+
+
+def test_a_test_side_is_scored_once_at_the_end(aam, train_options, study_folder, tmp_path, caplog):
+    run = tmp_path / "run"
+    with caplog.at_level(logging.INFO, logger="aam"):
+        train(TrainConfig.from_flat(train_options(run, test_fraction=0.25)))
+    assert set(sides(run)) == {"train", "val", "test"}
+    tested = pd.read_csv(run / "test_predictions.tsv", sep="\t", index_col=0)
+    assert set(tested.index) == set(sides(run).index[sides(run) == "test"])
+    metrics = json.loads((run / "test_metrics.json").read_text())
+    assert np.isclose(metrics["r2"], r2_score(tested["true"], tested["prediction"]))
+    assert (run / "plots" / "test_predictions.png").exists()
+    assert f"test, held out from training and from the choice of the checkpoint ({len(tested)} samples)" in caplog.text
+    assert "validation, which chose the checkpoint" in caplog.text
+    assert aam("predict", checkpoint=run, table=study_folder / "table.biom", output=tmp_path / "p.tsv") == 0
+    again = pd.read_csv(tmp_path / "p.tsv", sep="\t", index_col=0)["prediction"].loc[tested.index]
+    np.testing.assert_allclose(again, tested["prediction"], rtol=1e-4)
+
+
+def test_nothing_of_the_test_side_reaches_the_weights(train_options, study_folder, tmp_path):
+    """Other values, categories and depths of test samples give the same model, to the bit."""
+    metadata = pd.read_csv(study_folder / "metadata.tsv", sep="\t", dtype=str, keep_default_na=False)
+    words = np.resize(["train", "train", "val", "test"], len(metadata) - 1)
+    metadata["fold"] = ["categorical", *words]
+    other = metadata.copy()
+    rows = np.flatnonzero(metadata["fold"] == "test")
+    other.loc[rows, "acidity"] = [str(1000.0 + row) for row in rows]
+    other.loc[rows, ["site", "region", "health"]] = ["elsewhere", "abroad", "odd"]
+    models = []
+    for name, table in (("one", metadata), ("other", other)):
+        table.to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+        options = {"metadata": tmp_path / f"{name}.tsv", "group_column": None, "split_column": "fold", "epochs": 1}
+        more = {"normalize_by": "habitat", "categorical_columns": "site", "count_weight": 0.1}
+        train(TrainConfig.from_flat(train_options(tmp_path / name, **options, **more)))
+        models.append(read_checkpoint(tmp_path / name).model)
+    assert all((models[0][weight] == models[1][weight]).all() for weight in models[0])
+
+
+def test_a_class_of_test_samples_alone_is_counted_as_wrong(train_options, study_folder, tmp_path, caplog):
+    metadata = pd.read_csv(study_folder / "metadata.tsv", sep="\t", dtype=str, keep_default_na=False)
+    metadata["fold"] = ["categorical", *np.resize(["train", "train", "val", "test"], len(metadata) - 1)]
+    metadata.loc[np.flatnonzero(metadata["fold"] == "test")[:2], "health"] = "odd"
+    metadata.to_csv(tmp_path / "metadata.tsv", sep="\t", index=False)
+    options = {"metadata": tmp_path / "metadata.tsv", "group_column": None, "split_column": "fold", "epochs": 1}
+    train(TrainConfig.from_flat(train_options(tmp_path / "run", metadata_column="health", classifier=True, **options)))
+    tested = pd.read_csv(tmp_path / "run" / "test_predictions.tsv", sep="\t", index_col=0)
+    assert "odd" in set(tested["true"]) - set(tested["prediction"])
+    metrics = json.loads((tmp_path / "run" / "test_metrics.json").read_text())
+    assert np.isclose(metrics["accuracy"], (tested["true"] == tested["prediction"]).mean())
+    assert "2 test samples are of classes without a training sample" in caplog.text
 
 
 def test_a_depth_beside_a_matrix_is_said_to_change_the_input_alone(pretrain_options, study_folder, tmp_path, caplog):

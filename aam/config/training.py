@@ -1,0 +1,187 @@
+"""The options of `aam train`, and which of them each learner reads."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Final, Self
+
+from pydantic import model_validator
+
+from aam.config.augmentation import TargetAugmentationConfig
+from aam.config.base import Positive, RunConfig, Section, flag
+from aam.config.categories import CategoryConfig
+from aam.config.kernel import KernelConfig
+from aam.config.learners import (
+    SECTIONS_OF,
+    EnsembleConfig,
+    LearnerName,
+    LearnersConfig,
+    LinearConfig,
+    TreesConfig,
+)
+from aam.config.learning import (
+    DistributedConfig,
+    FinetuneConfig,
+    MemoryConfig,
+    ModelConfig,
+    OptimConfig,
+    OutputConfig,
+    RuntimeConfig,
+)
+from aam.config.study import (
+    SamplingConfig,
+    TargetInputConfig,
+    TargetSplitConfig,
+)
+from aam.config.target import LossWeightConfig, TargetConfig
+
+
+def refuse_profile_of_threads(runtime: RuntimeConfig, distribution: DistributedConfig) -> None:
+    """Refuse a profile of what runs in several threads at once."""
+    if runtime.memory_profile and distribution.data_parallel:
+        raise ValueError(
+            "--memory-profile follows one pass at a time, and --data-parallel runs several in threads: profile on one "
+            "GPU, or with --distributed"
+        )
+
+
+class LearnerConfig(Section):
+    """Which learner is trained."""
+
+    panel: ClassVar[str] = "Learner"
+
+    learner: LearnerName = "neural"
+    """What learns: neural is the network; ensemble, kernel, clades, linear and forest read the whole table at once."""
+    baselines: bool = True
+    """At the end also fit a random forest and the ensemble to the same samples, and say which is better."""
+    rarefy_draws: Positive = 3
+    """With --rarefy-depth and another learner than the network: draws of a sample whose predictions are averaged."""
+
+    @model_validator(mode="after")
+    def _options_of_one(self) -> Self:
+        if self.learner == "neural":
+            self._refuse_unused("rarefy_draws", "another --learner: the network draws anew in every epoch")
+        elif not self.baselines:
+            raise ValueError("--no-baselines is for the network: `aam evaluate` compares other learners")
+        return self
+
+
+READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
+    "inputs": frozenset(TargetInputConfig.model_fields),
+    "target": frozenset({"metadata_column", "classifier", "target_transform", "normalize_by"}),
+    "choice": frozenset(LearnerConfig.model_fields),
+    "weights": frozenset(LossWeightConfig.model_fields),
+    "sampling": frozenset({"rarefy_depth"}),
+    "split": frozenset(TargetSplitConfig.model_fields),
+    "runtime": frozenset({"seed", "device", "num_workers"}),
+    "output": frozenset({"output_dir", "overwrite"}),
+}
+"""Options that learners besides the network read, by section."""
+
+
+class TrainingConfig(RunConfig):
+    """Everything about fine-tuning but where its results go."""
+
+    inputs: TargetInputConfig = TargetInputConfig()
+    target: TargetConfig
+    choice: LearnerConfig = LearnerConfig()
+    categories: CategoryConfig = CategoryConfig()
+    weights: LossWeightConfig = LossWeightConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    augmentation: TargetAugmentationConfig = TargetAugmentationConfig()
+    model: ModelConfig = ModelConfig()
+    split: TargetSplitConfig = TargetSplitConfig()
+    optim: OptimConfig = OptimConfig()
+    memory: MemoryConfig = MemoryConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    distribution: DistributedConfig = DistributedConfig()
+    trees: TreesConfig = TreesConfig()
+    linear: LinearConfig = LinearConfig()
+    kernel: KernelConfig = KernelConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+
+    @property
+    def learners(self) -> LearnersConfig:
+        """The options of the learners besides the network."""
+        return LearnersConfig(trees=self.trees, linear=self.linear, kernel=self.kernel, ensemble=self.ensemble)
+
+    @model_validator(mode="after")
+    def _options_are_of_the_learner(self) -> Self:
+        """Refuse options that the learner does not read."""
+        learner = self.choice.learner
+        for section in self.sections():
+            part = getattr(self, section)
+            if section in LearnersConfig.sections():
+                read = frozenset(type(part).model_fields) if section in SECTIONS_OF[learner] else frozenset()
+            else:
+                read = (
+                    frozenset(type(part).model_fields) if learner == "neural" else READ_BY_ALL.get(section, frozenset())
+                )
+            for option in type(part).model_fields.keys() - read:
+                part._refuse_unused(option, f"another --learner than {learner}")
+        return self
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        refuse_profile_of_threads(self.runtime, self.distribution)
+        if self.finetune.embedding_cache is not None and self.distribution.fsdp_mixed_precision:
+            raise ValueError(
+                "--embedding-cache is for runs of all strategies, and --fsdp-mixed-precision would round what is kept: "
+                "drop one of them, or use --mixed-precision bf16"
+            )
+        weights, categories = self.weights, self.categories
+        if weights.class_weights != "none" and not self.target.classifier:
+            raise ValueError("--class-weights is for classes: give --classifier too")
+        self._classes_are_weighed_once()
+        self.memory.check(self.optim)
+        by_category = weights.categorical_loss_weights in ("auto", "effective")
+        if by_category and not weights.categorical_loss_weight_column and not self.target.classifier:
+            raise ValueError(
+                f"--categorical-loss-weights {weights.categorical_loss_weights} needs "
+                "--categorical-loss-weight-column: which categories?"
+            )
+        if categories.conditional_output_scaling is not None and self.target.classifier:
+            raise ValueError("--conditional-output-scaling scales numbers, and --classifier predicts classes: drop one")
+        self._augmentation_has_effect()
+        self._target_is_no_input()
+        return self
+
+    def _augmentation_has_effect(self) -> None:
+        mixed, noise = self.augmentation.mix_samples, self.augmentation.sequence_noise
+        if mixed and not self.target.classifier:
+            raise ValueError(
+                f"--mix-samples {mixed} mixes samples of equal label: give --classifier too (numbers are hardly equal)"
+            )
+        if noise and self.finetune.freeze_base:
+            raise ValueError(
+                f"--sequence-noise {noise} has no effect with --freeze-base, which embeds the ASVs once: drop one"
+            )
+
+    def _classes_are_weighed_once(self) -> None:
+        weights, target = self.weights, self.target.metadata_column
+        columns = weights.categorical_loss_weight_column or target
+        by_category = weights.categorical_loss_weights in ("auto", "effective")
+        if weights.class_weights != "none" and by_category and set(columns) & set(target):
+            raise ValueError(
+                f"--class-weights {weights.class_weights} and --categorical-loss-weights "
+                f"{weights.categorical_loss_weights} would both weigh the classes of {target[0]}: drop one of them, or "
+                "name other columns by --categorical-loss-weight-column"
+            )
+
+    def _target_is_no_input(self) -> None:
+        """Refuse a prediction that is told its own target."""
+        scaled = self.categories.conditional_output_scaling
+        inputs = {
+            "categorical_columns": self.categories.categorical_columns,
+            "normalize_by": self.target.normalize_by,
+            "conditional_output_scaling": () if scaled is None else (scaled,),
+        }
+        for option, columns in inputs.items():
+            told = [name for name in columns if name in self.target.metadata_column]
+            if told:
+                raise ValueError(f"{flag(option)} {told[0]}: that is the column to predict, unknown of new samples")
+
+
+class TrainConfig(TrainingConfig):
+    """Options of `aam train`."""
+
+    output: OutputConfig

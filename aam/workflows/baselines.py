@@ -1,0 +1,93 @@
+"""What a random forest and the ensemble make of the split that a network was trained on."""
+
+import json
+import logging
+import shlex
+from pathlib import Path
+from typing import Final
+
+from aam.config import LearnerName, SamplingConfig, TrainConfig, UnifracConfig, flag
+from aam.data.phylogeny import read_phylogeny
+from aam.data.study import Study, with_phylogeny
+from aam.data.whole_files import write_json
+from aam.evaluation.predictions import NAMES, Side
+from aam.training.metrics import Metrics
+from aam.workflows.columns import learn_columns
+from aam.workflows.train_learner import fit_learner, held_out_rows, score_side
+
+logger = logging.getLogger(__name__)
+
+COMPARED: Final[tuple[LearnerName, ...]] = ("forest", "ensemble")
+FILE = "baselines.json"
+
+
+def compare_with_learners(study: Study, config: TrainConfig, folder: Path) -> None:
+    """Fit learners to the training samples of a run, write their metrics beside the network's, and say who is better.
+
+    Args:
+        study: that of the run.
+        config: its options.
+        folder: its output folder, which holds its metrics.
+    """
+    columns = learn_columns(with_tree(study, config), config)
+    rows = held_out_rows(columns.split)
+    scores: dict[Side, dict[str, Metrics]] = {
+        side: {"neural": json.loads((folder / f"{side}_metrics.json").read_text())} for side in rows
+    }
+    for name in COMPARED:
+        trained = fit_learner(name, columns, config)
+        for side, own in rows.items():
+            scores[side][name] = score_side(trained, columns, own)
+    judged: Side = "test" if "test" in rows else "val"
+    verdict = _verdict(scores[judged], judged, config)
+    write_json(folder / FILE, {"scores": scores, "verdict": verdict})
+    for learner, metrics in scores[judged].items():
+        shown = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if value is not None)
+        logger.info("%s on %s samples: %s", learner, NAMES[judged], shown)
+    logger.info("%s", verdict)
+
+
+def with_tree(study: Study, config: TrainConfig) -> Study:
+    """The study with the tree that was given, without the ASVs that it lacks; as it is, where samples would go too."""
+    inputs = config.inputs
+    if inputs.tree is None:
+        return study
+    phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
+    joined = with_phylogeny(study, phylogeny, SamplingConfig(), UnifracConfig(), drop_missing_tips=True)
+    return joined if joined.table.n_samples == study.table.n_samples else study
+
+
+def _verdict(scores: dict[str, Metrics], side: Side, config: TrainConfig) -> str:
+    """One sentence: who is better on these samples, and what trains it."""
+    metric = "balanced_accuracy" if config.target.classifier else "r2"
+    values = {name: value for name, metrics in scores.items() if (value := metrics[metric]) is not None}
+    if "neural" not in values or len(values) < 2:
+        return f"the {NAMES[side]} samples leave {metric} undefined: nothing to compare"
+    best = max(values, key=values.__getitem__)
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in sorted(values.items(), key=lambda item: -item[1]))
+    chosen = ", which chose the network's checkpoint," if side == "val" else ""
+    text = f"on the {NAMES[side]} samples{chosen} {best} is best ({metric} {shown})"
+    if best == "neural":
+        return f"{text}; `aam evaluate` says how sure that is"
+    return f"{text}; this trains it: {learner_command(best, config)}"
+
+
+def learner_command(name: str, config: TrainConfig) -> str:
+    """The command that trains another learner on the same files, columns and split."""
+    words = ["aam", "train", "--learner", name]
+    for section in ("inputs", "target", "split"):
+        options = getattr(config, section)
+        for option, value in options:
+            if value == type(options).model_fields[option].default or (section == "target" and option not in TOLD):
+                continue
+            words += [flag(option)] if value is True else _words(option, value)
+    return shlex.join([*words, "--output-dir", f"{config.output.output_dir}-{name}"])
+
+
+TOLD: Final = frozenset({"metadata_column", "classifier", "target_transform", "normalize_by"})
+
+
+def _words(option: str, value: object) -> list[str]:
+    if isinstance(value, tuple) and option in ("table", "where"):
+        return [word for part in value for word in (flag(option), str(part))]
+    return [flag(option), ",".join(value) if isinstance(value, tuple) else str(value)]

@@ -1,0 +1,91 @@
+"""What `aam train` learns of the metadata columns before any model: sides, scales, classes, categories, weights."""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from aam.config import TrainConfig
+from aam.data.categorical import CategoryEncoder
+from aam.data.loss_weights import CategoryWeights
+from aam.data.splits import Split, split_samples
+from aam.data.study import Study, select_samples
+from aam.data.target_table import Targets, target_values
+from aam.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class Columns(NamedTuple):
+    """What training samples say of the metadata columns of a run."""
+
+    study: Study
+    """The samples with a target."""
+    values: pd.DataFrame
+    """[samples, T]."""
+    split: Split
+    targets: Targets
+    categories: CategoryEncoder | None
+    weights: CategoryWeights | None
+
+    def sample_weights(self, config: TrainConfig) -> NDArray[np.float64]:
+        """How much every sample counts, by its class and by its categories; 1 where neither is weighed [samples]."""
+        weights = _class_weights(self.targets, self.values, self.split, config)
+        assert self.study.metadata is not None
+        return weights if self.weights is None else weights * self.weights.of(self.study.metadata)
+
+
+def learn_columns(study: Study, config: TrainConfig) -> Columns:
+    """Split the samples, and fit targets, categories and weights to those of training; takes no time.
+
+    Raises:
+        InputError: a column or the split cannot be used.
+    """
+    assert study.metadata is not None
+    columns = config.target.metadata_column
+    values = target_values(study.metadata, config.target)
+    known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
+    study = select_samples(study, known, f"no value of {' or '.join(columns)}")
+    values, metadata = values.iloc[known], study.metadata
+    assert metadata is not None
+    strata = _strata(values, config)
+    split = split_samples(study.table.sample_ids, metadata, config.split, config.runtime.seed, strata)
+    if not len(split.train) or not len(split.val):
+        raise InputError("the split leaves no samples to train on or none to validate; use another --val-fraction")
+    targets = Targets.fit(values, metadata, split.train, config.target)
+    targets.warn_of_others(metadata)
+    categories = CategoryEncoder.fit(metadata, split.train, config.categories, columns)
+    weights = CategoryWeights.fit(metadata, split.train, config.weights, columns)
+    return Columns(study, values, split, targets, categories, weights)
+
+
+def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
+    """The class of every sample, where the sides are to have the same share of each."""
+    if config.split.stratify and not config.target.classifier:
+        raise InputError("--stratify gives every side the same share of every class: it needs --classifier")
+    if not config.target.classifier or config.split.stratify is False:
+        return None
+    return list(values[config.target.metadata_column[0]])
+
+
+def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> NDArray[np.float64]:
+    """Weight of every sample by its class, 1 where classes are not weighed: [samples]."""
+    weights, kind = np.ones(len(values)), config.weights.class_weights
+    if kind == "none":
+        return weights
+    classes, labels = targets.only.classes, values[targets.only.name]
+    assert classes is not None
+    of_train = list(labels.iloc[split.train])
+    if kind == "balanced":
+        of_class = classes.balanced_weights(of_train)
+    elif kind == "effective":
+        of_class = classes.effective_weights(of_train, config.weights.effective_beta)
+    else:
+        of_class = classes.given_weights(kind)
+    used = np.concatenate([split.train, split.val])
+    weights[used] = of_class[classes.encode(list(labels.iloc[used]))]
+    named = ", ".join(f"{name} {w:.3g}" for name, w in zip(classes.classes, of_class, strict=True))
+    logger.info("class weights: %s", named)
+    return weights

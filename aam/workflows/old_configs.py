@@ -1,0 +1,31 @@
+"""Configs of checkpoints that an earlier aam wrote, in today's options.
+
+A change of options that checkpoints hold adds a step here; steps are taken in the order in which they were made, and
+each recognises by its options what it is for. So a model stays readable; a run goes on with the aam that began it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+Document = dict[str, dict[str, Any]]
+"""Options by section."""
+
+
+def in_todays_options(config: Document) -> Document:
+    """Bring the config of a checkpoint, of this aam or of an earlier one, to the options of this one."""
+    for step in STEPS:
+        config = step({section: dict(options) for section, options in config.items()})
+    return config
+
+
+def _validation_has_its_name(config: Document) -> Document:
+    """``test_size`` was the share of the samples that chose the checkpoint; there was no test."""
+    split = config.get("split", {})
+    if "test_size" in split:
+        share = split.pop("test_size")
+        if split.get("split_column") is None:  # where a column says it, the share said nothing
+            split["val_fraction"] = share
+    return config
+
+
+STEPS: Final[tuple[Callable[[Document], Document], ...]] = (_validation_has_its_name,)

@@ -1,0 +1,108 @@
+"""`aam train --learner`: fit a learner other than the network, in one go and in one process."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aam.config import SECTIONS_OF, LearnerName, TrainConfig, UnifracConfig
+from aam.config.launch import launched_world_size
+from aam.data.splits import Split
+from aam.data.study import load_study
+from aam.errors import InputError
+from aam.evaluation.predictions import Side, write_prediction_report
+from aam.learners.base import Labels, Rows
+from aam.learners.rarefied import Rarefaction, predict_averaged
+from aam.learners.reference import Reference
+from aam.learners.registry import make_learner
+from aam.learners.storage import LearnerSpec, TrainedLearner, checkpoint_of
+from aam.training.checkpoint import CheckpointStore
+from aam.training.metrics import Metrics
+from aam.training.target_metrics import score
+from aam.workflows.columns import Columns, learn_columns
+from aam.workflows.fit import write_samples
+from aam.workflows.folder import check_folder, open_folder
+
+logger = logging.getLogger(__name__)
+
+
+def train_learner(config: TrainConfig) -> None:
+    """Fit the learner that the config names on the files that it names, and write the output folder.
+
+    Raises:
+        InputError: a file or an option is wrong; nothing has been written then.
+    """
+    name = config.choice.learner
+    if launched_world_size() > 1:
+        raise InputError(f"--learner {name} is fitted by one process: start it without torchrun")
+    check_folder(config, config.output)
+    study = load_study(config.inputs, config.sampling, UnifracConfig(), needs=("metadata",))
+    columns = learn_columns(study, config)
+    trained = fit_learner(name, columns, config)
+    with open_folder(config, config.output) as folder:
+        write_samples(columns.study, columns.split, folder)
+        CheckpointStore(folder / "checkpoints").write(checkpoint_of(trained), step=0, best=True)
+        for side, rows in held_out_rows(columns.split).items():
+            _report(trained, columns, side, rows, folder)
+        logger.info("wrote %s", folder)
+
+
+def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> TrainedLearner:
+    """Fit to the training samples of a split.
+
+    Raises:
+        InputError: a column cannot be learned this way, or the learner needs a tree and there is none.
+    """
+    learner = make_learner(name, config.learners, has_tree=columns.study.tree is not None)
+    rarefaction = Rarefaction(
+        depth=config.sampling.rarefy_depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed
+    )
+    study, rows = columns.study, columns.split.train
+    logger.info("fitting %s to %d samples", name, len(rows))
+    fitted = learner.fit(rarefaction.drawn(study)[0], rows, labels_of(columns, config), config.runtime.seed)
+    spec = LearnerSpec(
+        learner=name,
+        options=_options(name, config),
+        training=[study.table.sample_ids[row] for row in rows],
+        rarefaction=rarefaction,
+    )
+    return TrainedLearner(spec, fitted, Reference.of(study))
+
+
+def labels_of(columns: Columns, config: TrainConfig) -> Labels:
+    """What is to be predicted, with the groups of the split and the weights of the samples."""
+    metadata, group = columns.study.metadata, config.split.group_column
+    assert metadata is not None
+    groups = None if group is None else metadata[group].to_numpy(dtype=np.str_)
+    return Labels(columns.values, config.target, groups, columns.sample_weights(config))
+
+
+def held_out_rows(split: Split) -> dict[Side, Rows]:
+    """Rows of the sides that do not train."""
+    sides: dict[Side, Rows] = {"val": split.val, "test": split.test}
+    return {side: rows for side, rows in sides.items() if len(rows)}
+
+
+def predict_side(trained: TrainedLearner, columns: Columns, rows: Rows) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predicted and true values of some samples of the training study."""
+    table = predict_averaged(trained.fitted, trained.spec.rarefaction.drawn(columns.study), rows)
+    return table, columns.values.iloc[rows]
+
+
+def score_side(trained: TrainedLearner, columns: Columns, rows: Rows) -> Metrics:
+    """Metrics of some samples of the training study."""
+    return score(trained.fitted.targets, *predict_side(trained, columns, rows))
+
+
+def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: Path) -> None:
+    metrics = write_prediction_report(trained.fitted.targets, *predict_side(trained, columns, rows), folder, side)
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
+    logger.info("%s, which %s has not seen (%d samples): %s", side, trained.name, len(rows), shown)
+
+
+def _options(name: LearnerName, config: TrainConfig) -> dict[str, object]:
+    """Options of a learner that are not left at their defaults."""
+    sections = [getattr(config, section) for section in SECTIONS_OF[name]]
+    declared = [(section, option, value) for section in sections for option, value in section]
+    return {option: value for section, option, value in declared if value != type(section).model_fields[option].default}
