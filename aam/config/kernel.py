@@ -18,5 +18,5 @@ class KernelConfig(Section):
     """Training samples, drawn evenly from the groups, with which samples are compared where there are too many."""
     kernel_weight_samples: Annotated[int, Field(ge=10)] = 1500
     """At most so many training samples, drawn evenly from the groups, choose the weights of the kernels."""
-    kernel_steps: Positive = 40
+    kernel_steps: Positive = 20
     """Most steps in which the weights are chosen."""

@@ -68,10 +68,10 @@ KERNELS: dict[str, tuple[str, Rule]] = {
     "unifrac": ("branch presence", "jaccard"),
     "branch_root": ("branch root", "gaussian"),
     "branch_log": ("branch log", "laplace"),
-    "log_ratio": ("asv log", "gaussian"),
+    "log_ratio": ("asv log", "laplace"),
     "log_ratio_linear": ("asv log", "linear"),
-    "hellinger": ("asv root", "linear"),
-    "presence": ("asv presence", "linear"),
+    "hellinger": ("asv root", "gaussian"),
+    "jaccard": ("asv presence", "jaccard"),
 }
 """Features and rule of every kernel."""
 
