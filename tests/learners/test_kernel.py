@@ -19,7 +19,7 @@ from aam.learners.kernel import KernelLearner, balanced_draw
 from aam.learners.kernel_solution import KernelSolution
 
 EXACT = KernelConfig()
-FEW = KernelConfig(kernel_exact_samples=20, kernel_landmarks=16, kernel_weight_samples=25)
+FEW = KernelConfig(kernel_exact_samples=20, kernel_landmarks=24, kernel_weight_samples=22)
 SUBSET = KernelConfig(kernel_weight_samples=25)
 WAYS = pytest.mark.parametrize("config", [EXACT, FEW, SUBSET], ids=["exact", "landmarks", "subset"])
 KINDS = pytest.mark.parametrize("classes", [0, 3])
