@@ -59,6 +59,8 @@ from aam.config.learning import (
     Scheduler,
     SeededMachineConfig,
     StepConfig,
+    TargetModelConfig,
+    TargetOptimConfig,
 )
 from aam.config.study import (
     DistanceConfig,
@@ -135,6 +137,8 @@ __all__ = [
     "TargetConfig",
     "TargetInputConfig",
     "TargetLoss",
+    "TargetModelConfig",
+    "TargetOptimConfig",
     "TargetSplitConfig",
     "TargetTransform",
     "TrainConfig",
