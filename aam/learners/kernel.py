@@ -16,8 +16,9 @@ from aam.config.kernel import KernelConfig
 from aam.data.addressed import generator
 from aam.learners.base import Floats, Learner, Output, Problem, Rows
 from aam.learners.class_scores import ClassScores
+from aam.learners.kernel_features import Samples
 from aam.learners.kernel_solution import KernelSolution, Regression
-from aam.learners.kernels import Basis, Samples, kernel_names
+from aam.learners.kernels import Basis, kernel_names
 from aam.learners.left_out import Weights, blocks_of, choose_weights, covariance_of, left_out, project
 from aam.learners.nystroem import Data, Errors, by_landmarks
 
