@@ -16,8 +16,9 @@ from aam.config.kernel import KernelConfig
 from aam.data.addressed import generator
 from aam.learners.base import Floats, Learner, Output, Problem, Rows
 from aam.learners.class_scores import ClassScores
+from aam.learners.kernel_features import Samples
 from aam.learners.kernel_solution import KernelSolution, Regression
-from aam.learners.kernels import Basis, Samples, kernel_names
+from aam.learners.kernels import Basis, kernel_names
 from aam.learners.left_out import Weights, blocks_of, choose_weights, covariance_of, left_out, project
 from aam.learners.nystroem import Data, Errors, by_landmarks
 
@@ -47,6 +48,10 @@ class Aim(NamedTuple):
         unit = float(np.sqrt(variance)) if variance > 0 else 1.0
         return cls(y / unit, weight, unit, present)
 
+    def take(self, places: Rows) -> "Aim":
+        """Of some of the samples."""
+        return self._replace(y=self.y[places], weight=self.weight[places])
+
 
 @dataclass(frozen=True)
 class KernelLearner(Learner):
@@ -57,16 +62,13 @@ class KernelLearner(Learner):
 
     def solve(self, problem: Problem) -> KernelSolution:
         """Learn one column: choose the weights of the kernels, then learn from all training samples."""
-        study, config, seed = problem.study, self.config, problem.seed
+        study, config = problem.study, self.config
         aim, groups = Aim.of(problem), known_groups(problem.groups)
         exactly = len(groups) <= config.kernel_exact_samples
         size = len(groups) if exactly else config.kernel_landmarks
-        marks = balanced_draw(groups, size, seed, "landmarks")
+        marks = balanced_draw(groups, size, problem.seed, "landmarks")
         basis, stack = Basis.build(kernel_names(study.tree), Samples.of(study, problem.rows[marks]))
-        few = balanced_draw(groups[marks], config.kernel_weight_samples, seed, "weights")
-        blocks = blocks_of(known_groups(groups[marks][few]))
-        some = stack if len(few) == len(marks) else stack[:, few[:, None], few]
-        weights = choose_weights(some, aim.y[marks][few], aim.weight[marks][few], blocks, config.kernel_steps)
+        weights = self._weigh(stack, aim.take(marks), groups[marks], problem.seed)
         if exactly:
             fit = exact(covariance_of(stack, weights, aim.weight), aim, groups)
             return _solution(problem, aim, basis, weights, fit)
@@ -75,9 +77,16 @@ class KernelLearner(Learner):
             return basis.weighted(Samples.of(study, problem.rows[places]), weights.kernels)
 
         inner = np.tensordot(weights.kernels, stack, axes=1)
-        del stack, some
+        del stack
         fit = by_landmarks(kernels, inner, Data(aim.y, aim.weight, groups), weights.noise)
         return _solution(problem, aim, basis, weights, fit)
+
+    def _weigh(self, stack: Floats, aim: Aim, groups: Rows, seed: int) -> Weights:
+        """Choose the weights of kernels between samples [k, n, n] from some of these."""
+        few = balanced_draw(groups, self.config.kernel_weight_samples, seed, "weights")
+        some = stack if len(few) == len(groups) else stack[:, few[:, None], few]
+        part, blocks = aim.take(few), blocks_of(known_groups(groups[few]))
+        return choose_weights(some, part.y, part.weight, blocks, self.config.kernel_steps)
 
 
 def known_groups(groups: Rows) -> Rows:

@@ -17,7 +17,8 @@ from aam.data.study import Study
 from aam.data.unifrac import StudyTree
 from aam.learners.base import Arrays, Floats, Output, Rows, Solution
 from aam.learners.class_scores import ClassScores
-from aam.learners.kernels import Basis, Samples
+from aam.learners.kernel_features import Samples
+from aam.learners.kernels import Basis
 from aam.learners.left_out import Weights
 
 _BLOCK = 1000

@@ -8,8 +8,9 @@ from scipy.spatial.distance import cdist
 from aam.config import UnifracConfig
 from aam.data.phylogeny import parse_newick
 from aam.data.unifrac import StudyTree, distances
-from aam.learners import kernels
-from aam.learners.kernels import KERNELS, Basis, Samples, kernel_names
+from aam.learners import kernel_features
+from aam.learners.kernel_features import Samples
+from aam.learners.kernels import KERNELS, Basis, kernel_names
 
 
 def random_tree(tips: int, random: np.random.Generator) -> StudyTree:
@@ -41,7 +42,7 @@ def one(basis: Basis, number: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("dense", [0, 8, 1000])
 def test_they_are_positive_semidefinite(monkeypatch, seed, dense):
-    monkeypatch.setattr(kernels, "_DENSE", dense)
+    monkeypatch.setattr(kernel_features, "_DENSE", dense)
     samples = random_samples(seed)
     basis, stack = Basis.build(kernel_names(samples.tree), samples)
     for name, kernel in zip(basis.names, stack, strict=True):
