@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from aam.data.counts import Counts
@@ -106,6 +107,40 @@ def _fit_fold(
         done(name)
     ids = [variant.study.table.sample_ids[row] for row in fold.held_out]
     return FoldResult(variant.name, fold.repeat, fold.number, ids, tables, [ids[at] for at in np.flatnonzero(empty)])
+
+
+def sendable(variant: Variant, with_branches: bool) -> Variant:
+    """The variant as other processes can receive it: counts that lie in nameless files are copied into memory.
+
+    Args:
+        variant: the samples.
+        with_branches: whether shares of branches are needed, to be computed once and not by every process.
+    """
+    copies: dict[int, Study] = {}
+    for study in (variant.study, *variant.draws):
+        if id(study) not in copies:
+            copies[id(study)] = _in_memory(study)
+    draws = tuple(copies[id(study)] for study in variant.draws)
+    for study in draws if with_branches else ():
+        _ = study.branch_shares  # is kept, and goes with the study
+    return replace(variant, study=copies[id(variant.study)], draws=draws)
+
+
+def _in_memory(study: Study) -> Study:
+    counts = study.table.counts
+    if not _is_mapped(counts.data):
+        return study
+    parts = (np.array(counts.data), np.array(counts.indices), counts.indptr)
+    copied: Counts = sparse.csr_array(parts, shape=counts.shape)
+    copied.has_canonical_format = True
+    return replace(study, table=replace(study.table, counts=copied))
+
+
+def _is_mapped(array: object) -> bool:
+    """Whether an array is a view of a mapped file, at however many removes."""
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap)
 
 
 def conceal(labels: Labels, rows: Rows) -> Labels:

@@ -14,7 +14,7 @@ from aam.config import EvaluateConfig, SamplingConfig, UnifracConfig
 from aam.data.study import Study, load_study, select_samples
 from aam.data.target_table import target_values
 from aam.errors import InputError, first_ids
-from aam.evaluation.fold_fits import FoldResult, Variant, fit_fold
+from aam.evaluation.fold_fits import FoldResult, Variant, fit_fold, sendable
 from aam.evaluation.fold_store import FoldStore
 from aam.evaluation.outcome import Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
@@ -151,9 +151,13 @@ class Plan:
                 for variant, fold in work:
                     yield _work(variant, fold, self.learners, store, bar)
                 return
+            needs_tree = any(learner.needs_tree for learner in self.learners.values())
+            sent = {name: sendable(variant, needs_tree) for name, variant in {v.name: v for v, _ in work}.items()}
             with parallel_config("loky", inner_max_num_threads=1):
                 side_by_side = Parallel(self.config.output.jobs, return_as="generator_unordered")
-                for result in side_by_side(delayed(_work)(*part, self.learners, store) for part in work):
+                for result in side_by_side(
+                    delayed(_work)(sent[variant.name], fold, self.learners, store) for variant, fold in work
+                ):
                     bar.update(each)
                     yield result
 

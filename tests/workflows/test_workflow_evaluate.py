@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from aam.config import EvaluateConfig, SimulateConfig
+from aam.data import counts
 from aam.data.simulate import simulate_study, write_study
 from aam.errors import InputError
 from aam.workflows.evaluate import evaluate
@@ -98,7 +99,10 @@ def test_folds_that_are_done_are_kept(whole, options, tmp_path):
     assert [path.stat().st_mtime for path in kept] == [1, 1]
 
 
-def test_processes_side_by_side_give_the_same_bytes(whole, options, tmp_path):
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_processes_side_by_side_give_the_same_bytes(whole, options, tmp_path, monkeypatch, on_disk):
+    if on_disk:
+        monkeypatch.setattr(counts, "CELLS_IN_MEMORY", 0)
     evaluate(options(tmp_path / "out", jobs=2))
     assert results_of(tmp_path / "out") == results_of(whole)
 
