@@ -1,13 +1,13 @@
 """What `aam evaluate` needs besides fitting: its learners, checks before the work, and the command that trains."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import EvaluateConfig, TrainConfig, flag
+from aam.config import SECTIONS_OF, EvaluateConfig, LearnersConfig, TrainConfig, flag
 from aam.data.leakage import Finding, find_leakage
 from aam.data.metadata import categorical_column
 from aam.data.study import Study, digest
@@ -46,13 +46,22 @@ def check_plan(variants: Sequence[Variant], config: EvaluateConfig) -> None:
     main = variants[0]
     pose(main.study, np.arange(main.study.table.n_samples), main.labels, main.seed)
     for variant in variants:
-        for fold in variant.folds:
-            try:
-                pose(variant.study, fold.train, conceal(variant.labels, fold.held_out), variant.seed)
-            except InputError as error:
-                raise InputError(f"fold {fold.name} cannot be learned from its training samples: {error}") from None
+        check_folds(variant)
     for column in config.comparison.batch_column:
         _check_batch(main, column)
+
+
+def check_folds(variant: Variant) -> None:
+    """Refuse a fold from whose training samples nothing can be learned.
+
+    Raises:
+        InputError: the target is constant in them, say.
+    """
+    for fold in variant.folds:
+        try:
+            pose(variant.study, fold.train, conceal(variant.labels, fold.held_out), variant.seed)
+        except InputError as error:
+            raise InputError(f"fold {fold.name} cannot be learned from its training samples: {error}") from None
 
 
 def _check_batch(variant: Variant, column: str) -> None:
@@ -127,7 +136,8 @@ def fingerprint(variants: Sequence[Variant], config: EvaluateConfig) -> str:
 def train_command(config: EvaluateConfig, learner: str, depth: int | None) -> str:
     """The command line that trains a learner on the same files, column and groups."""
     words = ["aam", "train", "--learner", learner]
-    known = TrainConfig.options()
+    others = {name for name, (section, _) in LearnersConfig.options().items() if section not in _sections_of(learner)}
+    known = TrainConfig.options().keys() - others
     defaults = {option: field.default for option, (_, field) in config.options().items()}
     values = {**config.flat(), "rarefy_depth": depth}
     for option, value in values.items():
@@ -145,3 +155,8 @@ def _words(option: str, value: object, commas: bool) -> list[str]:
     if commas:
         return [flag(option), ",".join(map(str, several))]
     return [word for part in several for word in (flag(option), str(part))]
+
+
+def _sections_of(learner: str) -> Collection[str]:
+    """Sections of options that a learner reads."""
+    return next((sections for name, sections in SECTIONS_OF.items() if name == learner), ())

@@ -20,7 +20,7 @@ from aam.evaluation.outcome import Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.base import Labels, Learner
-from aam.workflows.comparison import check_plan, compared_learners, fingerprint, leakage, train_command
+from aam.workflows.comparison import check_folds, check_plan, compared_learners, fingerprint, leakage, train_command
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
 
@@ -197,11 +197,21 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
     results = plan.results(plan.variants, store)
     outcomes = [Outcome.of(variant, results[variant.name]) for variant in plan.variants]
     if plan.config.counts.rarefy_depth is None and outcomes[0].misleads("depth"):
-        variant = rarefied(plan.main, plan.config)
-        logger.info("sequencing depth predicts the target: the same with %d reads of every sample", variant.depth)
-        outcomes.append(Outcome.of(variant, plan.results([variant], store)[variant.name]))
+        outcomes += _rarefied_too(plan, store)
     command = partial(train_command, plan.config)
     evaluation = Evaluation.of(plan.config, outcomes, command, plan.leakage)
     for line in evaluation.lines:
         logger.info("%s", line)
     return evaluation
+
+
+def _rarefied_too(plan: Plan, store: FoldStore | None) -> list[Outcome]:
+    """The same with as many reads of every sample; none, saying so, where that leaves too little to learn from."""
+    variant = rarefied(plan.main, plan.config)
+    logger.info("sequencing depth predicts the target: the same with %d reads of every sample", variant.depth)
+    try:
+        check_folds(variant)
+    except InputError as error:
+        logger.warning("what rarefied counts predict cannot be told: %s", error)
+        return []
+    return [Outcome.of(variant, plan.results([variant], store)[variant.name])]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from aam.cli import main
 from aam.config import EvaluateConfig, SimulateConfig
 from aam.data import counts
 from aam.data.simulate import simulate_study, write_study
 from aam.errors import InputError
+from aam.workflows.comparison import train_command
 from aam.workflows.evaluate import evaluate
 from aam.workflows.folder import EVALUATION_FILES, share_folder
 
@@ -74,6 +77,19 @@ def test_all_files_are_there_and_say_what_they_should(whole):
     assert "over 12 groups (subject)" in document["verdict"]
     if document["command"] is not None:
         assert document["command"].startswith(f"aam train --learner {document['to_train']} --table")
+
+
+@pytest.mark.parametrize("learner", ["forest", "linear", "clades", "kernel", "ensemble"])
+def test_the_command_that_trains_a_learner_does(options, learner, tmp_path, monkeypatch):
+    config = options(tmp_path / "out", min_prevalence=0.05, kernel_steps=3, rarefy_depth="auto", seed=7)
+    words = shlex.split(train_command(config, learner, 150))
+    assert words[:4] == ["aam", "train", "--learner", learner]
+    assert ("--trees" in words) == (learner != "kernel")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(words[1:])
+    assert left.value.code == 0
+    assert (tmp_path / f"acidity-{learner}" / "checkpoints" / "best").exists()
 
 
 def test_scores_can_be_computed_again_from_the_predictions(whole):
