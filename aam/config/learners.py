@@ -41,8 +41,8 @@ class EnsembleConfig(Section):
 
     ensemble_members: Names = MEMBERS
     """Learners that are averaged."""
-    ensemble_weights: Literal["mean", "stack"] = "mean"
-    """Average all alike, or by weights fitted to predictions for groups that the members have not seen (stack)."""
+    ensemble_weights: Literal["stack", "mean"] = "stack"
+    """Weigh members by how well they predict groups that they have not seen (stack, half of it), or all alike."""
 
     @model_validator(mode="after")
     def _members_are_learners(self) -> Self:
@@ -65,7 +65,7 @@ class LearnersConfig(RunConfig):
     ensemble: EnsembleConfig = EnsembleConfig()
 
 
-SECTIONS_OF: Final[Mapping[LearnerName, tuple[str, ...]]] = {
+SECTIONS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "neural": (),
     "null": (),
     "depth": (),

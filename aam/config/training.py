@@ -77,6 +77,14 @@ READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
 """Options that learners besides the network read, by section."""
 
 
+def options_read(learner: str, section: str, kind: type[Section]) -> frozenset[str]:
+    """Options of a section that a learner reads."""
+    every = frozenset(kind.model_fields)
+    if section in LearnersConfig.sections():
+        return every if section in SECTIONS_OF[learner] else frozenset()
+    return every if learner == "neural" else READ_BY_ALL.get(section, frozenset())
+
+
 class TrainingConfig(RunConfig):
     """Everything about fine-tuning but where its results go."""
 
@@ -108,16 +116,9 @@ class TrainingConfig(RunConfig):
     def _options_are_of_the_learner(self) -> Self:
         """Refuse options that the learner does not read."""
         learner = self.choice.learner
-        for section in self.sections():
-            part = getattr(self, section)
-            if section in LearnersConfig.sections():
-                read = frozenset(type(part).model_fields) if section in SECTIONS_OF[learner] else frozenset()
-            else:
-                read = (
-                    frozenset(type(part).model_fields) if learner == "neural" else READ_BY_ALL.get(section, frozenset())
-                )
-            for option in type(part).model_fields.keys() - read:
-                part._refuse_unused(option, f"another --learner than {learner}")
+        for section, kind in self.sections().items():
+            for option in kind.model_fields.keys() - options_read(learner, section, kind):
+                getattr(self, section)._refuse_unused(option, f"another --learner than {learner}")
         return self
 
     @model_validator(mode="after")

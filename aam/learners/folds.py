@@ -31,4 +31,5 @@ def inner_folds(problem: Problem, most: int = INNER_FOLDS) -> Iterator[tuple[Row
         else:
             split = KFold if single else GroupKFold
         splitter = split(folds, shuffle=True, random_state=problem.seed % 2**32)
-        yield from splitter.split(problem.rows, problem.codes if problem.classes else problem.y, groups)
+        target = problem.codes if problem.classes else problem.y
+        yield from splitter.split(problem.rows, target, None if single else groups)

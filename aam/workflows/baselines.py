@@ -2,17 +2,17 @@
 
 import json
 import logging
-import shlex
 from pathlib import Path
 from typing import Final
 
-from aam.config import LearnerName, SamplingConfig, TrainConfig, UnifracConfig, flag
+from aam.config import LearnerName, SamplingConfig, TrainConfig, UnifracConfig
 from aam.data.phylogeny import read_phylogeny
 from aam.data.study import Study, with_phylogeny
 from aam.data.whole_files import write_json
 from aam.evaluation.predictions import NAMES, Side
 from aam.training.metrics import Metrics
-from aam.workflows.columns import learn_columns
+from aam.workflows.columns import Columns
+from aam.workflows.train_command import train_command
 from aam.workflows.train_learner import fit_learner, held_out_rows, score_side
 
 logger = logging.getLogger(__name__)
@@ -21,15 +21,15 @@ COMPARED: Final[tuple[LearnerName, ...]] = ("forest", "ensemble")
 FILE = "baselines.json"
 
 
-def compare_with_learners(study: Study, config: TrainConfig, folder: Path) -> None:
+def compare_with_learners(columns: Columns, config: TrainConfig, folder: Path) -> None:
     """Fit learners to the training samples of a run, write their metrics beside the network's, and say who is better.
 
     Args:
-        study: that of the run.
+        columns: those of the run.
         config: its options.
         folder: its output folder, which holds its metrics.
     """
-    columns = learn_columns(with_tree(study, config), config)
+    columns = columns._replace(study=_with_tree(columns.study, config))
     rows = held_out_rows(columns.split)
     scores: dict[Side, dict[str, Metrics]] = {
         side: {"neural": json.loads((folder / f"{side}_metrics.json").read_text())} for side in rows
@@ -47,7 +47,7 @@ def compare_with_learners(study: Study, config: TrainConfig, folder: Path) -> No
     logger.info("%s", verdict)
 
 
-def with_tree(study: Study, config: TrainConfig) -> Study:
+def _with_tree(study: Study, config: TrainConfig) -> Study:
     """The study with the tree that was given, without the ASVs that it lacks; as it is, where samples would go too."""
     inputs = config.inputs
     if inputs.tree is None:
@@ -69,25 +69,4 @@ def _verdict(scores: dict[str, Metrics], side: Side, config: TrainConfig) -> str
     text = f"on the {NAMES[side]} samples{chosen} {best} is best ({metric} {shown})"
     if best == "neural":
         return f"{text}; `aam evaluate` says how sure that is"
-    return f"{text}; this trains it: {learner_command(best, config)}"
-
-
-def learner_command(name: str, config: TrainConfig) -> str:
-    """The command that trains another learner on the same files, columns and split."""
-    words = ["aam", "train", "--learner", name]
-    for section in ("inputs", "target", "split"):
-        options = getattr(config, section)
-        for option, value in options:
-            if value == type(options).model_fields[option].default or (section == "target" and option not in TOLD):
-                continue
-            words += [flag(option)] if value is True else _words(option, value)
-    return shlex.join([*words, "--output-dir", f"{config.output.output_dir}-{name}"])
-
-
-TOLD: Final = frozenset({"metadata_column", "classifier", "target_transform", "normalize_by"})
-
-
-def _words(option: str, value: object) -> list[str]:
-    if isinstance(value, tuple) and option in ("table", "where"):
-        return [word for part in value for word in (flag(option), str(part))]
-    return [flag(option), ",".join(value) if isinstance(value, tuple) else str(value)]
+    return f"{text}; this trains it: {train_command(config, best, f'{config.output.output_dir}-{best}')}"

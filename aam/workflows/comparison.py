@@ -1,13 +1,12 @@
 """What `aam evaluate` needs besides fitting: its learners, checks before the work, and the command that trains."""
 
-import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import SECTIONS_OF, EvaluateConfig, LearnersConfig, TrainConfig, flag
+from aam.config import EvaluateConfig
 from aam.data.leakage import Finding, find_leakage
 from aam.data.metadata import categorical_column
 from aam.data.study import Study, digest
@@ -17,7 +16,6 @@ from aam.evaluation.fold_fits import Variant, conceal
 from aam.evaluation.schemes import BY_SAMPLE
 from aam.learners.base import Learner, pose
 from aam.learners.registry import make_learner
-from aam.workflows.folder import MAY_CHANGE
 
 
 def compared_learners(config: EvaluateConfig, study: Study) -> dict[str, Learner]:
@@ -131,32 +129,3 @@ def fingerprint(variants: Sequence[Variant], config: EvaluateConfig) -> str:
             assert variant.study.metadata is not None
             parts.append(categorical_column(variant.study.metadata, column).to_csv())
     return digest(parts)
-
-
-def train_command(config: EvaluateConfig, learner: str, depth: int | None) -> str:
-    """The command line that trains a learner on the same files, column and groups."""
-    words = ["aam", "train", "--learner", learner]
-    others = {name for name, (section, _) in LearnersConfig.options().items() if section not in _sections_of(learner)}
-    known = TrainConfig.options().keys() - others
-    defaults = {option: field.default for option, (_, field) in config.options().items()}
-    values = {**config.flat(), "rarefy_depth": depth}
-    for option, value in values.items():
-        if option in known and option not in MAY_CHANGE and value != defaults[option]:
-            words += _words(option, value, commas=option == "metadata_column")
-    return shlex.join([*words, "--output-dir", f"{config.target.column}-{learner}"])
-
-
-def _words(option: str, value: object, commas: bool) -> list[str]:
-    if value is None or value is False:
-        return []
-    if value is True:
-        return [flag(option)]
-    several = value if isinstance(value, tuple) else (value,)
-    if commas:
-        return [flag(option), ",".join(map(str, several))]
-    return [word for part in several for word in (flag(option), str(part))]
-
-
-def _sections_of(learner: str) -> Collection[str]:
-    """Sections of options that a learner reads."""
-    return next((sections for name, sections in SECTIONS_OF.items() if name == learner), ())

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -20,9 +19,10 @@ from aam.evaluation.outcome import Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.base import Labels, Learner
-from aam.workflows.comparison import check_folds, check_plan, compared_learners, fingerprint, leakage, train_command
+from aam.workflows.comparison import check_folds, check_plan, compared_learners, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
+from aam.workflows.train_command import train_command
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,11 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
     outcomes = [Outcome.of(variant, results[variant.name]) for variant in plan.variants]
     if plan.config.counts.rarefy_depth is None and outcomes[0].misleads("depth"):
         outcomes += _rarefied_too(plan, store)
-    command = partial(train_command, plan.config)
+    column = plan.config.target.column
+
+    def command(name: str, depth: int | None) -> str:
+        return train_command(plan.config, name, f"{column}-{name}", rarefy_depth=depth)
+
     evaluation = Evaluation.of(plan.config, outcomes, command, plan.leakage)
     for line in evaluation.lines:
         logger.info("%s", line)

@@ -52,6 +52,8 @@ RUN_FILES = (
     "val_metrics.json",
     "test_predictions.tsv",
     "test_metrics.json",
+    "leakage.json",
+    "baselines.json",
     "find_lr.tsv",
     "memory_profile.tsv",
     "memory_snapshot.pickle",

@@ -32,6 +32,7 @@ from aam.workflows.baselines import compare_with_learners
 from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import Material, Run, begin_compute, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
+from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
 from aam.workflows.train_learner import train_learner
 
@@ -52,10 +53,14 @@ def train(config: TrainConfig) -> None:
         config = world.on_main(lambda: settle_folder(config))
         world.on_main(lambda: check_cache_folder(config.finetune.embedding_cache))
         study = load_study(config.inputs, config.sampling, needs=("metadata",))
-        _, folder = train_study(study, config, world)
+        columns = learn_columns(study, config)
+        found = world.on_main(lambda: warn_of_leakage(columns, config))
+        _, folder = train_study(columns.study, config, world)
         is_main = world.is_main
-    if is_main and config.choice.baselines:  # the others need not wait for it
-        compare_with_learners(study, config, folder)
+    if is_main:  # the others need not wait for it
+        write_leakage(found, folder)
+        if config.choice.baselines:
+            compare_with_learners(columns, config, folder)
 
 
 def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:

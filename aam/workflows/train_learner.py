@@ -23,6 +23,7 @@ from aam.training.target_metrics import score
 from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
+from aam.workflows.leakage import warn_of_leakage, write_leakage
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,11 @@ def train_learner(config: TrainConfig) -> None:
     check_folder(config, config.output)
     study = load_study(config.inputs, config.sampling, UnifracConfig(), needs=("metadata",))
     columns = learn_columns(study, config)
+    found = warn_of_leakage(columns, config)
     trained = fit_learner(name, columns, config)
     with open_folder(config, config.output) as folder:
         write_samples(columns.study, columns.split, folder)
+        write_leakage(found, folder)
         CheckpointStore(folder / "checkpoints").write(checkpoint_of(trained), step=0, best=True)
         for side, rows in held_out_rows(columns.split).items():
             _report(trained, columns, side, rows, folder)

@@ -18,9 +18,9 @@ from aam.config import EvaluateConfig, SimulateConfig
 from aam.data import counts
 from aam.data.simulate import simulate_study, write_study
 from aam.errors import InputError
-from aam.workflows.comparison import train_command
 from aam.workflows.evaluate import evaluate
 from aam.workflows.folder import EVALUATION_FILES, share_folder
+from aam.workflows.train_command import train_command
 
 FOLDS = ["1.1", "1.2", "2.1", "2.2"]
 
@@ -82,7 +82,7 @@ def test_all_files_are_there_and_say_what_they_should(whole):
 @pytest.mark.parametrize("learner", ["forest", "linear", "clades", "kernel", "ensemble"])
 def test_the_command_that_trains_a_learner_does(options, learner, tmp_path, monkeypatch):
     config = options(tmp_path / "out", min_prevalence=0.05, kernel_steps=3, rarefy_depth="auto", seed=7)
-    words = shlex.split(train_command(config, learner, 150))
+    words = shlex.split(train_command(config, learner, f"acidity-{learner}", rarefy_depth=150))
     assert words[:4] == ["aam", "train", "--learner", learner]
     assert ("--trees" in words) == (learner != "kernel")
     monkeypatch.chdir(tmp_path)

@@ -47,6 +47,8 @@ def test_the_output_folder_holds_what_the_readme_lists(kind, request):
         "checkpoints",
         "val_predictions.tsv",
         "val_metrics.json",
+        "leakage.json",
+        "baselines.json",
     }
     assert (folder / "plots/val_predictions.png").stat().st_size > 5000
 
