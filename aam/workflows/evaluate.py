@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
-from aam.config import EvaluateConfig, SamplingConfig, UnifracConfig
+from aam.config import EvaluateConfig, LearnerName, SamplingConfig, UnifracConfig
 from aam.data.study import Study, load_study, select_samples
 from aam.data.target_table import target_values
 from aam.errors import InputError, first_ids
@@ -19,7 +19,8 @@ from aam.evaluation.outcome import Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.base import Labels, Learner
-from aam.workflows.comparison import check_folds, check_plan, compared_learners, fingerprint, leakage
+from aam.workflows.candidates import compared_learners, read_options
+from aam.workflows.comparison import check_folds, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
 from aam.workflows.train_command import train_command
@@ -200,8 +201,13 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
         outcomes += _rarefied_too(plan, store)
     column = plan.config.target.column
 
-    def command(name: str, depth: int | None) -> str:
-        return train_command(plan.config, name, f"{column}-{name}", rarefy_depth=depth)
+    def command(name: str, outcome: Outcome) -> str | None:
+        if name not in get_args(LearnerName):
+            return None
+        chosen = next(iter(outcome.chosen.get(name, {})), None)
+        changes = {} if chosen is None else read_options(chosen)
+        depth = outcome.variant.depth
+        return train_command(plan.config, name, f"{column}-{name}", rarefy_depth=depth, **changes)
 
     evaluation = Evaluation.of(plan.config, outcomes, command, plan.leakage)
     for line in evaluation.lines:
