@@ -42,7 +42,9 @@ def main() -> None:
     values = target_values(study.metadata, config.target)
     split = pd.read_csv(run / "split.tsv", sep="\t", dtype=str, index_col=0)["split"]
     side = "test" if (split == "test").any() else "val"
-    print(f"aam, {side}", json.dumps(rounded(json.loads((run / f"{side}_metrics.json").read_text()))))
+    metrics = json.loads((run / f"{side}_metrics.json").read_text())
+    metrics.pop("warning", None)
+    print(f"aam, {side}", json.dumps(rounded(metrics)))
     for name in values:
         known = select_samples(study, np.flatnonzero(values[name].notna()), f"no value of {name}")
         for seed in SEEDS:

@@ -48,6 +48,7 @@ CASES: dict[str, Case] = {
     "frozen": Case("frozen", "", f"{SMALL} --samples 30 --batch-size 8", True),
     "memory_budget": Case("memory_budget", "", "--width 8 --batch-size 16", True),
     "linear_cost": Case("linear_cost", "", "--divide 16 --width 8"),
+    "kernel_size": Case("kernel_size", "", "--samples 40 80 --asvs 400 --exact 50 --landmarks 30 --weigh 30"),
     "streaming": Case("streaming", "{folder}/study", f"{{folder}}/study {STREAMED}"),
     "lazy_outputs": Case("lazy_outputs", "", f"{SMALL} --batch-size 2", True),
     "unifrac_batch": Case("unifrac_batch", "", "--tips 300"),

@@ -62,6 +62,8 @@ from aam.config.learning import (
     Scheduler,
     SeededMachineConfig,
     StepConfig,
+    TargetModelConfig,
+    TargetOptimConfig,
 )
 from aam.config.study import (
     DistanceConfig,
@@ -150,6 +152,8 @@ __all__ = [
     "TargetConfig",
     "TargetInputConfig",
     "TargetLoss",
+    "TargetModelConfig",
+    "TargetOptimConfig",
     "TargetSplitConfig",
     "TargetTransform",
     "TrainConfig",

@@ -16,7 +16,7 @@ class KernelConfig(Section):
     """Up to so many training samples all of them are compared with each other; beyond, with landmarks."""
     kernel_landmarks: Positive = 2000
     """Training samples, drawn evenly from the groups, with which samples are compared where there are too many."""
-    kernel_weight_samples: Annotated[int, Field(ge=10)] = 1500
+    kernel_weight_samples: Annotated[int, Field(ge=10)] = 1000
     """At most so many training samples, drawn evenly from the groups, choose the weights of the kernels."""
-    kernel_steps: Positive = 40
+    kernel_steps: Positive = 20
     """Most steps in which the weights are chosen."""

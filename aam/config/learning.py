@@ -1,5 +1,6 @@
 """Sections about learning: the network, its losses, the optimizer, the machine and the output folder."""
 
+import math
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
@@ -28,6 +29,12 @@ LEARNED_BY: Final[dict[EncoderType, tuple[PretrainLoss, ...]]] = {
     "combined": ("unifrac", "faith_pd", "taxonomy"),
 }
 """What an encoder type learns besides hidden nucleotides."""
+
+
+LR_AT_64: Final = 3e-3
+"""Learning rate of the heads of a model of width 64."""
+EPOCHS: Final = 30
+"""Passes over the training samples of a study that is not small."""
 
 
 class ModelConfig(Section):
@@ -214,6 +221,44 @@ class OptimConfig(StepConfig):
     """Stop after this many validations without a better --best-metric. Default: never."""
     best_metric: str | None = None
     """Validation metric that chooses the best checkpoint, such as val/loss or val/r2. Default: val/loss."""
+
+
+class TargetModelConfig(ModelConfig):
+    """The shape of the network that predicts a column; smaller than that of pretraining, for studies are small."""
+
+    embedding_dim: Positive = 64
+    """Width of every embedding."""
+    attention_layers: Positive = 1
+    """Transformer layers of each level (nucleotides, ASVs)."""
+
+
+class TargetOptimConfig(OptimConfig):
+    """How the weights are learned that predict a column."""
+
+    batch_size: Positive | Literal["auto"] = 16
+    """Samples in a batch, over all GPUs together. auto: as many as fit into memory."""
+    epochs: Positive | None = None  # type: ignore[assignment]  # settled before it is read
+    """Passes over the training samples. Default: 30, or as many more as --min-steps needs in a small study."""
+    min_steps: Annotated[int, Field(ge=0)] = 250
+    """Steps before which no run stops early; without --epochs a small study is passed over until there are as many."""
+    lr: Annotated[float, Field(gt=0)] | None = None  # type: ignore[assignment]  # settled before it is read
+    """Highest learning rate of all but the encoder. Default: 0.003 at width 64, less the wider (root of 64 / width)."""
+    encoder_lr_ratio: Annotated[float, Field(gt=0)] = 0.1
+    """Learning rate of the encoder, new or pretrained, as a multiple of --lr."""
+    patience: Positive | None = 20
+    """Stop after this many validations without a better --best-metric."""
+
+    def settled(self, width: int, samples: int) -> Self:
+        """Fill in what depends on the model and the study: the learning rate and the number of epochs.
+
+        Args:
+            width: of the embeddings.
+            samples: that train.
+        """
+        rate = LR_AT_64 * (64 / width) ** 0.5 if self.lr is None else self.lr
+        steps_of_epoch = math.ceil(samples / self.step_samples)
+        epochs = max(EPOCHS, math.ceil(self.min_steps / steps_of_epoch)) if self.epochs is None else self.epochs
+        return self.model_copy(update={"lr": rate, "epochs": epochs})
 
 
 class FinetuneConfig(Section):

@@ -49,6 +49,8 @@ class TargetConfig(Section):
     """Share of each class label that is spread evenly over all classes."""
     target_weight: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the target's loss."""
+    standardize_samples: bool = True
+    """Bring what the head reads to mean 0 and deviation 1 over the training samples, as it is before the first step."""
     count_weight: NonNegative = 0.0
     """Weight of predicting hidden abundances of ASVs, an auxiliary task (0: no such head)."""
     count_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15

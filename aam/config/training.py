@@ -21,10 +21,10 @@ from aam.config.learning import (
     DistributedConfig,
     FinetuneConfig,
     MemoryConfig,
-    ModelConfig,
-    OptimConfig,
     OutputConfig,
     RuntimeConfig,
+    TargetModelConfig,
+    TargetOptimConfig,
 )
 from aam.config.study import (
     SamplingConfig,
@@ -96,9 +96,9 @@ class TrainingConfig(RunConfig):
     finetune: FinetuneConfig = FinetuneConfig()
     sampling: SamplingConfig = SamplingConfig()
     augmentation: TargetAugmentationConfig = TargetAugmentationConfig()
-    model: ModelConfig = ModelConfig()
+    model: TargetModelConfig = TargetModelConfig()
     split: TargetSplitConfig = TargetSplitConfig()
-    optim: OptimConfig = OptimConfig()
+    optim: TargetOptimConfig = TargetOptimConfig()
     memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
@@ -129,6 +129,8 @@ class TrainingConfig(RunConfig):
                 "--embedding-cache is for runs of all strategies, and --fsdp-mixed-precision would round what is kept: "
                 "drop one of them, or use --mixed-precision bf16"
             )
+        if self.finetune.freeze_base:
+            self.optim._refuse_unused("encoder_lr_ratio", "an encoder that learns: drop --freeze-base")
         weights, categories = self.weights, self.categories
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")

@@ -57,9 +57,9 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     rarefy_depth: int | None = None
     max_asvs: int = 1024
     val_fraction: float = 0.2
-    epochs: int = 50
+    epochs: int | None = 50
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float | None = 1e-3
     patience: int | None = None
     seed: int = 42
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -34,10 +34,20 @@ ONLY_FOR_TARGETS = frozenset({"best_metric"})
 """Options of `aam train` that mean something else in pretraining."""
 
 
+OF_FITTING = frozenset({"lr", "patience"})
+"""Parameters whose defaults are others in pretraining."""
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
 class SamplePredictor(SampleModel):
     """Fits an encoder with a target head; `SampleRegressor` and `SampleClassifier` say what the parameters are."""
 
+    embedding_dim: int = 64
+    attention_layers: int = 1
+    epochs: int | None = None
+    batch_size: int = 16
+    lr: float | None = None
+    patience: int | None = 20
     encoder: SampleEncoder | Path | str | None = None
     freeze_base: bool = False
     pretrain_epochs: int = 50
@@ -155,8 +165,10 @@ class SamplePredictor(SampleModel):
         )
 
     def _pretraining(self) -> SampleEncoder:
-        """An encoder with the parameters of this predictor."""
-        shared = {field.name: getattr(self, field.name) for field in fields(SampleModel)}
+        """An encoder with the parameters of this predictor, but for defaults that suit a column alone."""
+        defaults = {field.name: field.default for field in fields(self)}
+        given = {field.name: getattr(self, field.name) for field in fields(SampleModel)}
+        shared = {name: value for name, value in given.items() if name not in OF_FITTING or value != defaults[name]}
         known = PretrainConfig.options().keys() - ONLY_FOR_TARGETS
         shared["options"] = {name: value for name, value in (self.options or {}).items() if name in known}
         shared["output_dir"] = None if self.output_dir is None else Path(self.output_dir) / "pretrain"
@@ -184,8 +196,9 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         encoder: a fitted `SampleEncoder`, or the path of an output folder or checkpoint of `aam pretrain`. It fixes
             `embedding_dim`, `attention_heads`, `attention_layers` and `nucleotide_patch`. `clone` keeps it fitted.
         freeze_base: train only the new heads.
-        pretrain_epochs: epochs of pretraining, where `fit` gets a tree and there is no `encoder`. It shares the other
-            parameters and `options`; to choose more about it, fit a `SampleEncoder`.
+        pretrain_epochs: epochs of pretraining, where `fit` gets a tree and there is no `encoder`. It shares `options`
+            and the other parameters, but for `lr` and `patience` at their defaults; to choose more about
+            it, fit a `SampleEncoder`.
         root: where the root of the tree of `fit` is; see `SampleEncoder`.
         target_transform: scale on which the number is learned; undone in predictions.
         target_loss: ``huber``, ``mse``, ``mae``, ``quantile`` or ``asymmetric``; or one for each of several targets,
@@ -195,7 +208,8 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
             is left.
         options: any other option of `aam train`, by its name with underscores.
 
-    The other parameters are those of `SampleEncoder`.
+    The other parameters are those of `SampleEncoder`, with smaller defaults. `lr` is that of the head, and None chooses
+    it by the width; the encoder learns with a tenth of it (option ``encoder_lr_ratio``).
 
     Attributes:
         trained_: the model (`trained_.predictor`, a `torch.nn.Module`), the target's scale, and the full config.

@@ -20,7 +20,12 @@ NAMES: Final[dict[Side, str]] = {"val": "validation", "test": "test"}
 
 
 def write_prediction_report(
-    targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame, folder: Path, side: Side = "val"
+    targets: Targets,
+    predicted: pd.DataFrame,
+    true: pd.DataFrame,
+    folder: Path,
+    side: Side = "val",
+    warning: str | None = None,
 ) -> Metrics:
     """Write ``SIDE_predictions.tsv``, ``SIDE_metrics.json`` and ``plots/SIDE_predictions.png``.
 
@@ -30,6 +35,7 @@ def write_prediction_report(
         true: their values, [samples, T], of the same samples.
         folder: the output folder.
         side: which samples these are.
+        warning: what is wrong with the predictions, to stand beside the metrics.
 
     Returns:
         Metrics in the targets' own units, of the predictions as written: exactly those that `aam predict`'s give.
@@ -45,7 +51,7 @@ def write_prediction_report(
         written.to_csv(draft, sep="\t")
     rounded = predicted.assign(**numbers.astype(np.float64))
     values = score(targets, rounded, true)
-    write_json(folder / f"{side}_metrics.json", values)
+    write_json(folder / f"{side}_metrics.json", values if warning is None else {**values, "warning": warning})
     path = folder / "plots" / f"{side}_predictions.png"
     if targets.is_classes:
         _draw_classes(rounded["prediction"], true[targets.only.name], targets.only, path, NAMES[side])

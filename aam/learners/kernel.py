@@ -57,30 +57,25 @@ class KernelLearner(Learner):
 
     def solve(self, problem: Problem) -> KernelSolution:
         """Learn one column: choose the weights of the kernels, then learn from all training samples."""
+        study, config, seed = problem.study, self.config, problem.seed
         aim, groups = Aim.of(problem), known_groups(problem.groups)
-        few = balanced_draw(groups, self.config.kernel_weight_samples, problem.seed, "weights")
-        basis, stack = Basis.build(kernel_names(problem.study.tree), Samples.of(problem.study, problem.rows[few]))
-        blocks = blocks_of(known_groups(groups[few]))
-        weights = choose_weights(stack, aim.y[few], aim.weight[few], blocks, self.config.kernel_steps)
-        if len(problem.rows) > self.config.kernel_exact_samples:
-            return self._by_landmarks(problem, aim, basis.widths, weights)
-        if len(few) < len(problem.rows):
-            samples = Samples.of(problem.study, problem.rows)
-            basis, stack = Basis.build(basis.names, samples, basis.widths)
-        regression, errors = exact(covariance_of(stack, weights, aim.weight), aim, groups)
-        return _solution(problem, aim, basis, weights, (regression, errors))
-
-    def _by_landmarks(self, problem: Problem, aim: Aim, widths: Floats, weights: Weights) -> KernelSolution:
-        """Compare all samples with some of them."""
-        study, rows, groups = problem.study, problem.rows, known_groups(problem.groups)
-        drawn = balanced_draw(groups, self.config.kernel_landmarks, problem.seed, "landmarks")
-        basis, stack = Basis.build(kernel_names(study.tree), Samples.of(study, rows[drawn]), widths)
-        inner = np.tensordot(weights.kernels, stack, axes=1)
-        del stack
+        exactly = len(groups) <= config.kernel_exact_samples
+        size = len(groups) if exactly else config.kernel_landmarks
+        marks = balanced_draw(groups, size, seed, "landmarks")
+        basis, stack = Basis.build(kernel_names(study.tree), Samples.of(study, problem.rows[marks]))
+        few = balanced_draw(groups[marks], config.kernel_weight_samples, seed, "weights")
+        blocks = blocks_of(known_groups(groups[marks][few]))
+        some = stack if len(few) == len(marks) else stack[:, few[:, None], few]
+        weights = choose_weights(some, aim.y[marks][few], aim.weight[marks][few], blocks, config.kernel_steps)
+        if exactly:
+            fit = exact(covariance_of(stack, weights, aim.weight), aim, groups)
+            return _solution(problem, aim, basis, weights, fit)
 
         def kernels(places: Rows) -> tuple[Floats, Floats]:
-            return basis.weighted(Samples.of(study, rows[places]), weights.kernels)
+            return basis.weighted(Samples.of(study, problem.rows[places]), weights.kernels)
 
+        inner = np.tensordot(weights.kernels, stack, axes=1)
+        del stack, some
         fit = by_landmarks(kernels, inner, Data(aim.y, aim.weight, groups), weights.noise)
         return _solution(problem, aim, basis, weights, fit)
 

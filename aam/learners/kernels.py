@@ -68,10 +68,10 @@ KERNELS: dict[str, tuple[str, Rule]] = {
     "unifrac": ("branch presence", "jaccard"),
     "branch_root": ("branch root", "gaussian"),
     "branch_log": ("branch log", "laplace"),
-    "log_ratio": ("asv log", "gaussian"),
+    "log_ratio": ("asv log", "laplace"),
     "log_ratio_linear": ("asv log", "linear"),
-    "hellinger": ("asv root", "linear"),
-    "presence": ("asv presence", "linear"),
+    "hellinger": ("asv root", "gaussian"),
+    "jaccard": ("asv presence", "jaccard"),
 }
 """Features and rule of every kernel."""
 
@@ -217,17 +217,9 @@ class Scale(NamedTuple):
     """Mean inner product of every sample of the basis with all of them, where the kernel is linear, else 0 [n]."""
 
     @classmethod
-    def of(cls, rule: Rule, products: Products, width: float | None) -> "Scale":
-        """Find the scale of the samples of the basis, from their inner products with each other [n, n].
-
-        Args:
-            rule: of the kernel.
-            products: of all samples of the basis.
-            width: the width, where it is known.
-        """
+    def of(cls, rule: Rule, products: Products) -> "Scale":
+        """Find the scale of the samples of the basis, from their inner products with each other [n, n]."""
         centre = products.inner.mean(axis=0) if rule == "linear" else np.zeros(len(products.others))
-        if width is not None:
-            return cls(width, centre)
         if rule == "jaccard":
             return cls(1.0, centre)
         if rule == "linear":
@@ -268,14 +260,8 @@ class Basis:
     """One for each kernel."""
 
     @classmethod
-    def build(cls, names: Sequence[str], samples: Samples, widths: Floats | None = None) -> tuple["Basis", Floats]:
-        """Find the scales of some samples, and their kernels with each other: float64 [kernels, n, n].
-
-        Args:
-            names: of the kernels.
-            samples: of the basis.
-            widths: those of the kernels, where they are known.
-        """
+    def build(cls, names: Sequence[str], samples: Samples) -> tuple["Basis", Floats]:
+        """Find the scales of some samples, and their kernels with each other: float64 [kernels, n, n]."""
         unscaled = cls(tuple(names), samples, ())
         size = samples.counts.shape[0]
         stack = np.empty((len(names), size, size))
@@ -285,7 +271,7 @@ class Basis:
             kind, rule = KERNELS[name]
             if kind not in products:
                 products = {kind: _symmetric(unscaled.sides[kind].products(samples))}
-            scales.append(Scale.of(rule, products[kind], None if widths is None else float(widths[number])))
+            scales.append(Scale.of(rule, products[kind]))
             kernel = combine(rule, products[kind], scales[-1])[0]
             stack[number] = (kernel + kernel.T) / 2  # means of rows and columns are summed in different orders
         return replace(unscaled, scales=tuple(scales)), stack

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -64,6 +64,10 @@ class OutputScaling(Drawn):
         return prediction * scale + offset
 
 
+LEAST_SPREAD: Final = 0.01
+"""Of a dimension in which samples differ less no more is made: that would be noise."""
+
+
 class TargetHead(nn.Module):
     """Predicts metadata columns from a vector of the sample: a linear map, after hidden layers if asked for.
 
@@ -94,6 +98,16 @@ class TargetHead(nn.Module):
         self.output = Linear(widths[-1], sum(spec.outputs), std=0.1 * widths[-1] ** -0.5)
         self.scaling = OutputScaling(1, spec) if config.learnable_output_scale else None
         self.category_scaling = OutputScaling(categories, spec) if categories else None
+
+    def standardizing(self, vectors: Tensor) -> dict[str, Tensor]:
+        """The norm's parameters that bring vectors to mean 0 and deviation 1 in every dimension: [N, width] -> by name.
+
+        Samples of a study differ by little of their embeddings, a twentieth of their length say. A head that reads
+        them as they are learns what they share first, and a step of the encoder moves all of its predictions at once.
+        """
+        plain = functional.layer_norm(vectors.double(), vectors.shape[1:], eps=self.norm.eps)
+        scale = plain.std(dim=0, unbiased=False).clamp_min(LEAST_SPREAD).reciprocal()
+        return {"weight": scale.float(), "bias": (-plain.mean(dim=0) * scale).float()}
 
     def forward(self, sample: Tensor, category: Tensor | None = None) -> Tensor:
         """Predict, in full precision under autocast too.

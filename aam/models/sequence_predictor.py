@@ -27,6 +27,8 @@ class SequencePredictor(nn.Module):
         "predict_samples",
         "predict_pooled",
         "category_attention",
+        "head_inputs",
+        "pooled_head_inputs",
     )
 
     def __init__(
@@ -170,25 +172,42 @@ class SequencePredictor(nn.Module):
         counts = None if hidden_count is None or self.count_head is None else self.count_head(samples.asv_context)
         return PredictorOutput(prediction, samples.embedding, counts)
 
+    def head_inputs(
+        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, categories: Tensor | None = None
+    ) -> Tensor:
+        """What the target head reads, [B, width of the head], from ASVs that are embedded already; see `forward`."""
+        return self._condition(self._encode(asv_embedding, slot, count, depth), categories)
+
+    def pooled_head_inputs(self, sample_embedding: Tensor, categories: Tensor | None = None) -> Tensor:
+        """What the target head reads of samples that are embedded already; see `predict_pooled`."""
+        return self._condition(self._pooled(sample_embedding), categories)
+
     def _predict_pooled(self, sample_embedding: Tensor, categories: Tensor | None) -> PredictorOutput:
         """Do the work of `predict_pooled`, no entry point itself."""
         if not self.reads_samples_alone:
             raise ValueError("predict_pooled needs a model that does not read the ASVs of a sample again")
+        samples = self._pooled(sample_embedding)
+        return PredictorOutput(self._predict_target(samples, categories), sample_embedding, None)
+
+    def _pooled(self, sample_embedding: Tensor) -> EncodedSamples:
+        """Samples of which nothing but their embeddings is read."""
         rows, width = sample_embedding.shape
         none = sample_embedding.new_zeros(rows, 0, width)
         padding = sample_embedding.new_zeros(rows, 0, dtype=torch.bool)
-        samples = EncodedSamples(sample_embedding, none, padding, self.encoder.sample_encoder.pool)
-        return PredictorOutput(self._predict_target(samples, categories), sample_embedding, None)
+        return EncodedSamples(sample_embedding, none, padding, self.encoder.sample_encoder.pool)
 
     def _predict_target(self, samples: EncodedSamples, categories: Tensor | None) -> Tensor:
         if categories is None and (self.conditioning is not None or self.scaled is not None):
             raise ValueError("the prediction depends on categories, and none are given")
         category = None if categories is None or self.scaled is None else categories[:, self.scaled]
-        conditioned = samples.embedding
-        if self.conditioning is not None:
-            conditioned = self.conditioning(samples, categories)
-        prediction: Tensor = self.target_head(conditioned, category)
+        prediction: Tensor = self.target_head(self._condition(samples, categories), category)
         return prediction
+
+    def _condition(self, samples: EncodedSamples, categories: Tensor | None) -> Tensor:
+        if self.conditioning is None:
+            return samples.embedding
+        conditioned: Tensor = self.conditioning(samples, categories)
+        return conditioned
 
     def _encode(
         self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None

@@ -28,13 +28,20 @@ PLATEAU_PATIENCE = 3
 NO_RATES: Final[Mapping[str, float]] = MappingProxyType({})
 CATEGORICAL: Final = ("conditioning.", "target_head.category_scaling.")
 """How the names of parameters begin that depend on categories."""
+ENCODER: Final = "encoder."
 
 
 def own_rates(config: PretrainConfig | TrainConfig) -> Mapping[str, float]:
-    """Learning rates of parameters that have their own, as `make_optimizer` takes them."""
-    if not isinstance(config, TrainConfig) or config.categories.categorical_lr is None:
+    """Learning rates of parameters that have their own, as `make_optimizer` takes them; ``lr`` is settled."""
+    if not isinstance(config, TrainConfig):
         return NO_RATES
-    return dict.fromkeys(CATEGORICAL, config.categories.categorical_lr)
+    rates, optim = {}, config.optim
+    assert optim.lr is not None
+    if optim.encoder_lr_ratio != 1:
+        rates[ENCODER] = optim.encoder_lr_ratio * optim.lr
+    if config.categories.categorical_lr is not None:
+        rates |= dict.fromkeys(CATEGORICAL, config.categories.categorical_lr)
+    return rates
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, rates: Mapping[str, float] = NO_RATES) -> AdamW:

@@ -25,6 +25,7 @@ from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
 from aam.training.asv_embeddings import AsvEmbeddings, embeddings_of
 from aam.training.compute import Compute, draws_dropout, seeded
+from aam.training.divided import fill
 from aam.training.inference import embed_samples, hold_asvs, map_samples
 from aam.training.losses import (
     MultiTaskLoss,
@@ -212,6 +213,31 @@ class TargetObjective:
     def predict_held_out(self) -> NDArray[np.float64]:
         """What the model gives for validation samples, as of `predict_outputs`."""
         return self.predict(self.held_out)
+
+    @torch.no_grad()
+    def standardize(self, batches: FixedBatches) -> None:
+        """Let the head read what it is given of some samples with mean 0 and deviation 1; every rank calls this."""
+        norm = self.model.target_head.norm
+        for name, value in self.model.target_head.standardizing(self._head_inputs(batches)).items():
+            fill(getattr(norm, name), value.to(self.compute.device))
+
+    def _head_inputs(self, batches: FixedBatches) -> Tensor:
+        """What the head reads of samples, in their order, on every rank: [samples, width]."""
+        self.model.eval()
+        if self.pooled:
+            samples = torch.from_numpy(batches.samples).to(self.compute.device)
+            rows = self.model.pooled_head_inputs(self.frozen_samples[samples], self.table.categories_of(samples))
+        else:
+            frozen = self.frozen_asvs if self.model.frozen else None
+            embeddings = frozen or hold_asvs(self.model, self.nucleotides, batches, self.compute)
+            workers = self.config.runtime.num_workers or 0
+            rows = map_samples(self._read_batch, embeddings, batches, self.compute, workers)
+        self.model.train()
+        return rows
+
+    def _read_batch(self, batch: SampleBatch, asvs: Tensor) -> Tensor:
+        categories = self.table.categories_of(batch.sample)
+        return self.model.head_inputs(asvs, batch.slot, batch.count, batch.depth, categories).float()
 
     @torch.no_grad()
     def predict(self, batches: FixedBatches) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from aam.config import PretrainConfig, TrainConfig
+from aam.config import PretrainConfig, TargetOptimConfig, TrainConfig
 from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
 from aam.data.packing import MemoryBudget
 from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
@@ -309,8 +309,9 @@ class Trainer:
         return every is not None and self.progress.step % every == 0
 
     def _is_exhausted(self) -> bool:
-        patience = self.config.optim.patience
-        return patience is not None and self.progress.stale >= patience
+        optim = self.config.optim
+        least = optim.min_steps if isinstance(optim, TargetOptimConfig) else 0
+        return optim.patience is not None and self.progress.stale >= optim.patience and self.progress.step >= least
 
     def _check_finite(self, when: str) -> None:
         """Fail before weights that are not numbers are judged or written; rarely called, since it waits for a GPU."""

@@ -1,7 +1,7 @@
 """What `aam train` learns of the metadata columns before any model: sides, scales, classes, categories, weights."""
 
 import logging
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from aam.data.target_table import Targets, target_values
 from aam.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+FEW_LEVELS: Final = 5
+"""Different whole numbers in a column that may stand for classes."""
 
 
 class Columns(NamedTuple):
@@ -56,9 +59,29 @@ def learn_columns(study: Study, config: TrainConfig) -> Columns:
         raise InputError("the split leaves no samples to train on or none to validate; use another --val-fraction")
     targets = Targets.fit(values, metadata, split.train, config.target)
     targets.warn_of_others(metadata)
+    _hint_at_kind(targets, values.iloc[split.train])
     categories = CategoryEncoder.fit(metadata, split.train, config.categories, columns)
     weights = CategoryWeights.fit(metadata, split.train, config.weights, columns)
     return Columns(study, values, split, targets, categories, weights)
+
+
+def _hint_at_kind(targets: Targets, values: pd.DataFrame) -> None:
+    """Say where classes look like numbers, or numbers like classes."""
+    for column in targets.columns:
+        levels = values[column.name].dropna().unique()
+        if column.classes is None:
+            if len(levels) <= FEW_LEVELS < len(values) and all(float(level).is_integer() for level in levels):
+                logger.info(
+                    "%s has %d whole numbers only: if they stand for classes, give --classifier",
+                    column.name,
+                    len(levels),
+                )
+        elif len(levels) > 2 and not pd.to_numeric(pd.Series(levels), errors="coerce").isna().any():
+            logger.info(
+                "the %d classes of %s are all numbers: without --classifier their order counts too",
+                len(levels),
+                column.name,
+            )
 
 
 def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:

@@ -28,4 +28,13 @@ def _validation_has_its_name(config: Document) -> Document:
     return config
 
 
-STEPS: Final[tuple[Callable[[Document], Document], ...]] = (_validation_has_its_name,)
+def _encoder_learned_as_the_head(config: Document) -> Document:
+    """A predictor had one learning rate, as many steps as its epochs gave, and a head that read what it was given."""
+    if "target" in config and "standardize_samples" not in config["target"]:
+        config["target"]["standardize_samples"] = False
+        frozen = config["finetune"]["freeze_base"]
+        config["optim"] |= {"min_steps": 0} if frozen else {"min_steps": 0, "encoder_lr_ratio": 1.0}
+    return config
+
+
+STEPS: Final[tuple[Callable[[Document], Document], ...]] = (_validation_has_its_name, _encoder_learned_as_the_head)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from aam.config import ModelConfig, TrainConfig
+from aam.config import ModelConfig, TargetOptimConfig, TrainConfig
+from aam.data.addressed import address_hash
 from aam.data.augmentation import Mixing
 from aam.data.categorical import CategoryEncoder
 from aam.data.dataset import FixedBatches, PooledStepDataset, StepDataset
@@ -21,6 +24,7 @@ from aam.data.splits import Split
 from aam.data.study import Study, digest, load_study
 from aam.data.target_table import Targets
 from aam.errors import InputError, first_ids
+from aam.evaluation.collapse import complaint
 from aam.evaluation.predictions import Side, write_prediction_report
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.checkpoint import Checkpoint, read_checkpoint
@@ -37,6 +41,9 @@ from aam.workflows.restore import build_predictor, load_pretrained, pretrained_m
 from aam.workflows.train_learner import train_learner
 
 logger = logging.getLogger(__name__)
+
+STANDARDIZED: Final = 1024
+"""Training samples that say how widely those differ that the head reads."""
 
 
 @early_records()
@@ -81,9 +88,14 @@ def _report(run: Run, folder: Path) -> None:
         if run.world.is_main:
             _say_unseen(objective.targets, objective.truth(batches))
             predicted = objective.decode(outputs, batches)
-            metrics = write_prediction_report(objective.targets, predicted, objective.truth(batches), folder, side)
+            wrong = complaint(objective.targets, predicted, objective.truth(batches)) if side == "val" else None
+            metrics = write_prediction_report(
+                objective.targets, predicted, objective.truth(batches), folder, side, wrong
+            )
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
             logger.info("%s (%d samples): %s", _MEANING[side], len(batches.samples), shown)
+            if wrong is not None:
+                logger.warning("%s", wrong)
 
 
 def _say_unseen(targets: Targets, true: pd.DataFrame) -> None:
@@ -129,7 +141,10 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
         _warn_of_seen(
             checkpoint, {"validation": [ids[row] for row in split.val], "test": [ids[row] for row in split.test]}
         )
-    config = config.model_copy(update={"model": _model_config(config, checkpoint)})
+    model_config = _model_config(config, checkpoint)
+    optim = _settled_optim(config.optim, model_config, len(split.train))
+    augmentation = config.augmentation.settled(config.finetune.freeze_base)
+    config = config.model_copy(update={"model": model_config, "optim": optim, "augmentation": augmentation})
     _check_heads(config)
     config, compute = begin_compute(config, world)
     material = gather_material(study, split, config, compute, _mixing(study, values, split, config))
@@ -144,6 +159,8 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     parallel = parallelize(model, config.distribution, compute, embedded=model.frozen, pooled=pooled)
     held_out = material.batches(split.val, config)
     objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
+    if config.target.standardize_samples and resumed_model(config.output) is None:
+        objective.standardize(material.batches(_some(split.train, study, config), config))
     documents: dict[str, Any] = {"targets": targets.to_json()}
     if weights is not None:
         documents["loss_weights"] = weights.to_json()
@@ -155,6 +172,27 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     datasets = PooledStepDataset if pooled else StepDataset
     dataset = datasets(material.draws, rank=compute.world.rank, ranks=compute.world.size)
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
+
+
+def _settled_optim(asked: TargetOptimConfig, model: ModelConfig, samples: int) -> TargetOptimConfig:
+    """Settle the learning rate and the number of epochs, and say them."""
+    settled = asked.settled(model.embedding_dim, samples)
+    assert settled.lr is not None
+    logger.info(
+        "learning rate %.3g, %.3g for the encoder; %d epochs of %d steps",
+        settled.lr,
+        settled.lr * settled.encoder_lr_ratio,
+        settled.epochs,
+        math.ceil(samples / settled.step_samples),
+    )
+    return settled
+
+
+def _some(rows: NDArray[np.int64], study: Study, config: TrainConfig) -> NDArray[np.int64]:
+    """At most `STANDARDIZED` samples, drawn by their ids, in the order of the table."""
+    ids, seed = study.table.sample_ids, config.runtime.seed
+    order = sorted(rows.tolist(), key=lambda row: address_hash(seed, "standardize", ids[row]))
+    return np.array(sorted(order[:STANDARDIZED]), dtype=np.int64)
 
 
 def _read_pretrained(config: TrainConfig) -> Checkpoint | None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aam.config import SECTIONS_OF, LearnerName, TrainConfig, UnifracConfig
+from aam.config import SECTIONS_OF, LearnerName, TargetConfig, TrainConfig, UnifracConfig
 from aam.config.launch import launched_world_size
+from aam.config.training import READ_BY_ALL
 from aam.data.splits import Split
 from aam.data.study import load_study
 from aam.errors import InputError
@@ -78,7 +79,8 @@ def labels_of(columns: Columns, config: TrainConfig) -> Labels:
     metadata, group = columns.study.metadata, config.split.group_column
     assert metadata is not None
     groups = None if group is None else metadata[group].to_numpy(dtype=np.str_)
-    return Labels(columns.values, config.target, groups, columns.sample_weights(config))
+    read = config.target.model_dump(include=set(READ_BY_ALL["target"]))  # the network's losses and ranges are its own
+    return Labels(columns.values, TargetConfig.model_validate(read), groups, columns.sample_weights(config))
 
 
 def held_out_rows(split: Split) -> dict[Side, Rows]:

@@ -492,6 +492,13 @@ SPLITS = {
         ("--stratify needs every class in at least three", "odd"),
         (column("rare", lambda number: "odd" if number < 2 else "even"),),
     ),
+    "negative steps": Case(train(min_steps=-1), ("--min-steps",)),
+    "encoder that does not learn": Case(train(encoder_lr_ratio=0), ("--encoder-lr-ratio",)),
+    "rate of a frozen encoder": Case(
+        train(encoder_lr_ratio=0.5, freeze_base=True, pretrained_encoder="pretrained"),
+        ("--encoder-lr-ratio 0.5 only has an effect with an encoder that learns: drop --freeze-base",),
+    ),
+    "steps of pretraining": Case(pretrain(min_steps=5), ("No such option '--min-steps'",)),
     "everything held out": Case(train(val_fraction=0.999), ("--val-fraction 0.999",)),
 }
 

@@ -118,6 +118,16 @@ def test_cost_against_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_kernels_of_many_samples(tmp_path: Path) -> None:
+    words = ["--samples", "40", "80", "--asvs", "400", "--exact", "50", "--landmarks", "30", "--weigh", "30"]
+    run("kernel_size.py", *words, "--json", tmp_path / "figures.json", "--plot", tmp_path / "time.png")
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]["runs"]
+    assert [line["samples"] for line in figures] == [40, 80]
+    assert all(line["seconds"] > 0 and line["gb_beyond_the_table"] >= 0 for line in figures)
+    assert (tmp_path / "time.png").exists()
+
+
+@pytest.mark.slow
 def test_all_benchmarks_by_one_command(tmp_path: Path) -> None:
     told = run("run_all.py", tmp_path / "all", "--quick", "--only", "linear_cost")
     written = json.loads((tmp_path / "all" / "benchmarks.json").read_text())

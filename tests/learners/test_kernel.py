@@ -19,7 +19,7 @@ from aam.learners.kernel import KernelLearner, balanced_draw
 from aam.learners.kernel_solution import KernelSolution
 
 EXACT = KernelConfig()
-FEW = KernelConfig(kernel_exact_samples=20, kernel_landmarks=16, kernel_weight_samples=25)
+FEW = KernelConfig(kernel_exact_samples=20, kernel_landmarks=24, kernel_weight_samples=22)
 SUBSET = KernelConfig(kernel_weight_samples=25)
 WAYS = pytest.mark.parametrize("config", [EXACT, FEW, SUBSET], ids=["exact", "landmarks", "subset"])
 KINDS = pytest.mark.parametrize("classes", [0, 3])
@@ -117,7 +117,7 @@ def test_predictions_do_not_depend_on_depth(config):
 def test_without_a_tree_the_kernels_of_asvs_are_left(config):
     problem = problem_of(replace(study_of(60), tree=None), TRAINING)
     solution = KernelLearner(config).solve(problem)
-    assert set(solution.basis.names) == {"log_ratio", "log_ratio_linear", "hellinger", "presence"}
+    assert set(solution.basis.names) == {"log_ratio", "log_ratio_linear", "hellinger", "jaccard"}
     again = KernelSolution.restore(solution.settings(), solution.arrays())
     rows = np.arange(60)
     assert np.array_equal(solution.predict(problem.study, rows).value, again.predict(problem.study, rows).value)
@@ -143,9 +143,9 @@ def test_a_signal_is_found(config):
     solution = KernelLearner(config).solve(problem)
     predicted = solution.predict(study, np.arange(60, 90))
     truth = np.log(share[60:] + 0.01)
-    assert np.corrcoef(predicted.value, truth)[0, 1] > 0.7
+    assert np.corrcoef(predicted.value, truth)[0, 1] > 0.6
     assert 0.3 < np.sqrt(np.mean(((truth - predicted.value) / predicted.spread) ** 2)) < 3
-    assert np.corrcoef(solution.left_out.value, problem.y)[0, 1] > 0.6
+    assert np.corrcoef(solution.left_out.value, problem.y)[0, 1] > 0.5
 
 
 def test_units_of_the_target_do_not_matter():

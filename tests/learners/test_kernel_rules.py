@@ -71,9 +71,11 @@ def test_radial_and_linear_kernels_by_their_definitions(seed):
         "log_ratio": logs - logs.mean(axis=1, keepdims=True),
         "log_ratio_linear": logs - logs.mean(axis=1, keepdims=True),
         "hellinger": np.sqrt(asvs),
-        "presence": (asvs > 0).astype(float),
     }
     upper = np.triu_indices(len(logs), 1)
+    present = asvs > 0
+    both = (present[:, None] & present).sum(axis=2) / (present[:, None] | present).sum(axis=2)
+    np.testing.assert_allclose(stack[basis.names.index("jaccard")], both, rtol=0, atol=1e-12)
     for name, values in features.items():
         rule, kernel = KERNELS[name][1], stack[basis.names.index(name)]
         distance = cdist(values, values)

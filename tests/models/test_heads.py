@@ -208,3 +208,19 @@ def test_a_scale_of_a_category_acts_within_the_range():
     with torch.no_grad():
         head.category_scaling.offset.fill_(-1e6)
     assert (predict(targets, head)["prediction"] == 0).all()
+
+
+def test_a_standardizing_norm_gives_every_dimension_mean_zero_and_deviation_one():
+    torch.manual_seed(0)
+    vectors = torch.randn(1, 16) + 0.05 * torch.randn(200, 16)
+    vectors[:, 3] = vectors[:, 3].mean()  # nearly constant: is not blown up
+    head = TargetHead(16, TargetSpec((1,), ((),), (0.0,)), TargetConfig.model_validate({"metadata_column": "age"}))
+    with torch.no_grad():
+        for name, value in head.standardizing(vectors).items():
+            getattr(head.norm, name).copy_(value)
+        read = head.norm(vectors)
+    torch.testing.assert_close(read.mean(0), torch.zeros(16), atol=1e-3, rtol=0)
+    others = [place for place in range(16) if place != 3]
+    torch.testing.assert_close(read.std(0, unbiased=False)[others], torch.ones(15), atol=1e-3, rtol=0)
+    assert read.std(0, unbiased=False)[3] <= 1.001
+    assert head.norm.weight.max() <= 100

@@ -135,6 +135,8 @@ def test_no_entry_point_calls_another(make_conditioned, make_batch, refuse, name
         "predict_pooled": lambda: model.predict_pooled(torch.zeros(4, 16), categories),
         "pooled step": lambda: PooledPredictor(model)(torch.zeros(4, 16), categories),
         "category_attention": lambda: model.category_attention(asvs, slot, count, depth, categories),
+        "head_inputs": lambda: model.head_inputs(asvs, slot, count, depth, categories),
+        "pooled_head_inputs": lambda: model.pooled_head_inputs(torch.zeros(4, 16), categories),
     }
     calls[name]()
 

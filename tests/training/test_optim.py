@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aam.config import OptimConfig, Scheduler
+from aam.config import OptimConfig, Scheduler, TrainConfig
 from aam.errors import InputError
-from aam.training.optim import PLATEAU_FACTOR, PLATEAU_PATIENCE, Schedule, make_optimizer, make_schedule
+from aam.training.optim import PLATEAU_FACTOR, PLATEAU_PATIENCE, Schedule, make_optimizer, make_schedule, own_rates
 
 KINDS: tuple[Scheduler, ...] = ("cosine", "cosine_restarts", "plateau", "onecycle", "constant")
 
@@ -196,3 +196,17 @@ def test_a_schedule_of_another_run_is_refused() -> None:
         schedule_of("cosine", 50)[1].load_state_dict(state)
     with pytest.raises(InputError, match="this one has onecycle over 40"):
         schedule_of("onecycle", 40)[1].load_state_dict(state)
+
+
+def test_the_encoder_learns_slower_than_the_heads():
+    model = nn.Module()
+    model.encoder, model.target_head = nn.Linear(3, 3), nn.Linear(3, 1)
+    options = {"output_dir": "run", "metadata_column": "age", "lr": 0.01, "encoder_lr_ratio": 0.25}
+    config = TrainConfig.from_flat(options)
+    optimizer = make_optimizer(model, config.optim, own_rates(config))
+    rate_of = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
+    assert {rate_of[id(each)] for each in model.encoder.parameters()} == {0.0025}
+    assert {rate_of[id(each)] for each in model.target_head.parameters()} == {0.01}
+    assert optimizer.param_groups[0]["lr"] == 0.01
+    same = TrainConfig.from_flat(options | {"encoder_lr_ratio": 1})
+    assert own_rates(same) == {}

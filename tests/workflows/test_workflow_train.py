@@ -11,6 +11,7 @@ from sklearn import metrics as reference
 
 from aam.config import PredictConfig, PretrainConfig, TrainConfig
 from aam.data.metadata import read_metadata
+from aam.data.study import load_study
 from aam.data.tables import read_tables
 from aam.errors import InputError
 from aam.training.checkpoint import read_checkpoint
@@ -18,7 +19,7 @@ from aam.training.metrics import RegressionMetrics
 from aam.workflows.predict import predict
 from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore
-from aam.workflows.train import train
+from aam.workflows.train import prepare_training, train
 
 
 def read_table(path) -> pd.DataFrame:
@@ -96,7 +97,8 @@ def test_the_metrics_are_exactly_those_of_predict(regressor, study_folder, aam, 
     true = read_metadata(study_folder / "metadata.tsv")["acidity"].reindex(predicted.index)
     metrics = RegressionMetrics()
     metrics.update(torch.tensor(predicted.to_numpy()), torch.tensor(true.to_numpy()))
-    assert json.loads((regressor / "val_metrics.json").read_text()) == metrics.compute()
+    written = json.loads((regressor / "val_metrics.json").read_text())
+    assert {name: value for name, value in written.items() if name != "warning"} == metrics.compute()
 
 
 def words(folder, study_folder, output, **options) -> dict:
@@ -301,3 +303,59 @@ def test_a_refused_run_leaves_nothing(train_options, tmp_path, options, says):
     with pytest.raises(InputError, match=says):
         train(TrainConfig.from_flat(train_options(tmp_path / "run", **options)))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_settled_is_said_and_stored(train_options, tmp_path, caplog):
+    left = {"lr": None, "epochs": None, "min_steps": 12, "embedding_dim": 16}
+    options = {name: value for name, value in train_options(tmp_path / "run", **left).items() if value is not None}
+    with caplog.at_level(logging.INFO, logger="aam"):
+        train(TrainConfig.from_flat(options | {"patience": 1}))
+    stored = restore(tmp_path / "run").config
+    assert stored.optim.lr == pytest.approx(6e-3)
+    assert stored.augmentation.asv_dropout == 0.3
+    assert f"learning rate 0.006, 0.0006 for the encoder; {stored.optim.epochs} epochs of" in caplog.text
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 3
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["lr"] is None
+
+
+def test_predictions_without_a_spread_are_called_so(train_options, tmp_path, caplog):
+    options = {"lr": 1e-9, "epochs": 1, "standardize_samples": False}
+    train(TrainConfig.from_flat(train_options(tmp_path / "run", **options)))
+    written = json.loads((tmp_path / "run" / "val_metrics.json").read_text())
+    assert "acidity" in written["warning"]
+    assert "--min-steps" in written["warning"]
+    assert any(record.levelname == "WARNING" and record.message == written["warning"] for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("values", "classifier", "says"),
+    [
+        (["1", "2"], False, "kind has 2 whole numbers only: if they stand for classes, give --classifier"),
+        (["0", "1", "2"], True, "the 3 classes of kind are all numbers"),
+        (["a", "b", "c"], True, None),
+        ([str(number) for number in range(8)], False, None),
+    ],
+)
+def test_numbers_that_look_like_classes_are_said(
+    values, classifier, says, train_options, study_folder, tmp_path, caplog
+):
+    metadata = pd.read_csv(study_folder / "metadata.tsv", sep="\t", dtype=str, keep_default_na=False)
+    metadata["kind"] = ["categorical" if classifier else "numeric", *np.resize(values, len(metadata) - 1)]
+    metadata.to_csv(tmp_path / "metadata.tsv", sep="\t", index=False)
+    options = {"metadata": tmp_path / "metadata.tsv", "metadata_column": "kind", "classifier": classifier, "epochs": 1}
+    with caplog.at_level(logging.INFO, logger="aam"):
+        train(TrainConfig.from_flat(train_options(tmp_path / "run", **options, group_column=None)))
+    assert ("whole numbers only" in caplog.text or "are all numbers" in caplog.text) == (says is not None)
+    assert says is None or says in caplog.text
+
+
+def test_the_head_starts_from_standardized_samples(study_folder, train_options, tmp_path):
+    config = TrainConfig.from_flat(train_options(tmp_path / "run", categorical_columns="site"))
+    study = load_study(config.inputs, config.sampling, needs=("metadata",))
+    run = prepare_training(study, config)
+    batches = run.material.batches(run.material.split.train, run.config)
+    read = run.model.target_head.norm(run.objective._head_inputs(batches))
+    assert read.mean(0).abs().max() < 1e-4
+    assert (read.std(0, unbiased=False) - 1).abs().max() < 1e-3
+    plain = config.model_copy(update={"target": config.target.model_copy(update={"standardize_samples": False})})
+    assert (prepare_training(study, plain).model.target_head.norm.weight == 1).all()
