@@ -58,6 +58,8 @@ class ComparisonConfig(Section):
 
     learners: Names = COMPARED
     """Learners to compare: linear, clades, kernel, ensemble, neural; null, depth and forest always are."""
+    configs: Names = ()
+    """TOML files of options of learners (trees = 1000): the training samples of each fold choose among them."""
     batch_column: Names = ()
     """Columns such as run,plate,primer that should not predict the target: learner `batch` shows whether they do."""
     seed: Annotated[int, Field(ge=0, lt=SEED_END)] = 42
@@ -65,10 +67,16 @@ class ComparisonConfig(Section):
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
-        for option, names in (("--learners", self.learners), ("--batch-column", self.batch_column)):
+        for option, names in (
+            ("--learners", self.learners),
+            ("--configs", self.configs),
+            ("--batch-column", self.batch_column),
+        ):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
                 raise ValueError(f"{option} names {twice[0]} twice")
+        if len(self.configs) == 1:
+            raise ValueError(f"--configs {self.configs[0]} leaves no choice: give --config for one file of options")
         if not self.learners:
             raise ValueError("--learners is empty: name what to compare")
         return self

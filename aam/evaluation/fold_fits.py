@@ -4,21 +4,22 @@ Shapes: m held-out samples, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from aam.data.counts import Counts
 from aam.data.study import Study
 from aam.errors import InputError
+from aam.evaluation.choice import solve_chosen
 from aam.evaluation.schemes import Fold, Rows
 from aam.learners.base import Floats, Labels, Learner, Output, Predictions, Problem, Solution, pose
-from aam.learners.ensemble import EnsembleLearner
 from aam.learners.simple import NullLearner
 
 OF_THE_SAMPLE = ("depth", "batch")
@@ -58,6 +59,8 @@ class FoldResult:
     learners: dict[str, OutputTable]
     empty: list[str]
     """Samples without a read of an ASV that training knows; their prediction is that of the null learner."""
+    chosen: dict[str, str] = field(default_factory=dict)
+    """Which options a learner was fitted with, where there was a choice."""
 
 
 def fit_fold(
@@ -93,11 +96,13 @@ def _fit_fold(
     assert metadata is not None
     solutions: dict[str, Solution] = {}
     tables: dict[str, OutputTable] = {}
+    chosen: dict[str, str] = {}
     guess = NullLearner().solve(problem).value
     for name, learner in learners.items():
         of_sample = name in OF_THE_SAMPLE
         own = replace(problem, study=variant.study) if of_sample else problem
-        solutions[name] = _solve(name, learner, own, solutions, fold)
+        solutions[name], options = _solve(name, learner, own, solutions, fold)
+        chosen |= {name: options} if options is not None else {}
         if of_sample:
             output = _predict(solutions[name], held_out[:1], np.zeros_like(empty), guess)
         else:
@@ -105,7 +110,42 @@ def _fit_fold(
         tables[name] = _columns(Predictions(targets, (output,)).table(metadata))
         done(name)
     ids = [variant.study.table.sample_ids[row] for row in fold.held_out]
-    return FoldResult(variant.name, fold.repeat, fold.number, ids, tables, [ids[at] for at in np.flatnonzero(empty)])
+    without = [ids[at] for at in np.flatnonzero(empty)]
+    return FoldResult(variant.name, fold.repeat, fold.number, ids, tables, without, chosen)
+
+
+def sendable(variant: Variant, with_branches: bool) -> Variant:
+    """The variant as other processes can receive it: counts that lie in nameless files are copied into memory.
+
+    Args:
+        variant: the samples.
+        with_branches: whether shares of branches are needed, to be computed once and not by every process.
+    """
+    copies: dict[int, Study] = {}
+    for study in (variant.study, *variant.draws):
+        if id(study) not in copies:
+            copies[id(study)] = _in_memory(study)
+    draws = tuple(copies[id(study)] for study in variant.draws)
+    for study in draws if with_branches else ():
+        _ = study.branch_shares  # is kept, and goes with the study
+    return replace(variant, study=copies[id(variant.study)], draws=draws)
+
+
+def _in_memory(study: Study) -> Study:
+    counts = study.table.counts
+    if not _is_mapped(counts.data):
+        return study
+    parts = (np.array(counts.data), np.array(counts.indices), counts.indptr)
+    copied: Counts = sparse.csr_array(parts, shape=counts.shape)
+    copied.has_canonical_format = True
+    return replace(study, table=replace(study.table, counts=copied))
+
+
+def _is_mapped(array: object) -> bool:
+    """Whether an array is a view of a mapped file, at however many removes."""
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap)
 
 
 def conceal(labels: Labels, rows: Rows) -> Labels:
@@ -115,11 +155,11 @@ def conceal(labels: Labels, rows: Rows) -> Labels:
     return replace(labels, values=values)
 
 
-def _solve(name: str, learner: Learner, problem: Problem, solutions: Mapping[str, Solution], fold: Fold) -> Solution:
+def _solve(
+    name: str, learner: Learner, problem: Problem, solutions: Mapping[str, Solution], fold: Fold
+) -> tuple[Solution, str | None]:
     try:
-        if isinstance(learner, EnsembleLearner):  # its members need not be fitted twice
-            return learner.solve_with(problem, solutions)
-        return learner.solve(problem)
+        return solve_chosen(learner, problem, solutions)
     except InputError as error:
         raise InputError(f"{name} in fold {fold.name}: {error}") from None
 

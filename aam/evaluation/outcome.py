@@ -1,5 +1,6 @@
 """What an evaluation found: tables and words."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,8 @@ class Outcome:
     out: OutOfFold
     empty: tuple[str, ...]
     """Held-out samples without a read of an ASV that training knows, which got the guess of the null learner."""
+    chosen: dict[str, dict[str, int]]
+    """How often each file of options was chosen, by learner; of the most frequent first."""
 
     @classmethod
     def of(cls, variant: Variant, results: Sequence[FoldResult]) -> Self:
@@ -36,7 +39,7 @@ class Outcome:
         names = ids if variant.labels.groups is None else variant.labels.groups
         empty = sorted({sample for result in results for sample in result.empty})
         out = OutOfFold.of(table, pd.Series(names, index=ids), variant.seed)
-        return cls(variant, table, out, tuple(empty))
+        return cls(variant, table, out, tuple(empty), _count_choices(results))
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -63,6 +66,15 @@ class Outcome:
         return learner in self.out.predicted and self.out.beats(learner, "null")
 
 
+def _count_choices(results: Sequence[FoldResult]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {}
+    for result in results:
+        for learner, options in result.chosen.items():
+            counts.setdefault(learner, Counter())[options] += 1
+    ordered = {name: sorted(count.items(), key=lambda item: (-item[1], item[0])) for name, count in counts.items()}
+    return {name: dict(ordered[name]) for name in sorted(ordered)}
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """All that an evaluation found."""
@@ -72,7 +84,7 @@ class Evaluation:
     """By the name of the variant: main, and where there are such, rarefied and random."""
     verdict: Verdict
     command: str | None
-    """What trains the best learner."""
+    """What trains the best learner; None where that is not worth it, or `aam train` does not know it."""
     notes: tuple[str, ...]
     """What to beware of."""
     leakage: tuple[str, ...]
@@ -85,7 +97,7 @@ class Evaluation:
         cls,
         config: EvaluateConfig,
         outcomes: Sequence[Outcome],
-        command: Callable[[str, int | None], str],
+        command: Callable[[str, Outcome], str | None],
         leakage: Sequence[str] = (),
     ) -> Self:
         """Judge.
@@ -93,7 +105,7 @@ class Evaluation:
         Args:
             config: the options.
             outcomes: what came of each variant, main first.
-            command: what trains a learner at a sampling depth.
+            command: what trains a learner as it was in an outcome; None for one that `aam train` does not know.
             leakage: what makes learners look better than they are for new groups.
         """
         by_name = {outcome.variant.name: outcome for outcome in outcomes}
@@ -102,7 +114,7 @@ class Evaluation:
         unit = "samples" if groups is None else f"groups ({groups})"
         verdict = judge(judged.out, column, unit)
         to_train = verdict.to_train
-        trained = None if to_train is None else command(to_train, judged.variant.depth)
+        trained = None if to_train is None else command(to_train, judged)
         notes = tuple(_notes(column, by_name))
         return cls(column, by_name, verdict, trained, notes, tuple(leakage), _options(config))
 
@@ -116,8 +128,9 @@ class Evaluation:
         """The verdict, in one sentence."""
         rarefied = self.outcomes.get(RAREFIED)
         at = "" if rarefied is None else f" (at {rarefied.variant.depth} reads of each sample)"
-        train = f"; to train it: {self.command}" if self.command is not None else "; there is nothing to train"
-        return f"{self.verdict.sentence}{at}{train}"
+        if self.verdict.to_train is None:
+            return f"{self.verdict.sentence}{at}; there is nothing to train"
+        return f"{self.verdict.sentence}{at}" + (f"; to train it: {self.command}" if self.command is not None else "")
 
     @property
     def lines(self) -> list[str]:
@@ -148,6 +161,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     return {
         "folds": len(outcome.variant.folds),
         "depth": outcome.variant.depth,
+        "chosen_options": outcome.chosen,
         "samples_without_known_asvs": list(outcome.empty),
         "scores": _records(outcome.scores),
         "differences": _records(outcome.differences),
@@ -186,6 +200,9 @@ def _notes(column: str, outcomes: dict[str, Outcome]) -> list[str]:
     if random is not None:
         best = next(name for name in main.out.ranking if name not in NO_MODEL)
         notes.append(flattered(main.out, random.out, best))
+    for learner, counts in main.chosen.items():
+        times = ", ".join(f"{options} in {count}" for options, count in counts.items())
+        notes.append(f"options of {learner}, chosen in {len(main.variant.folds)} folds: {times}")
     if main.empty:
         notes.append(
             f"{len(main.empty)} held-out samples have no read of an ASV that training knows, and were predicted by the "

@@ -1,4 +1,4 @@
-"""What `aam evaluate` needs besides fitting: its learners, checks before the work, and the command that trains."""
+"""What `aam evaluate` checks before the work, and how it knows the same evaluation again."""
 
 from collections.abc import Sequence
 
@@ -9,29 +9,12 @@ from numpy.typing import NDArray
 from aam.config import EvaluateConfig
 from aam.data.leakage import Finding, find_leakage
 from aam.data.metadata import categorical_column
-from aam.data.study import Study, digest
+from aam.data.study import digest
 from aam.errors import InputError, first_ids
-from aam.evaluation.batch import BatchLearner
 from aam.evaluation.fold_fits import Variant, conceal
 from aam.evaluation.schemes import BY_SAMPLE
-from aam.learners.base import Learner, pose
-from aam.learners.registry import make_learner
-
-
-def compared_learners(config: EvaluateConfig, study: Study) -> dict[str, Learner]:
-    """Make the learners of a comparison; those that combine others come last.
-
-    Raises:
-        InputError: there is no such learner, or one needs a tree and there is none.
-    """
-    options, has_tree = config.options_of_learners(), study.tree is not None
-    learners: dict[str, Learner] = {}
-    for name in config.names:
-        if name == "batch":
-            learners[name] = BatchLearner(config.comparison.batch_column)
-        else:
-            learners[name] = make_learner(name, options, has_tree)
-    return dict(sorted(learners.items(), key=lambda item: item[0] == "ensemble"))
+from aam.learners.base import pose
+from aam.workflows.candidates import read_options
 
 
 def check_plan(variants: Sequence[Variant], config: EvaluateConfig) -> None:
@@ -44,13 +27,22 @@ def check_plan(variants: Sequence[Variant], config: EvaluateConfig) -> None:
     main = variants[0]
     pose(main.study, np.arange(main.study.table.n_samples), main.labels, main.seed)
     for variant in variants:
-        for fold in variant.folds:
-            try:
-                pose(variant.study, fold.train, conceal(variant.labels, fold.held_out), variant.seed)
-            except InputError as error:
-                raise InputError(f"fold {fold.name} cannot be learned from its training samples: {error}") from None
+        check_folds(variant)
     for column in config.comparison.batch_column:
         _check_batch(main, column)
+
+
+def check_folds(variant: Variant) -> None:
+    """Refuse a fold from whose training samples nothing can be learned.
+
+    Raises:
+        InputError: the target is constant in them, say.
+    """
+    for fold in variant.folds:
+        try:
+            pose(variant.study, fold.train, conceal(variant.labels, fold.held_out), variant.seed)
+        except InputError as error:
+            raise InputError(f"fold {fold.name} cannot be learned from its training samples: {error}") from None
 
 
 def _check_batch(variant: Variant, column: str) -> None:
@@ -109,7 +101,7 @@ def _refuse_divided(main: Variant, config: EvaluateConfig) -> None:
 def fingerprint(variants: Sequence[Variant], config: EvaluateConfig) -> str:
     """Hash of all that results depend on, to know the same evaluation again when it is resumed."""
     options = config.model_dump_json(exclude={"inputs", "output"})
-    parts: list[str | NDArray[np.int64]] = [options]
+    parts: list[str | NDArray[np.int64]] = [options, *map(str, map(read_options, config.comparison.configs))]
     for variant in variants:
         labels = variant.labels
         parts += [f"{key}={value}" for key, value in variant.study.fingerprint().items()]

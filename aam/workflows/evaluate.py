@@ -3,23 +3,24 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
-from aam.config import EvaluateConfig, SamplingConfig, UnifracConfig
+from aam.config import EvaluateConfig, LearnerName, SamplingConfig, UnifracConfig
 from aam.data.study import Study, load_study, select_samples
 from aam.data.target_table import target_values
 from aam.errors import InputError, first_ids
-from aam.evaluation.fold_fits import FoldResult, Variant, fit_fold
+from aam.evaluation.fold_fits import FoldResult, Variant, fit_fold, sendable
 from aam.evaluation.fold_store import FoldStore
 from aam.evaluation.outcome import Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.base import Labels, Learner
-from aam.workflows.comparison import check_plan, compared_learners, fingerprint, leakage
+from aam.workflows.candidates import compared_learners, read_options
+from aam.workflows.comparison import check_folds, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
 from aam.workflows.train_command import train_command
@@ -151,9 +152,13 @@ class Plan:
                 for variant, fold in work:
                     yield _work(variant, fold, self.learners, store, bar)
                 return
+            needs_tree = any(learner.needs_tree for learner in self.learners.values())
+            sent = {name: sendable(variant, needs_tree) for name, variant in {v.name: v for v, _ in work}.items()}
             with parallel_config("loky", inner_max_num_threads=1):
                 side_by_side = Parallel(self.config.output.jobs, return_as="generator_unordered")
-                for result in side_by_side(delayed(_work)(*part, self.learners, store) for part in work):
+                for result in side_by_side(
+                    delayed(_work)(sent[variant.name], fold, self.learners, store) for variant, fold in work
+                ):
                     bar.update(each)
                     yield result
 
@@ -193,15 +198,30 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
     results = plan.results(plan.variants, store)
     outcomes = [Outcome.of(variant, results[variant.name]) for variant in plan.variants]
     if plan.config.counts.rarefy_depth is None and outcomes[0].misleads("depth"):
-        variant = rarefied(plan.main, plan.config)
-        logger.info("sequencing depth predicts the target: the same with %d reads of every sample", variant.depth)
-        outcomes.append(Outcome.of(variant, plan.results([variant], store)[variant.name]))
+        outcomes += _rarefied_too(plan, store)
     column = plan.config.target.column
 
-    def command(name: str, depth: int | None) -> str:
-        return train_command(plan.config, name, f"{column}-{name}", rarefy_depth=depth)
+    def command(name: str, outcome: Outcome) -> str | None:
+        if name not in get_args(LearnerName):
+            return None
+        chosen = next(iter(outcome.chosen.get(name, {})), None)
+        changes = {} if chosen is None else read_options(chosen)
+        depth = outcome.variant.depth
+        return train_command(plan.config, name, f"{column}-{name}", rarefy_depth=depth, **changes)
 
     evaluation = Evaluation.of(plan.config, outcomes, command, plan.leakage)
     for line in evaluation.lines:
         logger.info("%s", line)
     return evaluation
+
+
+def _rarefied_too(plan: Plan, store: FoldStore | None) -> list[Outcome]:
+    """The same with as many reads of every sample; none, saying so, where that leaves too little to learn from."""
+    variant = rarefied(plan.main, plan.config)
+    logger.info("sequencing depth predicts the target: the same with %d reads of every sample", variant.depth)
+    try:
+        check_folds(variant)
+    except InputError as error:
+        logger.warning("what rarefied counts predict cannot be told: %s", error)
+        return []
+    return [Outcome.of(variant, plan.results([variant], store)[variant.name])]

@@ -37,7 +37,7 @@ class _Fitted(Solution):
 class Shares(Learner):
     """Ridge on the shares of ASVs, or the shares of classes; with a spread for numbers."""
 
-    name: ClassVar[str] = "shares"
+    name: ClassVar[str] = "linear"
 
     def solve(self, problem: Problem) -> Solution:
         target = np.eye(problem.classes)[problem.codes] if problem.classes else problem.y
@@ -103,7 +103,7 @@ def make_config(**options: object) -> EvaluateConfig:
 
 @pytest.fixture
 def learners() -> dict[str, Learner]:
-    return {"null": NullLearner(), "depth": DepthLearner(), "forest": Means(), "shares": Shares()}
+    return {"null": NullLearner(), "depth": DepthLearner(), "forest": Means(), "linear": Shares()}
 
 
 @pytest.fixture

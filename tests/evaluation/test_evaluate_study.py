@@ -41,13 +41,13 @@ def test_scores_differences_and_words_agree(study_of, labels_of, learners, confi
     study, metadata = study_of()
     found = evaluate_study(study, labels_of(metadata), config(repeats=2), learners)
     scores = found.main.scores.set_index(["learner", "metric"])
-    assert found.verdict.best == "shares"
-    assert scores.loc[("shares", "r2"), "value"] > 0.8
-    low, high = scores.loc[("shares", "r2"), ["low", "high"]]
-    assert low < scores.loc[("shares", "r2"), "value"] < high
+    assert found.verdict.best == "linear"
+    assert scores.loc[("linear", "r2"), "value"] > 0.8
+    low, high = scores.loc[("linear", "r2"), ["low", "high"]]
+    assert low < scores.loc[("linear", "r2"), "value"] < high
     assert len(found.main.predictions) == 48 * 4 * 2
     assert len(found.main.folds) == 48 * 2
-    assert "aam train --learner shares --metadata-column number --group-column subject" in found.sentence
+    assert "aam train --learner linear --metadata-column number --group-column subject" in found.sentence
     json.dumps(found.to_json(), allow_nan=False)
 
 
@@ -73,7 +73,7 @@ def test_classes_have_probabilities_and_recalls(study_of, labels_of, learners, c
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     metrics = set(found.main.scores["metric"])
     assert metrics == {"balanced_accuracy", "auroc", "log_loss", "recall_less", "recall_more"}
-    assert found.verdict.best == "shares"
+    assert found.verdict.best == "linear"
 
 
 def test_a_target_that_depends_on_depth_is_scored_on_rarefied_counts_too(study_of, labels_of, learners, config, caplog):
@@ -81,7 +81,7 @@ def test_a_target_that_depends_on_depth_is_scored_on_rarefied_counts_too(study_o
     times = np.random.default_rng(1).integers(1, 30, len(metadata))
     study = with_reads(study, times)
     metadata["number"] = np.log(times)
-    learners["deep"] = deep_learner(learners["shares"])
+    learners["deep"] = deep_learner(learners["linear"])
     found = evaluate_study(replace(study, metadata=metadata), labels_of(metadata), config(), learners)
     assert list(found.outcomes) == ["main", "rarefied"]
     rarefied = found.outcomes["rarefied"]
@@ -117,7 +117,7 @@ def test_a_random_split_of_groups_looks_better_and_that_is_said(study_of, labels
     study = replace(study, table=replace(study.table, counts=sparse.csr_array(counts.astype(np.int64))))
     metadata["number"] = np.repeat(rng.normal(0, 1, 15), 8)
 
-    class Nearest(type(learners["shares"])):
+    class Nearest(type(learners["linear"])):
         def solve(self, problem):
             solution = super().solve(problem)
             known = problem.study.asv_shares[problem.rows].toarray()
@@ -129,10 +129,10 @@ def test_a_random_split_of_groups_looks_better_and_that_is_said(study_of, labels
             solution._predict = predict
             return solution
 
-    learners["shares"] = Nearest()
+    learners["linear"] = Nearest()
     found = evaluate_study(replace(study, metadata=metadata), labels_of(metadata), config(gap=True), learners)
-    random = found.outcomes["random"].out.scores["shares"]["r2"]
-    assert random > 0.5 > found.main.out.scores["shares"]["r2"]
+    random = found.outcomes["random"].out.scores["linear"]["r2"]
+    assert random > 0.5 > found.main.out.scores["linear"]["r2"]
     assert any("a random split shows R2" in note and "comes from knowing the groups" in note for note in found.notes)
 
 

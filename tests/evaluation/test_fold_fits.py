@@ -46,7 +46,7 @@ def test_predictions_come_in_the_columns_own_units_with_a_spread(study_of, label
     study, metadata = study_of()
     variant = plan_main(study, labels_of(metadata), config())
     result = fit_fold(variant, variant.folds[0], learners)
-    shares = result.learners["shares"]
+    shares = result.learners["linear"]
     true = metadata.loc[result.sample_id, "number"]
     assert np.corrcoef(shares["prediction"], true)[0, 1] > 0.9
     sd = metadata.iloc[variant.folds[0].train]["number"].std(ddof=0)
@@ -72,9 +72,9 @@ def test_unseen_asvs_are_dropped_and_what_has_no_others_gets_the_guess(study_of,
     np.testing.assert_allclose(part.asv_shares[[1]].toarray()[0, :5], row / row.sum())
     result = fit_fold(variant, fold, learners)
     assert result.empty == [study.table.sample_ids[fold.held_out[0]]]
-    assert result.learners["shares"]["prediction"][0] == result.learners["null"]["prediction"][0]
+    assert result.learners["linear"]["prediction"][0] == result.learners["null"]["prediction"][0]
     seen = fit_fold(replace(variant, drop_unseen=False), fold, learners)
-    assert seen.learners["shares"]["prediction"][1] != result.learners["shares"]["prediction"][1]
+    assert seen.learners["linear"]["prediction"][1] != result.learners["linear"]["prediction"][1]
 
 
 def test_learners_are_fitted_to_the_first_draw_and_averaged_over_all(study_of, labels_of, learners, config):
@@ -87,9 +87,9 @@ def test_learners_are_fitted_to_the_first_draw_and_averaged_over_all(study_of, l
         fit_fold(replace(variant, draws=(variant.draws[0],)), fold, learners),
         fit_fold(replace(variant, draws=variant.draws), fold, learners),
     ]
-    first, mean = (np.array(each.learners["shares"]["prediction"]) for each in apart)
+    first, mean = (np.array(each.learners["linear"]["prediction"]) for each in apart)
     assert not np.allclose(first, mean)
-    assert np.mean(apart[1].learners["shares"]["spread"]) > np.mean(apart[0].learners["shares"]["spread"])
+    assert np.mean(apart[1].learners["linear"]["spread"]) > np.mean(apart[0].learners["linear"]["spread"])
     # depth is that of all reads, or it would have nothing to tell
     assert len(set(apart[1].learners["depth"]["prediction"])) > 1
 
@@ -138,20 +138,22 @@ def test_too_deep_is_refused(study_of, labels_of, config):
 def test_members_of_an_ensemble_are_fitted_once(study_of, labels_of, learners, config):
     fitted = []
 
-    class Counting(type(learners["shares"])):
+    class Counting(type(learners["linear"])):
         def solve(self, problem):
             if len(problem.rows) > 35:
                 fitted.append(len(problem.rows))
             return super().solve(problem)
 
-    learners["shares"] = Counting()
-    both = (learners["shares"], learners["forest"])
-    learners["ensemble"] = EnsembleLearner(both, EnsembleConfig(ensemble_members=("clades", "linear")))
+    learners["linear"] = Counting()
+    both = (learners["linear"], learners["forest"])
+    learners["ensemble"] = EnsembleLearner(
+        both, EnsembleConfig(ensemble_members=("clades", "linear"), ensemble_weights="mean")
+    )
     study, metadata = study_of()
     variant = plan_main(study, labels_of(metadata), config())
     result = fit_fold(variant, variant.folds[0], learners)
     assert len(fitted) == 1
-    mean = np.mean([result.learners[name]["prediction"] for name in ("shares", "forest")], axis=0)
+    mean = np.mean([result.learners[name]["prediction"] for name in ("linear", "forest")], axis=0)
     np.testing.assert_allclose(result.learners["ensemble"]["prediction"], mean)
 
 
@@ -182,14 +184,14 @@ def test_a_batch_that_training_has_not_seen_is_no_error(study_of, labels_of, lea
 
 
 def test_what_a_learner_cannot_learn_is_said_with_its_fold(study_of, labels_of, learners, config):
-    class Refusing(type(learners["shares"])):
+    class Refusing(type(learners["linear"])):
         def solve(self, problem):
             raise InputError("no clades")
 
     study, metadata = study_of()
     variant = plan_main(study, labels_of(metadata), config())
-    with pytest.raises(InputError, match=r"^shares in fold 1\.2: no clades$"):
-        fit_fold(variant, variant.folds[1], {**learners, "shares": Refusing()})
+    with pytest.raises(InputError, match=r"^linear in fold 1\.2: no clades$"):
+        fit_fold(variant, variant.folds[1], {**learners, "linear": Refusing()})
 
 
 def test_the_table_of_labels_is_not_changed(study_of, labels_of, learners, config):

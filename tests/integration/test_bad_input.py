@@ -1067,6 +1067,18 @@ UNDIVIDED = {"folds": None, "repeats": None}
 EVALUATIONS = {
     "learner unknown": Case(evaluate(learners="clade"), ("no learner 'clade'", "clades")),
     "learner twice": Case(evaluate(learners="clades,clades"), ("--learners names clades twice",)),
+    "one file of options": Case(evaluate(configs="a.toml"), ("--configs a.toml leaves no choice: give --config",)),
+    "file of options missing": Case(evaluate(configs="a.toml,b.toml"), ("--configs a.toml: cannot be read",)),
+    "options of no learner": Case(
+        evaluate(configs="a.toml,b.toml"),
+        ("--configs b.toml: epochs is no option of learners; known are trees",),
+        (write("a.toml", "trees = 3"), write("b.toml", "epochs = 3")),
+    ),
+    "option of a learner out of range": Case(
+        evaluate(configs="a.toml,b.toml"),
+        ("--trees 0: .*greater than 0",),
+        (write("a.toml", "trees = 3"), write("b.toml", "trees = 0")),
+    ),
     "no learner": Case(evaluate(learners=","), ("--learners is empty",)),
     "clades without a tree": Case(evaluate(tree=None), ("clades", "give --tree")),
     "tree without the tips of the evaluation": Case(

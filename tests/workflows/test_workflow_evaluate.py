@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from aam.cli import main
 from aam.config import EvaluateConfig, SimulateConfig
+from aam.data import counts
 from aam.data.simulate import simulate_study, write_study
 from aam.errors import InputError
 from aam.workflows.evaluate import evaluate
 from aam.workflows.folder import EVALUATION_FILES, share_folder
+from aam.workflows.train_command import train_command
 
 FOLDS = ["1.1", "1.2", "2.1", "2.2"]
 
@@ -75,6 +79,19 @@ def test_all_files_are_there_and_say_what_they_should(whole):
         assert document["command"].startswith(f"aam train --learner {document['to_train']} --table")
 
 
+@pytest.mark.parametrize("learner", ["forest", "linear", "clades", "kernel", "ensemble"])
+def test_the_command_that_trains_a_learner_does(options, learner, tmp_path, monkeypatch):
+    config = options(tmp_path / "out", min_prevalence=0.05, kernel_steps=3, rarefy_depth="auto", seed=7)
+    words = shlex.split(train_command(config, learner, f"acidity-{learner}", rarefy_depth=150))
+    assert words[:4] == ["aam", "train", "--learner", learner]
+    assert ("--trees" in words) == (learner != "kernel")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(words[1:])
+    assert left.value.code == 0
+    assert (tmp_path / f"acidity-{learner}" / "checkpoints" / "best").exists()
+
+
 def test_scores_can_be_computed_again_from_the_predictions(whole):
     table = read(whole / "predictions.tsv")
     mean = table.groupby(["learner", "sample_id"])[["true", "prediction"]].mean()
@@ -98,7 +115,10 @@ def test_folds_that_are_done_are_kept(whole, options, tmp_path):
     assert [path.stat().st_mtime for path in kept] == [1, 1]
 
 
-def test_processes_side_by_side_give_the_same_bytes(whole, options, tmp_path):
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_processes_side_by_side_give_the_same_bytes(whole, options, tmp_path, monkeypatch, on_disk):
+    if on_disk:
+        monkeypatch.setattr(counts, "CELLS_IN_MEMORY", 0)
     evaluate(options(tmp_path / "out", jobs=2))
     assert results_of(tmp_path / "out") == results_of(whole)
 
