@@ -64,7 +64,6 @@ def write_files(folder: Path, samples: int) -> dict[str, Any]:
 BEFORE: dict[str, Any] = {
     "encoder_lr_ratio": 1.0,
     "standardize_samples": False,
-    "asv_dropout": 0.0,
     "patience": 1000,
 }
 """The defaults with which the figures of ARCHIVED_TICKETS.md were measured."""
