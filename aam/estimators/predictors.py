@@ -24,7 +24,8 @@ from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
 from aam.workflows.columns import learn_columns
 from aam.workflows.folder import settle_folder
-from aam.workflows.predict import predict_study, with_left_out
+from aam.workflows.predict import with_left_out
+from aam.workflows.predict_network import predict_study
 from aam.workflows.restore import Restored
 from aam.workflows.train import train_study
 

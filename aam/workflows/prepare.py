@@ -37,13 +37,16 @@ STANDARDIZED: Final = 1024
 """Training samples that say how widely those differ that the head reads."""
 
 
-def prepare_training(study: Study, config: TrainConfig, world: World | None = None) -> Run:
+def prepare_training(
+    study: Study, config: TrainConfig, world: World | None = None, weight: NDArray[np.float64] | None = None
+) -> Run:
     """Split the samples, fit the target's scale, and build model, data and objective; nothing is written.
 
     Args:
         study: the samples.
         config: the options.
         world: the processes that train together; by default this one takes its place among them as the config says.
+        weight: how much each sample counts, besides what the config says, where every sample has a target [samples].
 
     Raises:
         InputError: the target column or the split cannot be used, or the pretrained encoder does not fit.
@@ -67,7 +70,7 @@ def prepare_training(study: Study, config: TrainConfig, world: World | None = No
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
     categories, weights = learned.categories, learned.weights
     model = _build_model(config, (targets, categories), material, checkpoint)
-    table = _target_table(learned, material, config)
+    table = _target_table(learned, material, config, weight)
     if categories is not None:
         codes = torch.from_numpy(categories.encode(study.metadata))
         table = replace(table, categories=codes.to(compute.device))
@@ -177,7 +180,9 @@ def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfi
     return mixing
 
 
-def _target_table(learned: Columns, material: Material, config: TrainConfig) -> TargetTable:
+def _target_table(
+    learned: Columns, material: Material, config: TrainConfig, weight: NDArray[np.float64] | None
+) -> TargetTable:
     """Encode the targets of samples that train or validate; others keep zeros, which no loss and no choice reads."""
     targets, values, split = learned.targets, learned.values, learned.split
     metadata, device = material.study.metadata, material.compute.device
@@ -187,7 +192,6 @@ def _target_table(learned: Columns, material: Material, config: TrainConfig) -> 
     encoded[used] = targets.encode(values.iloc[used], metadata)
     known = ~np.isnan(encoded)
     value = np.where(known, encoded, 0.0).astype(np.int64 if targets.is_classes else np.float32)
-    weight = (known * learned.sample_weights(config)[:, None]).astype(np.float32)
-    return TargetTable(
-        targets, torch.from_numpy(value).to(device), torch.from_numpy(weight).to(device), values, metadata
-    )
+    counts = learned.sample_weights(config) * (1.0 if weight is None else weight)
+    weight_of = torch.from_numpy((known * counts[:, None]).astype(np.float32)).to(device)
+    return TargetTable(targets, torch.from_numpy(value).to(device), weight_of, values, metadata)

@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aam.config import SECTIONS_OF, LearnerName, TargetConfig, TrainConfig, UnifracConfig
+from aam.config import (
+    SECTIONS_OF,
+    SECTIONS_OF_NETWORK,
+    LearnerName,
+    TargetConfig,
+    TrainConfig,
+    UnifracConfig,
+    has_network,
+)
 from aam.config.launch import launched_world_size
 from aam.config.training import READ_BY_ALL
 from aam.data.splits import Split
@@ -25,6 +33,7 @@ from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
+from aam.workflows.neural_learner import check_encoder, network_maker, seen_by
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +51,7 @@ def train_learner(config: TrainConfig) -> None:
     study = load_study(config.inputs, config.sampling, UnifracConfig(), needs=("metadata",))
     columns = learn_columns(study, config)
     found = warn_of_leakage(columns, config)
+    _say_seen(columns, config)
     trained = fit_learner(name, columns, config)
     with open_folder(config, config.output) as folder:
         write_samples(columns.study, columns.split, folder)
@@ -58,7 +68,8 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
     Raises:
         InputError: a column cannot be learned this way, or the learner needs a tree and there is none.
     """
-    learner = make_learner(name, config.learners, has_tree=columns.study.tree is not None)
+    has_tree = columns.study.tree is not None
+    learner = make_learner(name, config.learners, has_tree, network_maker(config))
     rarefaction = Rarefaction(
         depth=config.sampling.rarefy_depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed
     )
@@ -100,6 +111,20 @@ def score_side(trained: TrainedLearner, columns: Columns, rows: Rows) -> Metrics
     return score(trained.fitted.targets, *predict_side(trained, columns, rows))
 
 
+def _say_seen(columns: Columns, config: TrainConfig) -> None:
+    """Warn of held-out samples that a pretrained encoder has seen.
+
+    Raises:
+        InputError: it is no pretrained encoder, or of another shape than the options ask for.
+    """
+    encoder = check_encoder(config.finetune, config)
+    ids = columns.study.table.sample_ids
+    held_out = [ids[row] for rows in held_out_rows(columns.split).values() for row in rows]
+    told = None if encoder is None else seen_by(encoder, held_out)
+    if told is not None:
+        logger.warning("%s", told)
+
+
 def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: Path) -> None:
     metrics = write_prediction_report(trained.fitted.targets, *predict_side(trained, columns, rows), folder, side)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
@@ -108,6 +133,7 @@ def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, f
 
 def _options(name: LearnerName, config: TrainConfig) -> dict[str, object]:
     """Options of a learner that are not left at their defaults."""
-    sections = [getattr(config, section) for section in SECTIONS_OF[name]]
+    network = SECTIONS_OF_NETWORK if has_network((name,), config.ensemble) else ()
+    sections = [getattr(config, section) for section in (*SECTIONS_OF[name], *network)]
     declared = [(section, option, value) for section in sections for option, value in section]
     return {option: value for section, option, value in declared if value != type(section).model_fields[option].default}
