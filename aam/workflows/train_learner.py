@@ -18,7 +18,7 @@ from aam.config import (
 from aam.config.launch import launched_world_size
 from aam.config.training import READ_BY_ALL
 from aam.data.splits import Split
-from aam.data.study import load_study
+from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.predictions import Side, write_prediction_report
 from aam.learners.base import Labels, Rows
@@ -44,11 +44,28 @@ def train_learner(config: TrainConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    name = config.choice.learner
+    begin_learner(config)
+    train_learner_study(load_study(config.inputs, config.sampling, UnifracConfig(), needs=("metadata",)), config)
+
+
+def begin_learner(config: TrainConfig) -> None:
+    """Check what can be checked before the files of a study are read.
+
+    Raises:
+        InputError: several processes were started, or the output folder cannot be used.
+    """
     if launched_world_size() > 1:
-        raise InputError(f"--learner {name} is fitted by one process: start it without torchrun")
+        raise InputError(f"--learner {config.choice.learner} is fitted by one process: start it without torchrun")
     check_folder(config, config.output)
-    study = load_study(config.inputs, config.sampling, UnifracConfig(), needs=("metadata",))
+
+
+def train_learner_study(study: Study, config: TrainConfig) -> tuple[TrainedLearner, Columns]:
+    """Fit a learner to a study that is loaded already, and write the output folder.
+
+    Raises:
+        InputError: a column or an option is wrong; nothing has been written then.
+    """
+    name = config.choice.learner
     columns = learn_columns(study, config)
     found = warn_of_leakage(columns, config)
     _say_seen(columns, config)
@@ -60,6 +77,7 @@ def train_learner(config: TrainConfig) -> None:
         for side, rows in held_out_rows(columns.split).items():
             _report(trained, columns, side, rows, folder)
         logger.info("wrote %s", folder)
+    return trained, columns
 
 
 def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> TrainedLearner:
@@ -131,9 +149,18 @@ def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, f
     logger.info("%s, which %s has not seen (%d samples): %s", side, trained.name, len(rows), shown)
 
 
+SAID_ELSEWHERE = frozenset({"metadata_column", "classifier", "learner", "rarefy_draws"})
+"""Options that a checkpoint of a learner has a place of its own for."""
+
+
 def _options(name: LearnerName, config: TrainConfig) -> dict[str, object]:
-    """Options of a learner that are not left at their defaults."""
-    network = SECTIONS_OF_NETWORK if has_network((name,), config.ensemble) else ()
-    sections = [getattr(config, section) for section in (*SECTIONS_OF[name], *network)]
-    declared = [(section, option, value) for section in sections for option, value in section]
-    return {option: value for section, option, value in declared if value != type(section).model_fields[option].default}
+    """Options of a learner that are not left at their defaults, but for those of files and the machine."""
+    read = {section: READ_BY_ALL[section] - SAID_ELSEWHERE for section in ("target", "choice", "weights", "split")}
+    sections = (*SECTIONS_OF[name], *(SECTIONS_OF_NETWORK if has_network((name,), config.ensemble) else ()))
+    read |= {section: frozenset(type(getattr(config, section)).model_fields) for section in sections}
+    return {
+        option: value
+        for section, options in read.items()
+        for option, value in getattr(config, section)
+        if option in options and value != type(getattr(config, section)).model_fields[option].default
+    }

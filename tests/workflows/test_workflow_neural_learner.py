@@ -70,7 +70,7 @@ def test_the_command_that_trains_the_network(compared, tmp_path, encoder):
 
 @pytest.mark.parametrize("members", ["linear", "clades,kernel"])
 def test_options_of_the_network_need_the_network(compared, tmp_path, members):
-    with pytest.raises(InputError, match="--pretrained-encoder .* only has an effect with neural among --learners"):
+    with pytest.raises(InputError, match=r"--pretrained-encoder .* only has an effect with neural among --learners"):
         compared(tmp_path, learners="ensemble", ensemble_members=members)
 
 
