@@ -61,11 +61,19 @@ def write_files(folder: Path, samples: int) -> dict[str, Any]:
     return {"table": (place / "table.biom",), "metadata": folder / "metadata.tsv"}
 
 
+BEFORE: dict[str, Any] = {
+    "encoder_lr_ratio": 1.0,
+    "standardize_samples": False,
+    "patience": 1000,
+}
+"""The defaults with which the figures of ARCHIVED_TICKETS.md were measured."""
+
+
 def config_of(files: dict[str, Any], output: Path, **options: Any) -> TrainConfig:
     """The options of one run."""
     target = {"metadata_column": "acid", "classifier": True, "val_fraction": 0.3}
     split = {"stratify": True, "group_column": "subject"}
-    run = {"lr": 2e-3, "output_dir": output, "overwrite": True, "device": "cpu", "log_every": 1000}
+    run = {**BEFORE, "lr": 2e-3, "output_dir": output, "overwrite": True, "device": "cpu", "log_every": 1000}
     return TrainConfig.from_flat({**MODEL, **files, **target, **split, **run, **options})
 
 

@@ -149,7 +149,9 @@ def config_of(design: Design, files: dict[str, Path], encoder: Path, output: Pat
     inputs["max_asvs"] = MAX_ASVS
     target = {"metadata_column": design.target, "classifier": design.classifier, "group_column": design.group}
     frozen = {"pretrained_encoder": encoder, "freeze_base": True, "regressor_hidden_dims": (64,)}
+    # docs/categories_study.md was measured with a head on embeddings as they are, and without early stopping
     run = {"output_dir": output, "overwrite": True, "device": "cpu", "log_every": 1000}
+    run |= {"standardize_samples": False, "patience": 1000}
     return TrainConfig.from_flat({**fixed, **inputs, **target, **frozen, **run, **options})
 
 

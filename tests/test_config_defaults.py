@@ -1,8 +1,8 @@
-"""What `aam train` settles by itself: learning rate, number of epochs, dropout of ASVs."""
+"""What `aam train` settles by itself: learning rate and number of epochs."""
 
 import pytest
 
-from aam.config import PretrainConfig, TargetAugmentationConfig, TargetOptimConfig, TrainConfig
+from aam.config import PretrainConfig, TargetOptimConfig, TrainConfig
 
 
 def optim(**options):
@@ -28,12 +28,6 @@ def test_settling_twice_changes_nothing():
     once = optim().settled(64, 20)
     assert once.settled(128, 500) == once
     assert TargetOptimConfig.model_validate(once.model_dump()) == once
-
-
-def test_asvs_are_left_out_where_an_encoder_learns():
-    assert TargetAugmentationConfig().settled(frozen=False).asv_dropout == 0.3
-    assert TargetAugmentationConfig().settled(frozen=True).asv_dropout == 0
-    assert TargetAugmentationConfig(asv_dropout=0.1).settled(frozen=False).asv_dropout == 0.1
 
 
 def test_pretraining_keeps_its_own_defaults():

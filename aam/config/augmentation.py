@@ -1,13 +1,10 @@
 """Sections about augmentation: how training samples are varied from epoch to epoch."""
 
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from aam.config.base import Fraction, Section
-
-ASV_DROPOUT: Final = 0.3
-"""Of training samples of an encoder that learns a column: without, small studies are learned by heart."""
 
 
 class AugmentationConfig(Section):
@@ -31,13 +28,5 @@ class AugmentationConfig(Section):
 class TargetAugmentationConfig(AugmentationConfig):
     """Vary training samples, where samples may have classes."""
 
-    asv_dropout: Fraction | None = None  # type: ignore[assignment]  # settled before it is read
-    """Probability that an ASV is left out of a training sample in an epoch. Default: 0.3, or 0 with --freeze-base."""
     mix_samples: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability that reads of another training sample of its class are mixed into a training sample in an epoch."""
-
-    def settled(self, frozen: bool) -> Self:
-        """Fill in the dropout of ASVs: none where the encoder is frozen, whose samples are then embedded once."""
-        if self.asv_dropout is not None:
-            return self
-        return self.model_copy(update={"asv_dropout": 0.0 if frozen else ASV_DROPOUT})

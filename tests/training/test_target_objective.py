@@ -121,7 +121,7 @@ def pretrained(study, make_pretrain_config, tmp_path):
 
 
 def test_a_frozen_encoder_gives_the_losses_of_a_free_one(double_run, gradient, study, make_train_config, pretrained):
-    options = {**REGRESSION, **pretrained(), "asv_dropout": 0.0}
+    options = {**REGRESSION, **pretrained()}
     free, frozen = (prepare_training(study, make_train_config(**options, freeze_base=freeze)) for freeze in (0, 1))
     for sizes in [(12,), (5, 7)]:
         plan = cut(first_plan(free), *sizes)

@@ -26,8 +26,7 @@ def prepare(train_options, tmp_path):
     """A prepared fine-tuning."""
 
     def make(**options):
-        options = {"asv_dropout": 0.0, "rarefy_depth": 100} | options
-        config = TrainConfig.from_flat(train_options(tmp_path / "run", **options))
+        config = TrainConfig.from_flat(train_options(tmp_path / "run", rarefy_depth=100, **options))
         return prepare_training(load_study(config.inputs, config.sampling, needs=("metadata",)), config)
 
     return make
@@ -68,7 +67,7 @@ def test_training_samples_are_varied_and_mixed_within_their_class(prepare, raref
     assert (draws.rows(split.val, FIXED) != plain.rows(split.val, FIXED)).nnz == 0
 
 
-def test_nothing_else_is_varied_than_what_was_asked_for(prepare, pretrain_options, tmp_path):
+def test_without_options_nothing_is_varied(prepare, pretrain_options, tmp_path):
     config = PretrainConfig.from_flat(pretrain_options(tmp_path / "run"))
     pretraining = prepare_pretraining(load_pretraining_study(config), config)
     for run in (prepare(), prepare(**CLASSES), prepare(sequence_noise=0.1), pretraining):

@@ -313,7 +313,6 @@ def test_what_is_settled_is_said_and_stored(train_options, tmp_path, caplog):
         train(TrainConfig.from_flat(options | {"patience": 1}))
     stored = restore(tmp_path / "run").config
     assert stored.optim.lr == pytest.approx(6e-3)
-    assert stored.augmentation.asv_dropout == 0.3
     assert f"learning rate 0.006, 0.0006 for the encoder; {stored.optim.epochs} epochs of" in caplog.text
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 3
     assert json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["lr"] is None
