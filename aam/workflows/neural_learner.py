@@ -30,9 +30,10 @@ from aam.config import (
 )
 from aam.data.splits import split_samples
 from aam.data.study import Study, digest
-from aam.errors import first_ids
+from aam.errors import InputError, StoppedBySignalError, first_ids
 from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
 from aam.learners.registry import SOLUTIONS, Maker
+from aam.learners.simple import NullLearner
 from aam.learners.storage import TrainedLearner, learner_of
 from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from aam.training.compute import Compute
@@ -45,6 +46,8 @@ from aam.workflows.restore import Restored, pretrained_model, restored
 
 TARGET, GROUP, SIDE = "target", "group", "side"
 """Columns of the metadata that a training is given."""
+DRAWS: Final = 10
+"""Divisions of the training samples that are tried."""
 BATCH: Final = 64
 """Samples that are predicted together; part of what a prediction is, to the last bit."""
 PLACE: Final = Path("run")
@@ -126,12 +129,14 @@ class NeuralLearner(Learner):
             sections["runtime"] = config.runtime
         return cls(TrainingConfig(target=TargetConfig(metadata_column=(TARGET,)), **sections))
 
-    def solve(self, problem: Problem) -> NeuralSolution:
+    def solve(self, problem: Problem) -> Solution:
         """Train on one column.
 
         Raises:
             InputError: there are too few samples, or options of the network do not fit each other.
         """
+        if len(np.unique(problem.y)) < 2:  # in folds within folds alone, as `pose` refuses it
+            return NullLearner().solve(problem)
         with TemporaryDirectory(prefix="aam-") as scratch, _quiet():
             config = self._config(problem, Path(scratch) / "run")
             study = _study_of(problem, self.options.split.val_fraction)
@@ -167,11 +172,20 @@ def network_maker(config: EvaluateConfig | TrainConfig) -> dict[str, Maker]:
 
 
 def _train(run: Run, folder: Path) -> None:
-    """Train silently, and leave the best weights in the model."""
+    """Train silently, and leave the best weights in the model.
+
+    Raises:
+        StoppedBySignalError: a signal came; there is nothing to continue.
+    """
     check_best_metric(run)
     trainer = run.trainer(CheckpointStore(folder / "checkpoints"))
     limit_memory(run, trainer)
-    trainer.fit()
+    try:
+        trainer.fit()
+    except StoppedBySignalError:
+        raise StoppedBySignalError(
+            "stopped by a signal in a training of the network; what was done of it is lost"
+        ) from None
     trainer.checkpoints.load_weights(folder, run.model)
 
 
@@ -188,25 +202,29 @@ def _study_of(problem: Problem, val_fraction: float) -> Study:
 def sides_of(problem: Problem, val_fraction: float) -> NDArray[np.str_]:
     """``train`` or ``val`` for each training sample [n]: whole groups, and no class is on the side of val alone.
 
-    Where there is one group, or groups and classes leave nothing for val, single samples are drawn.
+    The first of `DRAWS` that leaves something to learn and something to judge by; where there is one group, or no draw
+    of groups does, single samples are drawn.
 
     Raises:
         InputError: there are too few samples to divide.
     """
     groups = len(np.unique(problem.groups))
-    if 1 < groups < len(problem.rows):
-        sides = _sides(problem, problem.groups, val_fraction)
-        if (sides == "val").any():
+    by_group = [problem.groups] * DRAWS if 1 < groups < len(problem.rows) else []
+    for number, units in enumerate([*by_group, *[None] * DRAWS]):
+        sides = _sides(problem, units, val_fraction, (problem.seed + number) % 2**63)
+        if (sides == "val").any() and len(np.unique(problem.y[sides == "train"])) > 1:
             return sides
-    return _sides(problem, None, val_fraction)
+    raise InputError(
+        f"{len(problem.rows)} training samples are too few for the network: some of them must choose its checkpoint"
+    )
 
 
-def _sides(problem: Problem, groups: Rows | None, val_fraction: float) -> NDArray[np.str_]:
+def _sides(problem: Problem, groups: Rows | None, val_fraction: float, seed: int) -> NDArray[np.str_]:
     ids = [problem.study.table.sample_ids[row] for row in problem.rows]
     named = pd.DataFrame({GROUP: [f"group {number}" for number in problem.groups]}, index=ids)
     config = TargetSplitConfig(val_fraction=val_fraction, group_column=None if groups is None else GROUP)
     strata = [str(code) for code in problem.codes] if problem.classes else None
-    split = split_samples(ids, named, config, problem.seed, strata)
+    split = split_samples(ids, named, config, seed, strata)
     sides = np.full(len(ids), "train")
     sides[split.val] = "val"
     if problem.classes and groups is not None:

@@ -289,6 +289,19 @@ def test_the_network_is_judged_by_whole_groups_and_known_classes(study, sides):
     assert set(alone) == {"train", "val"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_network_where_little_is_to_be_learned(kind, study, sides):
+    rows, others = sides
+    _, (problem,) = pose(study, rows, KINDS[kind](study), 3)
+    alike = replace(problem, y=np.zeros_like(problem.y))
+    assert np.ptp(NETWORK.solve(alike).predict(study, others).value, axis=0).max() == 0
+    one = np.zeros_like(problem.y)
+    one[0] = 1
+    assert np.isfinite(NETWORK.solve(replace(problem, y=one)).predict(study, others).value).all()
+    few = problem.take(np.arange(3))
+    assert np.isfinite(NETWORK.solve(replace(few, y=one[:3])).predict(study, others).value).all()
+
+
 def test_the_network_learns_by_weight(study, sides):
     rows, others = sides
     labels = numbers(study)
