@@ -14,8 +14,8 @@ from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.inference import hold_asvs
 from aam.training.target_objective import predict_outputs
 from aam.workflows.fit import Run
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import prepare_pretraining
-from aam.workflows.train import prepare_training
 
 REGRESSION = {"count_weight": 0.3, "target_weight": 0.7, "count_mask_ratio": 0.4, "regressor_hidden_dims": (6,)}
 CLASSES = {**REGRESSION, "metadata_column": "habitat", "classifier": True, "class_weights": "balanced"}
@@ -206,7 +206,7 @@ def test_a_head_on_samples_that_are_embedded_once_learns_what_it_learns_anyway(
 ):
     config = make_train_config(**pretrained(), freeze_base=True, **options)
     pooled = prepare_training(study, config)
-    monkeypatch.setattr("aam.workflows.train.pools_once", lambda *given: False)
+    monkeypatch.setattr("aam.workflows.prepare.pools_once", lambda *given: False)
     monkeypatch.setattr("aam.training.target_objective.pools_once", lambda *given: False)
     plain = prepare_training(study, config)
     assert pooled.objective.pooled

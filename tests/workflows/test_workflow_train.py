@@ -17,9 +17,10 @@ from aam.errors import InputError
 from aam.training.checkpoint import read_checkpoint
 from aam.training.metrics import RegressionMetrics
 from aam.workflows.predict import predict
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore
-from aam.workflows.train import prepare_training, train
+from aam.workflows.train import train
 
 
 def read_table(path) -> pd.DataFrame:
