@@ -150,7 +150,7 @@ def test_all_missing_options_are_named_at_once():
         ({"lr": float("nan")}, "--lr nan: .*finite"),
         ({"weight_decay": float("inf")}, "--weight-decay inf: .*finite"),
         ({"weight_decay": -0.1}, "--weight-decay -0.1: .*greater than or equal to 0"),
-        ({"val_fraction": 0}, "--val-fraction 0: .*greater than 0"),
+        ({"val_fraction": 0}, "--val-fraction 0: the network needs"),
         ({"val_fraction": 1}, "--val-fraction 1: .*less than 1"),
         ({"warmup_fraction": 1.0}, "--warmup-fraction 1.0: .*less than 1"),
         ({"regressor_dropout": 1}, "--regressor-dropout 1: .*less than 1"),

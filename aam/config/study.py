@@ -146,6 +146,8 @@ class SplitConfig(Section):
 class TargetSplitConfig(SplitConfig):
     """Which samples train the model, which choose its checkpoint, and which test it."""
 
+    val_fraction: Fraction = 0.2
+    """Share of the samples (or of the groups) that chooses the network's checkpoint; 0 for learners that have none."""
     test_fraction: Fraction = 0.0
     """Share of the samples (or of the groups) held out to be scored once at the end; it neither trains nor chooses."""
     stratify: bool | None = None

@@ -148,6 +148,8 @@ class TrainingConfig(RunConfig):
             )
         if self.finetune.freeze_base:
             self.optim._refuse_unused("encoder_lr_ratio", "an encoder that learns: drop --freeze-base")
+        if self.choice.learner == "neural" and self.split.val_fraction == 0:
+            raise ValueError("--val-fraction 0: the network needs samples that choose its checkpoint")
         weights, categories = self.weights, self.categories
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")

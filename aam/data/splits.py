@@ -2,7 +2,7 @@
 
 Samples, or groups of them, are taken in the order of a hash of seed and id: first for the test, then, of the rest, for
 validation. So the order of the table does not matter, and most samples keep their side where others join or leave the
-study.
+study. Where groups are to divide the classes evenly, the best of many draws is taken, which another group may change.
 """
 
 import csv
@@ -102,7 +102,9 @@ def _draws(config: SplitConfig, seed: int) -> dict[str, Draw]:
     draws = {}
     if isinstance(config, TargetSplitConfig) and config.test_fraction > 0:
         draws["test"] = Draw("test", config.test_fraction, "--test-fraction", seed)
-    return draws | {"val": Draw("split", config.val_fraction, "--val-fraction", seed)}
+    if config.val_fraction > 0:
+        draws["val"] = Draw("split", config.val_fraction, "--val-fraction", seed)
+    return draws
 
 
 def _draw(ids: TextArray, groups: TextArray | None, classes: TextArray | None, draw: Draw) -> BoolArray:

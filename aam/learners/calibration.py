@@ -1,5 +1,6 @@
 """Probabilities that mean what they say, fitted to predictions for samples that the learner has not seen."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,13 @@ LEAST = 1e-6
 class Calibration(NamedTuple):
     """A temperature: probabilities p become softmax(log(p) / T), flatter for T above 1."""
 
-    temperature: float = 1.0
+    temperature: float
+    present: tuple[bool, ...]
+    """Whether a class had a training sample; one that had none keeps probability 0 [C]."""
 
     def apply(self, probability: Floats) -> Floats:
-        """Calibrate [m, C]; a class of probability 0 keeps it."""
-        calibrated: Floats = softmax(_scores(probability) / self.temperature, axis=1)
+        """Calibrate [m, C]."""
+        calibrated: Floats = softmax(_scores(probability, self.present) / self.temperature, axis=1)
         return calibrated
 
     @classmethod
@@ -31,22 +34,19 @@ class Calibration(NamedTuple):
             codes: the true class of each [n].
             weight: of each [n].
         """
-        known = probability[np.arange(len(codes)), codes] > 0
-        if not known.any():
-            return cls()
-        scores, true, weight = _scores(probability[known]), codes[known], weight[known]
+        here = tuple(np.isin(np.arange(probability.shape[1]), codes).tolist())
+        scores = _scores(probability, here)
 
         def loss(log_temperature: float) -> float:
             logs = log_softmax(scores / np.exp(log_temperature), axis=1)
-            return float(-(weight @ logs[np.arange(len(true)), true]))
+            return float(-(weight @ logs[np.arange(len(codes)), codes]))
 
         found = minimize_scalar(loss, bounds=(-3, 3), method="bounded")
-        return cls(float(np.exp(found.x)))
+        return cls(float(np.exp(found.x)), here)
 
 
-def _scores(probability: Floats) -> Floats:
+def _scores(probability: Floats, present: Sequence[bool]) -> Floats:
     """Logarithms, those of tiny probabilities (of a forest, say) bounded; minus infinity where there is no sample."""
-    absent = (probability == 0).all(axis=0)
     scores: Floats = np.log(np.maximum(probability, LEAST))
-    scores[:, absent] = -np.inf
+    scores[:, ~np.array(present)] = -np.inf
     return scores

@@ -51,7 +51,7 @@ class EnsembleSolution(Solution):
         """Settings of the members, and temperatures."""
         return {
             "members": {name: member.settings() for name, member in self.members.items()},
-            "temperatures": [one.temperature for one in self.calibrations],
+            "calibrations": [one._asdict() for one in self.calibrations],
         }
 
     @classmethod
@@ -60,7 +60,7 @@ class EnsembleSolution(Solution):
         from aam.learners.registry import restore_solution  # noqa: PLC0415  # it knows this class too
 
         members = {name: restore_solution(name, own, below(name, arrays)) for name, own in settings["members"].items()}
-        calibrations = tuple(Calibration(value) for value in settings["temperatures"])
+        calibrations = tuple(Calibration(one["temperature"], tuple(one["present"])) for one in settings["calibrations"])
         return cls(members, arrays["weights"], calibrations)
 
 

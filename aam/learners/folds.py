@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
@@ -22,14 +23,15 @@ def inner_folds(problem: Problem, most: int = INNER_FOLDS) -> Iterator[tuple[Row
     if folds < 2:
         return
     single = kinds == len(groups)
+    most_alike = int(np.bincount(problem.codes).max()) if problem.classes else 0
+    options: dict[str, Any] = {"shuffle": True, "random_state": problem.seed % 2**32}
+    if most_alike > 1:
+        # more folds than the largest class has samples are refused by scikit-learn
+        splitter = (StratifiedKFold if single else StratifiedGroupKFold)(max(2, min(folds, most_alike)), **options)
+    else:
+        splitter = (KFold if single else GroupKFold)(folds, **options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # a rare class is in fewer folds
-        if problem.classes:
-            split = StratifiedKFold if single else StratifiedGroupKFold
-            # more folds than the largest class has members are refused by scikit-learn
-            folds = max(2, min(folds, int(np.bincount(problem.codes).max())))
-        else:
-            split = KFold if single else GroupKFold
-        splitter = split(folds, shuffle=True, random_state=problem.seed % 2**32)
-        target = problem.codes if problem.classes else problem.y
-        yield from splitter.split(problem.rows, target, None if single else groups)
+        for train, held_out in splitter.split(problem.rows, problem.y, None if single else groups):
+            if len(train) and len(held_out):  # classes that few groups have can leave a fold empty
+                yield train, held_out

@@ -161,7 +161,7 @@ def _ridge_path(data: _Data, steps: int | None) -> _Path:
     mean, mean_y, features, y = _weighed(data)
     left, singular, right = np.linalg.svd(features, full_matrices=False)
     squared = np.square(singular)
-    penalty = RIDGE_STRENGTHS[:steps, None] * squared.sum() / len(y)
+    penalty = RIDGE_STRENGTHS[:steps, None] * (squared.sum() or 1.0) / len(y)  # features that are all alike: 0
     coefficients = (singular * (left.T @ y)) / (squared + penalty) @ right
     return _Path(coefficients[:, :, None], mean_y - (coefficients @ mean)[:, None])
 
@@ -169,7 +169,7 @@ def _ridge_path(data: _Data, steps: int | None) -> _Path:
 def _sparse_path(data: _Data, share: float, steps: int | None) -> _Path:
     """Lasso or elastic net (Zou and Hastie 2005)."""
     mean, mean_y, features, y = _weighed(data)
-    most = np.abs(features.T @ y).max() / (len(y) * share)
+    most = (np.abs(features.T @ y).max() or 1.0) / (len(y) * share)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # close enough at the weakest penalties
         alphas = most * SPARSE_STRENGTHS[:steps]
@@ -184,7 +184,7 @@ def _logistic_path(data: _Data, penalty: Penalty, steps: int | None) -> _Path:
     present = np.unique(codes)
     if len(present) == 1:
         return _one_class(data, int(present[0]), len(strengths))
-    length = np.mean(np.square(features).sum(axis=1))
+    length = np.mean(np.square(features).sum(axis=1)) or 1.0
     solver = "lbfgs" if penalty == "l2" else "saga"
     model = LogisticRegression(
         l1_ratio=L1_SHARE[penalty], solver=solver, warm_start=True, max_iter=ITERATIONS[solver], random_state=0

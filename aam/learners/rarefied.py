@@ -72,12 +72,17 @@ def predict_averaged(fitted: Fitted, drawn: Sequence[Study], rows: Rows) -> pd.D
 
 
 def mean_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Mean of several predictions of the same samples, and of their spreads."""
+    """Mean of several predictions of the same samples."""
     outputs = zip(*(part.outputs for part in parts), strict=True)
-    return Predictions(parts[0].targets, tuple(_mean(column) for column in outputs))
+    return Predictions(parts[0].targets, tuple(mean_output(column) for column in outputs))
 
 
-def _mean(parts: Sequence[Output]) -> Output:
+def mean_output(parts: Sequence[Output]) -> Output:
+    """Mean of predictions from several draws; its spread holds the variance within draws and between them."""
+    if len(parts) == 1:
+        return parts[0]
+    values = np.stack([part.value for part in parts])
     spreads = [part.spread for part in parts if part.spread is not None]
-    value = np.mean([part.value for part in parts], axis=0)
-    return Output(value, np.mean(spreads, axis=0) if spreads else None)
+    if not spreads:
+        return Output(values.mean(axis=0))
+    return Output(values.mean(axis=0), np.sqrt(np.mean(np.square(spreads), axis=0) + values.var(axis=0)))

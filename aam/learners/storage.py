@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aam.data.study import Study
+from aam.data.study import Study, select_samples
 from aam.data.target_table import Targets
 from aam.errors import InputError
 from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
@@ -62,10 +62,13 @@ class TrainedLearner:
         Raises:
             InputError: no sample can be predicted.
         """
-        aligned = self.reference.align(study)
-        drawn = self.spec.rarefaction.drawn(aligned.study)
-        table = predict_averaged(self.fitted, drawn, np.arange(drawn[0].table.n_samples))
-        return table.assign(reads_lost=aligned.lost.loc[list(table.index)].to_numpy()), drawn[0]
+        lost = self.reference.reads_lost(study)
+        # in this order: reads are drawn from all, as they were when the learner was judged
+        drawn = [self.reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
+        known = np.flatnonzero(np.all([draw.table.depth > 0 for draw in drawn], axis=0))
+        drawn = [select_samples(draw, known, "no read of an ASV that the model knows") for draw in drawn]
+        table = predict_averaged(self.fitted, drawn, np.arange(len(known)))
+        return table.assign(reads_lost=lost.loc[list(table.index)].to_numpy()), drawn[0]
 
 
 def checkpoint_of(trained: TrainedLearner) -> Checkpoint:

@@ -19,6 +19,19 @@ logger = logging.getLogger(__name__)
 
 COMPARED: Final[tuple[LearnerName, ...]] = ("forest", "ensemble")
 FILE = "baselines.json"
+MOST_SAMPLES: Final = 5000
+"""Training samples from which on learners on the side are no matter of minutes."""
+
+
+def check_tree(config: TrainConfig) -> None:
+    """Read the tree before the training, which the comparison after it needs.
+
+    Raises:
+        InputError: the file is missing or wrong.
+    """
+    inputs = config.inputs
+    if inputs.tree is not None and config.choice.baselines:
+        read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
 
 
 def compare_with_learners(columns: Columns, config: TrainConfig, folder: Path) -> None:
@@ -29,6 +42,12 @@ def compare_with_learners(columns: Columns, config: TrainConfig, folder: Path) -
         config: its options.
         folder: its output folder, which holds its metrics.
     """
+    samples = len(columns.split.train)
+    if samples > MOST_SAMPLES:
+        logger.info(
+            "not compared with a forest and the ensemble, as %d samples would take long: see aam evaluate", samples
+        )
+        return
     columns = columns._replace(study=_with_tree(columns.study, config))
     rows = held_out_rows(columns.split)
     scores: dict[Side, dict[str, Metrics]] = {

@@ -55,7 +55,7 @@ def learn_columns(study: Study, config: TrainConfig) -> Columns:
     assert metadata is not None
     strata = _strata(values, config)
     split = split_samples(study.table.sample_ids, metadata, config.split, config.runtime.seed, strata)
-    if not len(split.train) or not len(split.val):
+    if not len(split.train) or (not len(split.val) and config.split.val_fraction > 0):
         raise InputError("the split leaves no samples to train on or none to validate; use another --val-fraction")
     targets = Targets.fit(values, metadata, split.train, config.target)
     targets.warn_of_others(metadata)

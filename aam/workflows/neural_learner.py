@@ -46,6 +46,8 @@ from aam.workflows.restore import Restored, pretrained_model, restored
 
 TARGET, GROUP, SIDE = "target", "group", "side"
 """Columns of the metadata that a training is given."""
+VAL_FRACTION: Final = TargetSplitConfig().val_fraction
+"""Share of the training samples that chooses the checkpoint of a member, where the command holds out none."""
 DRAWS: Final = 10
 """Divisions of the training samples that are tried."""
 BATCH: Final = 64
@@ -125,7 +127,7 @@ class NeuralLearner(Learner):
         """Take the options of the network from those of a command."""
         sections: dict[str, Any] = {section: getattr(config, section) for section in SECTIONS_OF_NETWORK}
         if isinstance(config, TrainConfig):
-            sections["split"] = TargetSplitConfig(val_fraction=config.split.val_fraction)
+            sections["split"] = TargetSplitConfig(val_fraction=config.split.val_fraction or VAL_FRACTION)
             sections["runtime"] = config.runtime
         return cls(TrainingConfig(target=TargetConfig(metadata_column=(TARGET,)), **sections))
 

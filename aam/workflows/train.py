@@ -18,7 +18,7 @@ from aam.evaluation.predictions import Side, write_prediction_report
 from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
 from aam.training.target_objective import TargetObjective
-from aam.workflows.baselines import compare_with_learners
+from aam.workflows.baselines import check_tree, compare_with_learners
 from aam.workflows.columns import learn_columns
 from aam.workflows.fit import Run, fit
 from aam.workflows.folder import settle_folder
@@ -45,6 +45,7 @@ def train(config: TrainConfig) -> None:
         study = load_study(config.inputs, config.sampling, needs=("metadata",))
         columns = learn_columns(study, config)
         found = world.on_main(lambda: warn_of_leakage(columns, config))
+        world.on_main(lambda: check_tree(config))
         _, folder = train_study(columns.study, config, world)
         is_main = world.is_main
     if is_main:  # the others need not wait for it

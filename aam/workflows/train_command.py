@@ -20,6 +20,8 @@ def train_command(config: RunConfig, learner: str, output_dir: str, **changes: A
         output_dir: where to.
         changes: options by name that differ from those of the other command.
     """
+    if learner != "neural":
+        changes.setdefault("val_fraction", 0.0)  # there is no checkpoint to choose
     words = ["aam", "train", "--learner", learner]
     members = {**config.flat(), **changes}.get("ensemble_members", ())
     with_network = learner == "ensemble" and "neural" in members

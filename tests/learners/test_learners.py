@@ -21,8 +21,9 @@ from aam.config import (
 from aam.data.study import Study
 from aam.data.tables import FeatureTable
 from aam.errors import InputError
-from aam.learners.base import Labels, pose
-from aam.learners.rarefied import Rarefaction, auto_depth
+from aam.learners.base import Labels, Output, pose
+from aam.learners.calibration import Calibration
+from aam.learners.rarefied import Rarefaction, auto_depth, mean_output
 from aam.learners.reference import Reference
 from aam.learners.registry import make_learner
 from aam.learners.storage import LearnerSpec, TrainedLearner, load_learner, save_learner
@@ -309,3 +310,64 @@ def test_the_network_learns_by_weight(study, sides):
     one = predicted(fitted("neural", study, labels, rows), study, others)
     other = predicted(fitted("neural", study, replace(labels, weight=weight), rows), study, others)
     assert (one["prediction"] != other["prediction"]).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_that_are_all_alike_leave_the_mean(kind, study, sides):
+    """One prevalent ASV has the log-ratio 0 in every sample."""
+    rows, others = sides
+    table = study.table
+    one = replace(
+        study,
+        table=FeatureTable(
+            csr_array(np.full((table.n_samples, 1), 5)), table.sample_ids, table.asv_ids[:1], table.sequences[:1]
+        ),
+        tree=None,
+    )
+    for penalty in ("l2", "l1"):
+        made = learner("linear", linear=LinearConfig(linear_penalty=penalty))
+        table_ = predicted(made.fit(one, rows, KINDS[kind](study), 0), study=one, rows=others)
+        assert table_.select_dtypes(float).notna().all(axis=None)
+        assert table_["prediction"].nunique() == 1
+
+
+@pytest.mark.parametrize("name", ["linear", "kernel", "ensemble"])
+def test_one_training_sample_of_each_class(name, study, sides):
+    _, others = sides
+    labels = classes(study)
+    rows = np.array(
+        [int(np.flatnonzero(labels.values.iloc[:, 0] == kind)[0]) for kind in labels.values.iloc[:, 0].unique()]
+    )
+    table = predicted(fitted(name, study, labels, rows), study, others)
+    np.testing.assert_allclose(table.filter(like="probability_").sum(axis=1), 1)
+
+
+def test_a_calibrated_sample_does_not_depend_on_its_companions():
+    calibration = Calibration(3.0, (True, True, True))
+    rows = np.array([[0.7, 0.3, 0.0], [0.2, 0.3, 0.5]])
+    np.testing.assert_array_equal(calibration.apply(rows)[:1], calibration.apply(rows[:1]))
+    assert calibration.apply(rows)[0, 2] > 0
+    assert Calibration(3.0, (True, True, False)).apply(rows[:1])[0, 2] == 0
+
+
+def test_reads_are_drawn_before_unknown_asvs_are_dropped(study, sides):
+    """So that a sample that is deep enough stays, as it did when the learner was judged."""
+    rows, _ = sides
+    solution = fitted("clades", study, numbers(study), rows)
+    depth = auto_depth(study)
+    spec = LearnerSpec(learner="clades", training=[], rarefaction=Rarefaction(depth=depth, draws=2))
+    table = study.table
+    foreign = tuple(f"{'ACGT' * 8}{'ACGT'[i % 4] * (1 + i)}" for i in range(table.n_asvs // 2))
+    renamed = (*foreign, *table.sequences[len(foreign) :])
+    other = replace(study, table=FeatureTable(table.counts, table.sample_ids, renamed, renamed))
+    predictions, used = TrainedLearner(spec, solution, Reference.of(study)).predict(other)
+    deep = {sample for sample, reads in zip(table.sample_ids, table.depth, strict=True) if reads >= depth}
+    assert set(predictions.index) == deep
+    assert used.table.depth.min() < depth
+
+
+def test_the_spread_of_several_draws_holds_what_is_between_them():
+    parts = [Output(np.array([0.0]), np.array([1.0])), Output(np.array([2.0]), np.array([1.0]))]
+    mean = mean_output(parts)
+    assert mean.value == [1.0]
+    assert mean.spread == pytest.approx([np.sqrt(2)])
