@@ -130,11 +130,17 @@ class ForestSolution(Solution):
     """A random forest on centred log-ratios of ASVs."""
 
     columns: NDArray[np.int64]
+    """Of the features: ASVs, or branches."""
     forest: Forest
+
+    @staticmethod
+    def features(study: Study, rows: Rows, columns: NDArray[np.int64]) -> Floats:
+        """Features of some samples [m, columns]."""
+        return log_ratios_of_counts(study, rows, columns)
 
     def predict(self, study: Study, rows: Rows) -> Output:
         """Predict by the mean of the trees."""
-        return Output(self.forest.predict(log_ratios_of_counts(study, rows, self.columns)))
+        return Output(self.forest.predict(self.features(study, rows, self.columns)))
 
     def arrays(self) -> Arrays:
         """Columns and trees."""
@@ -146,6 +152,16 @@ class ForestSolution(Solution):
         return cls(arrays["columns"], Forest.restore(arrays))
 
 
+@dataclass(eq=False)
+class CladesSolution(ForestSolution):
+    """Extra trees on the log proportions of clades."""
+
+    @staticmethod
+    def features(study: Study, rows: Rows, columns: NDArray[np.int64]) -> Floats:
+        """Features of some samples [m, branches]."""
+        return log_clades(study, rows, columns)
+
+
 @dataclass(frozen=True)
 class ForestLearner(Learner):
     """What users have today, and the yardstick: a random forest on log-ratios of prevalent ASVs."""
@@ -153,52 +169,26 @@ class ForestLearner(Learner):
     config: TreesConfig
     name: ClassVar[str] = "forest"
 
-    def frugal(self) -> "ForestLearner":
+    def frugal(self) -> Self:
         """With a fifth of the trees."""
-        return ForestLearner(fewer_trees(self.config))
+        return type(self)(fewer_trees(self.config))
 
     def solve(self, problem: Problem) -> ForestSolution:
         """Choose prevalent ASVs and grow the trees."""
         columns = prevalent_asvs(problem.study, problem.rows, self.config.min_prevalence)
-        features = log_ratios_of_counts(problem.study, problem.rows, columns)
+        features = ForestSolution.features(problem.study, problem.rows, columns)
         return ForestSolution(columns, forest_of(TreesOf(self.config.trees), features, problem))
 
 
-@dataclass(eq=False)
-class CladesSolution(Solution):
-    """Extra trees on the log proportions of clades."""
-
-    branches: NDArray[np.int64]
-    forest: Forest
-
-    def predict(self, study: Study, rows: Rows) -> Output:
-        """Predict by the mean of the trees."""
-        return Output(self.forest.predict(log_clades(study, rows, self.branches)))
-
-    def arrays(self) -> Arrays:
-        """Branches and trees."""
-        return {"branches": self.branches, **self.forest.arrays()}
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
-        """Rebuild."""
-        return cls(arrays["branches"], Forest.restore(arrays))
-
-
 @dataclass(frozen=True)
-class CladesLearner(Learner):
+class CladesLearner(ForestLearner):
     """Extra trees (Geurts, Ernst and Wehenkel 2006) on the log proportion of every clade of the tree."""
 
-    config: TreesConfig
     name: ClassVar[str] = "clades"
     needs_tree: ClassVar[bool] = True
-
-    def frugal(self) -> "CladesLearner":
-        """With a fifth of the trees."""
-        return CladesLearner(fewer_trees(self.config))
 
     def solve(self, problem: Problem) -> CladesSolution:
         """Choose prevalent clades and grow the trees."""
         branches = prevalent_branches(problem.study, problem.rows, self.config.min_prevalence)
-        features = log_clades(problem.study, problem.rows, branches)
+        features = CladesSolution.features(problem.study, problem.rows, branches)
         return CladesSolution(branches, forest_of(TreesOf(self.config.trees, "extra"), features, problem))
