@@ -6,12 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from aam.learners.base import Floats, Learner, Problem, Rows, Solution
+from aam.evaluation.scores import log_losses
+from aam.learners.base import Learner, Problem, Rows, Solution
 from aam.learners.ensemble import EnsembleLearner
 from aam.learners.folds import inner_folds
-
-SMALLEST = 1e-12
-"""Probability that a logarithm takes for 0."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,7 @@ def _loss(learner: Learner, problem: Problem, train: Rows, held_out: Rows) -> fl
     """Weighted sum of the losses of some samples, learned from others."""
     part, new = problem.take(train), problem.take(held_out)
     value = learner.solve(part).predict(problem.study, new.rows).value
-    losses: Floats
-    if problem.classes:
-        losses = -np.log(np.maximum(value[np.arange(len(new.rows)), new.codes], SMALLEST))
-    else:
-        losses = np.square(value - new.y)
+    losses = log_losses(new.codes, value) if problem.classes else np.square(value - new.y)
     return float(new.weight @ losses)
 
 

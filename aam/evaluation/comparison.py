@@ -21,6 +21,7 @@ from aam.evaluation.scores import (
     draw_classes,
     draw_numbers,
     is_better,
+    log_losses,
     score_classes,
     score_numbers,
 )
@@ -190,9 +191,8 @@ def _errors(out: OutOfFold, learner: str) -> pd.DataFrame:
     predicted = out.predicted[learner]
     if out.classes:
         places = out.true.astype(np.int64)
-        of_true = predicted[np.arange(len(places)), places]
         right = (predicted.argmax(axis=1) == places).astype(np.float64)
-        errors = {"accuracy": right, "log_loss": -np.log(np.maximum(of_true, np.finfo(np.float64).eps))}
+        errors = {"accuracy": right, "log_loss": log_losses(places, predicted)}
     else:
         errors = {"mae": np.abs(predicted - out.true), "bias": predicted - out.true}
     frame = pd.DataFrame({"group": out.groups} | errors)
