@@ -27,6 +27,8 @@ from aam.evaluation.scores import (
 )
 
 PROBABILITY = "probability_"
+CHANCE = 0.5
+"""AUROC of a guess."""
 SCORE_COLUMNS = ["learner", "metric", "value", "low", "high"]
 DIFFERENCE_COLUMNS = ["learner", "reference", "metric", "difference", "low", "high", "beyond_noise"]
 
@@ -127,8 +129,25 @@ class OutOfFold:
 
     @property
     def ranking(self) -> list[str]:
-        """Learners from the best to the worst; of equal ones the one that comes first."""
-        return sorted(self.scores, key=lambda name: -_finite(self.scores[name][self.main]))
+        """Learners from the best to the worst; of equal ones the one that comes first.
+
+        Learners of classes whose main score is within noise of the guess are its equals; the log loss decides among
+        equals, then the AUROC, as neither depends on which class is the likeliest.
+        """
+        return sorted(self.scores, key=self._place)
+
+    def _place(self, name: str) -> tuple[float, ...]:
+        value = self.scores[self._equal(name)][self.main]
+        if not self.classes:
+            return (-_finite(value),)
+        scores = self.scores[name]
+        return (-round(_finite(value), 9), scores["log_loss"], -_finite(scores["auroc"]))
+
+    def _equal(self, name: str) -> str:
+        """The guess for learners of classes that are within noise of it, else the learner itself."""
+        if not self.classes or "null" not in self.predicted or not self.boot.enough:
+            return name
+        return name if self.difference(name, "null")[1].excludes_zero else "null"
 
     def interval(self, learner: str, metric: str) -> Interval:
         """Interval of a score."""
@@ -141,9 +160,19 @@ class OutOfFold:
         return value, self.boot.interval(self.drawn[learner][metric] - self.drawn[reference][metric])
 
     def beats(self, learner: str, reference: str) -> bool:
-        """Whether a learner's main score is better than a reference's beyond noise."""
+        """Whether a learner is better than a reference beyond noise, by the main score.
+
+        Than the guess it also is if it ranks samples, which the likeliest class alone hides if classes are unbalanced.
+        """
         value, interval = self.difference(learner, reference)
-        return value > 0 and interval.excludes_zero
+        return (value > 0 and interval.excludes_zero) or (reference == "null" and self.ranks(learner))
+
+    def ranks(self, learner: str) -> bool:
+        """Whether AUROC is above chance and log loss below that of the guess, both beyond noise."""
+        if not self.classes or "null" not in self.predicted:
+            return False
+        gain, interval = self.difference(learner, "null", "log_loss")
+        return gain < 0 and interval.excludes_zero and self.interval(learner, "auroc").low > CHANCE
 
 
 def _finite(value: float) -> float:

@@ -110,3 +110,40 @@ def test_a_difference_is_better_by_the_sense_of_its_score():
     assert row["difference"] < 0
     assert row["beyond_noise"] == "better"
     assert table.loc[("depth", "kernel", "r2")]["beyond_noise"] == "worse"
+
+
+def unbalanced(strengths: dict[str, float], groups: int = 60) -> OutOfFold:
+    """An eighth of the samples is a case; learners know something of it, and no case is likelier than not."""
+    rng = np.random.default_rng(3)
+    size = groups * 5
+    true = np.tile([1.0, *[0.0] * 7], size)[:size]
+    shift = rng.normal(true * 1.5, 1)
+    names = np.repeat([f"g{number:02d}" for number in range(groups)], 5)
+    predicted = {"null": np.tile([0.875, 0.125], (size, 1))}
+    for name, strength in strengths.items():
+        noise = rng.normal(0, 1, size)
+        case = 0.45 / (1 + np.exp(2 - 1.5 * (strength * shift + (1 - strength) * noise)))
+        predicted[name] = np.stack([1 - case, case], axis=1)
+    return OutOfFold(tuple(f"s{n:03d}" for n in range(size)), names, true, ("control", "case"), predicted, 42)
+
+
+def test_what_ranks_samples_of_unbalanced_classes_well_is_worth_training():
+    out = unbalanced({"depth": 0.0, "forest": 0.5, "kernel": 1.0})
+    assert {name: scores["balanced_accuracy"] for name, scores in out.scores.items()} == dict.fromkeys(out.scores, 0.5)
+    verdict = judge(out, "disease", "groups")
+    assert (verdict.best, verdict.to_train) == ("kernel", "kernel")
+    assert "which hides what it knows" in verdict.sentence
+    assert "(case: 13% of the samples): it ranks samples well, AUROC 0.8" in verdict.sentence
+    assert "not better than a guess" not in verdict.sentence
+    assert not out.beats("depth", "null")
+
+
+def test_depth_that_ranks_samples_of_unbalanced_classes_is_a_confounder():
+    told = misleading(unbalanced({"depth": 1.0, "forest": 0.5}), "depth", "disease")
+    assert "disease is confounded with sequencing depth" in told
+    assert "which hides what it knows" in told
+
+
+def test_noise_on_unbalanced_classes_is_not_worth_training():
+    verdict = judge(unbalanced({"depth": 0.0, "forest": 0.0}), "disease", "groups")
+    assert (verdict.best, verdict.to_train) == ("null", None)
