@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import FoldResult, Variant
 from aam.evaluation.intervals import Floats, GroupBootstrap, Interval
 from aam.evaluation.scores import (
@@ -83,7 +84,7 @@ class OutOfFold:
         predicted = {name: means.loc[name].loc[ids].to_numpy(np.float64) for name in names}
         truth = table.drop_duplicates("sample_id").set_index("sample_id")["true"].loc[ids]
         classes = tuple(str(name).removeprefix(PROBABILITY) for name in shares)
-        true = truth.map({name: place for place, name in enumerate(classes)}) if classes else truth
+        true = _places(truth, classes) if classes else truth
         if not classes:
             predicted = {name: value[:, 0] for name, value in predicted.items()}
         of_samples = groups.loc[ids].to_numpy(dtype=np.str_)
@@ -173,6 +174,18 @@ class OutOfFold:
             return False
         gain, interval = self.difference(learner, "null", "log_loss")
         return gain < 0 and interval.excludes_zero and self.interval(learner, "auroc").low > CHANCE
+
+
+def _places(truth: "pd.Series[str]", classes: Sequence[str]) -> "pd.Series[float]":
+    """Places of classes.
+
+    Raises:
+        InputError: no training sample had one of them.
+    """
+    unknown = sorted(set(truth) - set(classes))
+    if unknown:
+        raise InputError(f"no training sample of any fold is of class {first_ids(unknown)}, which was held out")
+    return truth.map({name: float(place) for place, name in enumerate(classes)})
 
 
 def _finite(value: float) -> float:
