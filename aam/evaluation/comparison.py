@@ -3,8 +3,8 @@
 Shapes: n samples that were held out, C classes.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -30,7 +30,7 @@ from aam.evaluation.scores import (
 PROBABILITY = "probability_"
 CHANCE = 0.5
 """AUROC of a guess."""
-SCORE_COLUMNS = ["learner", "metric", "value", "low", "high"]
+SCORE_COLUMNS = ["learner", "metric", "value", "low", "high", "one_repeat"]
 DIFFERENCE_COLUMNS = ["learner", "reference", "metric", "difference", "low", "high", "beyond_noise"]
 
 
@@ -67,9 +67,20 @@ class OutOfFold:
     predicted: dict[str, Floats]
     """[n], or probabilities [n, C], by learner."""
     seed: int
+    one_repeat: dict[str, Scores] = field(default_factory=dict)
+    """Mean over repeats of the scores of each alone, by learner: those of single fits. Empty where nobody asks."""
 
     @classmethod
     def of(cls, table: pd.DataFrame, groups: "pd.Series[str]", seed: int) -> Self:
+        """Average a table of predictions over repeats; see `_averaged`."""
+        out = cls._averaged(table, groups, seed)
+        if table["repeat"].nunique() == 1:
+            return replace(out, one_repeat=out.scores)
+        parts = [cls._averaged(part, groups, seed).scores for _, part in table.groupby("repeat")]
+        return replace(out, one_repeat={name: _mean([scores[name] for scores in parts]) for name in out.predicted})
+
+    @classmethod
+    def _averaged(cls, table: pd.DataFrame, groups: "pd.Series[str]", seed: int) -> Self:
         """Average a table of predictions over repeats.
 
         Args:
@@ -135,13 +146,23 @@ class OutOfFold:
         Learners of classes whose main score is within noise of the guess are its equals; the log loss decides among
         equals, then the AUROC, as neither depends on which class is the likeliest.
         """
-        return sorted(self.scores, key=self._place)
+        return sorted(self.scores, key=lambda name: self._place(name, self.scores))
 
-    def _place(self, name: str) -> tuple[float, ...]:
-        value = self.scores[self._equal(name)][self.main]
+    @property
+    def ranking_of_single_fits(self) -> list[str]:
+        """As `ranking`, by the mean score of each repeat alone."""
+        return sorted(self.scores, key=lambda name: self._place(name, self.of_one))
+
+    @property
+    def of_one(self) -> dict[str, Scores]:
+        """Scores of single fits by learner, resolved."""
+        return self.one_repeat or self.scores
+
+    def _place(self, name: str, of: Mapping[str, Scores]) -> tuple[float, ...]:
+        value = of[self._equal(name)][self.main]
         if not self.classes:
             return (-_finite(value),)
-        scores = self.scores[name]
+        scores = of[name]
         return (-round(_finite(value), 9), scores["log_loss"], -_finite(scores["auroc"]))
 
     def _equal(self, name: str) -> str:
@@ -188,14 +209,22 @@ def _places(truth: "pd.Series[str]", classes: Sequence[str]) -> "pd.Series[float
     return truth.map({name: float(place) for place, name in enumerate(classes)})
 
 
+def _mean(parts: Sequence[Scores]) -> Scores:
+    """Mean of each score over those that are numbers."""
+    return {str(metric): float(value) for metric, value in pd.DataFrame(parts).mean().items()}
+
+
 def _finite(value: float) -> float:
     return value if np.isfinite(value) else -np.inf
 
 
 def score_table(out: OutOfFold) -> pd.DataFrame:
-    """One row for each learner and metric, with a 95 % interval where there are ten groups."""
+    """One row for each learner and metric, with a 95 % interval where there are ten groups.
+
+    ``value`` is of predictions that are averaged over repeats, ``one_repeat`` of single ones.
+    """
     rows = [
-        (name, metric, value, *out.interval(name, metric))
+        (name, metric, value, *out.interval(name, metric), out.of_one[name][metric])
         for name, scores in out.scores.items()
         for metric, value in scores.items()
     ]

@@ -65,7 +65,7 @@ def judge(out: OutOfFold, column: str, unit: str) -> Verdict:
     if best not in NO_MODEL:
         rival = "forest" if best != "forest" else next((name for name in models if name != best), "null")
         parts = [f"{best} predicts {column} best: {named} over {out.boot.groups} {unit}", compared(out, best, rival)]
-        parts += _against_guess(out, best)
+        parts += [*_against_guess(out, best), *_single_fit(out, best)]
         return Verdict(best, best, ", ".join(parts))
     sentence = (
         f"no learner predicts {column} better than {NO_MODEL[best]} ({best}): {named} over {out.boot.groups} {unit}"
@@ -75,6 +75,7 @@ def judge(out: OutOfFold, column: str, unit: str) -> Verdict:
     sentence += f"; the best that looks at ASVs is {models[0]}: {_with_score(out, models[0])}, "
     sentence += ", ".join([compared(out, models[0], best), *_hidden(out, models[0])])
     worth = "null" in out.predicted and out.beats(models[0], "null")
+    sentence += "".join(f", {text}" for text in (_single_fit(out, models[0]) if worth else ()))
     return Verdict(best, models[0] if worth else None, sentence)
 
 
@@ -104,6 +105,27 @@ def _against_guess(out: OutOfFold, best: str) -> list[str]:
     if "null" not in out.predicted or not out.boot.enough or out.beats(best, "null"):
         return _hidden(out, best)
     return [f"but not better than a guess beyond noise (null {out.scores['null'][out.main]:.2f})"]
+
+
+def _single_fit(out: OutOfFold, best: str) -> list[str]:
+    """What to say where the best is so as a mean of several fits, and `aam train` makes one."""
+    ranking = out.ranking_of_single_fits
+    first = next(name for name in ranking if name not in NO_MODEL)
+    said = []
+    if first != best:
+        said.append(f"but of single fits, as `aam train` makes one, {first} is best ({_single(out, first, best)})")
+    if "null" in ranking and ranking.index("null") < ranking.index(best):
+        said.append(f"but a single fit of it is no better than a guess ({_single(out, best, 'null')})")
+    return said
+
+
+def _single(out: OutOfFold, *names: str) -> str:
+    """Scores of single fits; of classes also the log loss, which decides among equals."""
+    metrics = (out.main, "log_loss") if out.classes else (out.main,)
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{spelled(metric)} {out.of_one[name][metric]:.2f}" for metric in metrics)
+        for name in names
+    )
 
 
 def _hidden(out: OutOfFold, learner: str) -> list[str]:

@@ -1,5 +1,7 @@
 """What an evaluation says: which learner is best, whether that is beyond noise, and what misleads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,6 +96,45 @@ def test_repeats_are_averaged_before_they_are_scored():
     ]
     out = OutOfFold.of(pd.DataFrame(rows), pd.Series("g", index=["a", "b", "c"]), 0)
     assert out.scores["x"]["mae"] == pytest.approx(0)
+
+
+def of_repeats(spreads: dict[str, float], repeats: int = 9) -> OutOfFold:
+    """Learners that are right on average, each fit by as much as its spread off."""
+    rng = np.random.default_rng(5)
+    true = rng.normal(0, 1, 100)
+    ids = [f"s{number:03d}" for number in range(100)]
+    tables = [
+        pd.DataFrame(
+            {"sample_id": ids, "learner": name, "repeat": repeat, "fold": 1, "true": true, "prediction": value}
+        )
+        for repeat in range(1, repeats + 1)
+        for name, spread in spreads.items()
+        for value in [np.zeros(100) if name == "null" else 0.7 * true + rng.normal(0, spread, 100)]
+    ]
+    return OutOfFold.of(pd.concat(tables), pd.Series(ids, index=ids), 42)
+
+
+def test_scores_of_single_fits_stand_beside_those_of_the_mean():
+    out = of_repeats({"null": 0.0, "forest": 0.3, "kernel": 0.9})
+    table = score_table(out).set_index(["learner", "metric"])
+    assert table.loc[("kernel", "r2"), "one_repeat"] < 0.2 < 0.7 < table.loc[("kernel", "r2"), "value"]
+    assert table.loc[("null", "mae"), "one_repeat"] == pytest.approx(table.loc[("null", "mae"), "value"])
+    once = score_table(of_repeats({"forest": 0.3}, repeats=1))
+    assert (once["one_repeat"] == once["value"]).all()
+
+
+def test_a_learner_that_is_best_as_a_mean_alone_is_said_so():
+    out = of_repeats({"null": 0.0, "forest": 0.62, "kernel": 0.4})
+    assert "single" not in judge(out, "age", "samples").sentence
+    rough = of_repeats({"null": 0.0, "forest": 1.6, "kernel": 1.1})
+    assert rough.ranking[0] == "kernel"
+    assert "but a single fit of it is no better than a guess (kernel: R2 -0." in judge(rough, "age", "samples").sentence
+    table = {"null": 0.0, "kernel": 0.6, "forest": 0.5}
+    other = of_repeats(table)
+    swapped = replace(other, predicted={**other.predicted, "kernel": other.true})
+    said = judge(swapped, "age", "samples").sentence
+    assert said.startswith("kernel predicts age best")
+    assert "but of single fits, as `aam train` makes one, forest is best (forest: R2 0." in said
 
 
 def test_errors_of_groups_are_those_of_their_samples():
