@@ -3,8 +3,8 @@
 Shapes: n samples that were held out, C classes.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import FoldResult, Variant
 from aam.evaluation.intervals import Floats, GroupBootstrap, Interval
 from aam.evaluation.scores import (
@@ -21,12 +22,15 @@ from aam.evaluation.scores import (
     draw_classes,
     draw_numbers,
     is_better,
+    log_losses,
     score_classes,
     score_numbers,
 )
 
 PROBABILITY = "probability_"
-SCORE_COLUMNS = ["learner", "metric", "value", "low", "high"]
+CHANCE = 0.5
+"""AUROC of a guess."""
+SCORE_COLUMNS = ["learner", "metric", "value", "low", "high", "one_repeat"]
 DIFFERENCE_COLUMNS = ["learner", "reference", "metric", "difference", "low", "high", "beyond_noise"]
 
 
@@ -63,9 +67,20 @@ class OutOfFold:
     predicted: dict[str, Floats]
     """[n], or probabilities [n, C], by learner."""
     seed: int
+    one_repeat: dict[str, Scores] = field(default_factory=dict)
+    """Mean over repeats of the scores of each alone, by learner: those of single fits. Empty where nobody asks."""
 
     @classmethod
     def of(cls, table: pd.DataFrame, groups: "pd.Series[str]", seed: int) -> Self:
+        """Average a table of predictions over repeats; see `_averaged`."""
+        out = cls._averaged(table, groups, seed)
+        if table["repeat"].nunique() == 1:
+            return replace(out, one_repeat=out.scores)
+        parts = [cls._averaged(part, groups, seed).scores for _, part in table.groupby("repeat")]
+        return replace(out, one_repeat={name: _mean([scores[name] for scores in parts]) for name in out.predicted})
+
+    @classmethod
+    def _averaged(cls, table: pd.DataFrame, groups: "pd.Series[str]", seed: int) -> Self:
         """Average a table of predictions over repeats.
 
         Args:
@@ -80,7 +95,7 @@ class OutOfFold:
         predicted = {name: means.loc[name].loc[ids].to_numpy(np.float64) for name in names}
         truth = table.drop_duplicates("sample_id").set_index("sample_id")["true"].loc[ids]
         classes = tuple(str(name).removeprefix(PROBABILITY) for name in shares)
-        true = truth.map({name: place for place, name in enumerate(classes)}) if classes else truth
+        true = _places(truth, classes) if classes else truth
         if not classes:
             predicted = {name: value[:, 0] for name, value in predicted.items()}
         of_samples = groups.loc[ids].to_numpy(dtype=np.str_)
@@ -126,8 +141,35 @@ class OutOfFold:
 
     @property
     def ranking(self) -> list[str]:
-        """Learners from the best to the worst; of equal ones the one that comes first."""
-        return sorted(self.scores, key=lambda name: -_finite(self.scores[name][self.main]))
+        """Learners from the best to the worst; of equal ones the one that comes first.
+
+        Learners of classes whose main score is within noise of the guess are its equals; the log loss decides among
+        equals, then the AUROC, as neither depends on which class is the likeliest.
+        """
+        return sorted(self.scores, key=lambda name: self._place(name, self.scores))
+
+    @property
+    def ranking_of_single_fits(self) -> list[str]:
+        """As `ranking`, by the mean score of each repeat alone."""
+        return sorted(self.scores, key=lambda name: self._place(name, self.of_one))
+
+    @property
+    def of_one(self) -> dict[str, Scores]:
+        """Scores of single fits by learner, resolved."""
+        return self.one_repeat or self.scores
+
+    def _place(self, name: str, of: Mapping[str, Scores]) -> tuple[float, ...]:
+        value = of[self._equal(name)][self.main]
+        if not self.classes:
+            return (-_finite(value),)
+        scores = of[name]
+        return (-round(_finite(value), 9), scores["log_loss"], -_finite(scores["auroc"]))
+
+    def _equal(self, name: str) -> str:
+        """The guess for learners of classes that are within noise of it, else the learner itself."""
+        if not self.classes or "null" not in self.predicted or not self.boot.enough:
+            return name
+        return name if self.difference(name, "null")[1].excludes_zero else "null"
 
     def interval(self, learner: str, metric: str) -> Interval:
         """Interval of a score."""
@@ -140,9 +182,36 @@ class OutOfFold:
         return value, self.boot.interval(self.drawn[learner][metric] - self.drawn[reference][metric])
 
     def beats(self, learner: str, reference: str) -> bool:
-        """Whether a learner's main score is better than a reference's beyond noise."""
+        """Whether a learner is better than a reference beyond noise, by the main score.
+
+        Than the guess it also is if it ranks samples, which the likeliest class alone hides if classes are unbalanced.
+        """
         value, interval = self.difference(learner, reference)
-        return value > 0 and interval.excludes_zero
+        return (value > 0 and interval.excludes_zero) or (reference == "null" and self.ranks(learner))
+
+    def ranks(self, learner: str) -> bool:
+        """Whether AUROC is above chance and log loss below that of the guess, both beyond noise."""
+        if not self.classes or "null" not in self.predicted:
+            return False
+        gain, interval = self.difference(learner, "null", "log_loss")
+        return gain < 0 and interval.excludes_zero and self.interval(learner, "auroc").low > CHANCE
+
+
+def _places(truth: "pd.Series[str]", classes: Sequence[str]) -> "pd.Series[float]":
+    """Places of classes.
+
+    Raises:
+        InputError: no training sample had one of them.
+    """
+    unknown = sorted(set(truth) - set(classes))
+    if unknown:
+        raise InputError(f"no training sample of any fold is of class {first_ids(unknown)}, which was held out")
+    return truth.map({name: float(place) for place, name in enumerate(classes)})
+
+
+def _mean(parts: Sequence[Scores]) -> Scores:
+    """Mean of each score over those that are numbers."""
+    return {str(metric): float(value) for metric, value in pd.DataFrame(parts).mean().items()}
 
 
 def _finite(value: float) -> float:
@@ -150,9 +219,12 @@ def _finite(value: float) -> float:
 
 
 def score_table(out: OutOfFold) -> pd.DataFrame:
-    """One row for each learner and metric, with a 95 % interval where there are ten groups."""
+    """One row for each learner and metric, with a 95 % interval where there are ten groups.
+
+    ``value`` is of predictions that are averaged over repeats, ``one_repeat`` of single ones.
+    """
     rows = [
-        (name, metric, value, *out.interval(name, metric))
+        (name, metric, value, *out.interval(name, metric), out.of_one[name][metric])
         for name, scores in out.scores.items()
         for metric, value in scores.items()
     ]
@@ -190,9 +262,8 @@ def _errors(out: OutOfFold, learner: str) -> pd.DataFrame:
     predicted = out.predicted[learner]
     if out.classes:
         places = out.true.astype(np.int64)
-        of_true = predicted[np.arange(len(places)), places]
         right = (predicted.argmax(axis=1) == places).astype(np.float64)
-        errors = {"accuracy": right, "log_loss": -np.log(np.maximum(of_true, np.finfo(np.float64).eps))}
+        errors = {"accuracy": right, "log_loss": log_losses(places, predicted)}
     else:
         errors = {"mae": np.abs(predicted - out.true), "bias": predicted - out.true}
     frame = pd.DataFrame({"group": out.groups} | errors)

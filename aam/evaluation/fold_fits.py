@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from aam.data.counts import Counts
 from aam.data.study import Study
 from aam.errors import InputError
-from aam.evaluation.choice import solve_chosen
+from aam.evaluation.choice import Solved, solve_chosen
 from aam.evaluation.schemes import Fold, Rows
 from aam.learners.base import Floats, Labels, Learner, Output, Predictions, Problem, Solution, pose
 from aam.learners.simple import NullLearner
@@ -94,19 +94,20 @@ def _fit_fold(
     held_out, empty = held_out_studies(variant, fold)
     metadata = held_out[0].metadata
     assert metadata is not None
-    solutions: dict[str, Solution] = {}
+    solved: dict[str, Solved] = {}
     tables: dict[str, OutputTable] = {}
     chosen: dict[str, str] = {}
     guess = NullLearner().solve(problem).value
     for name, learner in learners.items():
         of_sample = name in OF_THE_SAMPLE
         own = replace(problem, study=variant.study) if of_sample else problem
-        solutions[name], options = _solve(name, learner, own, solutions, fold)
-        chosen |= {name: options} if options is not None else {}
+        found, options = _solve(name, learner, own, solved, fold)
+        chosen |= options
         if of_sample:
-            output = _predict(solutions[name], held_out[:1], np.zeros_like(empty), guess)
+            output = _predict(found.solution, held_out[:1], np.zeros_like(empty), guess)
         else:
-            output = _predict(solutions[name], held_out[1:], empty, guess)
+            output = _predict(found.solution, held_out[1:], empty, guess)
+            solved[name] = found
         tables[name] = _columns(Predictions(targets, (output,)).table(metadata))
         done(name)
     ids = [variant.study.table.sample_ids[row] for row in fold.held_out]
@@ -156,12 +157,14 @@ def conceal(labels: Labels, rows: Rows) -> Labels:
 
 
 def _solve(
-    name: str, learner: Learner, problem: Problem, solutions: Mapping[str, Solution], fold: Fold
-) -> tuple[Solution, str | None]:
+    name: str, learner: Learner, problem: Problem, solved: Mapping[str, Solved], fold: Fold
+) -> tuple[Solved, dict[str, str]]:
     try:
-        return solve_chosen(learner, problem, solutions)
+        found, chosen = solve_chosen(learner, problem, solved)
     except InputError as error:
         raise InputError(f"{name} in fold {fold.name}: {error}") from None
+    own = learner.name
+    return found, {name if of == own else of: options for of, options in chosen.items()}
 
 
 def held_out_studies(variant: Variant, fold: Fold) -> tuple[list[Study], Mask]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,15 @@ def _count_choices(results: Sequence[FoldResult]) -> dict[str, dict[str, int]]:
     return {name: dict(ordered[name]) for name in sorted(ordered)}
 
 
+class Advice(NamedTuple):
+    """How to train a learner."""
+
+    command: str | None
+    """None for one that `aam train` does not know, or cannot train as it was fitted."""
+    why_not: str | None = None
+    """Why it cannot."""
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """All that an evaluation found."""
@@ -84,8 +93,8 @@ class Evaluation:
     outcomes: dict[str, Outcome]
     """By the name of the variant: main, and where there are such, rarefied and random."""
     verdict: Verdict
-    command: str | None
-    """What trains the best learner; None where that is not worth it, or `aam train` does not know it."""
+    advice: Advice
+    """What trains the best learner; nothing where that is not worth it."""
     notes: tuple[str, ...]
     """What to beware of."""
     leakage: tuple[str, ...]
@@ -98,7 +107,7 @@ class Evaluation:
         cls,
         config: EvaluateConfig,
         outcomes: Sequence[Outcome],
-        command: Callable[[str, Outcome], str | None],
+        advise: Callable[[str, Outcome], Advice],
         leakage: Sequence[str] = (),
     ) -> Self:
         """Judge.
@@ -106,7 +115,7 @@ class Evaluation:
         Args:
             config: the options.
             outcomes: what came of each variant, main first.
-            command: what trains a learner as it was in an outcome; None for one that `aam train` does not know.
+            advise: what trains a learner as it was in an outcome.
             leakage: what makes learners look better than they are for new groups.
         """
         by_name = {outcome.variant.name: outcome for outcome in outcomes}
@@ -115,14 +124,19 @@ class Evaluation:
         unit = "samples" if groups is None else f"groups ({groups})"
         verdict = judge(judged.out, column, unit)
         to_train = verdict.to_train
-        trained = None if to_train is None else command(to_train, judged)
+        advice = Advice(None) if to_train is None else advise(to_train, judged)
         notes = tuple(_notes(column, by_name))
-        return cls(column, by_name, verdict, trained, notes, tuple(leakage), _options(config))
+        return cls(column, by_name, verdict, advice, notes, tuple(leakage), _options(config))
 
     @property
     def main(self) -> Outcome:
         """The evaluation as it was asked for."""
         return self.outcomes[MAIN]
+
+    @property
+    def command(self) -> str | None:
+        """What trains the best learner; None where that is not worth it, or `aam train` cannot."""
+        return self.advice.command
 
     @property
     def sentence(self) -> str:
@@ -131,7 +145,10 @@ class Evaluation:
         at = "" if rarefied is None else f" (at {rarefied.variant.depth} reads of each sample)"
         if self.verdict.to_train is None:
             return f"{self.verdict.sentence}{at}; there is nothing to train"
-        return f"{self.verdict.sentence}{at}" + (f"; to train it: {self.command}" if self.command is not None else "")
+        end = f"; to train it: {self.command}" if self.command is not None else ""
+        if self.advice.why_not is not None:
+            end = f"; no command trains it, as {self.advice.why_not}"
+        return f"{self.verdict.sentence}{at}{end}"
 
     @property
     def lines(self) -> list[str]:

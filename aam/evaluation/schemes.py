@@ -102,7 +102,7 @@ def plan_folds(samples: Samples, metadata: pd.DataFrame, config: FoldsConfig, se
     else:
         folds = draw_folds(samples, config.scheme(samples.classes is not None), config, seed)
     for fold in folds:
-        _check_classes(fold, samples)
+        check_classes(fold, samples)
     return folds
 
 
@@ -206,7 +206,7 @@ def _check_groups(samples: Samples, side: TextArray, option: str, used: NDArray[
         )
 
 
-def _check_classes(fold: Fold, samples: Samples) -> None:
+def check_classes(fold: Fold, samples: Samples) -> None:
     """Refuse a fold with a class that no training sample has."""
     if samples.classes is None:
         return

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import (
     balanced_accuracy_score,
-    log_loss,
     mean_absolute_error,
     r2_score,
     recall_score,
@@ -20,6 +19,7 @@ from sklearn.metrics import (
 )
 
 from aam.evaluation.intervals import Floats, GroupBootstrap
+from aam.learners.calibration import LEAST
 
 Scores = dict[str, float]
 Codes = NDArray[np.int64]
@@ -29,8 +29,6 @@ MAIN_CLASS: Final = "balanced_accuracy"
 """The score by which the best learner is chosen."""
 ROUNDING: Final = 1e-9
 """Relative differences below it are none."""
-_SMALLEST = np.finfo(np.float64).eps
-"""Probability that a logarithm takes for 0, as scikit-learn does."""
 
 
 def score_numbers(true: Floats, predicted: Floats) -> Scores:
@@ -82,11 +80,10 @@ def score_classes(true: Codes, probability: Floats, classes: Sequence[str]) -> S
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
         balanced = balanced_accuracy_score(true, predicted)
-    sums = probability.sum(axis=1, keepdims=True)
     return {
         "balanced_accuracy": float(balanced),
         "auroc": float(np.mean(areas)) if areas else np.nan,
-        "log_loss": float(log_loss(true, probability / sums, labels=places)),
+        "log_loss": float(log_losses(true, probability).mean()),
         **{f"recall_{name}": float(value) for name, value in zip(classes, recall, strict=True)},
     }
 
@@ -101,16 +98,27 @@ def draw_classes(
     is_class = true[:, None] == np.arange(len(classes))
     right = is_class & (probability.argmax(axis=1) == true)[:, None]
     counts = boot.sums(is_class.astype(np.float64))
-    of_true = np.maximum(probability[np.arange(len(true)), true], _SMALLEST) / probability.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         recall = boot.sums(right.astype(np.float64)) / counts
     areas = np.stack([_draw_area(is_class[:, k], probability[:, k], boot) for k in range(len(classes))], axis=1)
     return {
         "balanced_accuracy": _mean_of_known(recall),
         "auroc": _mean_of_known(areas),
-        "log_loss": boot.sums(-np.log(of_true)) / counts.sum(axis=1),
+        "log_loss": boot.sums(log_losses(true, probability)) / counts.sum(axis=1),
         **{f"recall_{name}": values for name, values in zip(classes, recall.T, strict=True)},
     }
+
+
+def log_losses(true: Codes, probability: Floats) -> Floats:
+    """Minus the logarithm of the probability of each sample's class [n]; none below `LEAST`, such as no vote of trees.
+
+    Args:
+        true: places of the classes [n].
+        probability: [n, C].
+    """
+    of_true = probability[np.arange(len(true)), true] / probability.sum(axis=1)
+    losses: Floats = -np.log(np.maximum(of_true, LEAST))
+    return losses
 
 
 def _mean_of_known(values: Floats) -> Floats:

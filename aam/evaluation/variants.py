@@ -1,5 +1,7 @@
 """The ways to look at the samples of an evaluation: all reads or rarefied ones, folds of groups or at random."""
 
+import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -8,11 +10,13 @@ import pandas as pd
 
 from aam.config.evaluate import EvaluateConfig, FoldsConfig
 from aam.data.study import Study, select_samples
-from aam.errors import InputError
+from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import Variant
-from aam.evaluation.schemes import Samples, draw_folds, plan_folds
+from aam.evaluation.schemes import Fold, Samples, draw_folds, plan_folds
 from aam.learners.base import Labels
 from aam.learners.rarefied import Rarefaction, auto_depth
+
+logger = logging.getLogger(__name__)
 
 MAIN: Final = "main"
 RAREFIED: Final = "rarefied"
@@ -71,7 +75,7 @@ def plan_random(main: Variant, config: EvaluateConfig) -> Variant:
     alike = samples.classes is not None and not few
     drawn = FoldsConfig(folds=per_repeat, repeats=config.folds.rounds)
     folds = draw_folds(samples, "stratified" if alike else "kfold", drawn, main.seed)
-    return replace(main, name=RANDOM, folds=tuple(folds))
+    return replace(main, name=RANDOM, folds=_without_unseen_classes(folds, samples, "random split"))
 
 
 def rarefied(main: Variant, config: EvaluateConfig) -> Variant:
@@ -80,8 +84,27 @@ def rarefied(main: Variant, config: EvaluateConfig) -> Variant:
     kept = main.study.table.depth >= depth
     study, labels = deep_samples(main.study, main.labels, depth)
     folds = (fold.within(kept) for fold in main.folds)
-    filled = tuple(fold for fold in folds if len(fold.held_out) and len(fold.train))
+    filled = _without_unseen_classes(folds, samples_of(study, labels), f"{depth} reads of every sample")
     return _drawn(replace(main, name=RAREFIED, study=study, labels=labels, folds=filled), depth, config)
+
+
+def _without_unseen_classes(folds: Iterable[Fold], samples: Samples, what: str) -> tuple[Fold, ...]:
+    """Folds without held-out samples of classes that no training sample has, saying so; none that is empty then."""
+    kept = []
+    left_out: set[int] = set()
+    for fold in folds:
+        known = np.ones(len(fold.held_out), dtype=bool)
+        if samples.classes is not None:
+            known = np.isin(samples.classes[fold.held_out], samples.classes[fold.train])
+        left_out |= set(fold.held_out[~known].tolist())
+        if len(fold.train) and known.any():
+            kept.append(replace(fold, held_out=fold.held_out[known]))
+    if left_out:
+        logger.warning(
+            "%s: %d samples are not predicted in folds whose training samples have none of their class: %s",
+            *(what, len(left_out), first_ids(samples.ids[row] for row in sorted(left_out))),
+        )
+    return tuple(kept)
 
 
 def _drawn(variant: Variant, depth: int, config: EvaluateConfig) -> Variant:

@@ -65,7 +65,7 @@ def judge(out: OutOfFold, column: str, unit: str) -> Verdict:
     if best not in NO_MODEL:
         rival = "forest" if best != "forest" else next((name for name in models if name != best), "null")
         parts = [f"{best} predicts {column} best: {named} over {out.boot.groups} {unit}", compared(out, best, rival)]
-        parts += _against_guess(out, best)
+        parts += [*_against_guess(out, best), *_single_fit(out, best)]
         return Verdict(best, best, ", ".join(parts))
     sentence = (
         f"no learner predicts {column} better than {NO_MODEL[best]} ({best}): {named} over {out.boot.groups} {unit}"
@@ -73,8 +73,10 @@ def judge(out: OutOfFold, column: str, unit: str) -> Verdict:
     if not models:
         return Verdict(best, None, sentence)
     sentence += f"; the best that looks at ASVs is {models[0]}: {_with_score(out, models[0])}, "
-    worth = best != "null" and "null" in out.predicted and out.beats(models[0], "null")
-    return Verdict(best, models[0] if worth else None, sentence + compared(out, models[0], best))
+    sentence += ", ".join([compared(out, models[0], best), *_hidden(out, models[0])])
+    worth = "null" in out.predicted and out.beats(models[0], "null")
+    sentence += "".join(f", {text}" for text in (_single_fit(out, models[0]) if worth else ()))
+    return Verdict(best, models[0] if worth else None, sentence)
 
 
 def _with_score(out: OutOfFold, name: str) -> str:
@@ -99,10 +101,45 @@ def _noise(interval: Interval) -> str:
 
 
 def _against_guess(out: OutOfFold, best: str) -> list[str]:
-    """What to say where a learner is no better than a guess."""
+    """What to say where a learner is no better than a guess, or does not look so."""
     if "null" not in out.predicted or not out.boot.enough or out.beats(best, "null"):
-        return []
+        return _hidden(out, best)
     return [f"but not better than a guess beyond noise (null {out.scores['null'][out.main]:.2f})"]
+
+
+def _single_fit(out: OutOfFold, best: str) -> list[str]:
+    """What to say where the best is so as a mean of several fits, and `aam train` makes one."""
+    ranking = out.ranking_of_single_fits
+    first = next(name for name in ranking if name not in NO_MODEL)
+    said = []
+    if first != best:
+        said.append(f"but of single fits, as `aam train` makes one, {first} is best ({_single(out, first, best)})")
+    if "null" in ranking and ranking.index("null") < ranking.index(best):
+        said.append(f"but a single fit of it is no better than a guess ({_single(out, best, 'null')})")
+    return said
+
+
+def _single(out: OutOfFold, *names: str) -> str:
+    """Scores of single fits; of classes also the log loss, which decides among equals."""
+    metrics = (out.main, "log_loss") if out.classes else (out.main,)
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{spelled(metric)} {out.of_one[name][metric]:.2f}" for metric in metrics)
+        for name in names
+    )
+
+
+def _hidden(out: OutOfFold, learner: str) -> list[str]:
+    """What to say where a learner ranks samples well and its balanced accuracy does not tell."""
+    if not out.ranks(learner) or out.difference(learner, "null")[1].excludes_zero:
+        return []
+    shares = np.bincount(out.true.astype(np.int64), minlength=len(out.classes)) / len(out.true)
+    rarest, scores = int(shares.argmin()), out.scores[learner]
+    return [
+        f"which hides what it knows, as the likeliest class alone counts and classes are unbalanced "
+        f"({out.classes[rarest]}: {shares[rarest]:.0%} of the samples): it ranks samples well, AUROC "
+        f"{scores['auroc']:.2f} ({shown_interval(out.interval(learner, 'auroc'))}), and its log loss "
+        f"{scores['log_loss']:.2f} is below that of null ({out.scores['null']['log_loss']:.2f}) beyond noise"
+    ]
 
 
 def misleading(out: OutOfFold, learner: str, column: str) -> str | None:
@@ -110,10 +147,8 @@ def misleading(out: OutOfFold, learner: str, column: str) -> str | None:
     if learner not in out.predicted or not out.beats(learner, "null"):
         return None
     what = {"depth": "sequencing depth", "batch": "batch"}[learner]
-    return (
-        f"{column} is confounded with {what}: {NO_MODEL[learner]} predicts it, {_with_score(out, learner)}, "
-        f"{compared(out, learner, 'null')}"
-    )
+    said = [NO_MODEL[learner] + " predicts it", _with_score(out, learner), compared(out, learner, "null")]
+    return f"{column} is confounded with {what}: {', '.join([*said, *_hidden(out, learner)])}"
 
 
 def perhaps_misleading(out: OutOfFold, learner: str) -> str | None:

@@ -12,7 +12,8 @@ from aam.data.metadata import categorical_column
 from aam.data.study import digest
 from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import Variant, conceal
-from aam.evaluation.schemes import BY_SAMPLE
+from aam.evaluation.schemes import BY_SAMPLE, check_classes
+from aam.evaluation.variants import samples_of
 from aam.learners.base import pose
 from aam.workflows.candidates import read_options
 
@@ -33,12 +34,16 @@ def check_plan(variants: Sequence[Variant], config: EvaluateConfig) -> None:
 
 
 def check_folds(variant: Variant) -> None:
-    """Refuse a fold from whose training samples nothing can be learned.
+    """Refuse a fold from whose training samples nothing can be learned, or not what is held out.
 
     Raises:
-        InputError: the target is constant in them, say.
+        InputError: the target is constant in them, say, or they lack a class.
     """
+    if not variant.folds:
+        raise InputError("no fold has both training samples and samples to predict")
+    samples = samples_of(variant.study, variant.labels)
     for fold in variant.folds:
+        check_classes(fold, samples)
         try:
             pose(variant.study, fold.train, conceal(variant.labels, fold.held_out), variant.seed)
         except InputError as error:

@@ -15,11 +15,11 @@ from aam.data.target_table import target_values
 from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import FoldResult, Variant, fit_fold, sendable
 from aam.evaluation.fold_store import FoldStore
-from aam.evaluation.outcome import Evaluation, Outcome
+from aam.evaluation.outcome import Advice, Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.base import Labels, Learner
-from aam.workflows.candidates import compared_learners, read_options
+from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
@@ -208,15 +208,16 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
         outcomes += _rarefied_too(plan, store)
     column = plan.config.target.column
 
-    def command(name: str, outcome: Outcome) -> str | None:
+    def advise(name: str, outcome: Outcome) -> Advice:
         if name not in get_args(LearnerName):
-            return None
-        chosen = next(iter(outcome.chosen.get(name, {})), None)
-        changes = {} if chosen is None else read_options(chosen)
+            return Advice(None)
+        changes = options_to_train(plan.config, plan.learners[name], outcome.chosen)
+        if isinstance(changes, str):
+            return Advice(None, changes)
         depth = outcome.variant.depth
-        return train_command(plan.config, name, f"{column}-{name}", rarefy_depth=depth, **changes)
+        return Advice(train_command(plan.config, name, f"{column}-{name}", rarefy_depth=depth, **changes))
 
-    evaluation = Evaluation.of(plan.config, outcomes, command, plan.leakage)
+    evaluation = Evaluation.of(plan.config, outcomes, advise, plan.leakage)
     for line in evaluation.lines:
         logger.info("%s", line)
     return evaluation

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from aam.config import LearnersConfig, TreesConfig
+from aam.config import EnsembleConfig, LearnersConfig, TreesConfig
 from aam.errors import InputError
 from aam.evaluation.choice import Choice
 from aam.evaluation.fold_fits import fit_fold
 from aam.evaluation.variants import plan_main
 from aam.learners.base import Output
+from aam.learners.ensemble import EnsembleLearner
 from aam.learners.trees import ForestLearner
-from aam.workflows.candidates import compared_learners, read_options
+from aam.workflows.candidates import compared_learners, options_to_train, read_options
 from aam.workflows.evaluate import evaluate_study
 
 
@@ -102,3 +103,81 @@ def test_files_that_cannot_be_used_are_named(tmp_path, text, message):
 
 def test_every_option_of_a_learner_is_one_of_the_evaluation(config):
     assert LearnersConfig.options().keys() <= type(config()).options().keys()
+
+
+@pytest.fixture
+def ensemble_of_files(study_of, config, tmp_path):
+    """The config and learners of an ensemble of forest and clades, which choose among two files."""
+    study, _ = study_of()
+    (tmp_path / "few.toml").write_text("trees = 5")
+    (tmp_path / "many.toml").write_text("trees = 7")
+    few, many = (str(tmp_path / f"{name}.toml") for name in ("few", "many"))
+    options = config(learners="linear,ensemble", ensemble_members="linear,forest", configs=f"{few},{many}")
+    return options, compared_learners(options, study), few, many
+
+
+def test_members_that_are_not_compared_choose_as_well(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    choice = Choice((learners["forest"], learners["linear"]), ("means", "shares"))
+    learners["ensemble"] = EnsembleLearner((choice,), EnsembleConfig(ensemble_weights="mean"))
+    variant = plan_main(study, labels_of(metadata), config())
+    result = fit_fold(variant, variant.folds[0], learners)
+    assert result.chosen == {"means": "shares"}
+    assert result.learners["ensemble"]["prediction"] == result.learners["linear"]["prediction"]
+
+
+def test_folds_within_folds_of_an_ensemble_are_fitted_with_what_was_chosen(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    options, weights = config(), EnsembleConfig(ensemble_weights="stack")
+    shares, guess = learners["linear"], learners["null"]
+    choice = Choice((learners["forest"], shares), ("means", "shares"))
+    variant = plan_main(study, labels_of(metadata), options)
+
+    def predicted(member, compared):
+        made = {**learners, **compared, "ensemble": EnsembleLearner((member, guess), weights)}
+        return fit_fold(variant, variant.folds[0], made).learners["ensemble"]["prediction"]
+
+    plain = predicted(shares, {})
+    assert predicted(choice, {}) == plain
+    assert predicted(choice, {"means": choice}) == plain
+
+
+def test_every_member_reads_the_files(ensemble_of_files):
+    _, made, few, many = ensemble_of_files
+    linear, forest = made["ensemble"].members
+    assert linear == made["linear"]
+    assert forest.name == "forest"
+    assert forest.options == (few, many)
+    assert not isinstance(linear, Choice)
+
+
+def test_the_command_has_the_options_that_most_folds_chose(ensemble_of_files):
+    options, made, few, many = ensemble_of_files
+    found = options_to_train(options, made["ensemble"], {"forest": {many: 3, few: 2}})
+    assert found["trees"] == 7
+    assert found["ensemble_members"] == ("linear", "forest")
+    assert options_to_train(options, made["linear"], {}) == {"linear_penalty": "l2", "min_prevalence": 0.02}
+    tied = options_to_train(options, made["ensemble"], {"forest": {many: 2, few: 2}})
+    assert tied == f"folds chose {many} and {few} equally often for forest"
+
+
+def test_options_of_members_that_clash_give_no_command(study_of, config, tmp_path):
+    study, _ = study_of()
+    (tmp_path / "a.toml").write_text("min_prevalence = 0.1\ntrees = 5")
+    (tmp_path / "b.toml").write_text("trees = 5")
+    a, b = str(tmp_path / "a.toml"), str(tmp_path / "b.toml")
+    options = config(learners="ensemble", ensemble_members="linear,forest", configs=f"{a},{b}")
+    made = compared_learners(options, study)
+    found = options_to_train(options, made["ensemble"], {"forest": {a: 5}, "linear": {b: 5}})
+    assert found == (
+        "linear was fitted with min_prevalence 0.02 and forest with 0.1, and `aam train` takes one for both"
+    )
+
+
+def test_options_that_all_files_share_are_in_the_command(study_of, config, tmp_path):
+    study, _ = study_of()
+    for name in "ab":
+        (tmp_path / f"{name}.toml").write_text(f"trees = 5\nkernel_steps = {'ab'.index(name) + 1}")
+    files = ",".join(str(tmp_path / f"{name}.toml") for name in "ab")
+    options = config(learners="linear", configs=files)
+    assert options_to_train(options, compared_learners(options, study)["forest"], {})["trees"] == 5

@@ -9,7 +9,10 @@ import pytest
 from scipy import sparse
 
 from aam.errors import InputError
+from aam.evaluation.comparison import OutOfFold
+from aam.evaluation.variants import plan_main, plan_random
 from aam.learners.base import Output
+from aam.workflows.comparison import check_folds
 from aam.workflows.evaluate import evaluate_study
 
 
@@ -180,3 +183,36 @@ def test_without_groups_every_sample_is_its_own(study_of, labels_of, learners, c
     found = evaluate_study(study, labels_of(metadata, grouped=False), options, learners)
     assert found.main.out.boot.groups == 48
     assert "over 48 samples" in found.sentence
+
+
+def test_a_class_that_rarefaction_takes_from_training_is_not_predicted(study_of, labels_of, learners, config, caplog):
+    """Depth tells the kind, and of the two subjects of a rare kind one is too shallow to be rarefied."""
+    study, metadata = study_of(groups=40)
+    metadata["kind"] = np.where(np.arange(160) % 2, "deep", "usual")
+    metadata.loc[metadata["subject"].isin(["g00", "g01"]), "kind"] = "rare"
+    times = np.where(metadata["kind"] == "deep", 30, 10)
+    times[:4] = 1
+    study = replace(with_reads(study, times), metadata=metadata)
+    options = config(metadata_column="kind", classifier=True, folds=2)
+    found = evaluate_study(study, labels_of(metadata, "kind"), options, learners)
+    rarefied = found.outcomes["rarefied"].out
+    assert not {f"s{number:03d}" for number in range(8)} & set(rarefied.sample_ids)
+    assert np.isnan(rarefied.scores["linear"]["recall_rare"])
+    assert "4 samples are not predicted in folds whose training samples have none of their class: s004" in caplog.text
+    assert found.main.out.scores["linear"]["recall_rare"] >= 0
+
+
+def test_a_truth_that_nobody_knows_is_refused():
+    row = {"sample_id": "a", "learner": "x", "repeat": 1, "fold": 1, "true": "new", "prediction": "old"}
+    with pytest.raises(InputError, match="no training sample of any fold is of class new"):
+        OutOfFold.of(pd.DataFrame([{**row, "probability_old": 1.0}]), pd.Series("g", index=["a"]), 0)
+
+
+def test_a_random_split_of_a_rare_class_predicts_what_it_can(study_of, labels_of, config):
+    study, metadata = study_of()
+    metadata["kind"] = np.where(metadata["number"] > metadata["number"].median(), "more", "less")
+    metadata.loc[["s000", "s004"], "kind"] = "rare"
+    main = plan_main(study, labels_of(metadata), config(folds=2))
+    for seed in range(6):
+        drawn = plan_random(replace(main, labels=labels_of(metadata, "kind"), seed=seed), config(folds=2))
+        check_folds(drawn)

@@ -157,6 +157,20 @@ def test_members_of_an_ensemble_are_fitted_once(study_of, labels_of, learners, c
     np.testing.assert_allclose(result.learners["ensemble"]["prediction"], mean)
 
 
+def test_depth_as_a_member_sees_the_reads_that_the_others_see(study_of, labels_of, learners, config):
+    """All samples have as many, so that it tells nothing; fitted to all reads it would be asked for what it has not."""
+    study, metadata = study_of()
+    weights = EnsembleConfig(ensemble_members=("depth",), ensemble_weights="mean")
+    learners["ensemble"] = EnsembleLearner((learners["depth"],), weights)
+    times = np.random.default_rng(1).integers(1, 30, (48, 1))
+    study = with_counts(study, lambda counts: np.multiply(counts, times, out=counts))
+    metadata["number"] = np.log(times[:, 0])
+    variant = plan_main(replace(study, metadata=metadata), labels_of(metadata), config(rarefy_depth=100))
+    result = fit_fold(variant, variant.folds[0], learners)
+    train = metadata["number"].iloc[variant.folds[0].train]
+    np.testing.assert_allclose(result.learners["ensemble"]["prediction"], train.mean(), atol=0.3)
+
+
 @pytest.mark.parametrize("column", ["number", "kind"])
 def test_a_batch_that_decides_the_target_predicts_it(study_of, labels_of, learners, config, column):
     study, metadata = study_of()

@@ -5,6 +5,7 @@ import pytest
 
 from aam.evaluation.intervals import GroupBootstrap
 from aam.evaluation.scores import draw_classes, draw_numbers, score_classes, score_numbers
+from aam.learners.calibration import LEAST
 
 GROUPS = np.array([f"g{number:02d}" for number in np.random.default_rng(0).integers(0, 15, 80)])
 CLASSES = ("a", "b", "c")
@@ -85,3 +86,12 @@ def test_below_ten_groups_there_is_no_interval():
     names = np.repeat([f"g{number}" for number in range(9)], 5)
     boot = GroupBootstrap.of(names, seed=0, draws=100)
     assert np.isnan(boot.interval(boot.sums(np.ones(45)))).all()
+
+
+def test_one_vote_of_no_tree_does_not_decide_the_log_loss():
+    true = np.array([0, 1])
+    probability = np.array([[1.0, 0.0], [1.0, 0.0]])
+    boot = GroupBootstrap(np.array([0, 1]), np.ones((1, 2)))
+    expected = -np.log(LEAST) / 2
+    assert score_classes(true, probability, ("a", "b"))["log_loss"] == pytest.approx(expected)
+    assert draw_classes(true, probability, ("a", "b"), boot)["log_loss"] == pytest.approx([expected])

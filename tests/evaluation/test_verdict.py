@@ -1,5 +1,7 @@
 """What an evaluation says: which learner is best, whether that is beyond noise, and what misleads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,6 +98,45 @@ def test_repeats_are_averaged_before_they_are_scored():
     assert out.scores["x"]["mae"] == pytest.approx(0)
 
 
+def of_repeats(spreads: dict[str, float], repeats: int = 9) -> OutOfFold:
+    """Learners that are right on average, each fit by as much as its spread off."""
+    rng = np.random.default_rng(5)
+    true = rng.normal(0, 1, 100)
+    ids = [f"s{number:03d}" for number in range(100)]
+    tables = [
+        pd.DataFrame(
+            {"sample_id": ids, "learner": name, "repeat": repeat, "fold": 1, "true": true, "prediction": value}
+        )
+        for repeat in range(1, repeats + 1)
+        for name, spread in spreads.items()
+        for value in [np.zeros(100) if name == "null" else 0.7 * true + rng.normal(0, spread, 100)]
+    ]
+    return OutOfFold.of(pd.concat(tables), pd.Series(ids, index=ids), 42)
+
+
+def test_scores_of_single_fits_stand_beside_those_of_the_mean():
+    out = of_repeats({"null": 0.0, "forest": 0.3, "kernel": 0.9})
+    table = score_table(out).set_index(["learner", "metric"])
+    assert table.loc[("kernel", "r2"), "one_repeat"] < 0.2 < 0.7 < table.loc[("kernel", "r2"), "value"]
+    assert table.loc[("null", "mae"), "one_repeat"] == pytest.approx(table.loc[("null", "mae"), "value"])
+    once = score_table(of_repeats({"forest": 0.3}, repeats=1))
+    assert (once["one_repeat"] == once["value"]).all()
+
+
+def test_a_learner_that_is_best_as_a_mean_alone_is_said_so():
+    out = of_repeats({"null": 0.0, "forest": 0.62, "kernel": 0.4})
+    assert "single" not in judge(out, "age", "samples").sentence
+    rough = of_repeats({"null": 0.0, "forest": 1.6, "kernel": 1.1})
+    assert rough.ranking[0] == "kernel"
+    assert "but a single fit of it is no better than a guess (kernel: R2 -0." in judge(rough, "age", "samples").sentence
+    table = {"null": 0.0, "kernel": 0.6, "forest": 0.5}
+    other = of_repeats(table)
+    swapped = replace(other, predicted={**other.predicted, "kernel": other.true})
+    said = judge(swapped, "age", "samples").sentence
+    assert said.startswith("kernel predicts age best")
+    assert "but of single fits, as `aam train` makes one, forest is best (forest: R2 0." in said
+
+
 def test_errors_of_groups_are_those_of_their_samples():
     out = out_of_fold(ERRORS)
     table = group_table(out).set_index(["group", "learner"])
@@ -110,3 +151,40 @@ def test_a_difference_is_better_by_the_sense_of_its_score():
     assert row["difference"] < 0
     assert row["beyond_noise"] == "better"
     assert table.loc[("depth", "kernel", "r2")]["beyond_noise"] == "worse"
+
+
+def unbalanced(strengths: dict[str, float], groups: int = 60) -> OutOfFold:
+    """An eighth of the samples is a case; learners know something of it, and no case is likelier than not."""
+    rng = np.random.default_rng(3)
+    size = groups * 5
+    true = np.tile([1.0, *[0.0] * 7], size)[:size]
+    shift = rng.normal(true * 1.5, 1)
+    names = np.repeat([f"g{number:02d}" for number in range(groups)], 5)
+    predicted = {"null": np.tile([0.875, 0.125], (size, 1))}
+    for name, strength in strengths.items():
+        noise = rng.normal(0, 1, size)
+        case = 0.45 / (1 + np.exp(2 - 1.5 * (strength * shift + (1 - strength) * noise)))
+        predicted[name] = np.stack([1 - case, case], axis=1)
+    return OutOfFold(tuple(f"s{n:03d}" for n in range(size)), names, true, ("control", "case"), predicted, 42)
+
+
+def test_what_ranks_samples_of_unbalanced_classes_well_is_worth_training():
+    out = unbalanced({"depth": 0.0, "forest": 0.5, "kernel": 1.0})
+    assert {name: scores["balanced_accuracy"] for name, scores in out.scores.items()} == dict.fromkeys(out.scores, 0.5)
+    verdict = judge(out, "disease", "groups")
+    assert (verdict.best, verdict.to_train) == ("kernel", "kernel")
+    assert "which hides what it knows" in verdict.sentence
+    assert "(case: 13% of the samples): it ranks samples well, AUROC 0.8" in verdict.sentence
+    assert "not better than a guess" not in verdict.sentence
+    assert not out.beats("depth", "null")
+
+
+def test_depth_that_ranks_samples_of_unbalanced_classes_is_a_confounder():
+    told = misleading(unbalanced({"depth": 1.0, "forest": 0.5}), "depth", "disease")
+    assert "disease is confounded with sequencing depth" in told
+    assert "which hides what it knows" in told
+
+
+def test_noise_on_unbalanced_classes_is_not_worth_training():
+    verdict = judge(unbalanced({"depth": 0.0, "forest": 0.0}), "disease", "groups")
+    assert (verdict.best, verdict.to_train) == ("null", None)
