@@ -1,0 +1,132 @@
+"""`aam train --learner`, what it leaves behind, and what the network is compared with."""
+
+import json
+import shlex
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aam.cli import main
+from aam.config import InspectConfig, PredictConfig, TrainConfig
+from aam.learners.storage import load_learner
+from aam.workflows.inspect import inspect
+from aam.workflows.predict import predict
+from aam.workflows.train import train
+
+LEARNERS = ("null", "depth", "linear", "forest", "clades", "kernel", "ensemble")
+
+
+def options(study_folder, output, **more) -> TrainConfig:
+    given = {
+        "table": (study_folder / "table.biom",),
+        "tree": study_folder / "tree.nwk",
+        "metadata": study_folder / "metadata.tsv",
+        "metadata_column": "acidity",
+        "group_column": "subject",
+        "output_dir": output,
+    }
+    return TrainConfig.from_flat(given | more)
+
+
+def few_trees(learner: str) -> dict[str, int]:
+    return {"trees": 20} if learner in ("forest", "clades", "ensemble") else {}
+
+
+def predicted(checkpoint, study_folder, output, **more) -> pd.DataFrame:
+    predict(
+        PredictConfig.from_flat(
+            {"checkpoint": checkpoint, "table": (study_folder / "table.biom",), "output": output} | more
+        )
+    )
+    return pd.read_csv(output, sep="\t", index_col="sample_id", keep_default_na=False)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_run_predicts_as_it_reports(learner, study_folder, tmp_path):
+    run = tmp_path / "run"
+    train(options(study_folder, run, learner=learner, test_fraction=0.2, **few_trees(learner)))
+    assert {path.name for path in run.iterdir()} == {
+        ".lock",
+        ".launch",
+        "config.json",
+        "split.tsv",
+        "left_out.tsv",
+        "leakage.json",
+        "plots",
+        "checkpoints",
+        "val_predictions.tsv",
+        "val_metrics.json",
+        "test_predictions.tsv",
+        "test_metrics.json",
+    }
+    table = predicted(run, study_folder, tmp_path / "predictions.tsv")
+    for side in ("val", "test"):
+        reported = pd.read_csv(run / f"{side}_predictions.tsv", sep="\t", index_col="sample_id")
+        np.testing.assert_array_equal(table.loc[reported.index, "prediction"].astype(float), reported["prediction"])
+    assert (table["reads_lost"].astype(float) == 0).all()
+    assert f"learner: {learner}" in inspect(InspectConfig.from_flat({"checkpoint": run}))
+
+
+def test_all_samples_train_where_none_validates(study_folder, tmp_path):
+    run = tmp_path / "run"
+    train(options(study_folder, run, learner="forest", val_fraction=0, **few_trees("forest")))
+    assert len(load_learner(run).spec.training) == 40
+    assert not (run / "val_metrics.json").exists()
+
+
+def test_rarefied_draws_are_those_of_the_run(study_folder, tmp_path):
+    run = tmp_path / "run"
+    train(options(study_folder, run, learner="linear", rarefy_depth=150, rarefy_draws=2))
+    table = predicted(run, study_folder, tmp_path / "predictions.tsv")
+    reported = pd.read_csv(run / "val_predictions.tsv", sep="\t", index_col="sample_id")
+    np.testing.assert_array_equal(table.loc[reported.index, "prediction"].astype(float), reported["prediction"])
+    rarefaction = load_learner(run).spec.rarefaction
+    assert (rarefaction.depth, rarefaction.draws) == (150, 2)
+
+
+def test_classes_are_weighed(study_folder, tmp_path):
+    run = tmp_path / "run"
+    more = {"metadata_column": "health", "classifier": True, "class_weights": "balanced"}
+    train(options(study_folder, run, learner="linear", **more))
+    table = predicted(run, study_folder, tmp_path / "predictions.tsv")
+    assert {"probability_sick", "probability_healthy"} <= set(table.columns)
+    plain = tmp_path / "plain"
+    train(options(study_folder, plain, learner="linear", **more | {"class_weights": "none"}))
+    other = predicted(plain, study_folder, tmp_path / "plain.tsv")
+    assert (table["probability_sick"].astype(float) != other["probability_sick"].astype(float)).any()
+
+
+def test_the_network_is_compared_and_the_printed_command_runs(study_folder, tmp_path, caplog):
+    run = tmp_path / "run"
+    small = {"embedding_dim": 8, "attention_layers": 1, "attention_heads": 1, "epochs": 1, "min_steps": 1}
+    train(options(study_folder, run, test_fraction=0.2, **small))
+    document = json.loads((run / "baselines.json").read_text())
+    assert document["scores"].keys() == {"val", "test"}
+    assert document["scores"]["test"].keys() == {"neural", "forest", "ensemble"}
+    assert document["scores"]["test"]["neural"] == json.loads((run / "test_metrics.json").read_text())
+    verdict = document["verdict"]
+    assert verdict.startswith("on the test samples")
+    assert verdict in caplog.text
+    best = max(document["scores"]["test"], key=lambda name: document["scores"]["test"][name]["r2"])
+    assert f"{best} is best" in verdict
+    if best != "neural":
+        words = shlex.split(verdict.partition("trains it: ")[2])
+        with pytest.raises(SystemExit) as stop:
+            main(words[1:])
+        assert not stop.value.code
+        assert load_learner(run.with_name(f"run-{best}")).name == best
+
+
+def test_a_random_split_over_subjects_is_warned_of(study_folder, tmp_path, caplog):
+    run = tmp_path / "run"
+    train(options(study_folder, run, learner="null", group_column=None))
+    findings = json.loads((run / "leakage.json").read_text())["findings"]
+    assert ("group", "subject", True) in [(found["kind"], found["column"], found["refuses"]) for found in findings]
+    assert "--group-column subject" in caplog.text
+
+
+def test_a_wrong_tree_is_told_before_the_network_is_trained(study_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"nosuch\.nwk"):
+        train(options(study_folder, tmp_path / "run", tree=study_folder / "nosuch.nwk"))
+    assert not (tmp_path / "run").exists()
