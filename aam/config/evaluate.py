@@ -103,7 +103,7 @@ class FoldsConfig(Section):
     repeats: Positive = 3
     """How often the samples are divided anew; predictions of a sample are averaged."""
     fold_column: str | None = None
-    """Metadata column that gives the fold of each sample, instead of --cv and --folds."""
+    """Metadata column that gives the fold of each sample, instead of --cv and --folds; its folds are groups too."""
     test_column: str | None = None
     """Metadata column that says train or test: learn from the one, predict the other, once."""
     gap: bool = False
@@ -150,6 +150,11 @@ class FoldsConfig(Section):
         if self.group_column is not None:
             return "stratified-group" if classes else "group"
         return "stratified" if classes else "kfold"
+
+    @property
+    def groups(self) -> str | None:
+        """Column of what is independent, resolved: without --group-column the folds of --fold-column."""
+        return self.group_column or self.fold_column
 
     @property
     def rounds(self) -> int:
