@@ -175,12 +175,16 @@ def fallen(all_reads: OutOfFold, rarefied: OutOfFold, depth: int) -> str:
 
 
 def flattered(by_group: OutOfFold, at_random: OutOfFold, name: str) -> str:
-    """How much better a random split looks than new groups."""
+    """How much better a random split looks than new groups, if it does."""
     main = by_group.main
     honest, random = by_group.scores[name][main], at_random.scores[name][main]
     interval = by_group.boot.interval(at_random.drawn[name][main] - by_group.drawn[name][main])
-    shown = shown_interval(interval)
-    return (
-        f"a random split shows {spelled(main)} {random:.2f} for {name} where new groups have {honest:.2f}: "
-        f"{random - honest:.2f} of it" + (f" ({shown})" if shown else "") + " comes from knowing the groups"
-    )
+    said = f"a random split shows {spelled(main)} {random:.2f} for {name} where new groups have {honest:.2f}"
+    gap, shown = random - honest, shown_interval(interval)
+    if not shown:
+        return f"{said}; with fewer than {FEWEST_GROUPS} groups nobody can say whether knowing the groups helps"
+    if not interval.excludes_zero:
+        return f"{said}: the difference is within noise ({shown}), and nothing shows that knowing the groups helps"
+    if gap > 0:
+        return f"{said}: {gap:.2f} of it ({shown}) comes from knowing the groups"
+    return f"{said}: it looks worse, beyond noise ({shown}), so nothing comes from knowing the groups"

@@ -88,6 +88,17 @@ def test_what_a_random_split_flatters_is_said():
     assert "comes from knowing the groups" in told
 
 
+def test_a_random_split_that_does_not_flatter_is_not_said_to():
+    poor, good = out_of_fold({**ERRORS, "kernel": 2.0}), out_of_fold(ERRORS)
+    told = flattered(good, poor, "kernel")
+    assert "it looks worse, beyond noise (95 % -0." in told
+    noise = flattered(good, out_of_fold(ERRORS, seed=1), "kernel")
+    assert "the difference is within noise" in noise
+    few = flattered(out_of_fold(ERRORS, groups=6), out_of_fold(ERRORS, groups=6), "kernel")
+    assert "fewer than 10 groups" in few
+    assert not any("comes from knowing the groups" in text and "nothing" not in text for text in (told, noise, few))
+
+
 def test_repeats_are_averaged_before_they_are_scored():
     rows = [
         {"sample_id": name, "learner": "x", "repeat": repeat, "fold": 1, "true": true, "prediction": true + error}
