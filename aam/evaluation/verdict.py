@@ -18,6 +18,8 @@ NAMES: Final = {
     "log_loss": "log loss",
 }
 """How scores are spelled for readers."""
+NEAR: Final = 1 / 3
+"""Share of a lead; an interval of the lead that goes below it is close to zero."""
 NO_MODEL: Final = {
     "null": "a guess that looks at no sample",
     "depth": "sequencing depth alone",
@@ -65,6 +67,7 @@ def judge(out: OutOfFold, column: str, unit: str) -> Verdict:
     if best not in NO_MODEL:
         rival = "forest" if best != "forest" else next((name for name in models if name != best), "null")
         parts = [f"{best} predicts {column} best: {named} over {out.boot.groups} {unit}", compared(out, best, rival)]
+        parts += _best_of(out, best, rival, len(models))
         parts += [*_against_guess(out, best), *_single_fit(out, best)]
         return Verdict(best, best, ", ".join(parts))
     sentence = (
@@ -98,6 +101,15 @@ def _noise(interval: Interval) -> str:
     if np.isnan(interval.low):
         return f"and with fewer than {FEWEST_GROUPS} groups nobody can say whether that is noise"
     return f"{'beyond' if interval.excludes_zero else 'within'} noise ({shown_interval(interval)})"
+
+
+def _best_of(out: OutOfFold, best: str, rival: str, models: int) -> list[str]:
+    """What to say where the best of several learners is not far ahead: choosing it took advantage of noise."""
+    if models < 2 or rival not in out.predicted:
+        return []
+    value, interval = out.difference(best, rival)
+    near = value > 0 and interval.low < NEAR * value
+    return [f"chosen as the best of {models} on these predictions"] if near else []
 
 
 def _against_guess(out: OutOfFold, best: str) -> list[str]:

@@ -29,11 +29,13 @@ def test_the_best_is_named_with_its_lead_over_the_forest():
     assert "over 20 groups (subject)" in verdict.sentence
     assert "above forest (0.8" in verdict.sentence
     assert "beyond noise (95 % 0.0" in verdict.sentence
+    assert "chosen as" not in verdict.sentence
 
 
 def test_a_lead_within_noise_is_said_so():
     verdict = judge(out_of_fold({**ERRORS, "kernel": 0.99}), "age", "groups")
     assert "within noise (95 % -0.0" in verdict.sentence
+    assert "), chosen as the best of 2 on these predictions" in verdict.sentence
 
 
 def test_a_forest_that_wins_is_said_so():
