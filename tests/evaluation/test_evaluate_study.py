@@ -212,9 +212,11 @@ def test_a_random_split_of_a_rare_class_predicts_what_it_can(study_of, labels_of
     study, metadata = study_of()
     metadata["kind"] = np.where(metadata["number"] > metadata["number"].median(), "more", "less")
     metadata.loc[["s000", "s004"], "kind"] = "rare"
-    main = plan_main(study, labels_of(metadata), config(folds=2))
-    for seed in range(6):
-        drawn = plan_random(replace(main, labels=labels_of(metadata, "kind"), seed=seed), config(folds=2))
+    main = plan_main(study, labels_of(metadata), config(folds=3))
+    for seed in range(12):
+        drawn = plan_random(replace(main, labels=labels_of(metadata, "kind"), seed=seed), config(folds=3))
+        kinds = metadata["kind"].to_numpy()
+        assert all(set(kinds[fold.held_out]) <= set(kinds[fold.train]) for fold in drawn.folds)
         check_folds(drawn)
 
 
