@@ -250,8 +250,9 @@ def embed(config: EmbedConfig) -> None:
 def evaluate(config: EvaluateConfig) -> None:
     """Compare learners on samples, subjects or studies that they have not seen.
 
-    Every learner predicts samples that were held out with their whole group. Told are scores with intervals over
-    groups, which learner is best, whether that is beyond noise, and whether sequencing depth alone predicts as well.
+    Every learner predicts samples (or whole subjects, sites or studies, with --group-column) that it has not
+    learned from. The results say how good each is, with 95 % intervals, which is best, whether that is more than
+    noise, whether sequencing depth alone predicts as well, and the command that trains the best.
 
     Example:
         aam evaluate --table table.biom --tree tree.nwk --metadata metadata.tsv --metadata-column age

@@ -32,11 +32,11 @@ class EvaluateTargetConfig(Section):
     panel: ClassVar[str] = "Target"
 
     metadata_column: Names
-    """Column of the metadata to predict."""
+    """Column of the metadata to predict, one: age, or with --classifier a column of names such as diagnosis."""
     classifier: bool = False
     """Predict classes instead of a number."""
     target_transform: TargetTransform | None = None
-    """Scale on which a number is learned, fitted on training samples. Default: zscore."""
+    """Scale on which a number is learned; log for one that spans orders of magnitude. Default: zscore."""
 
     @model_validator(mode="after")
     def _one_column(self) -> Self:
@@ -64,13 +64,17 @@ class ComparisonConfig(Section):
     panel: ClassVar[str] = "Comparison"
 
     learners: Names = COMPARED
-    """Learners to compare: linear, clades, kernel, ensemble, neural; null, depth and forest always are."""
+    """Learners to compare: linear (ridge or logistic regression), clades (trees on clades of the phylogeny), kernel
+    (distances such as UniFrac), ensemble (the mean of some), neural (the network, which alone reads the options under
+    Pretrained encoder, Model and Training). Always: null (a guess), depth (sequencing depth alone), forest (random
+    forest on ASVs)."""
     configs: Names = ()
-    """TOML files of options of learners (trees = 1000): the training samples of each fold choose among them."""
+    """Two or more files of options of learners, with lines such as trees = 1000: each fold chooses the best by its
+    training samples."""
     batch_column: Names = ()
     """Columns such as run,plate,primer that should not predict the target: learner `batch` shows whether they do."""
     seed: Annotated[int, Field(ge=0, lt=SEED_END)] = 42
-    """Seed of every draw: folds, rarefaction, learners, intervals."""
+    """Number that fixes all that is drawn: folds, rarefaction, learners, intervals."""
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
@@ -97,13 +101,16 @@ class FoldsConfig(Section):
     group_column: str | None = None
     """Metadata column of subjects, sites or studies: a group is held out as a whole, as new subjects would be."""
     cv: Scheme | None = None
-    """How samples are held out. Default: by group where there are groups, and alike in classes (stratified)."""
+    """How samples are held out: group (whole groups; stratified-group: with each class as frequent in all folds),
+    leave-one-group-out, or without groups kfold and stratified. Default: what suits --group-column and
+    --classifier."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """Parts of the samples, each of which is held out once."""
+    """Parts into which the samples are divided; each is held out once, and predicted from the others."""
     repeats: Positive = 3
-    """How often the samples are divided anew; predictions of a sample are averaged."""
+    """How often that is done, divided anew; predictions of a sample are averaged, and one_repeat scores one alone."""
     fold_column: str | None = None
-    """Metadata column that gives the fold of each sample, instead of --cv and --folds."""
+    """Metadata column that gives the fold of each sample, instead of --cv and --folds; folds are groups where no others
+    are named."""
     test_column: str | None = None
     """Metadata column that says train or test: learn from the one, predict the other, once."""
     gap: bool = False
@@ -152,6 +159,11 @@ class FoldsConfig(Section):
         return "stratified" if classes else "kfold"
 
     @property
+    def groups(self) -> str | None:
+        """Column of what is independent, resolved: without --group-column the folds of --fold-column."""
+        return self.group_column or self.fold_column
+
+    @property
     def rounds(self) -> int:
         """How often the samples are divided, resolved."""
         given = self.fold_column is not None or self.test_column is not None
@@ -164,11 +176,13 @@ class CountsConfig(Section):
     panel: ClassVar[str] = "Reads"
 
     unseen_asvs: Literal["keep", "drop"] = "keep"
-    """ASVs that no training sample holds: keep them, as with a tree of all samples, or drop them as if unknown."""
+    """ASVs that only held-out samples hold: keep them, where new samples will be put into the same tree, or drop them,
+    where those ASVs will be unknown."""
     rarefy_depth: Positive | Literal["auto"] | None = None
-    """Draw this many reads from each sample; auto keeps 95 % of the samples. Default: only where depth misleads."""
+    """Draw this many reads from each sample and leave out shallower ones; auto: as many as 95 % of the samples have.
+    Default: all reads, and rarefied ones as well where sequencing depth predicts the target."""
     rarefy_draws: Positive = 3
-    """Draws of a sample whose predictions are averaged; learners are fitted to the first."""
+    """Times that reads are drawn; predictions are averaged over draws, and learners are fitted to the first."""
 
 
 class EvaluateOutputConfig(ResumableConfig):
@@ -179,7 +193,7 @@ class EvaluateOutputConfig(ResumableConfig):
     jobs: Positive = 1
     """Folds that are computed side by side, each in a process with one thread; changes no result."""
     only_fold: str | None = None
-    """Compute one fold and stop: REPEAT.FOLD, or its number from 1 to folds x repeats. For job arrays."""
+    """Compute one fold and stop, for job arrays of a cluster: REPEAT.FOLD, or its number from 1 to folds x repeats."""
     collect: bool = False
     """Put folds together that --only-fold has computed."""
 

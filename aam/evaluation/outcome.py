@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,11 @@ def _count_choices(results: Sequence[FoldResult]) -> dict[str, dict[str, int]]:
     return {name: dict(ordered[name]) for name in sorted(ordered)}
 
 
+INDEPENDENT: Final = (
+    "intervals take the samples as independent: where several are of one subject, site or study, give --group-column"
+)
+
+
 class Advice(NamedTuple):
     """How to train a learner."""
 
@@ -120,12 +125,13 @@ class Evaluation:
         """
         by_name = {outcome.variant.name: outcome for outcome in outcomes}
         judged = by_name.get(RAREFIED, by_name[MAIN])
-        column, groups = config.target.column, config.folds.group_column
+        column, groups = config.target.column, config.folds.groups
         unit = "samples" if groups is None else f"groups ({groups})"
         verdict = judge(judged.out, column, unit)
         to_train = verdict.to_train
         advice = Advice(None) if to_train is None else advise(to_train, judged)
-        notes = tuple(_notes(column, by_name))
+        independent = () if groups is not None or config.folds.test_column is None else (INDEPENDENT,)
+        notes = (*independent, *_notes(column, by_name))
         return cls(column, by_name, verdict, advice, notes, tuple(leakage), _options(config))
 
     @property

@@ -12,7 +12,7 @@ from aam.config.evaluate import EvaluateConfig, FoldsConfig
 from aam.data.study import Study, select_samples
 from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import Variant
-from aam.evaluation.schemes import Fold, Samples, draw_folds, plan_folds
+from aam.evaluation.schemes import Fold, Samples, draw_folds, group_values, plan_folds
 from aam.learners.base import Labels
 from aam.learners.rarefied import Rarefaction, auto_depth
 
@@ -55,6 +55,7 @@ def plan_main(study: Study, labels: Labels, config: EvaluateConfig) -> Variant:
     Raises:
         InputError: the samples cannot be divided so, or no sample is deep enough.
     """
+    labels = _grouped(study, labels, config.folds.fold_column)
     depth = config.counts.rarefy_depth
     number = auto_depth(study) if depth == "auto" else depth
     if number is not None:
@@ -65,6 +66,13 @@ def plan_main(study: Study, labels: Labels, config: EvaluateConfig) -> Variant:
     drop = config.counts.unseen_asvs == "drop"
     main = Variant(MAIN, study, (study,), labels, folds, seed, drop)
     return main if number is None else _drawn(main, number, config)
+
+
+def _grouped(study: Study, labels: Labels, fold_column: str | None) -> Labels:
+    """Labels whose groups are the folds that a column gives, where no others are named: studies, say."""
+    if fold_column is None or labels.groups is not None or study.metadata is None:
+        return labels
+    return replace(labels, groups=group_values(study.metadata, fold_column, "--fold-column"))
 
 
 def plan_random(main: Variant, config: EvaluateConfig) -> Variant:

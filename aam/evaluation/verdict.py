@@ -18,6 +18,8 @@ NAMES: Final = {
     "log_loss": "log loss",
 }
 """How scores are spelled for readers."""
+NEAR: Final = 1 / 3
+"""Share of a lead; an interval of the lead that goes below it is close to zero."""
 NO_MODEL: Final = {
     "null": "a guess that looks at no sample",
     "depth": "sequencing depth alone",
@@ -65,6 +67,7 @@ def judge(out: OutOfFold, column: str, unit: str) -> Verdict:
     if best not in NO_MODEL:
         rival = "forest" if best != "forest" else next((name for name in models if name != best), "null")
         parts = [f"{best} predicts {column} best: {named} over {out.boot.groups} {unit}", compared(out, best, rival)]
+        parts += _best_of(out, best, rival, len(models))
         parts += [*_against_guess(out, best), *_single_fit(out, best)]
         return Verdict(best, best, ", ".join(parts))
     sentence = (
@@ -84,20 +87,36 @@ def _with_score(out: OutOfFold, name: str) -> str:
     return f"{spelled(out.main)} {out.scores[name][out.main]:.2f}" + (f" ({interval})" if interval else "")
 
 
+def telling(out: OutOfFold, learner: str) -> str:
+    """The score that tells what a learner knows: the main one, or AUROC where balanced accuracy hides it."""
+    hidden = out.ranks(learner) and not out.difference(learner, "null")[1].excludes_zero
+    return "auroc" if hidden else out.main
+
+
 def compared(out: OutOfFold, learner: str, reference: str) -> str:
     """How much better or worse a learner is than another: ``0.04 above forest (0.51), beyond noise (...)``."""
     if reference not in out.predicted:
         return "alone in this comparison"
-    value, interval = out.difference(learner, reference)
+    metric = telling(out, learner)
+    value, interval = out.difference(learner, reference, metric)
     side = "above" if value >= 0 else "below"
-    text = f"{abs(value):.2f} {side} {reference} ({out.scores[reference][out.main]:.2f})"
-    return f"{text}, {_noise(interval)}"
+    of = "" if metric == out.main else f"{spelled(metric)} "
+    return f"{of}{abs(value):.2f} {side} {reference} ({out.scores[reference][metric]:.2f}), {_noise(interval)}"
 
 
 def _noise(interval: Interval) -> str:
     if np.isnan(interval.low):
         return f"and with fewer than {FEWEST_GROUPS} groups nobody can say whether that is noise"
     return f"{'beyond' if interval.excludes_zero else 'within'} noise ({shown_interval(interval)})"
+
+
+def _best_of(out: OutOfFold, best: str, rival: str, models: int) -> list[str]:
+    """What to say where the best of several learners is not far ahead: choosing it took advantage of noise."""
+    if models < 2 or rival not in out.predicted:
+        return []
+    value, interval = out.difference(best, rival, telling(out, best))
+    near = value > 0 and interval.low < NEAR * value
+    return [f"chosen as the best of {models} on these predictions"] if near else []
 
 
 def _against_guess(out: OutOfFold, best: str) -> list[str]:
@@ -115,7 +134,7 @@ def _single_fit(out: OutOfFold, best: str) -> list[str]:
     if first != best:
         said.append(f"but of single fits, as `aam train` makes one, {first} is best ({_single(out, first, best)})")
     if "null" in ranking and ranking.index("null") < ranking.index(best):
-        said.append(f"but a single fit of it is no better than a guess ({_single(out, best, 'null')})")
+        said.append(f"but a single fit of {best} is no better than a guess ({_single(out, best, 'null')})")
     return said
 
 
@@ -130,12 +149,12 @@ def _single(out: OutOfFold, *names: str) -> str:
 
 def _hidden(out: OutOfFold, learner: str) -> list[str]:
     """What to say where a learner ranks samples well and its balanced accuracy does not tell."""
-    if not out.ranks(learner) or out.difference(learner, "null")[1].excludes_zero:
+    if telling(out, learner) == out.main:
         return []
     shares = np.bincount(out.true.astype(np.int64), minlength=len(out.classes)) / len(out.true)
     rarest, scores = int(shares.argmin()), out.scores[learner]
     return [
-        f"which hides what it knows, as the likeliest class alone counts and classes are unbalanced "
+        f"and balanced accuracy hides what it knows, as the likeliest class alone counts and classes are unbalanced "
         f"({out.classes[rarest]}: {shares[rarest]:.0%} of the samples): it ranks samples well, AUROC "
         f"{scores['auroc']:.2f} ({shown_interval(out.interval(learner, 'auroc'))}), and its log loss "
         f"{scores['log_loss']:.2f} is below that of null ({out.scores['null']['log_loss']:.2f}) beyond noise"
@@ -164,23 +183,28 @@ def fallen(all_reads: OutOfFold, rarefied: OutOfFold, depth: int) -> str:
     """How far the score falls when all samples have the same depth, on the samples that have it."""
     same = all_reads.among(rarefied.sample_ids)
     name = next(name for name in same.ranking if name not in NO_MODEL)
-    before, after = same.scores[name][same.main], rarefied.scores[name][same.main]
-    interval = same.boot.interval(rarefied.drawn[name][same.main] - same.drawn[name][same.main])
+    metric = telling(same, name)
+    before, after = same.scores[name][metric], rarefied.scores[name][metric]
+    interval = same.boot.interval(rarefied.drawn[name][metric] - same.drawn[name][metric])
     verb = "falls" if after <= before else "rises"
     shown = shown_interval(interval)
     return (
-        f"with {depth} reads of every sample the {spelled(same.main)} of {name} {verb} from {before:.2f} to {after:.2f}"
+        f"with {depth} reads of every sample the {spelled(metric)} of {name} {verb} from {before:.2f} to {after:.2f}"
         f" on the same {len(same.sample_ids)} samples" + (f" (difference {shown})" if shown else "")
     )
 
 
 def flattered(by_group: OutOfFold, at_random: OutOfFold, name: str) -> str:
-    """How much better a random split looks than new groups."""
-    main = by_group.main
-    honest, random = by_group.scores[name][main], at_random.scores[name][main]
-    interval = by_group.boot.interval(at_random.drawn[name][main] - by_group.drawn[name][main])
-    shown = shown_interval(interval)
-    return (
-        f"a random split shows {spelled(main)} {random:.2f} for {name} where new groups have {honest:.2f}: "
-        f"{random - honest:.2f} of it" + (f" ({shown})" if shown else "") + " comes from knowing the groups"
-    )
+    """How much better a random split looks than new groups, if it does."""
+    metric = telling(by_group, name)
+    honest, random = by_group.scores[name][metric], at_random.scores[name][metric]
+    interval = by_group.boot.interval(at_random.drawn[name][metric] - by_group.drawn[name][metric])
+    said = f"a random split shows {spelled(metric)} {random:.2f} for {name} where new groups have {honest:.2f}"
+    gap, shown = random - honest, shown_interval(interval)
+    if not shown:
+        return f"{said}; with fewer than {FEWEST_GROUPS} groups nobody can say whether knowing the groups helps"
+    if not interval.excludes_zero:
+        return f"{said}: the difference is within noise ({shown}), and nothing shows that knowing the groups helps"
+    if gap > 0:
+        return f"{said}: {gap:.2f} of it ({shown}) comes from knowing the groups"
+    return f"{said}: it looks worse, beyond noise ({shown}), so nothing comes from knowing the groups"

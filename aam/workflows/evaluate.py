@@ -214,8 +214,8 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
         changes = options_to_train(plan.config, plan.learners[name], outcome.chosen)
         if isinstance(changes, str):
             return Advice(None, changes)
-        depth = outcome.variant.depth
-        return Advice(train_command(plan.config, name, f"{column}-{name}", rarefy_depth=depth, **changes))
+        changes |= {"rarefy_depth": outcome.variant.depth, "group_column": plan.config.folds.groups}
+        return Advice(train_command(plan.config, name, f"{column}-{name}", **changes))
 
     evaluation = Evaluation.of(plan.config, outcomes, advise, plan.leakage)
     for line in evaluation.lines:

@@ -97,7 +97,8 @@ def make_labels(metadata: pd.DataFrame, column: str = "number", grouped: bool = 
 
 def make_config(**options: object) -> EvaluateConfig:
     base = {"output_dir": "unused", "metadata_column": "number", "group_column": "subject"}
-    base |= {} if options.get("cv") == "leave-one-group-out" else {"repeats": 1}
+    drawn = options.get("cv") != "leave-one-group-out" and not options.keys() & {"fold_column", "test_column"}
+    base |= {"repeats": 1} if drawn else {}
     return EvaluateConfig.from_flat({**base, **options})
 
 

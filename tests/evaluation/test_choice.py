@@ -126,20 +126,25 @@ def test_members_that_are_not_compared_choose_as_well(study_of, labels_of, learn
     assert result.learners["ensemble"]["prediction"] == result.learners["linear"]["prediction"]
 
 
-def test_folds_within_folds_of_an_ensemble_are_fitted_with_what_was_chosen(study_of, labels_of, learners, config):
+def test_weights_of_an_ensemble_are_of_the_options_that_were_chosen(study_of, labels_of, learners, config):
     study, metadata = study_of()
-    options, weights = config(), EnsembleConfig(ensemble_weights="stack")
-    shares, guess = learners["linear"], learners["null"]
-    choice = Choice((learners["forest"], shares), ("means", "shares"))
-    variant = plan_main(study, labels_of(metadata), options)
+    shares, guess, means = learners["linear"], learners["null"], learners["forest"]
 
-    def predicted(member, compared):
-        made = {**learners, **compared, "ensemble": EnsembleLearner((member, guess), weights)}
-        return fit_fold(variant, variant.folds[0], made).learners["ensemble"]["prediction"]
+    class Poor(type(shares)):
+        def solve(self, problem):
+            return means.solve(problem)
 
-    plain = predicted(shares, {})
-    assert predicted(choice, {}) == plain
-    assert predicted(choice, {"means": choice}) == plain
+    variant = plan_main(study, labels_of(metadata), config())
+
+    def predicted(compared, member):
+        ensemble = EnsembleLearner((member, guess), EnsembleConfig(ensemble_weights="stack"))
+        result = fit_fold(variant, variant.folds[0], {**learners, "linear": compared, "ensemble": ensemble})
+        return result.learners["ensemble"]["prediction"]
+
+    choice = Choice((Poor(), shares), ("poor", "shares"))
+    plain = predicted(shares, shares)
+    assert predicted(choice, Poor()) == plain
+    assert predicted(choice, choice) == plain
 
 
 def test_every_member_reads_the_files(ensemble_of_files):

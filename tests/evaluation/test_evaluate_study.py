@@ -212,7 +212,40 @@ def test_a_random_split_of_a_rare_class_predicts_what_it_can(study_of, labels_of
     study, metadata = study_of()
     metadata["kind"] = np.where(metadata["number"] > metadata["number"].median(), "more", "less")
     metadata.loc[["s000", "s004"], "kind"] = "rare"
-    main = plan_main(study, labels_of(metadata), config(folds=2))
-    for seed in range(6):
-        drawn = plan_random(replace(main, labels=labels_of(metadata, "kind"), seed=seed), config(folds=2))
+    main = plan_main(study, labels_of(metadata), config(folds=3))
+    for seed in range(12):
+        drawn = plan_random(replace(main, labels=labels_of(metadata, "kind"), seed=seed), config(folds=3))
+        kinds = metadata["kind"].to_numpy()
+        assert all(set(kinds[fold.held_out]) <= set(kinds[fold.train]) for fold in drawn.folds)
         check_folds(drawn)
+
+
+def test_folds_of_a_column_are_groups_where_no_others_are_named(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    metadata["study"] = [f"t{number // 12}" for number in range(48)]
+    options = config(group_column=None, fold_column="study")
+    seen = []
+
+    class Watching(type(learners["linear"])):
+        def solve(self, problem):
+            seen.append(len(np.unique(problem.groups)))
+            return super().solve(problem)
+
+    learners["linear"] = Watching()
+    study = replace(study, metadata=metadata)
+    found = evaluate_study(study, labels_of(metadata, grouped=False), options, learners)
+    assert seen == [3] * 4
+    assert found.main.scores[["low", "high"]].isna().all().all()
+    assert "no intervals: there are 4 groups" in found.notes[0]
+    assert "over 4 groups (study)" in found.sentence
+    assert "--group-column study" in found.command
+
+
+def test_a_test_without_groups_says_what_its_intervals_assume(study_of, labels_of, learners, config):
+    study, metadata = study_of()
+    metadata["side"] = ["train"] * 24 + ["test"] * 24
+    study = replace(study, metadata=metadata)
+    for column, said in ((None, True), ("subject", False)):
+        options = config(group_column=column, test_column="side")
+        found = evaluate_study(study, labels_of(metadata, grouped=column is not None), options, learners)
+        assert any("take the samples as independent" in note for note in found.notes) == said

@@ -29,11 +29,13 @@ def test_the_best_is_named_with_its_lead_over_the_forest():
     assert "over 20 groups (subject)" in verdict.sentence
     assert "above forest (0.8" in verdict.sentence
     assert "beyond noise (95 % 0.0" in verdict.sentence
+    assert "chosen as" not in verdict.sentence
 
 
 def test_a_lead_within_noise_is_said_so():
     verdict = judge(out_of_fold({**ERRORS, "kernel": 0.99}), "age", "groups")
     assert "within noise (95 % -0.0" in verdict.sentence
+    assert "), chosen as the best of 2 on these predictions" in verdict.sentence
 
 
 def test_a_forest_that_wins_is_said_so():
@@ -88,6 +90,17 @@ def test_what_a_random_split_flatters_is_said():
     assert "comes from knowing the groups" in told
 
 
+def test_a_random_split_that_does_not_flatter_is_not_said_to():
+    poor, good = out_of_fold({**ERRORS, "kernel": 2.0}), out_of_fold(ERRORS)
+    told = flattered(good, poor, "kernel")
+    assert "it looks worse, beyond noise (95 % -0." in told
+    noise = flattered(good, out_of_fold(ERRORS, seed=1), "kernel")
+    assert "the difference is within noise" in noise
+    few = flattered(out_of_fold(ERRORS, groups=6), out_of_fold(ERRORS, groups=6), "kernel")
+    assert "fewer than 10 groups" in few
+    assert not any("comes from knowing the groups" in text and "nothing" not in text for text in (told, noise, few))
+
+
 def test_repeats_are_averaged_before_they_are_scored():
     rows = [
         {"sample_id": name, "learner": "x", "repeat": repeat, "fold": 1, "true": true, "prediction": true + error}
@@ -128,7 +141,10 @@ def test_a_learner_that_is_best_as_a_mean_alone_is_said_so():
     assert "single" not in judge(out, "age", "samples").sentence
     rough = of_repeats({"null": 0.0, "forest": 1.6, "kernel": 1.1})
     assert rough.ranking[0] == "kernel"
-    assert "but a single fit of it is no better than a guess (kernel: R2 -0." in judge(rough, "age", "samples").sentence
+    assert (
+        "but a single fit of kernel is no better than a guess (kernel: R2 -0."
+        in judge(rough, "age", "samples").sentence
+    )
     table = {"null": 0.0, "kernel": 0.6, "forest": 0.5}
     other = of_repeats(table)
     swapped = replace(other, predicted={**other.predicted, "kernel": other.true})
@@ -173,16 +189,18 @@ def test_what_ranks_samples_of_unbalanced_classes_well_is_worth_training():
     assert {name: scores["balanced_accuracy"] for name, scores in out.scores.items()} == dict.fromkeys(out.scores, 0.5)
     verdict = judge(out, "disease", "groups")
     assert (verdict.best, verdict.to_train) == ("kernel", "kernel")
-    assert "which hides what it knows" in verdict.sentence
+    assert "balanced accuracy hides what it knows" in verdict.sentence
     assert "(case: 13% of the samples): it ranks samples well, AUROC 0.8" in verdict.sentence
+    assert "AUROC 0.07 above forest (0.82), beyond noise" in verdict.sentence
     assert "not better than a guess" not in verdict.sentence
     assert not out.beats("depth", "null")
+    assert fallen(out, out, 500).startswith("with 500 reads of every sample the AUROC of kernel falls from 0.8")
 
 
 def test_depth_that_ranks_samples_of_unbalanced_classes_is_a_confounder():
     told = misleading(unbalanced({"depth": 1.0, "forest": 0.5}), "depth", "disease")
     assert "disease is confounded with sequencing depth" in told
-    assert "which hides what it knows" in told
+    assert "balanced accuracy hides what it knows" in told
 
 
 def test_noise_on_unbalanced_classes_is_not_worth_training():

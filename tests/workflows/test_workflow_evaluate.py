@@ -18,6 +18,7 @@ from aam.config import EvaluateConfig, SimulateConfig
 from aam.data import counts
 from aam.data.simulate import simulate_study, write_study
 from aam.errors import InputError
+from aam.learners.trees import CladesLearner
 from aam.workflows.evaluate import evaluate
 from aam.workflows.folder import EVALUATION_FILES, share_folder
 from aam.workflows.train_command import train_command
@@ -185,6 +186,21 @@ def test_classes_are_evaluated_with_stratified_groups(options, tmp_path):
     assert list(dict.fromkeys(scores["learner"])) == ["null", "depth", "batch", "forest", "clades"]
     assert {"balanced_accuracy", "auroc", "log_loss"} < set(scores["metric"])
     assert (folder / "plots" / "predictions.svg").exists()
+
+
+def test_a_learner_that_refuses_a_fold_is_named_with_it(wide_study, tmp_path, monkeypatch, capsys):
+    def refuse(self, problem):
+        raise InputError("no clade is prevalent enough")
+
+    monkeypatch.setattr(CladesLearner, "solve", refuse)
+    files = {"table": "table.biom", "tree": "tree.nwk", "metadata": "metadata.tsv"}
+    words = [word for name, file in files.items() for word in (f"--{name}", str(wide_study / file))]
+    words += ["--metadata-column", "acidity", "--group-column", "subject", "--learners", "clades", "--trees", "5"]
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", *words, "--folds", "2", "--repeats", "1", "--output-dir", str(tmp_path / "out")])
+    assert left.value.code == 2
+    assert "clades in fold 1.1: no clade is prevalent enough" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out" / "evaluation.json").exists()
 
 
 @pytest.mark.slow
