@@ -35,6 +35,8 @@ LR_AT_64: Final = 3e-3
 """Learning rate of the heads of a model of width 64."""
 EPOCHS: Final = 30
 """Passes over the training samples of a study that is not small."""
+ASV_FEATURES: Final = 1024
+"""Random features of ASVs beside the embedding of a new encoder that stays as it is."""
 
 
 class ModelConfig(Section):
@@ -268,15 +270,13 @@ class FinetuneConfig(Section):
 
     pretrained_encoder: Path | None = None
     """Output folder or checkpoint of `aam pretrain` to start from. Default: start from random weights."""
-    freeze_base: bool = False
-    """Train only the new heads; the encoder stays as it is."""
+    freeze_base: bool | None = None
+    """Train only the heads; the encoder stays as it is. Default: a new one stays, where nothing asks that it learns."""
     embedding_cache: Path | None = None
     """With --freeze-base: keep embeddings of ASVs in this folder, so that later runs compute only those of new ASVs."""
 
     @model_validator(mode="after")
-    def _freezing_needs_weights(self) -> Self:
-        if self.freeze_base and self.pretrained_encoder is None:
-            raise ValueError("--freeze-base would keep random weights: give --pretrained-encoder too")
+    def _embeddings_are_kept_of_a_frozen_encoder(self) -> Self:
         if not self.freeze_base:
             self._refuse_unused("embedding_cache", "--freeze-base: an encoder that learns embeds anew in every step")
         return self

@@ -553,7 +553,6 @@ CHECKPOINTS = {
     "another shape than the encoder's": Case(
         train(pretrained_encoder="pretrained", embedding_dim=16), ("--embedding-dim 16", "pretrained with 8")
     ),
-    "frozen random weights": Case(train(freeze_base=True), ("--freeze-base", "--pretrained-encoder")),
 }
 
 OUTPUTS = {
