@@ -184,7 +184,7 @@ def against_forest(document: dict[str, Any]) -> dict[str, Any] | None:
     metric = "balanced_accuracy" if document["classes"] else "r2"
     for row in document["main"]["differences"]:
         if (row["learner"], row["reference"], row["metric"]) == ("ensemble", "forest", metric):
-            return dict(row)
+            return {**row, "value": row["difference"]}
     return None
 
 

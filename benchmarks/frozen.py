@@ -46,8 +46,8 @@ from aam.training.compute import CPU, Compute
 from aam.training.distributed import World
 from aam.training.inference import asvs_of
 from aam.training.target_objective import predict_outputs
+from aam.workflows.prepare import prepare_training
 from aam.workflows.restore import build_encoder
-from aam.workflows.train import prepare_training
 
 FINE_TUNING, SAMPLE_BY_SAMPLE, PADDED = 20.0, 15.0, 40.0
 """Times faster: an epoch; a study than sample by sample; a study than padded batches of any size."""

@@ -40,7 +40,16 @@ from aam.config.commands import (
 )
 from aam.config.evaluate import EvaluateConfig
 from aam.config.kernel import KernelConfig
-from aam.config.learners import SECTIONS_OF, EnsembleConfig, LearnerName, LearnersConfig, LinearConfig, TreesConfig
+from aam.config.learners import (
+    SECTIONS_OF,
+    SECTIONS_OF_NETWORK,
+    EnsembleConfig,
+    LearnerName,
+    LearnersConfig,
+    LinearConfig,
+    TreesConfig,
+    has_network,
+)
 from aam.config.learning import (
     AttnImplementation,
     CountEmbedding,
@@ -80,11 +89,12 @@ from aam.config.study import (
     UnifracMetric,
 )
 from aam.config.target import LossWeightConfig, OutputActivation, TargetConfig, TargetLoss, TargetTransform
-from aam.config.training import LearnerConfig, TrainConfig
+from aam.config.training import LearnerConfig, TrainConfig, TrainingConfig
 
 __all__ = [
     "COMMAS",
     "SECTIONS_OF",
+    "SECTIONS_OF_NETWORK",
     "AttnImplementation",
     "AugmentationConfig",
     "CategoricalFusion",
@@ -157,11 +167,13 @@ __all__ = [
     "TargetSplitConfig",
     "TargetTransform",
     "TrainConfig",
+    "TrainingConfig",
     "TreesConfig",
     "UnifracCommandConfig",
     "UnifracConfig",
     "UnifracMetric",
     "flag",
+    "has_network",
     "refuse_renamed",
     "split_commas",
 ]

@@ -7,8 +7,15 @@ from pydantic import Field, model_validator
 
 from aam.config.base import Names, Positive, RunConfig, Section
 from aam.config.kernel import KernelConfig
-from aam.config.learners import EnsembleConfig, LearnersConfig, LinearConfig, TreesConfig
-from aam.config.learning import ResumableConfig
+from aam.config.learners import (
+    SECTIONS_OF_NETWORK,
+    EnsembleConfig,
+    LearnersConfig,
+    LinearConfig,
+    TreesConfig,
+    has_network,
+)
+from aam.config.learning import FinetuneConfig, ResumableConfig, TargetModelConfig, TargetOptimConfig
 from aam.config.study import PhylogenyConfig
 from aam.config.target import TargetConfig, TargetTransform
 
@@ -200,6 +207,9 @@ class EvaluateConfig(RunConfig):
     linear: LinearConfig = LinearConfig()
     kernel: KernelConfig = KernelConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    model: TargetModelConfig = TargetModelConfig()
+    optim: TargetOptimConfig = TargetOptimConfig()
 
     @model_validator(mode="after")
     def _target_is_no_batch(self) -> Self:
@@ -210,6 +220,22 @@ class EvaluateConfig(RunConfig):
             if self.target.column in names:
                 raise ValueError(f"{option} {self.target.column}: that is the column to predict")
         return self
+
+    @model_validator(mode="after")
+    def _network_has_its_options(self) -> Self:
+        if self.compares_network:
+            if self.finetune.freeze_base:
+                self.optim._refuse_unused("encoder_lr_ratio", "an encoder that learns: drop --freeze-base")
+            return self
+        for section in SECTIONS_OF_NETWORK:
+            for option in self.sections()[section].model_fields:
+                getattr(self, section)._refuse_unused(option, "neural among --learners or --ensemble-members")
+        return self
+
+    @property
+    def compares_network(self) -> bool:
+        """Whether the network is compared, by itself or as a member of the ensemble."""
+        return has_network(self.comparison.learners, self.ensemble)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Sections of the learners besides the network, which read the whole table and the tree."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -76,3 +76,11 @@ SECTIONS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "ensemble": ("trees", "linear", "kernel", "ensemble"),
 }
 """Sections of `LearnersConfig` that a learner reads."""
+SECTIONS_OF_NETWORK: Final = ("finetune", "model", "optim")
+"""Sections that the network reads as one learner among others."""
+
+
+def has_network(learners: Iterable[str], ensemble: EnsembleConfig) -> bool:
+    """Whether the network is among some learners, or a member of an ensemble that is."""
+    names = tuple(learners)
+    return "neural" in names or ("ensemble" in names and "neural" in ensemble.ensemble_members)

@@ -11,11 +11,13 @@ from aam.config.categories import CategoryConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import (
     SECTIONS_OF,
+    SECTIONS_OF_NETWORK,
     EnsembleConfig,
     LearnerName,
     LearnersConfig,
     LinearConfig,
     TreesConfig,
+    has_network,
 )
 from aam.config.learning import (
     ASV_FEATURES,
@@ -78,12 +80,23 @@ READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
 """Options that learners besides the network read, by section."""
 
 
-def options_read(learner: str, section: str, kind: type[Section]) -> frozenset[str]:
-    """Options of a section that a learner reads."""
+def options_read(learner: str, section: str, kind: type[Section], with_network: bool = False) -> frozenset[str]:
+    """Options of a section that a learner reads.
+
+    Args:
+        learner: which one.
+        section: name of the section.
+        kind: its class.
+        with_network: whether the learner is an ensemble with the network among its members.
+    """
     every = frozenset(kind.model_fields)
     if section in LearnersConfig.sections():
         return every if section in SECTIONS_OF[learner] else frozenset()
-    return every if learner == "neural" else READ_BY_ALL.get(section, frozenset())
+    if learner == "neural":
+        return every - {"rarefy_draws"}
+    if with_network and section in SECTIONS_OF_NETWORK:
+        return every
+    return READ_BY_ALL.get(section, frozenset())
 
 
 class TrainingConfig(RunConfig):
@@ -117,9 +130,13 @@ class TrainingConfig(RunConfig):
     def _options_are_of_the_learner(self) -> Self:
         """Refuse options that the learner does not read."""
         learner = self.choice.learner
+        with_network = has_network((learner,), self.ensemble)
         for section, kind in self.sections().items():
-            for option in kind.model_fields.keys() - options_read(learner, section, kind):
-                getattr(self, section)._refuse_unused(option, f"another --learner than {learner}")
+            for option in kind.model_fields.keys() - options_read(learner, section, kind, with_network):
+                needed = f"another --learner than {learner}"
+                if learner == "ensemble" and section in SECTIONS_OF_NETWORK:
+                    needed = "--learner neural, or neural among --ensemble-members"
+                getattr(self, section)._refuse_unused(option, needed)
         return self
 
     @model_validator(mode="after")

@@ -12,17 +12,27 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from aam.config import PretrainConfig, RunConfig, TrainConfig, refuse_renamed
+from aam.config import PretrainConfig, TrainConfig, refuse_renamed
 from aam.data.study import Study, assemble_study
 from aam.data.tables import FeatureTable, feature_table
 from aam.errors import InputError
 from aam.estimators.inputs import TableLike
-from aam.training.checkpoint import read_checkpoint, write_checkpoint
+from aam.estimators.learned import (
+    Trained,
+    as_checkpoint,
+    network_of,
+    options_of,
+    read_trained,
+    sampling_of,
+    targets_of,
+)
+from aam.learners.storage import TrainedLearner
+from aam.training.checkpoint import write_checkpoint
 from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.workflows.embed import embed_study
 from aam.workflows.fit import Run
-from aam.workflows.restore import Restored, checkpoint_of, restore
+from aam.workflows.restore import Restored, restore
 
 Sequences: TypeAlias = Mapping[str, str]
 """DNA by ASV id."""
@@ -90,11 +100,12 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
 
         Raises:
             NotFittedError: `fit` was not called.
-            InputError: the table is wrong, or none of its samples can be used.
+            InputError: the table is wrong, or none of its samples can be used; or the model is a learner besides the
+                network, which embeds nothing.
         """
-        whole, study = self._study(table, sequences)
+        whole, study = self._embeddable(table, sequences)
         with self._compute() as compute:
-            rows = embed_study(self.trained_, study, self.batch_size, compute, self.num_workers or 0)
+            rows = embed_study(self._network, study, self.batch_size, compute, self.num_workers or 0)
         return rows.reindex(list(whole.sample_ids)).rename_axis("sample_id")
 
     def save(self, path: Path | str) -> None:
@@ -108,31 +119,37 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             InputError: the folder exists.
         """
         check_is_fitted(self, "trained_")
-        checkpoint = checkpoint_of(self.trained_)
+        checkpoint = as_checkpoint(self.trained_)
         write_checkpoint(replace(checkpoint, documents=checkpoint.documents | self._documents()), Path(path))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote, or the output folder or a checkpoint of a run of `aam`.
+        """Read what `save` wrote, or the output folder or a checkpoint of a run of `aam`, of whatever learner.
 
         Parameters are those of the run, but for `output_dir` and `encoder`: the encoder's weights are in the model.
 
         Raises:
             InputError: no whole checkpoint is there, or it is one of another kind of model.
         """
-        trained = restore(Path(path))
+        trained, documents = read_trained(Path(path))
         if _kind_of(trained) != cls.kind:
             raise InputError(f"{path} is no model of aam.{cls.kind}: use aam.{_kind_of(trained)}.load")
-        estimator = cls(**cls._parameters_of(trained.config))
-        estimator._take_model(trained, read_checkpoint(Path(path)).documents)
+        flat = options_of(trained.spec) if isinstance(trained, TrainedLearner) else trained.config.flat()
+        estimator = cls(**cls._parameters_of(flat))
+        estimator._take_model(trained, documents)
         return estimator
 
     def _documents(self) -> dict[str, Any]:
         """What a checkpoint needs besides the model."""
         return {}
 
-    def _take_model(self, trained: Restored, documents: Mapping[str, Any]) -> None:
-        self.trained_ = trained
+    def _take_model(self, trained: Trained, documents: Mapping[str, Any]) -> None:
+        self.trained_: Trained = trained
+
+    @property
+    def _network(self) -> Restored:
+        """The trained network; an `InputError` where it is another learner."""
+        return network_of(self.trained_)
 
     def _world(self, config: PretrainConfig | TrainConfig) -> World:
         """The processes that train together."""
@@ -150,15 +167,20 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     ) -> tuple[FeatureTable, Study]:
         """The whole table, and the study of its samples that the trained model can use."""
         check_is_fitted(self, "trained_")
-        config = self.trained_.config
-        whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-        return whole, assemble_study(whole, config.sampling, metadata=metadata)
+        whole = feature_table(table, sequences, bool((self.options or {}).get("drop_missing_sequences", False)))
+        return whole, assemble_study(whole, sampling_of(self.trained_), metadata=metadata)
+
+    def _embeddable(self, table: TableLike, sequences: Sequences | None) -> tuple[FeatureTable, Study]:
+        """As `_study`, refused before the table is read where there are no embeddings."""
+        check_is_fitted(self, "trained_")
+        _ = self._network
+        return self._study(table, sequences)
 
     @contextmanager
     def _compute(self) -> Iterator[Compute]:
         """Compute on the device that the parameters name now, which need not be the one of the training."""
         with setup_distributed(self.device, inference=True) as world:
-            yield Compute.of(world, self.trained_.config.runtime)
+            yield Compute.of(world, self._network.config.runtime)
 
     def _flat(self) -> dict[str, Any]:
         """Flat options that the parameters and `options` set.
@@ -178,11 +200,15 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         return {name: value for name, value in given.items() if not _is_default(value, declared[name][1])} | extra
 
     @classmethod
-    def _parameters_of(cls, config: RunConfig) -> dict[str, Any]:
-        """Parameters with which `_flat` gives the options of a run."""
+    def _parameters_of(cls, flat: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters with which `_flat` gives the options of a run.
+
+        Args:
+            flat: the options; those that are missing are at their defaults.
+        """
         own = {field.name for field in fields(cls)} - {"output_dir"}
         not_options = own | OF_METHODS | {"output_dir", "resume", "overwrite"}
-        declared, flat = config.options(), config.flat()
+        declared = cls.config_type.options()
         parameters = {name: value for name, value in flat.items() if name in own}
         extra = {name: value for name, value in flat.items() if name not in not_options}
         extra = {name: value for name, value in extra.items() if not _is_default(value, declared[name][1])}
@@ -194,10 +220,11 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _kind_of(trained: Restored) -> Kind:
-    if trained.targets is None:
+def _kind_of(trained: Trained) -> Kind:
+    targets = targets_of(trained)
+    if targets is None:
         return "SampleEncoder"
-    return "SampleClassifier" if trained.targets.is_classes else "SampleRegressor"
+    return "SampleClassifier" if targets.is_classes else "SampleRegressor"
 
 
 def _is_default(value: Any, declared: FieldInfo) -> bool:

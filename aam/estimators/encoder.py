@@ -126,12 +126,12 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         """
         _, study = self._study(table, sequences)
         with self._compute() as compute:
-            return embed_study_asvs(self.trained_, study, compute)
+            return embed_study_asvs(self._network, study, compute)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
         """Names of the columns of `transform`, for ``set_output(transform="pandas")``."""
         check_is_fitted(self, "trained_")
-        width = self.trained_.config.model.embedding_dim
+        width = self._network.config.model.embedding_dim
         return np.array([f"dim_{i}" for i in range(width)], dtype=object)
 
 

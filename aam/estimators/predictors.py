@@ -13,20 +13,31 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
-from aam.config import OutputActivation, PretrainConfig, RootChoice, TargetTransform, TrainConfig
+from aam.config import (
+    LearnerName,
+    OutputActivation,
+    PretrainConfig,
+    RootChoice,
+    TargetConfig,
+    TargetTransform,
+    TrainConfig,
+)
 from aam.data.metadata import categorical_column
 from aam.data.study import assemble_study
 from aam.data.tables import feature_table
-from aam.data.target_table import target_values
+from aam.data.target_table import Targets, target_values
 from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
+from aam.estimators.learned import Trained, classes_of, targets_of, with_tree
+from aam.learners.storage import TrainedLearner
 from aam.workflows.columns import learn_columns
 from aam.workflows.folder import settle_folder
-from aam.workflows.predict import predict_study, with_left_out
-from aam.workflows.restore import Restored
+from aam.workflows.predict import with_left_out
+from aam.workflows.predict_network import predict_study
 from aam.workflows.train import train_study
+from aam.workflows.train_learner import begin_learner, train_learner_study
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +53,7 @@ OF_FITTING = frozenset({"lr", "patience"})
 class SamplePredictor(SampleModel):
     """Fits an encoder with a target head; `SampleRegressor` and `SampleClassifier` say what the parameters are."""
 
+    learner: LearnerName = "neural"
     embedding_dim: int = 64
     attention_layers: int = 1
     epochs: int | None = None
@@ -66,6 +78,8 @@ class SamplePredictor(SampleModel):
     ) -> Self:
         """Fine-tune on a target; where there is a tree and no `encoder`, pretrain on the same table first.
 
+        With another `learner` than the network, fit that; it reads the tree itself.
+
         Samples are joined by id. Those without a value of `y` are left out of fine-tuning, and counted in the log and
         in `left_out_`; pretraining, which needs no labels, uses them too.
 
@@ -74,8 +88,9 @@ class SamplePredictor(SampleModel):
                 are not sequences need `sequences`.
             y: a pandas Series by sample id, in any order; a DataFrame of several numbers (missing ones are masked). A
                 list or an array is taken only with a DataFrame table, one value for each of its rows.
-            tree: rooted phylogeny over the ASVs: a path, a Newick string or a `skbio.TreeNode`. Only pretraining reads
-                it: without it, and without `encoder`, training starts from random weights.
+            tree: rooted phylogeny over the ASVs: a path, a Newick string or a `skbio.TreeNode`. For the
+                network only pretraining reads it: without it, and without `encoder`, training starts from random
+                weights. ``clades`` and ``kernel`` need it.
             metadata: DataFrame by sample id, or a path; for options such as ``group_column`` and
                 ``categorical_columns``. Samples without a row are left out.
             sequences: DNA by ASV id.
@@ -85,6 +100,8 @@ class SamplePredictor(SampleModel):
             NotFittedError: `encoder` is a `SampleEncoder` that was not fitted.
         """
         target, columns = as_target(y, table), as_metadata(metadata)
+        if self.learner != "neural":
+            return self._fit_learner(table, target, tree, columns, sequences)
         pretrains = self.encoder is None and tree is not None
         with TemporaryDirectory(prefix="aam-") as scratch:
             start = Path(scratch) / "encoder"
@@ -106,6 +123,30 @@ class SamplePredictor(SampleModel):
         self._take_labels(target)
         return self
 
+    def _fit_learner(
+        self,
+        table: TableLike,
+        target: pd.DataFrame,
+        tree: TreeLike | None,
+        metadata: pd.DataFrame | None,
+        sequences: Sequences | None,
+    ) -> Self:
+        """Fit a learner besides the network, as `aam train --learner` does."""
+        if self.pretrain_epochs != type(self).pretrain_epochs:
+            raise InputError(f'pretrain_epochs {self.pretrain_epochs} only has an effect with learner="neural"')
+        with TemporaryDirectory(prefix="aam-") as scratch:
+            start, output = Path(scratch) / "encoder", run_folder(self.output_dir, Path(scratch))
+            config = self._config(tuple(target.columns), output, start, pretrains=False)
+            begin_learner(config)
+            if isinstance(self.encoder, SampleEncoder):
+                self.encoder.save(start)
+            whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
+            study = assemble_study(whole, config.sampling, metadata=with_target(metadata, target))
+            self.trained_, learned = train_learner_study(with_tree(study, tree, config), config)
+        self.history_, self.left_out_ = pd.DataFrame(), learned.study.left_out
+        self._take_labels(target)
+        return self
+
     def predictions(
         self, table: TableLike, *, metadata: MetadataLike | None = None, sequences: Sequences | None = None
     ) -> pd.DataFrame:
@@ -118,14 +159,18 @@ class SamplePredictor(SampleModel):
 
         Returns:
             By sample id, a row for each sample of the table, in its order: ``prediction`` (of several targets
-            ``prediction_NAME``), for quantiles also ``quantile_SHARE``, for classes (as text) ``probability_NAME``, and
-            ``note``, the reason where a sample cannot be used and its values are missing.
+            ``prediction_NAME``), for quantiles also ``quantile_SHARE``, for classes (as text) ``probability_NAME``.
+            Learners besides the network add ``reads_lost``, the share of reads of ASVs that they do not know, and some
+            ``spread``, a standard deviation. ``note`` is the reason where a sample cannot be used and its values are
+            missing.
 
         Raises:
             NotFittedError: `fit` was not called.
             InputError: table or metadata are wrong, or none of the samples can be used.
         """
         whole, study = self._study(table, sequences, as_metadata(metadata))
+        if isinstance(self.trained_, TrainedLearner):
+            return with_left_out(*self.trained_.predict(study)).loc[list(whole.sample_ids)]
         with self._compute() as compute:
             predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers or 0)
         return with_left_out(predicted, study).loc[list(whole.sample_ids)]
@@ -135,12 +180,13 @@ class SamplePredictor(SampleModel):
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """True and predicted values, [samples, T], of the samples that have all, joined by id."""
         predicted = self._points(self.predictions(table, metadata=metadata, sequences=sequences))
-        config = self.trained_.config
-        assert isinstance(config, TrainConfig)
+        targets = self._targets
+        names = tuple(column.name for column in targets.columns)
         given = as_target(y, table)
         if len(given.columns) == 1 == len(predicted.columns):
-            given = given.set_axis(list(config.target.metadata_column), axis=1)
-        true = target_values(given.reindex(predicted.index), config.target)
+            given = given.set_axis(list(names), axis=1)
+        asked = TargetConfig(metadata_column=names, classifier=targets.is_classes)
+        true = target_values(given.reindex(predicted.index), asked)
         both = true.notna().all(axis=1) & predicted.notna().all(axis=1)
         if not both.any():
             raise InputError(f"no sample has both a value of y and a prediction: {first_ids(predicted.index)}")
@@ -151,9 +197,14 @@ class SamplePredictor(SampleModel):
 
     def _points(self, predicted: pd.DataFrame) -> pd.DataFrame:
         """The columns of predictions themselves, one for each target."""
-        assert self.trained_.targets is not None
-        columns = self.trained_.targets.columns
+        columns = self._targets.columns
         return predicted[["prediction"] if len(columns) == 1 else [f"prediction_{column.name}" for column in columns]]
+
+    @property
+    def _targets(self) -> Targets:
+        targets = targets_of(self.trained_)
+        assert targets is not None
+        return targets
 
     def _config(self, columns: tuple[str, ...], output: Path, start: Path, pretrains: bool) -> TrainConfig:
         encoder = self.encoder
@@ -193,6 +244,10 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
     the result on samples that `fit` has not seen at all.
 
     Args:
+        learner: what learns: ``neural`` is the network, which all that is said above is about. ``ensemble``,
+            ``clades``, ``kernel``, ``linear``, ``forest`` (and ``depth``, ``null``) are fitted to the whole table at
+            once, and read the tree of ``fit``; parameters of the network are refused with them, and their own are
+            `options`, as ``{"trees": 1000}``.
         encoder: a fitted `SampleEncoder`, or the path of an output folder or checkpoint of `aam pretrain`. It fixes
             `embedding_dim`, `attention_heads`, `attention_layers` and `nucleotide_patch`. `clone` keeps it fitted.
         freeze_base: train only the heads; by default a new encoder stays as it is, and a pretrained one learns.
@@ -213,7 +268,9 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
 
     Attributes:
         trained_: the model (`trained_.predictor`, a `torch.nn.Module`), the target's scale, and the full config.
-        history_: losses and metrics by step, as in ``metrics.jsonl`` (after `fit`, not after `load`).
+            Of another learner its options and what it has learned (`TrainedLearner`).
+        history_: losses and metrics by step, as in ``metrics.jsonl`` (after `fit`, not after `load`); empty for
+            another learner.
         left_out_: samples that could not be used, with the reason (after `fit`, not after `load`).
     """
 
@@ -321,23 +378,16 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
     def _documents(self) -> dict[str, Any]:
         return {"labels": self.classes_.tolist()}
 
-    def _take_model(self, trained: Restored, documents: Mapping[str, Any]) -> None:
+    def _take_model(self, trained: Trained, documents: Mapping[str, Any]) -> None:
         super()._take_model(trained, documents)
         written_here = "labels" in documents  # `aam train` knows the classes as text only
-        self.classes_ = np.array(documents["labels"] if written_here else _classes(trained))
+        self.classes_ = np.array(documents["labels"] if written_here else classes_of(self._targets))
 
     def _take_labels(self, target: pd.DataFrame) -> None:
         known = target.iloc[:, 0].dropna()
         label_of = dict(zip(_texts(known), known.tolist(), strict=True))
         plain = {text: label if isinstance(label, bool | int | float) else text for text, label in label_of.items()}
-        self.classes_ = np.unique([plain[text] for text in _classes(self.trained_)])
-
-
-def _classes(trained: Restored) -> tuple[str, ...]:
-    """Classes as the model knows them."""
-    assert trained.targets is not None
-    assert trained.targets.only.classes is not None
-    return trained.targets.only.classes.classes
+        self.classes_ = np.unique([plain[text] for text in classes_of(self._targets)])
 
 
 def _texts(labels: "pd.Series[Any]") -> list[str]:

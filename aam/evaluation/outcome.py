@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from aam.config import SECTIONS_OF_NETWORK
 from aam.config.evaluate import EvaluateConfig
 from aam.evaluation.comparison import OutOfFold, difference_table, group_table, prediction_table, score_table
 from aam.evaluation.fold_fits import FoldResult, Variant
@@ -178,7 +179,12 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _options(config: EvaluateConfig) -> dict[str, Any]:
     """Options that change results, and none that names a place."""
-    sections = config.model_dump(mode="json", exclude={"inputs", "output"})
+    left_out: dict[str, Any] = dict.fromkeys(("inputs", "output"), True)
+    if config.compares_network:
+        left_out["finetune"] = {"pretrained_encoder", "embedding_cache"}
+    else:
+        left_out |= dict.fromkeys(SECTIONS_OF_NETWORK, True)
+    sections = config.model_dump(mode="json", exclude=left_out)
     return {option: value for section in sections.values() for option, value in section.items()}
 
 

@@ -1,7 +1,7 @@
 """Every learner by name: how it is made of its options, and how its solutions are read back.
 
 A new learner is a line here. The network is not among them, as training it is the business of a floor above; that
-floor gives its own maker to `make_learner`.
+floor gives its own maker to `make_learner` and adds its solutions to `SOLUTIONS`.
 """
 
 import logging
@@ -30,7 +30,7 @@ MAKERS: Final[Mapping[str, Maker]] = {
     "clades": lambda config: CladesLearner(config.trees),
     "kernel": lambda config: KernelLearner(config.kernel),
 }
-SOLUTIONS: Final[Mapping[str, type[Solution]]] = {
+SOLUTIONS: Final[dict[str, type[Solution]]] = {
     "null": NullSolution,
     "depth": DepthSolution,
     "linear": LinearSolution,
@@ -78,5 +78,11 @@ def _ensemble(config: LearnersConfig, has_tree: bool, more: Mapping[str, Maker] 
 
 
 def restore_solution(name: str, settings: Mapping[str, Any], arrays: Arrays) -> Solution:
-    """Rebuild what a learner has learned of one column."""
+    """Rebuild what a learner has learned of one column.
+
+    Raises:
+        InputError: it is of a learner that is not known here.
+    """
+    if name not in SOLUTIONS:
+        raise InputError(f"the model holds a learner {name!r}, which this part of aam does not know: use `aam predict`")
     return SOLUTIONS[name].restore(settings, arrays)

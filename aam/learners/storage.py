@@ -79,7 +79,7 @@ def checkpoint_of(trained: TrainedLearner) -> Checkpoint:
         "solutions": [solution.settings() for solution in solutions],
         "asvs": trained.reference.to_json(),
     }
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()}
     return Checkpoint("learner", trained.spec.model_dump(mode="json"), documents, tensors)
 
 

@@ -94,12 +94,13 @@ def forest_of(kind: TreesOf, features: Floats, problem: Problem) -> Forest:
         options |= {"min_samples_leaf": kind.min_samples_leaf or 2, "max_features": 0.2}
         target = problem.y
     grown = grower(**options).fit(features.astype(np.float32), target, sample_weight=problem.weight)
-    present = grown.classes_.astype(np.int64) if problem.classes else np.zeros(1, np.int64)
-    return _arrays_of([one.tree_ for one in grown.estimators_], present, max(1, problem.classes))
+    return as_arrays(grown, problem.classes)
 
 
-def _arrays_of(trees: list[Any], present: NDArray[np.int64], width: int) -> Forest:
-    """Join scikit-learn's trees; `present` are the places of the classes that they know."""
+def as_arrays(grown: Any, classes: int) -> Forest:
+    """Join the trees of a forest of scikit-learn, for numbers (0) or so many classes."""
+    present = grown.classes_.astype(np.int64) if classes else np.zeros(1, np.int64)
+    trees, width = [one.tree_ for one in grown.estimators_], max(1, classes)
     value = np.zeros((sum(tree.node_count for tree in trees), width))
     value[:, present] = np.concatenate([tree.value[:, 0, :] for tree in trees])
     if width > 1:

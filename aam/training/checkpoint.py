@@ -270,7 +270,8 @@ def _open(directory: Path, with_state: bool, kind: Kind | None) -> VerifiedFolde
     folder = VerifiedFolder(directory)
     found, names = folder.manifest.kind, set(folder.manifest.files)
     if kind is not None and found != kind:
-        raise InputError(f"{directory} was written by `aam {found}`; needed here is a checkpoint of `aam {kind}`")
+        by = "train --learner" if found == "learner" else found
+        raise InputError(f"{directory} was written by `aam {by}`; needed here is a checkpoint of `aam {kind}`")
     moments = {OPTIMIZER} if folder.manifest.layout == "full" else set()
     if with_state and not {STATE} | moments <= names:
         raise InputError(f"{directory} has weights only, nothing to resume from: start a new run from it instead")

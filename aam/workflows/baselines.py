@@ -42,7 +42,7 @@ def compare_with_learners(columns: Columns, config: TrainConfig, folder: Path) -
     verdict = _verdict(scores[judged], judged, config)
     write_json(folder / FILE, {"scores": scores, "verdict": verdict})
     for learner, metrics in scores[judged].items():
-        shown = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if value is not None)
+        shown = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if isinstance(value, float))
         logger.info("%s on %s samples: %s", learner, NAMES[judged], shown)
     logger.info("%s", verdict)
 

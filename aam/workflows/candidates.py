@@ -10,7 +10,8 @@ from aam.errors import InputError
 from aam.evaluation.batch import BatchLearner
 from aam.evaluation.choice import Choice
 from aam.learners.base import Learner
-from aam.learners.registry import make_learner
+from aam.learners.registry import Maker, make_learner
+from aam.workflows.neural_learner import network_maker
 
 
 def compared_learners(config: EvaluateConfig, study: Study) -> dict[str, Learner]:
@@ -25,7 +26,7 @@ def compared_learners(config: EvaluateConfig, study: Study) -> dict[str, Learner
         if name == "batch":
             learners[name] = BatchLearner(config.comparison.batch_column)
         else:
-            learners[name] = _with_choice(name, files, study.tree is not None)
+            learners[name] = _with_choice(name, files, study.tree is not None, network_maker(config))
     return dict(sorted(learners.items(), key=lambda item: item[0] == "ensemble"))
 
 
@@ -64,13 +65,13 @@ def read_options(name: str) -> dict[str, Any]:
     return values
 
 
-def _with_choice(name: str, files: dict[str, LearnersConfig], has_tree: bool) -> Learner:
+def _with_choice(name: str, files: dict[str, LearnersConfig], has_tree: bool, more: dict[str, Maker]) -> Learner:
     """A learner, or several forms of it where files differ in what it reads."""
     distinct: dict[str, tuple[str, LearnersConfig]] = {}
     for file, options in files.items():
         read = repr([getattr(options, section) for section in _own_sections(name)])
         distinct.setdefault(read, (file, options))
-    made = [(file, make_learner(name, options, has_tree)) for file, options in distinct.values()]
+    made = [(file, make_learner(name, options, has_tree, more)) for file, options in distinct.values()]
     if len(made) == 1:
         return made[0][1]
     names, learners = zip(*made, strict=True)

@@ -98,10 +98,17 @@ def _refuse_divided(main: Variant, config: EvaluateConfig) -> None:
         )
 
 
-def fingerprint(variants: Sequence[Variant], config: EvaluateConfig) -> str:
-    """Hash of all that results depend on, to know the same evaluation again when it is resumed."""
-    options = config.model_dump_json(exclude={"inputs", "output"})
-    parts: list[str | NDArray[np.int64]] = [options, *map(str, map(read_options, config.comparison.configs))]
+def fingerprint(variants: Sequence[Variant], config: EvaluateConfig, encoder: str = "") -> str:
+    """Hash of all that results depend on, to know the same evaluation again when it is resumed.
+
+    Args:
+        variants: the samples.
+        config: the options.
+        encoder: hash of the weights from which the network starts.
+    """
+    places = {"pretrained_encoder", "embedding_cache"}
+    options = config.model_dump_json(exclude={"inputs": True, "output": True, "finetune": places})
+    parts: list[str | NDArray[np.int64]] = [options, encoder, *map(str, map(read_options, config.comparison.configs))]
     for variant in variants:
         labels = variant.labels
         parts += [f"{key}={value}" for key, value in variant.study.fingerprint().items()]

@@ -14,7 +14,8 @@ from aam.training.asv_embeddings import AsvEmbeddings, embeddings_of
 from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.training.inference import asvs_of, embed_samples
-from aam.workflows.predict import study_batches, with_left_out
+from aam.workflows.predict import with_left_out
+from aam.workflows.predict_network import study_batches
 from aam.workflows.restore import Restored, restore
 from aam.workflows.tables import check_outputs, write_table
 

@@ -17,8 +17,8 @@ from aam.training.checkpoint import CheckpointStore
 from aam.training.memory import GB, Held, held_by_training
 from aam.training.trainer import Trainer
 from aam.workflows.fit import Run, free_share, measured_budget, memory_limit, settle_allocator
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
-from aam.workflows.train import prepare_training
 
 STEPS = 3
 """Steps that are tried; the first one is not counted."""

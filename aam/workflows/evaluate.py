@@ -23,6 +23,7 @@ from aam.workflows.candidates import compared_learners, read_options
 from aam.workflows.comparison import check_folds, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
+from aam.workflows.neural_learner import check_encoder, digest_of, seen_by
 from aam.workflows.train_command import train_command
 
 logger = logging.getLogger(__name__)
@@ -189,8 +190,14 @@ def plan_evaluation(
     main = plan_main(study, labels, config)
     variants = (main, plan_random(main, config)) if config.folds.gap else (main,)
     check_plan(variants, config)
-    found = tuple(finding.text for finding in leakage(main, config))
-    return Plan(config, learners, main, variants, fingerprint(variants, config), found)
+    found = [finding.text for finding in leakage(main, config)]
+    encoder = check_encoder(config.finetune, config)
+    if encoder is not None:
+        held_out = np.unique(np.concatenate([fold.held_out for fold in main.folds]))
+        told = seen_by(encoder, [study.table.sample_ids[row] for row in held_out])
+        found += [] if told is None else [told]
+    starts = "" if encoder is None else digest_of(encoder)
+    return Plan(config, learners, main, variants, fingerprint(variants, config, starts), tuple(found))
 
 
 def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:

@@ -20,7 +20,7 @@ from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.training.explanation import AttentionRows, attend_to_categories
 from aam.training.inference import asvs_of
-from aam.workflows.predict import categories_of, metadata_of, study_batches
+from aam.workflows.predict_network import categories_of, metadata_of, study_batches
 from aam.workflows.restore import Restored, restore
 from aam.workflows.tables import check_outputs, write_parts
 

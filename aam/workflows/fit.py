@@ -208,7 +208,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         InputError: there is no metric of the name ``best_metric``, another run is in the folder, or the checkpoint to
             resume from is damaged or of another study; nothing has been written then.
     """
-    _check_best_metric(run)
+    check_best_metric(run)
     output, world = asked.output, run.world
     trainer = run.trainer(CheckpointStore(output.output_dir / "checkpoints", output.keep_checkpoints))
     if run.config.runtime.compile_model:
@@ -338,7 +338,12 @@ def write_samples(study: Study, split: Split, folder: Path) -> None:
     write_table(study.left_out.set_index("sample_id"), folder / "left_out.tsv")
 
 
-def _check_best_metric(run: Run) -> None:
+def check_best_metric(run: Run) -> None:
+    """Refuse a metric to choose the best checkpoint that the run does not have.
+
+    Raises:
+        InputError: there is no such metric.
+    """
     name, metrics = run.config.optim.best_metric, run.objective.metric_names()
     # of coverage neither more nor less is better
     known = {metric for metric in metrics if not metric.startswith("val/coverage")}

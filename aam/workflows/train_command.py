@@ -21,10 +21,12 @@ def train_command(config: RunConfig, learner: str, output_dir: str, **changes: A
         changes: options by name that differ from those of the other command.
     """
     words = ["aam", "train", "--learner", learner]
+    members = {**config.flat(), **changes}.get("ensemble_members", ())
+    with_network = learner == "ensemble" and "neural" in members
     for section, kind in TrainConfig.sections().items():
         for option, field in kind.model_fields.items():
             value = {**config.flat(), **changes}.get(option, field.default)
-            read = option in options_read(learner, section, kind) and option not in PLACES | {"learner"}
+            read = option in options_read(learner, section, kind, with_network) and option not in PLACES | {"learner"}
             if read and value != field.default:
                 words += _words(option, value)
     return shlex.join([*words, "--output-dir", output_dir])

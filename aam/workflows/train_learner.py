@@ -6,11 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aam.config import SECTIONS_OF, LearnerName, TargetConfig, TrainConfig, UnifracConfig
+from aam.config import (
+    SECTIONS_OF,
+    SECTIONS_OF_NETWORK,
+    LearnerName,
+    TargetConfig,
+    TrainConfig,
+    UnifracConfig,
+    has_network,
+)
 from aam.config.launch import launched_world_size
 from aam.config.training import READ_BY_ALL
 from aam.data.splits import Split
-from aam.data.study import load_study
+from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.predictions import Side, write_prediction_report
 from aam.learners.base import Labels, Rows
@@ -25,6 +33,7 @@ from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
+from aam.workflows.neural_learner import check_encoder, network_maker, seen_by
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +44,31 @@ def train_learner(config: TrainConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    name = config.choice.learner
+    begin_learner(config)
+    train_learner_study(load_study(config.inputs, config.sampling, UnifracConfig(), needs=("metadata",)), config)
+
+
+def begin_learner(config: TrainConfig) -> None:
+    """Check what can be checked before the files of a study are read.
+
+    Raises:
+        InputError: several processes were started, or the output folder cannot be used.
+    """
     if launched_world_size() > 1:
-        raise InputError(f"--learner {name} is fitted by one process: start it without torchrun")
+        raise InputError(f"--learner {config.choice.learner} is fitted by one process: start it without torchrun")
     check_folder(config, config.output)
-    study = load_study(config.inputs, config.sampling, UnifracConfig(), needs=("metadata",))
+
+
+def train_learner_study(study: Study, config: TrainConfig) -> tuple[TrainedLearner, Columns]:
+    """Fit a learner to a study that is loaded already, and write the output folder.
+
+    Raises:
+        InputError: a column or an option is wrong; nothing has been written then.
+    """
+    name = config.choice.learner
     columns = learn_columns(study, config)
     found = warn_of_leakage(columns, config)
+    _say_seen(columns, config)
     trained = fit_learner(name, columns, config)
     with open_folder(config, config.output) as folder:
         write_samples(columns.study, columns.split, folder)
@@ -50,6 +77,7 @@ def train_learner(config: TrainConfig) -> None:
         for side, rows in held_out_rows(columns.split).items():
             _report(trained, columns, side, rows, folder)
         logger.info("wrote %s", folder)
+    return trained, columns
 
 
 def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> TrainedLearner:
@@ -58,7 +86,8 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
     Raises:
         InputError: a column cannot be learned this way, or the learner needs a tree and there is none.
     """
-    learner = make_learner(name, config.learners, has_tree=columns.study.tree is not None)
+    has_tree = columns.study.tree is not None
+    learner = make_learner(name, config.learners, has_tree, network_maker(config))
     rarefaction = Rarefaction(
         depth=config.sampling.rarefy_depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed
     )
@@ -100,14 +129,38 @@ def score_side(trained: TrainedLearner, columns: Columns, rows: Rows) -> Metrics
     return score(trained.fitted.targets, *predict_side(trained, columns, rows))
 
 
+def _say_seen(columns: Columns, config: TrainConfig) -> None:
+    """Warn of held-out samples that a pretrained encoder has seen.
+
+    Raises:
+        InputError: it is no pretrained encoder, or of another shape than the options ask for.
+    """
+    encoder = check_encoder(config.finetune, config)
+    ids = columns.study.table.sample_ids
+    held_out = [ids[row] for rows in held_out_rows(columns.split).values() for row in rows]
+    told = None if encoder is None else seen_by(encoder, held_out)
+    if told is not None:
+        logger.warning("%s", told)
+
+
 def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: Path) -> None:
     metrics = write_prediction_report(trained.fitted.targets, *predict_side(trained, columns, rows), folder, side)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
     logger.info("%s, which %s has not seen (%d samples): %s", side, trained.name, len(rows), shown)
 
 
+SAID_ELSEWHERE = frozenset({"metadata_column", "classifier", "learner", "rarefy_draws"})
+"""Options that a checkpoint of a learner has a place of its own for."""
+
+
 def _options(name: LearnerName, config: TrainConfig) -> dict[str, object]:
-    """Options of a learner that are not left at their defaults."""
-    sections = [getattr(config, section) for section in SECTIONS_OF[name]]
-    declared = [(section, option, value) for section in sections for option, value in section]
-    return {option: value for section, option, value in declared if value != type(section).model_fields[option].default}
+    """Options of a learner that are not left at their defaults, but for those of files and the machine."""
+    read = {section: READ_BY_ALL[section] - SAID_ELSEWHERE for section in ("target", "choice", "weights", "split")}
+    sections = (*SECTIONS_OF[name], *(SECTIONS_OF_NETWORK if has_network((name,), config.ensemble) else ()))
+    read |= {section: frozenset(type(getattr(config, section)).model_fields) for section in sections}
+    return {
+        option: value
+        for section, options in read.items()
+        for option, value in getattr(config, section)
+        if option in options and value != type(getattr(config, section)).model_fields[option].default
+    }

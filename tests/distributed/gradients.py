@@ -33,8 +33,8 @@ from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.distributed import ProcessGroup, World, setup_distributed
 from aam.training.divided import fill
 from aam.workflows.fit import Run
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
-from aam.workflows.train import prepare_training
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 SMALL = {

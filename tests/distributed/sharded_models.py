@@ -31,7 +31,7 @@ from aam.training.parallel import give_weights
 from aam.training.target_objective import predict_outputs
 from aam.workflows.embed import embed_study, embed_study_asvs
 from aam.workflows.fit import Run
-from aam.workflows.predict import predict_study
+from aam.workflows.predict_network import predict_study
 from aam.workflows.restore import Restored, build_encoder, build_predictor, load_pretrained
 
 EQUAL = 1e-12

@@ -16,8 +16,8 @@ from aam.config import PretrainConfig, TrainConfig
 from aam.data.study import Study, load_study
 from aam.training.distributed import World
 from aam.workflows.fit import Run
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
-from aam.workflows.train import prepare_training
 
 ALONE = World(torch.device("cpu"))
 COMPILER = shutil.which("g++") is not None

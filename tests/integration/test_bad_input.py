@@ -54,6 +54,13 @@ def train(**changes: object) -> list[str]:
     return _command("train", **{**TARGET_FILES, "output_dir": "out", **SMALL, **changes})
 
 
+def learn(**changes: object) -> list[str]:
+    """Train a learner besides the network."""
+    return _command(
+        "train", **{**TARGET_FILES, "output_dir": "out", "learner": "clades", "tree": "tree.nwk", **changes}
+    )
+
+
 def predict(**changes: object) -> list[str]:
     return _command("predict", **{"checkpoint": "trained", "table": "table.biom", "output": "p.tsv", **changes})
 
@@ -171,6 +178,11 @@ def matrix(change: Callable[[np.ndarray], object] = lambda values: None, ids: in
         Path("ids.txt").write_text("\n".join(names[:ids]) + "\n")
 
     return damage
+
+
+def several_processes() -> None:
+    """As a launcher of two processes would start the first."""
+    os.environ["WORLD_SIZE"] = "2"
 
 
 CHECKPOINTS_FOLDER = "trained/checkpoints"
@@ -1205,7 +1217,80 @@ EVALUATIONS = {
     "no draw": Case(evaluate(rarefy_draws=0), ("'--rarefy-draws': 0 is not in the range x>0",)),
 }
 
+ENSEMBLE = {"learner": "ensemble", "trees": 3}
+
+LEARNERS = {
+    "learner that there is not": Case(learn(learner="clade"), ("--learner", "clade")),
+    "learner without its tree": Case(learn(tree=None), ("the learner clades reads clades .*: give --tree",)),
+    "ensemble without its tree": Case(
+        learn(**ENSEMBLE, tree=None, ensemble_members="clades"), ("all members of the ensemble .clades.*give --tree",)
+    ),
+    "epochs of a learner": Case(learn(epochs=3), ("--epochs 3 only has an effect with another --learner than clades",)),
+    "kernel options of clades": Case(learn(kernel_steps=3), ("--kernel-steps 3 only has an effect with another",)),
+    "trees of the network": Case(train(trees=3), ("--trees 3 only has an effect with another --learner than neural",)),
+    "draws of the network": Case(train(rarefy_draws=5), ("--rarefy-draws 5 only has an effect with another",)),
+    "encoder of a learner": Case(
+        learn(pretrained_encoder="pretrained"), ("--pretrained-encoder pretrained only has an effect",)
+    ),
+    "epochs of an ensemble without the network": Case(
+        learn(**ENSEMBLE, epochs=3), ("--epochs 3 only .* --learner neural, or neural among --ensemble-members",)
+    ),
+    "encoder of an ensemble that is none": Case(
+        learn(**ENSEMBLE, ensemble_members="linear,neural", pretrained_encoder="trained"), ("trained", "aam pretrain")
+    ),
+    "encoder that is a learner": Case(
+        train(pretrained_encoder="forest"), ("was written by `aam train --learner`", "`aam pretrain`")
+    ),
+    "learner resumed": Case(learn(resume=True), ("--resume True only has an effect with another --learner",)),
+    "learner without baselines": Case(
+        [*learn(), "--no-baselines"], ("--no-baselines is for the network: `aam evaluate`",)
+    ),
+    "learner of several processes": Case(
+        learn(), ("--learner clades is fitted by one process: start it without torchrun",), (several_processes,)
+    ),
+    "no members": Case(learn(**ENSEMBLE, ensemble_members=","), ("--ensemble-members: no learner is named",)),
+    "member that there is not": Case(
+        learn(**ENSEMBLE, ensemble_members="clades,trees"), ("--ensemble-members: trees is no learner; known are null",)
+    ),
+    "ensemble of ensembles": Case(
+        learn(**ENSEMBLE, ensemble_members="clades,ensemble"), ("--ensemble-members: ensemble is no learner",)
+    ),
+    "member twice": Case(
+        learn(**ENSEMBLE, ensemble_members="clades,clades"), ("--ensemble-members clades,clades names a learner twice",)
+    ),
+    "no trees": Case(learn(trees=0), ("'--trees': 0 is not in the range x>0",)),
+    "prevalence above one": Case(learn(min_prevalence=2), ("'--min-prevalence': 2.0 is not in the range",)),
+    "learner of a constant": Case(learn(metadata_column="one"), ("the target is 1",), (column("one", lambda _: "1"),)),
+    "deeper than any sample of a learner": Case(learn(rarefy_depth=10**6), ("no sample is left: fewer reads",)),
+    "cache of a learner": Case(
+        predict(checkpoint="forest", embedding_cache="cache"), ("--embedding-cache is for the network", "forest")
+    ),
+    "embeddings of a learner": Case(
+        embed(checkpoint="forest"), ("the model is a learner of the kind forest, which has no embeddings",)
+    ),
+    "explanation of a learner": Case(explain(checkpoint="forest"), ("the model is a learner of the kind forest",)),
+    "only unknown ASVs": Case(
+        predict(checkpoint="forest", table="t.tsv"),
+        ("none of the 1 ASVs of the table is known to the model, which was fitted to", "same region"),
+        (table(f"{SEQUENCES[0]} 1 2 3"),),
+    ),
+    "options of the network without it": Case(
+        evaluate(epochs=3), ("--epochs 3 only has an effect with neural among --learners or --ensemble-members",)
+    ),
+    "encoder of another shape in an evaluation": Case(
+        evaluate(learners="neural", pretrained_encoder="pretrained", embedding_dim=16),
+        ("--embedding-dim 16 .pretrained with 8.",),
+    ),
+    "encoder of an evaluation that is a learner": Case(
+        evaluate(learners="neural", pretrained_encoder="forest"), ("was written by `aam train --learner`",)
+    ),
+    "random weights frozen in an evaluation": Case(
+        evaluate(learners="neural", freeze_base=True), ("--freeze-base would keep random weights",)
+    ),
+}
+
 CASES = {
+    **LEARNERS,
     **AUGMENTATION,
     **EVALUATIONS,
     **TABLES,
@@ -1243,6 +1328,7 @@ def study(tmp_path_factory) -> Path:
         categories = {"categorical_columns": "site,habitat", "categorical_fusion": "cross_attention"}
         assert _leave(train(output_dir="attentive", **categories)) == 0
         assert _leave(evaluate(output_dir="evaluated")) == 0
+        assert _leave(learn(output_dir="forest", learner="forest", trees=3)) == 0
         assert _leave(predict()) == 0
         Path("p.tsv").unlink()
         Path("empty").mkdir()
@@ -1263,6 +1349,8 @@ def test_bad_input_is_refused_with_one_message(case, study, tmp_path, monkeypatc
     folder = tmp_path / "study"
     shutil.copytree(study, folder, symlinks=True)
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.delenv("WORLD_SIZE")  # what a case sets is forgotten after it
     for damage in case.damages:
         damage()
     before = _contents(folder)

@@ -35,6 +35,36 @@ def test_distances_of_a_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_table_of_accuracy(study_folder: Path, tmp_path: Path) -> None:
+    """On a simulated study under the name of a real one; its table goes between the marks of a page."""
+    study = tmp_path / "studies/nasopharynx_biomass"
+    study.mkdir(parents=True)
+    for name in ("table.biom", "tree.nwk"):
+        shutil.copy(study_folder / name, study / name)
+    metadata = read_metadata(study_folder / "metadata.tsv").rename(columns={"acidity": "log10_qpcr_16s_pgul"})
+    metadata[["log10_qpcr_16s_pgul"]].to_csv(study / "metadata.tsv", sep="\t")
+    page = tmp_path / "accuracy.md"
+    page.write_text("before\n<!-- table -->\nold\n<!-- end of table -->\nafter\n")
+    words = ["--data", tmp_path / "studies", "--rows", "nasopharynx-random", "--learners", "linear,ensemble"]
+    run("accuracy.py", tmp_path / "results", *words, "--repeats", "1", "--jobs", "1", "--table", page)
+    lines = page.read_text().splitlines()
+    assert (lines[0], lines[-1], "old" in lines) == ("before", "after", False)
+    (row,) = [line for line in lines if line.startswith("| nasopharynx-random")]
+    assert row.split(" | ")[1:3] == ["40 (40)", "R2"]
+
+
+@pytest.mark.slow
+def test_the_settings_of_the_forest(study_folder: Path, tmp_path: Path) -> None:
+    study = tmp_path / "studies/amazon_houses"
+    study.mkdir(parents=True)
+    shutil.copy(study_folder / "table.biom", study / "table.biom")
+    names = {"habitat": "village", "subject": "house_number"}
+    read_metadata(study_folder / "metadata.tsv").rename(columns=names).to_csv(study / "metadata.tsv", sep="\t")
+    table = run("forest_settings.py", "--data", tmp_path / "studies", "--rows", "amazon-village")
+    assert "amazon-village | balanced_accuracy" in table
+
+
+@pytest.mark.slow
 def test_a_random_forest_on_the_split_of_a_run(study_folder: Path, tmp_path: Path) -> None:
     words = ["--table", study_folder / "table.biom", "--metadata", study_folder / "metadata.tsv"]
     words += [

@@ -18,7 +18,7 @@ def random_tree(tips: int, random: np.random.Generator) -> StudyTree:
     while len(clades) > 1:
         chosen = [clades.pop(random.integers(len(clades))) for _ in range(min(len(clades), random.integers(2, 4)))]
         clades.append(f"({','.join(f'{name}:{random.exponential():.4f}' for name in chosen)})")
-    phylogeny = parse_newick(clades[0] + ";")
+    phylogeny = parse_newick(clades[0] + ";", root="as-is")
     return StudyTree.cut(phylogeny, np.array([phylogeny.tip_names.index(f"t{i}") for i in range(tips)]))
 
 

@@ -7,7 +7,17 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
-from aam.config import EnsembleConfig, LearnersConfig, LinearConfig, TargetConfig, TreesConfig
+from aam.config import (
+    EnsembleConfig,
+    LearnersConfig,
+    LinearConfig,
+    RuntimeConfig,
+    TargetConfig,
+    TargetModelConfig,
+    TargetOptimConfig,
+    TrainingConfig,
+    TreesConfig,
+)
 from aam.data.study import Study
 from aam.data.tables import FeatureTable
 from aam.errors import InputError
@@ -16,13 +26,25 @@ from aam.learners.rarefied import Rarefaction, auto_depth
 from aam.learners.reference import Reference
 from aam.learners.registry import make_learner
 from aam.learners.storage import LearnerSpec, TrainedLearner, load_learner, save_learner
+from aam.workflows.neural_learner import NeuralLearner, sides_of
 
 NAMES = ("null", "depth", "linear", "forest", "clades", "kernel", "ensemble")
+NAMES_AND_NETWORK = (*NAMES, "neural", "ensemble with neural")
 CONFIG = LearnersConfig(trees=TreesConfig(trees=20))
+NETWORK = NeuralLearner(
+    TrainingConfig(
+        target=TargetConfig(metadata_column=("target",)),
+        model=TargetModelConfig(embedding_dim=8, attention_heads=2),
+        optim=TargetOptimConfig(epochs=2, batch_size=8, min_steps=0),
+        runtime=RuntimeConfig(device="cpu"),
+    )
+)
 
 
 def learner(name, **options):
-    return make_learner(name, CONFIG.model_copy(update=options))
+    if name == "ensemble with neural":
+        name, options = "ensemble", {"ensemble": EnsembleConfig(ensemble_members=("linear", "neural"))}
+    return make_learner(name, CONFIG.model_copy(update=options), more={"neural": lambda _: NETWORK})
 
 
 def numbers(study, *columns, groups=True, **config) -> Labels:
@@ -79,7 +101,7 @@ def sides(study):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES_AND_NETWORK)
 def test_nothing_is_learned_from_other_rows(name, kind, study, sides):
     rows, others = sides
     labels = KINDS[kind](study)
@@ -94,7 +116,7 @@ def test_nothing_is_learned_from_other_rows(name, kind, study, sides):
     equal(predicted(one, study, others), predicted(other, study, others))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES_AND_NETWORK)
 def test_the_order_of_the_training_rows_does_not_matter(name, study, sides):
     rows, others = sides
     labels = classes(study)
@@ -105,11 +127,11 @@ def test_the_order_of_the_training_rows_does_not_matter(name, study, sides):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES_AND_NETWORK)
 def test_a_checkpoint_predicts_the_same_to_the_last_bit(name, kind, study, sides, tmp_path):
     rows, _others = sides
     solution = fitted(name, study, KINDS[kind](study), rows)
-    spec = LearnerSpec(learner=name, training=[study.table.sample_ids[row] for row in rows])
+    spec = LearnerSpec(learner=name.split()[0], training=[study.table.sample_ids[row] for row in rows])
     save_learner(TrainedLearner(spec, solution, Reference.of(study)), tmp_path / "model")
     again = load_learner(tmp_path / "model")
     assert again.spec == spec
@@ -120,7 +142,7 @@ def test_a_checkpoint_predicts_the_same_to_the_last_bit(name, kind, study, sides
         assert (before.left_out is None) == (after.left_out is None)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES_AND_NETWORK)
 def test_several_targets_with_values_missing(name, study, sides):
     rows, others = sides
     labels = numbers(study, "acidity", "day")
@@ -148,7 +170,7 @@ def test_a_logarithm_of_the_target(name, study, sides):
         assert (table["spread"] > 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES_AND_NETWORK)
 def test_a_class_that_an_inner_fold_lacks(name, study, sides):
     rows, others = sides
     labels = classes(study)
@@ -250,3 +272,40 @@ def test_a_constant_target_is_refused(study, sides):
     labels = numbers(study)
     with pytest.raises(InputError, match=r"acidity: the target is 1\.0 in all"):
         pose(study, rows, replace(labels, values=labels.values * 0 + 1), 0)
+
+
+def test_the_network_is_judged_by_whole_groups_and_known_classes(study, sides):
+    rows, _ = sides
+    _, (problem,) = pose(study, rows, classes(study), 3)
+    side = sides_of(problem, 0.2)
+    assert set(side) == {"train", "val"}
+    assert not set(problem.groups[side == "val"]) & set(problem.groups[side == "train"])
+    assert set(problem.codes[side == "val"]) <= set(problem.codes[side == "train"])
+    by_class = replace(problem, y=(problem.groups == 0).astype(float), classes=2)
+    side = sides_of(by_class, 0.2)
+    assert (side == "val").any()
+    assert set(by_class.codes[side == "train"]) == {0, 1}
+    alone = sides_of(replace(problem, groups=np.zeros_like(problem.groups)), 0.2)
+    assert set(alone) == {"train", "val"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_network_where_little_is_to_be_learned(kind, study, sides):
+    rows, others = sides
+    _, (problem,) = pose(study, rows, KINDS[kind](study), 3)
+    alike = replace(problem, y=np.zeros_like(problem.y))
+    assert np.ptp(NETWORK.solve(alike).predict(study, others).value, axis=0).max() == 0
+    one = np.zeros_like(problem.y)
+    one[0] = 1
+    assert np.isfinite(NETWORK.solve(replace(problem, y=one)).predict(study, others).value).all()
+    few = problem.take(np.arange(3))
+    assert np.isfinite(NETWORK.solve(replace(few, y=one[:3])).predict(study, others).value).all()
+
+
+def test_the_network_learns_by_weight(study, sides):
+    rows, others = sides
+    labels = numbers(study)
+    weight = np.linspace(0.1, 3, len(labels.values))
+    one = predicted(fitted("neural", study, labels, rows), study, others)
+    other = predicted(fitted("neural", study, replace(labels, weight=weight), rows), study, others)
+    assert (one["prediction"] != other["prediction"]).any()

@@ -13,7 +13,7 @@ from aam.config import InputConfig, PretrainConfig, SamplingConfig, TrainConfig,
 from aam.data.study import Study, load_study
 from aam.training.target_objective import TargetObjective
 from aam.workflows.fit import Run
-from aam.workflows.train import prepare_training
+from aam.workflows.prepare import prepare_training
 
 SMALL = {
     "embedding_dim": 8,

@@ -9,7 +9,7 @@ from aam.data.embedding_files import EmbeddingFiles
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training import asv_embeddings
 from aam.training.asv_embeddings import HeldEmbeddings, MappedEmbeddings, cache_of, embed_asvs, embeddings_of
-from aam.workflows.train import prepare_training
+from aam.workflows.prepare import prepare_training
 
 
 @pytest.fixture

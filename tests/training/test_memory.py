@@ -17,8 +17,8 @@ from aam.training.memory import Watch, calibrate, free_memory, held_by_training,
 from aam.training.trainer import Trainer
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run, limit_memory, measured_budget
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import prepare_pretraining
-from aam.workflows.train import prepare_training
 
 CPU = torch.device("cpu")
 on_linux = pytest.mark.skipif(not torch.sys.platform.startswith("linux"), reason="/proc tells the resident memory")

@@ -16,8 +16,8 @@ from aam.training.checkpoint import read_checkpoint
 from aam.training.distributed import World
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import prepare_pretraining
-from aam.workflows.train import prepare_training
 
 STEPS = 8
 """Steps of a run here: two epochs of four."""

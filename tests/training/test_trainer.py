@@ -21,8 +21,8 @@ from aam.training.parallel import Parallel
 from aam.training.trainer import Trainer, TrainingDivergedError
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import prepare_pretraining
-from aam.workflows.train import prepare_training
 
 
 class Interrupt(Exception):  # noqa: N818 (a test's own)

@@ -10,7 +10,7 @@ import torch
 
 from aam.data.dataset import AddressedSampler, StepPlan
 from aam.workflows.fit import Run
-from aam.workflows.train import prepare_training
+from aam.workflows.prepare import prepare_training
 
 QUANTILES = (0.2, 0.5, 0.9)
 SEVERAL = {

@@ -14,8 +14,8 @@ from aam.data.study import load_study
 from aam.errors import InputError
 from aam.training.noise import misread
 from aam.workflows.find_lr import find_lr
+from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
-from aam.workflows.train import prepare_training
 
 READS = {"asv_dropout": 0.3, "depth_jitter": 0.5}
 CLASSES = {"metadata_column": "habitat", "classifier": True}

@@ -22,8 +22,9 @@ from aam.training.target_objective import TargetObjective
 from aam.workflows.fit import Run
 from aam.workflows.inspect import inspect
 from aam.workflows.predict import predict
+from aam.workflows.prepare import prepare_training
 from aam.workflows.restore import restore
-from aam.workflows.train import prepare_training, train
+from aam.workflows.train import train
 
 UNSEEN_SITE = "coast1"
 CATEGORIES = {"categorical_columns": "site,habitat", "categorical_hierarchy": "site=region"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aam.config import PretrainConfig, TrainConfig
+from aam.config import EvaluateConfig, PretrainConfig, TrainConfig
 from aam.errors import InputError
 from aam.training.objective import PretrainObjective
 from aam.workflows import folder as module
@@ -154,7 +154,8 @@ def test_the_precision_of_the_layers_stays(tmp_path, before):
 
 
 def test_what_may_change_are_options():
-    assert PretrainConfig.options().keys() | TrainConfig.options().keys() >= MAY_CHANGE
+    commands = (PretrainConfig, TrainConfig, EvaluateConfig)
+    assert {option for config in commands for option in config.options()} >= MAY_CHANGE
 
 
 def steps(folder: Path) -> list[dict]:

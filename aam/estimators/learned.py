@@ -1,0 +1,88 @@
+"""Learners besides the network, for the estimators: from arguments of `fit` to what `aam train --learner` does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from aam.config import SamplingConfig, TrainConfig, UnifracConfig
+from aam.data.study import Study, with_phylogeny
+from aam.data.target_table import Targets
+from aam.errors import InputError
+from aam.estimators.inputs import TreeLike, as_phylogeny
+from aam.learners.storage import LearnerSpec, TrainedLearner
+from aam.learners.storage import checkpoint_of as checkpoint_of_learner
+from aam.training.checkpoint import Checkpoint, read_checkpoint
+from aam.workflows.neural_learner import read_learner
+from aam.workflows.restore import Restored, checkpoint_of, restored
+
+Trained: TypeAlias = Restored | TrainedLearner
+"""What `fit` leaves: the network, or another learner."""
+
+
+def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig) -> Study:
+    """The study with the tree that learners read, if there is one.
+
+    Raises:
+        InputError: the tree is wrong, or lacks ASVs of the study.
+    """
+    if tree is None:
+        return study
+    inputs = config.inputs
+    phylogeny = as_phylogeny(tree, inputs.missing_branch_lengths, inputs.root)
+    return with_phylogeny(study, phylogeny, config.sampling, UnifracConfig(), inputs.drop_missing_tips)
+
+
+def read_trained(path: Path) -> tuple[Trained, Mapping[str, Any]]:
+    """Read a checkpoint of any kind.
+
+    Returns:
+        The model, and the documents of the checkpoint.
+
+    Raises:
+        InputError: no whole checkpoint is there, or it is of another version of aam.
+    """
+    checkpoint = read_checkpoint(path)
+    trained = read_learner(checkpoint) if checkpoint.kind == "learner" else restored(checkpoint)
+    return trained, checkpoint.documents
+
+
+def as_checkpoint(trained: Trained) -> Checkpoint:
+    """The checkpoint of a model of any kind."""
+    return checkpoint_of_learner(trained) if isinstance(trained, TrainedLearner) else checkpoint_of(trained)
+
+
+def targets_of(trained: Trained) -> Targets | None:
+    """What a model predicts; None for an encoder."""
+    return trained.fitted.targets if isinstance(trained, TrainedLearner) else trained.targets
+
+
+def classes_of(targets: Targets) -> tuple[str, ...]:
+    """Classes as a model knows them."""
+    assert targets.only.classes is not None
+    return targets.only.classes.classes
+
+
+def network_of(trained: Trained) -> Restored:
+    """The network.
+
+    Raises:
+        InputError: the model is another learner.
+    """
+    if isinstance(trained, TrainedLearner):
+        raise InputError(
+            f"the model is a learner of the kind {trained.name}, which has no embeddings: only the network has "
+            '(learner="neural")'
+        )
+    return trained
+
+
+def sampling_of(trained: Trained) -> SamplingConfig:
+    """Which samples of a table a model can use; learners draw reads by themselves."""
+    return SamplingConfig() if isinstance(trained, TrainedLearner) else trained.config.sampling
+
+
+def options_of(spec: LearnerSpec) -> dict[str, Any]:
+    """Flat options that a learner was trained with, as far as its checkpoint tells."""
+    drawn = spec.rarefaction
+    sampled = {} if drawn.depth is None else {"rarefy_depth": drawn.depth, "rarefy_draws": drawn.draws}
+    return {**spec.options, **sampled, "learner": spec.learner, "seed": drawn.seed}

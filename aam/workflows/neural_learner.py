@@ -1,0 +1,283 @@
+"""The network as one learner among others: for `aam evaluate` and as a member of an ensemble.
+
+Every fit is a training of its own, on a part of the training samples; the rest, whole groups, chooses the checkpoint.
+
+Shapes: n training samples, m samples to predict, C classes.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from aam.config import (
+    SECTIONS_OF_NETWORK,
+    EvaluateConfig,
+    FinetuneConfig,
+    OutputConfig,
+    TargetConfig,
+    TargetSplitConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from aam.data.splits import split_samples
+from aam.data.study import Study, digest
+from aam.errors import InputError, StoppedBySignalError, first_ids
+from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
+from aam.learners.registry import SOLUTIONS, Maker
+from aam.learners.simple import NullLearner
+from aam.learners.storage import TrainedLearner, learner_of
+from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
+from aam.training.compute import Compute
+from aam.training.distributed import World
+from aam.training.hardware import device_for
+from aam.workflows.fit import Run, check_best_metric, limit_memory
+from aam.workflows.predict_network import predict_study
+from aam.workflows.prepare import prepare_training
+from aam.workflows.restore import Restored, pretrained_model, restored
+
+TARGET, GROUP, SIDE = "target", "group", "side"
+"""Columns of the metadata that a training is given."""
+DRAWS: Final = 10
+"""Divisions of the training samples that are tried."""
+BATCH: Final = 64
+"""Samples that are predicted together; part of what a prediction is, to the last bit."""
+PLACE: Final = Path("run")
+"""Stands for the temporary output folder in what is kept of the options."""
+
+
+@dataclass(eq=False)
+class NeuralSolution(Solution):
+    """The network with its best weights."""
+
+    trained: Restored
+    classes: int
+    """0 where numbers are predicted."""
+
+    def predict(self, study: Study, rows: Rows) -> Output:
+        """Predict samples; classes that no sample of the training had get probability 0."""
+        value = np.zeros((len(rows), self.classes) if self.classes else len(rows))
+        if not len(rows):
+            return Output(value)
+        part = Study(study.table.select_samples(rows))
+        config = self.trained.config
+        with _quiet():
+            compute = Compute.of(World(device_for(config.runtime.device)), config.runtime)
+            table = predict_study(self.trained, part, BATCH, compute)
+        if self.classes:
+            value[:, self._places()] = table.filter(like="probability_").to_numpy(np.float64)
+        else:
+            value[:] = table["prediction"]
+        return Output(value)
+
+    def _places(self) -> list[int]:
+        """Place of every class that the network knows."""
+        assert self.trained.targets is not None
+        assert self.trained.targets.only.classes is not None
+        return [int(name) for name in self.trained.targets.only.classes.classes]
+
+    def arrays(self) -> Arrays:
+        """The weights."""
+        return {name: tensor.cpu().numpy() for name, tensor in self.trained.model.state_dict().items()}
+
+    def settings(self) -> dict[str, Any]:
+        """The options of the training, and its target."""
+        assert self.trained.targets is not None
+        return {
+            "config": self.trained.config.model_dump(mode="json"),
+            "targets": self.trained.targets.to_json(),
+            "classes": self.classes,
+        }
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """Rebuild the network.
+
+        Raises:
+            InputError: its options are those of another version of aam.
+        """
+        weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        checkpoint = Checkpoint("train", settings["config"], {"targets": settings["targets"]}, weights)
+        return cls(restored(checkpoint), settings["classes"])
+
+
+SOLUTIONS["neural"] = NeuralSolution
+
+
+@dataclass(frozen=True)
+class NeuralLearner(Learner):
+    """Trains the network as `aam train` does."""
+
+    options: TrainingConfig
+    """Those of the network; what is predicted, and how samples are divided, is the problem's."""
+    name: ClassVar[str] = "neural"
+
+    @classmethod
+    def of(cls, config: EvaluateConfig | TrainConfig) -> Self:
+        """Take the options of the network from those of a command."""
+        sections: dict[str, Any] = {section: getattr(config, section) for section in SECTIONS_OF_NETWORK}
+        if isinstance(config, TrainConfig):
+            sections["split"] = TargetSplitConfig(val_fraction=config.split.val_fraction)
+            sections["runtime"] = config.runtime
+        return cls(TrainingConfig(target=TargetConfig(metadata_column=(TARGET,)), **sections))
+
+    def solve(self, problem: Problem) -> Solution:
+        """Train on one column.
+
+        Raises:
+            InputError: there are too few samples, or options of the network do not fit each other.
+        """
+        if len(np.unique(problem.y)) < 2:  # in folds within folds alone, as `pose` refuses it
+            return NullLearner().solve(problem)
+        with TemporaryDirectory(prefix="aam-") as scratch, _quiet():
+            config = self._config(problem, Path(scratch) / "run")
+            study = _study_of(problem, self.options.split.val_fraction)
+            world = World(device_for(config.runtime.device))
+            run = prepare_training(study, config, world, problem.weight)
+            _train(run, config.output.output_dir)
+        runtime = run.config.runtime.model_copy(update={"device": "auto"})  # it may be read on another machine
+        output = OutputConfig(output_dir=PLACE)
+        kept = run.config.model_copy(update={"output": output, "runtime": runtime}).model_dump(mode="json")
+        weights = {name: tensor.cpu() for name, tensor in run.model.state_dict().items()}
+        return NeuralSolution(restored(Checkpoint("train", kept, run.documents, weights)), problem.classes)
+
+    def _config(self, problem: Problem, folder: Path) -> TrainConfig:
+        """Options of the training of one column."""
+        given = {section: getattr(self.options, section) for section in self.options.sections()}
+        target = TargetConfig(
+            metadata_column=(TARGET,),
+            classifier=problem.classes > 0,
+            target_transform=None if problem.classes else "none",
+        )
+        changed = {
+            "target": target,
+            "split": TargetSplitConfig(split_column=SIDE),
+            "output": OutputConfig(output_dir=folder),
+            "runtime": self.options.runtime.model_copy(update={"seed": problem.seed % 2**63, "num_workers": 0}),
+        }
+        return TrainConfig(**given | changed)
+
+
+def network_maker(config: EvaluateConfig | TrainConfig) -> dict[str, Maker]:
+    """What `make_learner` needs besides to know the network."""
+    return {"neural": lambda _: NeuralLearner.of(config)}
+
+
+def _train(run: Run, folder: Path) -> None:
+    """Train silently, and leave the best weights in the model.
+
+    Raises:
+        StoppedBySignalError: a signal came; there is nothing to continue.
+    """
+    check_best_metric(run)
+    trainer = run.trainer(CheckpointStore(folder / "checkpoints"))
+    limit_memory(run, trainer)
+    try:
+        trainer.fit()
+    except StoppedBySignalError:
+        raise StoppedBySignalError(
+            "stopped by a signal in a training of the network; what was done of it is lost"
+        ) from None
+    trainer.checkpoints.load_weights(folder, run.model)
+
+
+def _study_of(problem: Problem, val_fraction: float) -> Study:
+    """The training samples alone, with the ASVs that they hold; target and sides are columns of the metadata."""
+    table = problem.study.table.select_samples(problem.rows)
+    table = table.select_asvs(np.flatnonzero(table.asv_reads))
+    values = [f"{code:06d}" for code in problem.codes] if problem.classes else problem.y
+    index = pd.Index(table.sample_ids, name="sample_id", dtype=object)
+    metadata = pd.DataFrame({TARGET: values, SIDE: sides_of(problem, val_fraction)}, index=index)
+    return Study(table, metadata, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
+
+
+def sides_of(problem: Problem, val_fraction: float) -> NDArray[np.str_]:
+    """``train`` or ``val`` for each training sample [n]: whole groups, and no class is on the side of val alone.
+
+    The first of `DRAWS` that leaves something to learn and something to judge by; where there is one group, or no draw
+    of groups does, single samples are drawn.
+
+    Raises:
+        InputError: there are too few samples to divide.
+    """
+    groups = len(np.unique(problem.groups))
+    by_group = [problem.groups] * DRAWS if 1 < groups < len(problem.rows) else []
+    for number, units in enumerate([*by_group, *[None] * DRAWS]):
+        sides = _sides(problem, units, val_fraction, (problem.seed + number) % 2**63)
+        if (sides == "val").any() and len(np.unique(problem.y[sides == "train"])) > 1:
+            return sides
+    raise InputError(
+        f"{len(problem.rows)} training samples are too few for the network: some of them must choose its checkpoint"
+    )
+
+
+def _sides(problem: Problem, groups: Rows | None, val_fraction: float, seed: int) -> NDArray[np.str_]:
+    ids = [problem.study.table.sample_ids[row] for row in problem.rows]
+    named = pd.DataFrame({GROUP: [f"group {number}" for number in problem.groups]}, index=ids)
+    config = TargetSplitConfig(val_fraction=val_fraction, group_column=None if groups is None else GROUP)
+    strata = [str(code) for code in problem.codes] if problem.classes else None
+    split = split_samples(ids, named, config, seed, strata)
+    sides = np.full(len(ids), "train")
+    sides[split.val] = "val"
+    if problem.classes and groups is not None:
+        unseen = ~np.isin(problem.codes, problem.codes[sides == "train"])
+        sides[np.isin(groups, groups[unseen])] = "train"
+    return sides
+
+
+def check_encoder(finetune: FinetuneConfig, config: EvaluateConfig | TrainConfig) -> Checkpoint | None:
+    """Read the encoder that the network starts from, before any work; None where there is none.
+
+    Raises:
+        InputError: it is no pretrained encoder, or of another shape than the options ask for.
+    """
+    if finetune.pretrained_encoder is None:
+        return None
+    checkpoint = read_checkpoint(finetune.pretrained_encoder, kind="pretrain")
+    pretrained_model(checkpoint, config.model, finetune)
+    return checkpoint
+
+
+def seen_by(encoder: Checkpoint, samples: list[str]) -> str | None:
+    """A sentence on held-out samples that an encoder was trained on, without labels; None where there are none."""
+    seen = sorted(set(encoder.documents["training"]).intersection(samples))
+    if not seen:
+        return None
+    return (
+        f"the pretrained encoder has seen, without labels, {len(seen)} of the {len(samples)} held-out samples "
+        f"({first_ids(seen)}): the network may look better than it is for new samples"
+    )
+
+
+def digest_of(encoder: Checkpoint) -> str:
+    """Hash of the weights of an encoder."""
+    return digest([encoder.model[name].numpy() for name in sorted(encoder.model)])
+
+
+def read_learner(checkpoint: Checkpoint) -> TrainedLearner:
+    """Rebuild a learner from its checkpoint, the network too where it is a member of an ensemble.
+
+    Raises:
+        InputError: another aam wrote it.
+    """
+    return learner_of(checkpoint)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let aam say errors alone: what a training would say would be said for every fold of every fold."""
+    package = logging.getLogger("aam")
+    before = package.level
+    package.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        package.setLevel(before)
