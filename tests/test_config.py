@@ -182,7 +182,6 @@ def test_values_out_of_range_are_refused(options, message):
     [
         ({"embedding_dim": 100, "attention_heads": 3}, "100 is not a multiple of --attention-heads 3"),
         ({"keep_shallow": True}, "--keep-shallow is about samples below --rarefy-depth"),
-        ({"freeze_base": True}, "--freeze-base would keep random weights"),
         ({"class_weights": "balanced"}, "--class-weights is for classes: give --classifier too"),
         ({"mix_samples": 0.1}, "--mix-samples 0.1 mixes samples of equal label: give --classifier too"),
         (
@@ -204,7 +203,7 @@ def test_contradictions_are_refused_and_their_remedies_accepted(options, message
     [
         {"embedding_dim": 96, "attention_heads": 3},
         {"keep_shallow": True, "rarefy_depth": 100},
-        {"freeze_base": True, "pretrained_encoder": "pretrained"},
+        {"freeze_base": True},
         {"class_weights": "balanced", "classifier": True},
         {"mix_samples": 0.1, "classifier": True},
         {"sequence_noise": 0.1, "pretrained_encoder": "pretrained"},

@@ -35,3 +35,23 @@ def test_pretraining_keeps_its_own_defaults():
     assert (pretraining.model.embedding_dim, pretraining.optim.lr, pretraining.optim.patience) == (128, 1e-3, None)
     training = TrainConfig.from_flat({"output_dir": "run", "metadata_column": "age"})
     assert (training.model.embedding_dim, training.optim.lr, training.optim.patience) == (64, None, 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "settled"),
+    [
+        ({}, (True, 1024)),
+        ({"asv_features": 0}, (True, 0)),
+        ({"freeze_base": False}, (False, 0)),
+        ({"freeze_base": False, "asv_features": 50}, (False, 50)),
+        ({"pretrained_encoder": "encoder"}, (False, 0)),
+        ({"pretrained_encoder": "encoder", "freeze_base": True}, (True, 0)),
+        ({"count_weight": 0.1}, (False, 0)),
+        ({"encoder_lr_ratio": 1.0}, (False, 0)),
+        ({"sample_dropout": 0.1}, (False, 0)),
+    ],
+)
+def test_a_new_encoder_stays_unless_an_option_asks_that_it_learns(options, settled):
+    config = TrainConfig.from_flat({"output_dir": "run", "metadata_column": "age", **options}).settled()
+    assert (config.finetune.freeze_base, config.target.asv_features) == settled
+    assert config.settled() == config

@@ -32,9 +32,11 @@ LEARNED_BY: Final[dict[EncoderType, tuple[PretrainLoss, ...]]] = {
 
 
 LR_AT_64: Final = 3e-3
-"""Learning rate of the heads of a model of width 64."""
+"""Learning rate of heads that read 64 numbers of a sample."""
 EPOCHS: Final = 30
 """Passes over the training samples of a study that is not small."""
+ASV_FEATURES: Final = 1024
+"""Random features of ASVs beside the embedding of a new encoder that stays as it is."""
 
 
 class ModelConfig(Section):
@@ -242,7 +244,7 @@ class TargetOptimConfig(OptimConfig):
     min_steps: Annotated[int, Field(ge=0)] = 250
     """Steps before which no run stops early; without --epochs a small study is passed over until there are as many."""
     lr: Annotated[float, Field(gt=0)] | None = None  # type: ignore[assignment]  # settled before it is read
-    """Highest learning rate of all but the encoder. Default: 0.003 at width 64, less the wider (root of 64 / width)."""
+    """Highest learning rate of all but the encoder. Default: 0.003 times the root of 64 / numbers read by the head."""
     encoder_lr_ratio: Annotated[float, Field(gt=0)] = 0.1
     """Learning rate of the encoder, new or pretrained, as a multiple of --lr."""
     patience: Positive | None = 20
@@ -252,7 +254,7 @@ class TargetOptimConfig(OptimConfig):
         """Fill in what depends on the model and the study: the learning rate and the number of epochs.
 
         Args:
-            width: of the embeddings.
+            width: of the embeddings, and random features beside them.
             samples: that train.
         """
         rate = LR_AT_64 * (64 / width) ** 0.5 if self.lr is None else self.lr
@@ -268,15 +270,13 @@ class FinetuneConfig(Section):
 
     pretrained_encoder: Path | None = None
     """Output folder or checkpoint of `aam pretrain` to start from. Default: start from random weights."""
-    freeze_base: bool = False
-    """Train only the new heads; the encoder stays as it is."""
+    freeze_base: bool | None = None
+    """Train only the heads; the encoder stays as it is. Default: a new one stays, where nothing asks that it learns."""
     embedding_cache: Path | None = None
     """With --freeze-base: keep embeddings of ASVs in this folder, so that later runs compute only those of new ASVs."""
 
     @model_validator(mode="after")
-    def _freezing_needs_weights(self) -> Self:
-        if self.freeze_base and self.pretrained_encoder is None:
-            raise ValueError("--freeze-base would keep random weights: give --pretrained-encoder too")
+    def _embeddings_are_kept_of_a_frozen_encoder(self) -> Self:
         if not self.freeze_base:
             self._refuse_unused("embedding_cache", "--freeze-base: an encoder that learns embeds anew in every step")
         return self

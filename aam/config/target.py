@@ -51,6 +51,8 @@ class TargetConfig(Section):
     """Weight of the target's loss."""
     standardize_samples: bool = True
     """Bring what the head reads to mean 0 and deviation 1 over the training samples, as it is before the first step."""
+    asv_features: Annotated[int, Field(ge=0)] | None = None
+    """Random features of ASVs that the head reads of a sample. Default: 1024 of a new encoder that stays as it is."""
     count_weight: NonNegative = 0.0
     """Weight of predicting hidden abundances of ASVs, an auxiliary task (0: no such head)."""
     count_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15

@@ -20,6 +20,7 @@ from aam.config.learners import (
     has_network,
 )
 from aam.config.learning import (
+    ASV_FEATURES,
     DistributedConfig,
     FinetuneConfig,
     MemoryConfig,
@@ -166,6 +167,25 @@ class TrainingConfig(RunConfig):
         self._augmentation_has_effect()
         self._target_is_no_input()
         return self
+
+    def settled(self) -> Self:
+        """Settle whether the encoder stays as it is, and how many random features of ASVs the head reads."""
+        new, freeze, features = (
+            self.finetune.pretrained_encoder is None,
+            self.finetune.freeze_base,
+            self.target.asv_features,
+        )
+        freeze = new and not self._asks_to_learn() if freeze is None else freeze
+        features = (ASV_FEATURES if new and freeze else 0) if features is None else features
+        finetune = self.finetune.model_copy(update={"freeze_base": freeze})
+        target = self.target.model_copy(update={"asv_features": features})
+        return self.model_copy(update={"finetune": finetune, "target": target})
+
+    def _asks_to_learn(self) -> bool:
+        """Whether an option only has an effect on an encoder that learns."""
+        dropout = self.model.nucleotide_dropout + self.model.sample_dropout
+        ratio = self.optim.encoder_lr_ratio != TargetOptimConfig().encoder_lr_ratio
+        return ratio or self.target.count_weight + self.augmentation.sequence_noise + dropout > 0
 
     def _augmentation_has_effect(self) -> None:
         mixed, noise = self.augmentation.mix_samples, self.augmentation.sequence_noise

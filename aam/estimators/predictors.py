@@ -61,7 +61,7 @@ class SamplePredictor(SampleModel):
     lr: float | None = None
     patience: int | None = 20
     encoder: SampleEncoder | Path | str | None = None
-    freeze_base: bool = False
+    freeze_base: bool | None = None
     pretrain_epochs: int = 50
     root: RootChoice = "error"
 
@@ -250,7 +250,7 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
             `options`, as ``{"trees": 1000}``.
         encoder: a fitted `SampleEncoder`, or the path of an output folder or checkpoint of `aam pretrain`. It fixes
             `embedding_dim`, `attention_heads`, `attention_layers` and `nucleotide_patch`. `clone` keeps it fitted.
-        freeze_base: train only the new heads.
+        freeze_base: train only the heads; by default a new encoder stays as it is, and a pretrained one learns.
         pretrain_epochs: epochs of pretraining, where `fit` gets a tree and there is no `encoder`. It shares `options`
             and the other parameters, but for `lr` and `patience` at their defaults; to choose more about
             it, fit a `SampleEncoder`.

@@ -33,6 +33,8 @@ class EncodedSamples(NamedTuple):
     """bool [B, S], True where padding."""
     pool: Callable[[Tensor, Tensor], Tensor]
     """Makes an embedding of contexts and padding, as the encoder does."""
+    features: Tensor | None = None
+    """[B, F], random features of the ASVs, where the head reads some."""
 
 
 class Fusion(Protocol):

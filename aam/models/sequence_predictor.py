@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aam.config import CategoryConfig, TargetConfig
+from aam.models.asv_features import AsvFeatures
 from aam.models.fusion import Conditioning, EncodedSamples
 from aam.models.heads import CountHead, TargetHead, TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
@@ -24,6 +25,8 @@ class SequencePredictor(nn.Module):
     ENTRY_POINTS: ClassVar[tuple[str, ...]] = (
         "embed_asvs",
         "embed_samples",
+        "pool_samples",
+        "wave_asvs",
         "predict_samples",
         "predict_pooled",
         "category_attention",
@@ -59,7 +62,9 @@ class SequencePredictor(nn.Module):
             self.conditioning = Conditioning(categories or CategoryConfig(), spec, width)
         self.scaled = None if spec is None else spec.scaled
         scales = 0 if spec is None or spec.scaled is None else spec.sizes[spec.scaled]
-        self.target_head = TargetHead(self.conditioning.width if self.conditioning else width, outputs, config, scales)
+        self.asv_features = AsvFeatures(width, config.asv_features) if config.asv_features else None
+        inputs = (self.conditioning.width if self.conditioning else width) + (config.asv_features or 0)
+        self.target_head = TargetHead(inputs, outputs, config, scales)
         self.count_head = CountHead(width) if config.count_weight > 0 else None
         self.frozen = False
         # read by pretraining alone: data parallelism refuses parameters that no loss reaches
@@ -114,6 +119,23 @@ class SequencePredictor(nn.Module):
         """Embed samples from ASVs that are embedded already: [U, D], [B, S], [B, S], [B] -> [B, D]."""
         return self.encoder.embed_samples(asv_embedding, slot, count, depth)
 
+    def pool_samples(self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor) -> Tensor:
+        """All that a prediction reads of samples alone: embeddings, and features beside them; -> [B, D + F]."""
+        embedding = self.encoder.embed_samples(asv_embedding, slot, count, depth)
+        if self.asv_features is None:
+            return embedding
+        return torch.cat([embedding, self.asv_features(asv_embedding, slot, count)], dim=1)
+
+    def wave_asvs(self, asv_embedding: Tensor) -> Tensor:
+        """Random features of embedded ASVs, as of `AsvFeatures.waves`: [U, D] -> [U, F].
+
+        Raises:
+            ValueError: the model was built without them.
+        """
+        if self.asv_features is None:
+            raise ValueError("wave_asvs needs a model built with asv_features")
+        return self.asv_features.waves(asv_embedding)
+
     def predict_samples(
         self,
         asv_embedding: Tensor,
@@ -132,13 +154,13 @@ class SequencePredictor(nn.Module):
         by_sample = self.conditioning is None or not self.conditioning.fusion.reads_asvs
         return by_sample and self.count_head is None
 
-    def predict_pooled(self, sample_embedding: Tensor, categories: Tensor | None = None) -> PredictorOutput:
-        """Predict from samples that are embedded already: [B, D], and int64 [B, K] as of `forward`.
+    def predict_pooled(self, pooled: Tensor, categories: Tensor | None = None) -> PredictorOutput:
+        """Predict from samples as of `pool_samples`: [B, D + F], and int64 [B, K] as of `forward`.
 
         Raises:
             ValueError: the prediction depends on the ASVs, too; or on categories, and there are none.
         """
-        return self._predict_pooled(sample_embedding, categories)
+        return self._predict_pooled(pooled, categories)
 
     def category_attention(
         self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, categories: Tensor
@@ -178,23 +200,24 @@ class SequencePredictor(nn.Module):
         """What the target head reads, [B, width of the head], from ASVs that are embedded already; see `forward`."""
         return self._condition(self._encode(asv_embedding, slot, count, depth), categories)
 
-    def pooled_head_inputs(self, sample_embedding: Tensor, categories: Tensor | None = None) -> Tensor:
+    def pooled_head_inputs(self, pooled: Tensor, categories: Tensor | None = None) -> Tensor:
         """What the target head reads of samples that are embedded already; see `predict_pooled`."""
-        return self._condition(self._pooled(sample_embedding), categories)
+        return self._condition(self._pooled(pooled), categories)
 
-    def _predict_pooled(self, sample_embedding: Tensor, categories: Tensor | None) -> PredictorOutput:
+    def _predict_pooled(self, pooled: Tensor, categories: Tensor | None) -> PredictorOutput:
         """Do the work of `predict_pooled`, no entry point itself."""
         if not self.reads_samples_alone:
             raise ValueError("predict_pooled needs a model that does not read the ASVs of a sample again")
-        samples = self._pooled(sample_embedding)
-        return PredictorOutput(self._predict_target(samples, categories), sample_embedding, None)
+        samples = self._pooled(pooled)
+        return PredictorOutput(self._predict_target(samples, categories), samples.embedding, None)
 
-    def _pooled(self, sample_embedding: Tensor) -> EncodedSamples:
-        """Samples of which nothing but their embeddings is read."""
-        rows, width = sample_embedding.shape
-        none = sample_embedding.new_zeros(rows, 0, width)
-        padding = sample_embedding.new_zeros(rows, 0, dtype=torch.bool)
-        return EncodedSamples(sample_embedding, none, padding, self.encoder.sample_encoder.pool)
+    def _pooled(self, pooled: Tensor) -> EncodedSamples:
+        """Samples of which nothing but their embeddings, and features, is read."""
+        rows, width = len(pooled), self.encoder.config.embedding_dim
+        none = pooled.new_zeros(rows, 0, width)
+        padding = pooled.new_zeros(rows, 0, dtype=torch.bool)
+        features = None if self.asv_features is None else pooled[:, width:]
+        return EncodedSamples(pooled[:, :width], none, padding, self.encoder.sample_encoder.pool, features)
 
     def _predict_target(self, samples: EncodedSamples, categories: Tensor | None) -> Tensor:
         if categories is None and (self.conditioning is not None or self.scaled is not None):
@@ -204,10 +227,8 @@ class SequencePredictor(nn.Module):
         return prediction
 
     def _condition(self, samples: EncodedSamples, categories: Tensor | None) -> Tensor:
-        if self.conditioning is None:
-            return samples.embedding
-        conditioned: Tensor = self.conditioning(samples, categories)
-        return conditioned
+        inputs: Tensor = samples.embedding if self.conditioning is None else self.conditioning(samples, categories)
+        return inputs if samples.features is None else torch.cat([inputs, samples.features], dim=1)
 
     def _encode(
         self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
@@ -215,7 +236,8 @@ class SequencePredictor(nn.Module):
         encoder = self.encoder.sample_encoder
         context = encoder.contextualise(asv_embedding, slot, count, depth, hidden_count)
         padding = count == 0
-        return EncodedSamples(encoder.pool(context, padding), context, padding, encoder.pool)
+        features = None if self.asv_features is None else self.asv_features(asv_embedding, slot, count)
+        return EncodedSamples(encoder.pool(context, padding), context, padding, encoder.pool, features)
 
 
 class EmbeddedPredictor(nn.Module):
@@ -245,6 +267,6 @@ class PooledPredictor(nn.Module):
         super().__init__()
         self.predictor = predictor
 
-    def forward(self, sample_embedding: Tensor, categories: Tensor | None = None) -> PredictorOutput:
+    def forward(self, pooled: Tensor, categories: Tensor | None = None) -> PredictorOutput:
         """Predict from samples that are embedded already; see `SequencePredictor.predict_pooled`."""
-        return self.predictor._predict_pooled(sample_embedding, categories)
+        return self.predictor._predict_pooled(pooled, categories)

@@ -21,12 +21,13 @@ from aam.data.dataset import FixedBatches, SampleBatch, StepBatch
 from aam.data.rarefaction import SampleDraws
 from aam.data.sequences import sequence_keys
 from aam.data.target_table import Targets
+from aam.models.asv_features import standardizing
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
-from aam.training.asv_embeddings import AsvEmbeddings, embeddings_of
+from aam.training.asv_embeddings import ROWS, AsvEmbeddings, embeddings_of
 from aam.training.compute import Compute, draws_dropout, seeded
 from aam.training.divided import fill
-from aam.training.inference import embed_samples, hold_asvs, map_samples
+from aam.training.inference import asvs_of, hold_asvs, map_samples
 from aam.training.losses import (
     MultiTaskLoss,
     RegressionLoss,
@@ -114,10 +115,14 @@ class TargetObjective:
 
     @cached_property
     def frozen_samples(self) -> Tensor:
-        """Embeddings of all samples of the table, [samples, D], where they stay the same."""
+        """All samples of the table as of `pool_samples`, [samples, D + F], where they stay the same."""
         every = replace(self.held_out, samples=np.arange(self.held_out.draws.table.n_samples))
         workers = self.config.runtime.num_workers or 0
-        return embed_samples(self.model, self.nucleotides, every, self.compute, workers, self._embed_asvs())
+
+        def pool(batch: SampleBatch, asvs: Tensor) -> Tensor:
+            return self.model.pool_samples(asvs, batch.slot, batch.count, batch.depth)
+
+        return map_samples(pool, self._embed_asvs(), every, self.compute, workers)
 
     def _embed_asvs(self) -> AsvEmbeddings:
         every, cache = np.arange(len(self.nucleotides)), self.config.finetune.embedding_cache
@@ -215,6 +220,26 @@ class TargetObjective:
         return self.predict(self.held_out)
 
     @torch.no_grad()
+    def fit_features(self, batches: FixedBatches) -> None:
+        """Settle random features on the ASVs of some samples, each counting once; every rank calls this."""
+        features = self.model.asv_features
+        assert features is not None
+        self.model.eval()
+        asvs = torch.from_numpy(asvs_of(batches)).to(self.compute.device)
+        rows = self._frozen_or_held(batches).of(asvs)
+        for name, value in standardizing(rows).items():
+            fill(getattr(features, name), value.to(self.compute.device))
+        waves = torch.cat([self.model.wave_asvs(part) for part in torch.split(rows, ROWS)])
+        fill(features.center, waves.double().mean(0).float())
+        self.model.train()
+
+    def _frozen_or_held(self, batches: FixedBatches) -> AsvEmbeddings:
+        """Embeddings of the ASVs of samples."""
+        if self.model.frozen:
+            return self.frozen_asvs
+        return hold_asvs(self.model, self.nucleotides, batches, self.compute)
+
+    @torch.no_grad()
     def standardize(self, batches: FixedBatches) -> None:
         """Let the head read what it is given of some samples with mean 0 and deviation 1; every rank calls this."""
         norm = self.model.target_head.norm
@@ -228,8 +253,7 @@ class TargetObjective:
             samples = torch.from_numpy(batches.samples).to(self.compute.device)
             rows = self.model.pooled_head_inputs(self.frozen_samples[samples], self.table.categories_of(samples))
         else:
-            frozen = self.frozen_asvs if self.model.frozen else None
-            embeddings = frozen or hold_asvs(self.model, self.nucleotides, batches, self.compute)
+            embeddings = self._frozen_or_held(batches)
             workers = self.config.runtime.num_workers or 0
             rows = map_samples(self._read_batch, embeddings, batches, self.compute, workers)
         self.model.train()
@@ -251,8 +275,7 @@ class TargetObjective:
         if self.pooled:
             rows = self._judge_pooled(batches.samples)
         else:
-            frozen = self.frozen_asvs if self.model.frozen else None
-            embeddings = frozen or hold_asvs(self.model, self.nucleotides, batches, self.compute)
+            embeddings = self._frozen_or_held(batches)
             rows = map_samples(self._judge_batch, embeddings, batches, self.compute, workers)
         self.model.train()
         width = sum(self.outputs)

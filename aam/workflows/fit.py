@@ -283,7 +283,7 @@ def measured_budget(run: Run, limit: float) -> MemoryBudget:
     config, device = run.config, run.world.device
     if device.type == "cpu":
         return_freed_memory()
-    frozen = isinstance(config, TrainConfig) and config.finetune.freeze_base
+    frozen = isinstance(config, TrainConfig) and bool(config.finetune.freeze_base)
     masking = config.masking if isinstance(config, PretrainConfig) and config.losses.learns("nucleotide") else None
     cost = predicted_cost(config.model, masking, frozen, _pads(run))
     budget = MemoryBudget((1 - KEPT_FREE) * limit, cost, ceiling=limit)

@@ -157,7 +157,9 @@ def _fine_tuning(config: TrainConfig, trained: Restored) -> list[str]:
 def _start(config: TrainConfig) -> list[str]:
     encoder = config.finetune.pretrained_encoder
     frozen = ", frozen: only what is new was trained" if config.finetune.freeze_base else ""
-    lines = ["random weights" if encoder is None else f"the pretrained encoder {encoder}{frozen}"]
+    if encoder is None:
+        frozen = ", which the encoder keeps: only the head was trained" if frozen else ""
+    lines = [f"random weights{frozen}" if encoder is None else f"the pretrained encoder {encoder}{frozen}"]
     return _paragraph("started from", lines)
 
 

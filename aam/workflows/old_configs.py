@@ -37,4 +37,15 @@ def _encoder_learned_as_the_head(config: Document) -> Document:
     return config
 
 
-STEPS: Final[tuple[Callable[[Document], Document], ...]] = (_validation_has_its_name, _encoder_learned_as_the_head)
+def _head_read_embeddings_alone(config: Document) -> Document:
+    """There were no random features of ASVs; the encoder learned unless the option said that it stays."""
+    if "target" in config and "asv_features" not in config["target"]:
+        config["target"]["asv_features"] = 0
+    return config
+
+
+STEPS: Final[tuple[Callable[[Document], Document], ...]] = (
+    _validation_has_its_name,
+    _encoder_learned_as_the_head,
+    _head_read_embeddings_alone,
+)

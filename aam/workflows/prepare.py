@@ -61,8 +61,8 @@ def prepare_training(
             checkpoint, {"validation": [ids[row] for row in split.val], "test": [ids[row] for row in split.test]}
         )
     model_config = _model_config(config, checkpoint)
-    optim = _settled_optim(config.optim, model_config, len(split.train))
-    config = config.model_copy(update={"model": model_config, "optim": optim})
+    config = config.model_copy(update={"model": model_config}).settled()
+    config = config.model_copy(update={"optim": _settled_optim(config, len(split.train))})
     _check_heads(config)
     config, compute = begin_compute(config, world)
     material = gather_material(study, split, config, compute, _mixing(study, values, split, config))
@@ -77,8 +77,12 @@ def prepare_training(
     parallel = parallelize(model, config.distribution, compute, embedded=model.frozen, pooled=pooled)
     held_out = material.batches(split.val, config)
     objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
-    if config.target.standardize_samples and resumed_model(config.output) is None:
-        objective.standardize(material.batches(_some(split.train, study, config), config))
+    if resumed_model(config.output) is None:
+        some = material.batches(_some(split.train, study, config), config)
+        if model.asv_features is not None:
+            objective.fit_features(some)
+        if config.target.standardize_samples:
+            objective.standardize(some)
     documents: dict[str, Any] = {"targets": targets.to_json()}
     if weights is not None:
         documents["loss_weights"] = weights.to_json()
@@ -92,16 +96,20 @@ def prepare_training(
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
 
 
-def _settled_optim(asked: TargetOptimConfig, model: ModelConfig, samples: int) -> TargetOptimConfig:
+def _settled_optim(config: TrainConfig, samples: int) -> TargetOptimConfig:
     """Settle the learning rate and the number of epochs, and say them."""
-    settled = asked.settled(model.embedding_dim, samples)
+    settled = config.optim.settled(config.model.embedding_dim + (config.target.asv_features or 0), samples)
     assert settled.lr is not None
+    encoder = f"{settled.lr * settled.encoder_lr_ratio:.3g} for the encoder"
+    if config.finetune.freeze_base:
+        encoder = "the encoder stays as it is"
     logger.info(
-        "learning rate %.3g, %.3g for the encoder; %d epochs of %d steps",
+        "learning rate %.3g, %s; %d epochs of %d steps; %d random features of ASVs",
         settled.lr,
-        settled.lr * settled.encoder_lr_ratio,
+        encoder,
         settled.epochs,
         math.ceil(samples / settled.step_samples),
+        config.target.asv_features or 0,
     )
     return settled
 

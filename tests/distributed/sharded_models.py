@@ -51,8 +51,8 @@ def entry_points(folder: Path, world: World) -> Iterator[Result]:
         plain, divided = (prepare(folder, task, ALONE, torch.float64) for _ in range(2))
         wrap_model_fsdp(divided.model, world, DistributedConfig(fsdp=True))
         pair = Pair(plain, divided)
-        # this model has no categories to attend to, and hides abundances, for which it reads the ASVs again
-        others = {"category_attention", "predict_pooled"}
+        # this model has no categories to attend to, no random features, and hides abundances, so it reads ASVs again
+        others = {"category_attention", "predict_pooled", "wave_asvs"}
         assert set(pair.calls) >= {*plain.model.ENTRY_POINTS, "__call__"} - others
         for stage in ("fresh", "again"):
             yield from pair.compare(f"{task}, {stage}")
@@ -131,6 +131,7 @@ def calls_of(model: SequenceEncoder | SequencePredictor, batch: SampleBatch, nuc
         return common | heads | {"predict_hidden": (tokens, mask), "__call__": (tokens, *rest, mask)}
     hidden = (torch.rand(batch.count.shape, generator=draw) < 0.4) & (batch.count > 0)
     named: Calls = {"predict_samples": (asvs, *rest), "predict_samples hidden": (asvs, *rest, hidden)}
+    named |= {"pool_samples": (asvs, *rest), "head_inputs": (asvs, *rest), "pooled_head_inputs": (embedding,)}
     return common | named | {"__call__": (tokens, *rest), "__call__ hidden": (tokens, *rest, hidden)}
 
 

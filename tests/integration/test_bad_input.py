@@ -565,7 +565,6 @@ CHECKPOINTS = {
     "another shape than the encoder's": Case(
         train(pretrained_encoder="pretrained", embedding_dim=16), ("--embedding-dim 16", "pretrained with 8")
     ),
-    "frozen random weights": Case(train(freeze_base=True), ("--freeze-base", "--pretrained-encoder")),
 }
 
 OUTPUTS = {
@@ -874,6 +873,7 @@ AUGMENTATION = {
     "too little memory to estimate within": Case(
         [
             *_command("estimate", ("train",), table="table.biom", metadata="metadata.tsv", metadata_column="acidity"),
+            "--no-freeze-base",
             "--max-memory-gb",
             "1e-5",
         ],
@@ -1284,9 +1284,6 @@ LEARNERS = {
     ),
     "encoder of an evaluation that is a learner": Case(
         evaluate(learners="neural", pretrained_encoder="forest"), ("was written by `aam train --learner`",)
-    ),
-    "random weights frozen in an evaluation": Case(
-        evaluate(learners="neural", freeze_base=True), ("--freeze-base would keep random weights",)
     ),
 }
 

@@ -100,29 +100,32 @@ def test_prediction_from_embedded_asvs_is_the_same(make_predictor, make_batch):
         assert torch.equal(predict(asvs, slot, count, depth).prediction, expected.prediction)
 
 
+@pytest.mark.parametrize("features", [0, 8])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_prediction_from_embedded_samples_is_the_same_where_asvs_are_not_read_again(
-    make_conditioned, make_batch, fusion: str
+    make_conditioned, make_batch, fusion: str, features: int
 ):
     tokens, slot, count, depth, _ = make_batch(7)
-    model, categories = make_conditioned(fusion, count_weight=0.0).eval(), draw_categories()
+    model = make_conditioned(fusion, count_weight=0.0, asv_features=features).eval()
+    categories, pooled = draw_categories(), model.pool_samples(model.embed_asvs(tokens), slot, count, depth)
     expected = model(tokens, slot, count, depth, None, categories)
     assert model.reads_samples_alone == (fusion in {"concat", "add", "gmu"})
     for predict in (model.predict_pooled, PooledPredictor(model)):
         if model.reads_samples_alone:
-            output = predict(expected.sample_embedding, categories)
+            output = predict(pooled, categories)
             assert torch.equal(output.prediction, expected.prediction)
             assert output.counts is None
         else:
             with pytest.raises(ValueError, match="read the ASVs"):
-                predict(expected.sample_embedding, categories)
+                predict(pooled, categories)
     assert not make_conditioned(fusion).reads_samples_alone  # it predicts abundances of ASVs
 
 
 @pytest.mark.parametrize("name", ["forward", "step", "pooled step", *SequencePredictor.ENTRY_POINTS])
 def test_no_entry_point_calls_another(make_conditioned, make_batch, refuse, name: str):
     # of a sharded root each gathers the weights and frees them: the inner one would free what the outer still needs
-    model = make_conditioned("add", count_weight=0.0) if "pooled" in name else make_conditioned("cross_attention")
+    options = {"asv_features": 8, **({"count_weight": 0.0} if "pooled" in name else {})}
+    model = make_conditioned("add" if "pooled" in name else "cross_attention", **options)
     tokens, slot, count, depth, _ = make_batch(2)
     asvs, hidden, categories = torch.zeros(len(tokens), 16), count > 0, draw_categories()
     refuse(model, {*SequencePredictor.ENTRY_POINTS, "forward"} - {name})
@@ -131,12 +134,14 @@ def test_no_entry_point_calls_another(make_conditioned, make_batch, refuse, name
         "step": lambda: EmbeddedPredictor(model)(asvs, slot, count, depth, hidden, categories),
         "embed_asvs": lambda: model.embed_asvs(tokens),
         "embed_samples": lambda: model.embed_samples(asvs, slot, count, depth),
+        "pool_samples": lambda: model.pool_samples(asvs, slot, count, depth),
+        "wave_asvs": lambda: model.wave_asvs(asvs),
         "predict_samples": lambda: model.predict_samples(asvs, slot, count, depth, hidden, categories),
-        "predict_pooled": lambda: model.predict_pooled(torch.zeros(4, 16), categories),
-        "pooled step": lambda: PooledPredictor(model)(torch.zeros(4, 16), categories),
+        "predict_pooled": lambda: model.predict_pooled(torch.zeros(4, 24), categories),
+        "pooled step": lambda: PooledPredictor(model)(torch.zeros(4, 24), categories),
         "category_attention": lambda: model.category_attention(asvs, slot, count, depth, categories),
         "head_inputs": lambda: model.head_inputs(asvs, slot, count, depth, categories),
-        "pooled_head_inputs": lambda: model.pooled_head_inputs(torch.zeros(4, 16), categories),
+        "pooled_head_inputs": lambda: model.pooled_head_inputs(torch.zeros(4, 24), categories),
     }
     calls[name]()
 

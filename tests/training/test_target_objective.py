@@ -40,7 +40,7 @@ def step_of(run: Run, plan: StepPlan, gradient) -> tuple[dict[str, float], torch
         (REGRESSION, (5, 7)),
         (REGRESSION, (1, 10, 1)),
         (CLASSES, (4, 4, 4)),
-        ({**REGRESSION, "count_weight": 0.0, "target_loss": "mae"}, (5, 7)),
+        ({**REGRESSION, "count_weight": 0.0, "target_loss": "mae", "freeze_base": False}, (5, 7)),
     ],
 )
 def test_the_gradient_of_accumulated_batches_is_that_of_one(double_run, gradient, options, sizes):
@@ -226,7 +226,7 @@ def test_a_head_on_samples_that_are_embedded_once_learns_what_it_learns_anyway(
 def test_a_head_on_embedded_samples_calls_no_encoder_after_the_first_step(study, make_train_config, pretrained):
     options = {**DEEP, "standardize_samples": False}  # else samples are embedded before the first step
     run = prepare_training(study, make_train_config(**pretrained(), freeze_base=True, **options))
-    rows = {"embed_asvs": 0, "embed_samples": 0}
+    rows = {"embed_asvs": 0, "pool_samples": 0}
     for name in rows:
         inner = getattr(run.model, name)
 
@@ -242,7 +242,19 @@ def test_a_head_on_embedded_samples_calls_no_encoder_after_the_first_step(study,
         run.objective.validate()
         run.objective.predict_held_out()
     assert sum(ran) == study.table.n_samples
-    assert rows == {"embed_asvs": study.table.n_asvs, "embed_samples": study.table.n_samples}
+    assert rows == {"embed_asvs": study.table.n_asvs, "pool_samples": study.table.n_samples}
+
+
+def test_random_features_are_settled_on_the_asvs_of_training_samples(study, make_train_config):
+    run = prepare_training(study, make_train_config(**DEEP))
+    features, train = run.model.asv_features, run.material.split.train
+    assert run.model.frozen
+    held = np.flatnonzero(study.table.counts[train].sum(axis=0))
+    rows = run.model.embed_asvs(run.material.nucleotides[torch.from_numpy(held)])
+    standard = (rows - features.shift) * features.scale
+    assert standard.mean(0).abs().max() < 1e-3
+    assert (standard.std(0, unbiased=False) - 1).abs().max() < 1e-2
+    assert features.waves(rows).mean(0).abs().max() < 1e-4
 
 
 def alone(run: Run) -> np.ndarray:

@@ -82,7 +82,8 @@ def gradient_of(run, plan) -> torch.Tensor:
 
 @pytest.mark.parametrize("sizes", [(8,), (3, 5)])
 def test_fine_tuning_reads_the_nucleotides_of_a_step_with_its_noise(prepare, sizes):
-    noisy, plain, still = prepare(sequence_noise=0.2, lr=0.02), prepare(), prepare()
+    learns = {"freeze_base": False}
+    noisy, plain, still = prepare(sequence_noise=0.2, lr=0.02), prepare(**learns), prepare(**learns)
     plan = next(iter(AddressedSampler(plain.material.split.train, 8, 1, 1, seed=7)))
     plan = replace(plan, step=5, micro=tuple(np.split(plan.samples, np.cumsum(sizes)[:-1])))
     keys = torch.from_numpy(plain.material.study.asv_keys)

@@ -139,7 +139,7 @@ def prepared(options: dict) -> Run:
 
 def test_categories_have_their_own_learning_rate(train_options, tmp_path):
     options = train_options(tmp_path / "run", **EVERYTHING, scheduler="constant", warmup_fraction=0)
-    run = prepared(options)
+    run = prepared(options | {"freeze_base": False})
     trainer = run.trainer(CheckpointStore(tmp_path / "checkpoints"))
     names = {id(parameter): name for name, parameter in run.model.named_parameters()}
     rates = {
@@ -314,7 +314,7 @@ def test_weights_by_category_change_the_loss_and_are_kept(train_options, study_f
 
 def test_the_loss_of_a_step_is_the_weighted_mean(train_options, tmp_path):
     weighted = {"categorical_loss_weights": "auto", "categorical_loss_weight_column": "region"}
-    run = prepared(train_options(tmp_path / "run", **CATEGORIES, **weighted))
+    run = prepared(train_options(tmp_path / "run", **CATEGORIES, **weighted, freeze_base=False))
     step = run.dataset[next(iter(run.material.sampler(run.config)))]
     found = float(run.objective.backward(step, lambda loss: loss)["target_loss"])
     table, (batch,) = run.objective.table, step.micro

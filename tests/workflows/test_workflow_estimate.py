@@ -49,7 +49,8 @@ def flat(pretrain_options, train_options, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", ["pretrain", "train"])
 def test_the_size_of_a_run_is_told_and_nothing_is_written(flat, command, capsys, tmp_path):
-    options = flat(command, rarefy_depth=150, embedding_dim=64, batch_size=8)
+    learns = {"encoder_lr_ratio": 0.2} if command == "train" else {}
+    options = flat(command, rarefy_depth=150, embedding_dim=64, batch_size=8, **learns)
     said = told(command, options, capsys)
     assert list(tmp_path.iterdir()) == []
     parameters = number(said["parameters"])

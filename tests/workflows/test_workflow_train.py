@@ -312,8 +312,9 @@ def test_what_is_settled_is_said_and_stored(train_options, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="aam"):
         train(TrainConfig.from_flat(options | {"patience": 1}))
     stored = restore(tmp_path / "run").config
-    assert stored.optim.lr == pytest.approx(6e-3)
-    assert f"learning rate 0.006, 0.0006 for the encoder; {stored.optim.epochs} epochs of" in caplog.text
+    assert stored.optim.lr == pytest.approx(3e-3 * (64 / (16 + 1024)) ** 0.5)
+    assert f"learning rate 0.000744, the encoder stays as it is; {stored.optim.epochs} epochs of" in caplog.text
+    assert (stored.finetune.freeze_base, stored.target.asv_features) == (True, 1024)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 3
     assert json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["lr"] is None
 

@@ -1,0 +1,70 @@
+"""Random features of the ASVs of a sample, which stay as they are drawn: enough for a linear head on few samples.
+
+Shapes: B samples, S ASVs in a sample, U unique ASVs, D width, F features.
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from aam.models.initial import Drawn, normal
+
+FREQUENCY: Final = 4.0
+"""Deviation of the angle of a wave over ASVs: the higher, the closer ASVs must be related to count as alike."""
+LEAST_SPREAD: Final = 1e-3
+"""Of a dimension in which ASVs differ less no more is made: that would be noise."""
+
+
+class AsvFeatures(Drawn):
+    """Cosines of random projections of each ASV (Rahimi and Recht 2007), summed over a sample by log(1 + reads).
+
+    A mean of ASV embeddings is nearly the same for all samples. A sum of waves keeps apart which ASVs a sample has, and
+    related ones count as alike: the scalar product of two samples is a kernel over their ASVs.
+    """
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(features, width), requires_grad=False)
+        self.phase = nn.Parameter(torch.empty(features), requires_grad=False)
+        self.center = nn.Parameter(torch.empty(features), requires_grad=False)
+        self.shift = nn.Parameter(torch.empty(width), requires_grad=False)
+        self.scale = nn.Parameter(torch.empty(width), requires_grad=False)
+        self.reset_parameters()
+
+    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw directions and phases of the waves; see `Drawn`."""
+        features, width = self.weight.shape
+        return {
+            "weight": normal(self.weight.shape, FREQUENCY * width**-0.5, generator),
+            "phase": 2 * math.pi * torch.rand(features, generator=generator, device="cpu"),
+            "center": torch.zeros(features, device="cpu"),
+            "shift": torch.zeros(width, device="cpu"),
+            "scale": torch.ones(width, device="cpu"),
+        }
+
+    def waves(self, asv_embedding: Tensor) -> Tensor:
+        """Features of ASVs, in full precision under autocast too: [U, D] -> [U, F]."""
+        with torch.autocast(asv_embedding.device.type, enabled=False):
+            standard = (asv_embedding.to(self.weight.dtype) - self.shift) * self.scale
+            waves: Tensor = functional.linear(standard, self.weight, self.phase).cos() - self.center
+        return waves
+
+    def forward(self, asv_embedding: Tensor, slot: Tensor, count: Tensor) -> Tensor:
+        """Features of samples, each with mean 0 and deviation 1: [U, D], int64 [B, S], int [B, S] -> [B, F]."""
+        waves = self.waves(asv_embedding)
+        with torch.autocast(waves.device.type, enabled=False):
+            # padding adds zero to whatever ASV it names
+            reads = count.to(waves.dtype).log1p()
+            weight = waves.new_zeros(len(slot), len(waves)).scatter_add(1, slot, reads)
+            features: Tensor = functional.layer_norm(weight @ waves, waves.shape[1:])
+        return features
+
+
+def standardizing(asv_embedding: Tensor) -> dict[str, Tensor]:
+    """The parameters that bring embeddings of ASVs to mean 0 and deviation 1 in every dimension: [U, D] -> by name."""
+    rows = asv_embedding.double()
+    scale = rows.std(dim=0, unbiased=False).clamp_min(LEAST_SPREAD).reciprocal()
+    return {"shift": rows.mean(dim=0).float(), "scale": scale.float()}
