@@ -170,7 +170,7 @@ def test_ranges_are_those_of_the_config():
     made = _by_name(TrainConfig)
     assert (made["epochs"].type.min, made["epochs"].type.min_open, made["epochs"].type.max) == (0, True, None)
     size = made["val_fraction"].type
-    assert (size.min, size.min_open, size.max, size.max_open) == (0, True, 1, True)
+    assert (size.min, size.min_open, size.max, size.max_open) == (0, False, 1, True)
     assert made["regressor_hidden_dims"].multiple
     assert made["regressor_hidden_dims"].type.min == 0
     assert made["patience"].type.min == 0
