@@ -225,6 +225,9 @@ class Matrix:
         self._known: dict[str, Taken] = {}
 
     def run_of(self, case: Case, world: World, **options: Any) -> Run:
+        if case.in_half and case.task != "pretrain":
+            # the mean and deviation of samples are taken before the blocks of the process alone are rounded
+            options["standardize_samples"] = False
         return prepare(self.folder, case.task, world, case.dtype, **options)
 
     def _alone(self, case: Case, half: bool, **options: Any) -> Taken:
