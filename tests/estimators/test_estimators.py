@@ -25,6 +25,7 @@ from sklearn.utils import estimator_checks
 
 import aam
 from aam.config import PredictConfig, PretrainConfig, TrainConfig
+from aam.config.learning import ASV_FEATURES
 from aam.data.metadata import read_metadata
 from aam.data.tables import read_tables
 from aam.workflows.predict import predict
@@ -475,7 +476,9 @@ def test_saved_regressor_keeps_options(table, metadata, tmp_path):
     model = aam.SampleRegressor(**FAST, target_transform="minmax", options=options).fit(table, metadata["acidity"])
     model.save(tmp_path / "model")
     again = aam.SampleRegressor.load(tmp_path / "model")
-    settled = {"lr": pytest.approx(3e-3 * (64 / FAST["embedding_dim"]) ** 0.5)}
+    read = FAST["embedding_dim"] + ASV_FEATURES
+    settled = {"lr": pytest.approx(3e-3 * (64 / read) ** 0.5), "freeze_base": True}
+    settled["options"] = options | {"asv_features": ASV_FEATURES}
     assert again.get_params() == model.get_params() | settled
     assert again.predict(table).tolist() == model.predict(table).tolist()
     _assert_same_weights(clone(again).fit(table, metadata["acidity"]), model)
@@ -579,7 +582,7 @@ def test_augmentation_comes_with_the_options(table, metadata, classifier, tmp_pa
     assert not np.allclose(model.predict_proba(table), classifier.predict_proba(table))
     model.save(tmp_path / "model")
     again = aam.SampleClassifier.load(tmp_path / "model")
-    assert again.options == options | {"max_bp": 30}
+    assert again.options == options | {"max_bp": 30, "asv_features": 0}
     np.testing.assert_array_equal(again.predict_proba(table), model.predict_proba(table))
 
 

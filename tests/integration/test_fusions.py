@@ -31,6 +31,10 @@ TINY = {
     "scheduler": "constant",
     "rarefy_depth": 150,
     "device": "cpu",
+    # a whole network learns, whose parts are the matter here
+    "freeze_base": False,
+    "asv_features": 0,
+    "baselines": False,
 }
 TARGETS = {
     "numbers": {"metadata_column": "acidity"},

@@ -39,6 +39,7 @@ def make_run(study, make_pretrain_config, make_train_config, task: str, folder: 
         options |= {"categorical_columns": "site,habitat", "categorical_fusion": "cross_attention"}
     if task == "frozen":
         options |= {"freeze_base": True, "pretrained_encoder": write_encoder(study, make_pretrain_config, folder)}
+        options["standardize_samples"] = False  # that would embed the ASVs before the test turns to double precision
     return prepare_training(study, make_train_config(batch_size=24, **options))
 
 
