@@ -88,7 +88,7 @@ def measure(folder: Path, options: dict[str, Any]) -> None:
         }
         (folder / f"rank{world.rank}.json").write_text(json.dumps(held))
         world.barrier()
-    # the destructor of DDP may wait for a thread of gloo that waits for the lock of Python (seen once): leave without it
+    # the destructor of DDP may wait for a thread of gloo that waits for the lock of Python, as was seen once
     os._exit(0)
 
 

@@ -134,7 +134,9 @@ def pretrain_config(folder: Path, source: str, **options: Any) -> PretrainConfig
 def train_config(folder: Path, **options: Any) -> TrainConfig:
     files = {"table": (folder / "table.biom",), "metadata": folder / "metadata.tsv"}
     frozen = {"pretrained_encoder": folder / "encoder"} if options.get("freeze_base") else {}
-    return TrainConfig.from_flat({**SMALL, "output_dir": folder / "run", **files, **frozen, **options})
+    # the gradient of all that can learn, on samples of which some share ASVs
+    whole = {"freeze_base": False, "asv_features": 0, "stratify": False}
+    return TrainConfig.from_flat({**SMALL, "output_dir": folder / "run", **files, **frozen, **whole, **options})
 
 
 def prepare(folder: Path, task: Task, world: World, **strategy: int) -> Run:

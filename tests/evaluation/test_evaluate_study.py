@@ -50,7 +50,8 @@ def test_scores_differences_and_words_agree(study_of, labels_of, learners, confi
     assert low < scores.loc[("linear", "r2"), "value"] < high
     assert len(found.main.predictions) == 48 * 4 * 2
     assert len(found.main.folds) == 48 * 2
-    assert "aam train --learner linear --metadata-column number --val-fraction 0.0 --group-column subject" in found.sentence
+    command = "aam train --learner linear --metadata-column number --val-fraction 0.0 --group-column subject"
+    assert command in found.sentence
     json.dumps(found.to_json(), allow_nan=False)
 
 

@@ -45,7 +45,9 @@ def make_pretrain_config(tmp_path) -> Callable[..., PretrainConfig]:
 
 @pytest.fixture
 def make_train_config(tmp_path) -> Callable[..., TrainConfig]:
-    base = {"output_dir": tmp_path / "run", "metadata_column": "acidity", **SMALL}
+    # a network that learns as a whole is the matter of most tests
+    whole = {"freeze_base": False, "asv_features": 0}
+    base = {"output_dir": tmp_path / "run", "metadata_column": "acidity", **SMALL, **whole}
     return lambda **options: TrainConfig.from_flat({**base, **options})
 
 

@@ -246,7 +246,7 @@ def test_a_head_on_embedded_samples_calls_no_encoder_after_the_first_step(study,
 
 
 def test_random_features_are_settled_on_the_asvs_of_training_samples(study, make_train_config):
-    run = prepare_training(study, make_train_config(**DEEP))
+    run = prepare_training(study, make_train_config(**DEEP, freeze_base=None, asv_features=None))
     features, train = run.model.asv_features, run.material.split.train
     assert run.model.frozen
     held = np.flatnonzero(study.table.counts[train].sum(axis=0))
