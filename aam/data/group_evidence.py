@@ -11,6 +11,7 @@ from scipy import sparse
 
 from aam.config import UnifracConfig
 from aam.data.addressed import address_hash, generator
+from aam.data.branches import asv_shares
 from aam.data.counts import Counts
 from aam.data.study import Study
 from aam.data.unifrac import StudyTree, distances
@@ -77,16 +78,9 @@ def rows_to_compare(study: Study, codes: Codes, seed: int) -> Codes:
         most //= 2
 
 
-def shares(counts: Counts) -> Counts:
-    """Relative abundances, float64 [samples, ASVs]; a sample without reads has none."""
-    depth = np.maximum(np.asarray(counts.sum(axis=1), np.float64), 1.0)
-    cells = counts.data / np.repeat(depth, np.diff(counts.indptr))
-    return sparse.csr_array((cells, counts.indices, counts.indptr), shape=counts.shape)
-
-
 def bray_curtis(counts: Counts) -> FloatArray:
     """Bray-Curtis distances of relative abundances, [samples, samples] in [0, 1]."""
-    dense = shares(counts)[:, np.unique(counts.indices)].toarray()
+    dense = asv_shares(counts)[:, np.unique(counts.indices)].toarray()
     distance = np.empty((len(dense), len(dense)))
     for row in range(len(dense)):
         held = np.flatnonzero(dense[row])

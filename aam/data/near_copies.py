@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from aam.data.addressed import address_hash, uniforms
+from aam.data.branches import asv_shares
 from aam.data.counts import blocks_of, row_sizes
-from aam.data.group_evidence import bray_curtis, jaccard, rows_to_compare, shares, unifrac
+from aam.data.group_evidence import bray_curtis, jaccard, rows_to_compare, unifrac
 from aam.data.study import Study
 
 Index = NDArray[np.int64]
@@ -82,7 +83,7 @@ def _projected(study: Study, seed: int) -> FloatArray:
     keys = torch.from_numpy(study.asv_keys)
     signs = np.where(uniforms(address_hash(seed, "near copies"), keys, WIDTH).numpy() < 0.5, -1.0, 1.0) / WIDTH**0.5
     table = study.table.counts
-    parts = [shares(table[block]).sqrt() @ signs for block in blocks_of(row_sizes(table))]
+    parts = [asv_shares(table[block]).sqrt() @ signs for block in blocks_of(row_sizes(table))]
     return np.concatenate([np.zeros((0, WIDTH)), *parts])
 
 
@@ -110,7 +111,7 @@ def _bray_curtis_of(study: Study, pairs: Index) -> FloatArray:
     found = np.ones(len(pairs))
     for start in range(0, len(pairs), 10 * TOGETHER):
         block = slice(start, start + 10 * TOGETHER)
-        first, second = (shares(study.table.counts[pairs[block, side]]) for side in (0, 1))
+        first, second = (asv_shares(study.table.counts[pairs[block, side]]) for side in (0, 1))
         found[block] = 1 - np.asarray(first.minimum(second).sum(axis=1))
     return found
 

@@ -20,6 +20,7 @@ from aam.errors import InputError
 from aam.evaluation.choice import Solved, solve_chosen
 from aam.evaluation.schemes import Fold, Rows
 from aam.learners.base import Floats, Labels, Learner, Output, Predictions, Problem, Solution, pose
+from aam.learners.rarefied import mean_output
 from aam.learners.simple import NullLearner
 
 OF_THE_SAMPLE = ("depth", "batch")
@@ -196,18 +197,17 @@ def with_asvs(study: Study, kept: Mask) -> Study:
 
 
 def _predict(solution: Solution, draws: Sequence[Study], empty: Mask, guess: Floats) -> Output:
-    """The mean over draws; its spread has the variance within draws and between them. Empty samples get the guess."""
+    """The mean over draws, as of `mean_output`; empty samples get the guess, and no spread."""
     rows = np.flatnonzero(~empty)
     value = np.broadcast_to(guess, (len(empty), *guess.shape)).copy()
-    outputs = [solution.predict(draw, rows) for draw in draws] if len(rows) else []
-    if outputs:
-        values = np.stack([output.value for output in outputs])
-        value[rows] = values.mean(axis=0) if len(outputs) > 1 else values[0]
-    spreads = [output.spread for output in outputs if output.spread is not None]
-    if not spreads:
+    if not len(rows):
+        return Output(value)
+    mean = mean_output([solution.predict(draw, rows) for draw in draws])
+    value[rows] = mean.value
+    if mean.spread is None:
         return Output(value)
     spread = np.full(len(empty), np.nan)
-    spread[rows] = np.sqrt(np.mean(np.square(spreads), axis=0) + values.var(axis=0)) if len(outputs) > 1 else spreads[0]
+    spread[rows] = mean.spread
     return Output(value, spread)
 
 
