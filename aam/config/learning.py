@@ -14,15 +14,16 @@ CountEmbedding = Literal["add", "concat", "film", "none"]
 SampleAttention = Literal["full", "induced"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
 EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
-PretrainLoss = Literal["unifrac", "nucleotide", "faith_pd", "taxonomy"]
 
-DEFAULT_WEIGHTS: Final[dict[PretrainLoss, float]] = {
+DEFAULT_WEIGHTS: Final[dict[str, float]] = {
     "unifrac": 1.0,
     "nucleotide": 0.1,
     "faith_pd": 0.1,
     "taxonomy": 0.1,
+    "abundance": 0.1,
 }
-LEARNED_BY: Final[dict[EncoderType, tuple[PretrainLoss, ...]]] = {
+"""Weights of losses that are learned, by the names of tasks."""
+LEARNED_BY: Final[dict[EncoderType, tuple[str, ...]]] = {
     "unifrac": ("unifrac",),
     "faith_pd": ("faith_pd",),
     "taxonomy": ("taxonomy",),
@@ -124,6 +125,10 @@ class PretrainLossConfig(Section):
     """Weight of the error of Faith's PD of samples. Default: 0.1 if --encoder-type learns it, else 0."""
     taxonomy_weight: NonNegative | None = None
     """Weight of the cross-entropy of an ASV's taxonomic ranks. Default: 0.1 if --encoder-type learns them, else 0."""
+    abundance_weight: NonNegative | None = None
+    """Weight of the squared error of masked abundances, as logarithms. Default: 0."""
+    abundance_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Fraction of a sample's ASVs whose abundance is masked for that."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
@@ -133,7 +138,7 @@ class PretrainLossConfig(Section):
         return self
 
     @property
-    def weights(self) -> dict[PretrainLoss, float]:
+    def weights(self) -> dict[str, float]:
         """Weight of every loss: as given, or the default of the encoder type."""
         learned = {*LEARNED_BY[self.encoder_type], "nucleotide"}
         given = {name: getattr(self, f"{name}_weight") for name in DEFAULT_WEIGHTS}
@@ -142,7 +147,7 @@ class PretrainLossConfig(Section):
             for name, weight in DEFAULT_WEIGHTS.items()
         }
 
-    def learns(self, loss: PretrainLoss) -> bool:
+    def learns(self, loss: str) -> bool:
         """Whether a loss has a weight above zero."""
         return self.weights[loss] > 0
 

@@ -5,7 +5,7 @@ Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, G samples of a 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
 from typing import Self
@@ -24,58 +24,12 @@ from aam.data.counts import row_sizes
 from aam.data.distance_matrix import DistanceMatrix
 from aam.data.packing import MemoryBudget
 from aam.data.rarefaction import FIXED, SampleDraws, row_of
+from aam.data.samples import SampleBatch, TensorRecord
 from aam.data.tables import FeatureTable
 from aam.data.unifrac import StudyTree
 
 DENSE_SAMPLES = 1024
 """Of a step of more samples than this, the true distances are computed where they are needed, block by block."""
-
-
-class _Tensors:
-    """Moving the tensors of a frozen dataclass, for the trainer and for DataLoader's pinning."""
-
-    def _map(self, move: str, *args: object, **kwargs: object) -> Self:
-        moved: dict[str, object] = {}
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor | _Tensors):
-                moved[field.name] = getattr(value, move)(*args, **kwargs)
-            elif isinstance(value, tuple) and value and isinstance(value[0], _Tensors):
-                moved[field.name] = tuple(getattr(item, move)(*args, **kwargs) for item in value)
-        return replace(self, **moved)  # type: ignore[type-var]
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
-        """Copy to a device."""
-        return self._map("to", device, non_blocking=non_blocking)
-
-    def pin_memory(self) -> Self:
-        """Copy to page-locked memory, from which a GPU reads faster."""
-        return self._map("pin_memory")
-
-
-@dataclass(frozen=True, eq=False)
-class SampleBatch(_Tensors):
-    """Samples as indices into their unique ASVs."""
-
-    sample: Tensor
-    """int64 [B], rows of the table."""
-    asv: Tensor
-    """int64 [U], columns of the table (rows of the table of nucleotides), ascending."""
-    slot: Tensor
-    """int64 [B, S], which of the U each ASV of a sample is; 0 where padding."""
-    count: Tensor
-    """int64 [B, S], reads of the ASV in the sample; 0 marks padding."""
-    depth: Tensor
-    """int64 [B], reads drawn of the sample, also of ASVs that ``max_asvs`` leaves out."""
-    occurrence: Tensor
-    """int64 [U], samples of the batch that hold the ASV."""
-    ghost: bool = False
-    """Whether this stands in for a share without samples: it counts for nothing, and its occurrences are 0."""
-
-    @property
-    def real(self) -> slice:
-        """The rows that count."""
-        return slice(0, 0 if self.ghost else len(self.sample))
 
 
 @dataclass(frozen=True)
@@ -104,7 +58,7 @@ class StepPlan:
 
 
 @dataclass(frozen=True, eq=False)
-class StepBatch(_Tensors):
+class StepBatch(TensorRecord):
     """Everything one rank needs for one step of the optimizer: its B samples, and how they differ from all G."""
 
     plan: StepPlan
@@ -179,12 +133,12 @@ def collate(draws: SampleDraws, samples: NDArray[np.int64], drawn: csr_array, ep
         np.concatenate([asv for asv, _ in chosen]), return_inverse=True, return_counts=True
     )
     filled = np.arange(sizes.max()) < sizes[:, None]
-    slot = np.zeros(filled.shape, dtype=np.int64)
-    count = np.zeros(filled.shape, dtype=np.int64)
-    slot[filled] = inverse
-    count[filled] = np.concatenate([count for _, count in chosen])
+    asv_index = np.zeros(filled.shape, dtype=np.int64)
+    counts = np.zeros(filled.shape, dtype=np.int64)
+    asv_index[filled] = inverse
+    counts[filled] = np.concatenate([count for _, count in chosen])
     depth = drawn.sum(axis=1)
-    tensors = [torch.from_numpy(array) for array in (samples, unique, slot, count, depth, occurrence)]
+    tensors = [torch.from_numpy(array) for array in (samples, unique, asv_index, counts, depth, ~filled, occurrence)]
     return SampleBatch(*tensors)  # type: ignore[arg-type]
 
 
@@ -223,7 +177,7 @@ class StepDataset(Dataset[StepBatch]):
             batch = replace(batch, faith_pd=unifrac.faith_pd(self.faith_tree, drawn))
         ends = np.cumsum([0] + [len(rows) for rows in shares[self.rank]])
         micro = tuple(
-            collate(self.draws, rows, drawn[begin:end], plan.epoch) if len(rows) else self._ghost(plan)
+            collate(self.draws, rows, drawn[begin:end], plan.epoch) if len(rows) else self._padding_batch(plan)
             for rows, begin, end in zip(shares[self.rank], ends[:-1], ends[1:], strict=True)
         )
         return replace(batch, micro=micro, pieces=self.pieces)
@@ -258,11 +212,11 @@ class StepDataset(Dataset[StepBatch]):
             return replace(batch, drawn=drawn)
         return replace(batch, distance=source.distances(samples, drawn, own))
 
-    def _ghost(self, plan: StepPlan) -> SampleBatch:
+    def _padding_batch(self, plan: StepPlan) -> SampleBatch:
         """Stand in for a share without samples, so that every rank makes the same calls."""
         sample = plan.samples[:1]
         batch = collate(self.draws, sample, self.draws.rows(sample, plan.epoch), plan.epoch)
-        return replace(batch, ghost=True, occurrence=torch.zeros_like(batch.occurrence))
+        return replace(batch, is_padding=True, occurrence=torch.zeros_like(batch.occurrence))
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +227,10 @@ class PooledStepDataset(StepDataset):
         plan = replace(self, budget=None).fitted(plan)  # nothing of a sample depends on its ASVs
         shares = plan.shares(self.ranks)
         sizes = tuple(sum(map(len, share)) for share in shares)
-        micro = tuple(_bare(rows if len(rows) else plan.samples[:1], not len(rows)) for rows in shares[self.rank])
+        micro = tuple(
+            SampleBatch.without_asvs(rows if len(rows) else plan.samples[:1], not len(rows))
+            for rows in shares[self.rank]
+        )
         return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]), pieces=self.pieces)
 
 
@@ -281,12 +238,6 @@ def _places(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
     """Where each of some different samples is among them in another order."""
     order = np.argsort(samples)
     return order[np.searchsorted(samples, wanted, sorter=order)]
-
-
-def _bare(samples: NDArray[np.int64], ghost: bool) -> SampleBatch:
-    """Samples without ASVs."""
-    none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(len(samples), 0, dtype=torch.int64)
-    return SampleBatch(torch.from_numpy(samples), none, flat, flat, flat.new_zeros(len(samples)), none, ghost)
 
 
 @dataclass(frozen=True, eq=False)

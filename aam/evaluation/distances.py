@@ -9,14 +9,17 @@ from numpy.typing import NDArray
 
 from aam.data.whole_files import write_json
 from aam.evaluation.figures import figure
+from aam.models.types import EncoderOutput
+from aam.training.distributed import World
 from aam.training.inference import join_moments
 from aam.training.metrics import DistanceMetrics, Metrics
-from aam.training.objective import PretrainObjective
+from aam.training.objective import Objective
+from aam.training.tasks.distances import UnifracTask
 
 BINS = 120
 
 
-def write_distance_report(objective: PretrainObjective, folder: Path) -> Metrics:
+def write_distance_report(objective: Objective[EncoderOutput], folder: Path) -> Metrics:
     """Compare all pairs of validation samples and write ``val_distances.json`` and ``plots/val_distances.png``.
 
     Every rank compares its share of the pairs; rank 0 writes.
@@ -28,29 +31,27 @@ def write_distance_report(objective: PretrainObjective, folder: Path) -> Metrics
     Returns:
         Metrics over the pairs; see `DistanceMetrics`.
     """
-    world = objective.parallel.world
-    objective.model.eval()
+    world, task = objective.parallel.world, objective.task(UnifracTask)
     metrics = DistanceMetrics()
     with torch.no_grad():
-        embedding = objective.embed_held_out()
-        edges = np.linspace(0.0, _largest(objective, embedding), BINS + 1)
-        counts = _histogram(objective.compare_pairs(embedding), metrics, edges)
+        z = objective.outputs(task, objective.held_out)
+        edges = np.linspace(0.0, _largest(task, z, world), BINS + 1)
+        counts = _histogram(task.compare_pairs(z), metrics, edges)
     counts = world.sum(torch.from_numpy(counts).to(world.device)).cpu().numpy()
     metrics.moments = join_moments(metrics.moments, world)
     values = metrics.compute()
-    pairs = {"pairs": int(metrics.moments.count), "samples": len(embedding)}
+    pairs = {"pairs": int(metrics.moments.count), "samples": len(z)}
     if world.is_main:
         write_json(folder / "val_distances.json", pairs | values)
         _draw(counts, edges, values, folder / "plots" / "val_distances.png")
     return values
 
 
-def _largest(objective: PretrainObjective, embedding: torch.Tensor) -> float:
+def _largest(task: UnifracTask, z: torch.Tensor, world: World) -> float:
     """Upper end of the distances: 1, or the largest true one where nothing bounds them."""
-    if objective.config.unifrac.unifrac_metric != "weighted_unifrac":
+    if task.bounded:
         return 1.0
-    world = objective.parallel.world
-    own = max((float(true.max()) for _, true in objective.compare_pairs(embedding) if len(true)), default=0.0)
+    own = max((float(true.max()) for _, true in task.compare_pairs(z) if len(true)), default=0.0)
     return float(world.gather(torch.tensor([own], device=world.device), [1] * world.size).max())
 
 

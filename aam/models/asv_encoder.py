@@ -1,6 +1,6 @@
 """The nucleotide level: from the nucleotides of each unique ASV to one vector.
 
-Shapes: U unique ASVs of a batch, L nucleotides, P patches of p nucleotides each, M hidden nucleotides, D width,
+Shapes: U unique ASVs of a batch, R rows, L nucleotides, P patches of p nucleotides each, M masked nucleotides, D width,
 V vocabulary.
 """
 
@@ -13,6 +13,7 @@ from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE
 from aam.models.initial import Drawn, Linear, normal
 from aam.models.pooling import AttentionPooling
 from aam.models.transformer import Transformer
+from aam.models.types import EncodedAsvs
 
 
 class PatchStem(Drawn):
@@ -39,8 +40,26 @@ class PatchStem(Drawn):
         return embedded
 
 
+class NucleotideHead(Linear):
+    """Predicts masked nucleotides from the encoded patches of their ASVs."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__(width, patch * VOCABULARY_SIZE, std=0.02)
+        self.patch = patch
+
+    def forward(self, encoded: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """Predict: [R, P, D], and bool [R, L] of the same ASVs -> logits [M, V] in row-major order of the mask.
+
+        They have a graph through all of the patches even if nothing is masked.
+        """
+        masked = in_patches(mask, self.patch, False)[:, : encoded.shape[1]].flatten(0, 1)
+        affected = masked.any(dim=1).nonzero().squeeze(1)
+        logits = super().forward(encoded.flatten(0, 1).index_select(0, affected))
+        return logits.view(-1, VOCABULARY_SIZE)[masked[affected].flatten()]
+
+
 class AsvEncoder(nn.Module):
-    """Transformer over the nucleotides of an ASV, pooled to one vector; predicts hidden nucleotides."""
+    """Transformer over the nucleotides of an ASV, pooled to one vector; its head predicts masked nucleotides."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Build the level.
@@ -59,54 +78,54 @@ class AsvEncoder(nn.Module):
         self.stem = PatchStem(self.patch, self.patches, width)
         self.transformer = Transformer(config, config.nucleotide_dropout, config.asv_chunk_size)
         self.pooling = AttentionPooling(width, config.attention_heads)
-        self.nucleotide_head = Linear(width, self.patch * VOCABULARY_SIZE, std=0.02)
+        self.nucleotide_head = NucleotideHead(width, self.patch)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> EncodedAsvs:
         """Encode unique ASVs.
 
         Args:
             tokens: integer [U, L], nucleotides; padding only at the end of a row.
 
         Returns:
-            Embeddings [U, D], which depend neither on the chunk size, nor on other ASVs, nor on padding.
+            Embeddings [U, D] and encoded patches [U, P, D]. Neither depends on the chunk size, on other ASVs, or on
+            padding; there are no more patches than the longest ASV has.
 
         Raises:
             ValueError: the ASVs are longer than the model reads.
         """
         if tokens.shape[1] > self.patches * self.patch:
             raise ValueError(f"{tokens.shape[1]} nucleotides given, the model reads {self.patches * self.patch}")
-        embedding: Tensor = self.pooling(*self._encode(tokens))
-        return embedding
-
-    def predict_hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Predict hidden nucleotides, from a pass over the ASVs that hide some.
-
-        Args:
-            tokens: integer [U, L], nucleotides; padding only at the end of a row.
-            mask: bool [U, L], nucleotides to hide and predict; none of them padding.
-
-        Returns:
-            Logits [M, V], where ``tokens[mask]`` are the truth; with no dependence on other rows, as of `forward`. They
-            have a graph through the whole level even if there are none.
-        """
-        hiding = mask.any(dim=1).nonzero().squeeze(1)
-        # without any, one row goes through nevertheless: every process of a run must call the same modules
-        rows = hiding if len(hiding) else hiding.new_zeros(1)
-        encoded, _ = self._encode(tokens[rows].masked_fill(mask[rows], MASK))
-        hidden = self._patches(mask[rows], False)[:, : encoded.shape[1]].flatten(0, 1)
-        affected = hidden.any(dim=1).nonzero().squeeze(1)
-        logits: Tensor = self.nucleotide_head(encoded.flatten(0, 1).index_select(0, affected))
-        return logits.view(-1, VOCABULARY_SIZE)[hidden[affected].flatten()]
-
-    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode rows: integer [U, L] -> [U, P', D] and their padding, P' the patches of the longest ASV."""
-        patches = self._patches(tokens, PAD)
+        patches = in_patches(tokens, self.patch, PAD)
         present = patches[:, :, 0] != PAD
-        shortest, longest = torch.stack(present.sum(dim=1).aminmax()).tolist()
-        padding = None if shortest == longest else ~present[:, :longest]
-        return self.transformer(self.stem(patches[:, :longest]), padding), padding
+        padding: Tensor | None = ~present
+        if not torch.compiler.is_exporting():  # what is exported must not look at values
+            shortest, longest = torch.stack(present.sum(dim=1).aminmax()).tolist()
+            patches, padding = patches[:, :longest], None if shortest == longest else ~present[:, :longest]
+        encoded = self.transformer(self.stem(patches), padding)
+        return EncodedAsvs(self.pooling(encoded, padding), encoded)
 
-    def _patches(self, values: Tensor, fill: int) -> Tensor:
-        """Cut rows into patches: [U, L] -> [U, P, p]."""
-        whole = functional.pad(values, (0, -values.shape[1] % self.patch), value=fill)
-        return whole.view(len(values), -1, self.patch)
+
+def predict_masked(encoder: AsvEncoder, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Predict masked nucleotides, from a pass over the ASVs that have some.
+
+    Args:
+        encoder: the nucleotide level.
+        tokens: integer [U, L], nucleotides; padding only at the end of a row.
+        mask: bool [U, L], nucleotides to mask and predict; none of them padding.
+
+    Returns:
+        Logits [M, V], where ``tokens[mask]`` are the truth. They depend on no other row, and have a graph through the
+        whole level even if there are none.
+    """
+    masking = mask.any(dim=1).nonzero().squeeze(1)
+    # without any, one row goes through nevertheless: every process of a run must call the same modules
+    rows = masking if len(masking) else masking.new_zeros(1)
+    masked = encoder(tokens[rows].masked_fill(mask[rows], MASK))
+    logits: Tensor = encoder.nucleotide_head(masked.patches, mask[rows])
+    return logits
+
+
+def in_patches(values: Tensor, patch: int, fill: int) -> Tensor:
+    """Cut rows into patches: [U, L] -> [U, P, p]."""
+    whole = functional.pad(values, (0, -values.shape[1] % patch), value=fill)
+    return whole.view(len(values), -1, patch)

@@ -4,12 +4,14 @@ Shapes: B samples, S ASVs in a sample, U unique ASVs, D width, F features.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from aam.data.samples import Samples
 from aam.models.initial import Drawn, normal
 
 FREQUENCY: Final = 4.0
@@ -45,22 +47,32 @@ class AsvFeatures(Drawn):
             "scale": torch.ones(width, device="cpu"),
         }
 
-    def waves(self, asv_embedding: Tensor) -> Tensor:
-        """Features of ASVs, in full precision under autocast too: [U, D] -> [U, F]."""
-        with torch.autocast(asv_embedding.device.type, enabled=False):
-            standard = (asv_embedding.to(self.weight.dtype) - self.shift) * self.scale
-            waves: Tensor = functional.linear(standard, self.weight, self.phase).cos() - self.center
-        return waves
-
-    def forward(self, asv_embedding: Tensor, slot: Tensor, count: Tensor) -> Tensor:
-        """Features of samples, each with mean 0 and deviation 1: [U, D], int64 [B, S], int [B, S] -> [B, F]."""
-        waves = self.waves(asv_embedding)
-        with torch.autocast(waves.device.type, enabled=False):
+    def forward(self, samples: Samples) -> Tensor:
+        """Features of samples whose ASVs are embedded, each with mean 0 and deviation 1: -> [B, F]."""
+        own = dict(self.named_parameters())
+        rows = waves(samples.asvs, own) - self.center
+        with torch.autocast(rows.device.type, enabled=False):
             # padding adds zero to whatever ASV it names
-            reads = count.to(waves.dtype).log1p()
-            weight = waves.new_zeros(len(slot), len(waves)).scatter_add(1, slot, reads)
-            features: Tensor = functional.layer_norm(weight @ waves, waves.shape[1:])
+            reads = samples.counts.to(rows.dtype).log1p()
+            weight = rows.new_zeros(len(samples.asv_index), len(rows)).scatter_add(1, samples.asv_index, reads)
+            features: Tensor = functional.layer_norm(weight @ rows, rows.shape[1:])
         return features
+
+
+def waves(asv_embedding: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    """Cosines of random projections of ASVs, in full precision under autocast too.
+
+    Args:
+        asv_embedding: [U, D].
+        parameters: of `AsvFeatures`, whole, by name.
+
+    Returns:
+        [U, F], not centred.
+    """
+    weight, phase = parameters["weight"], parameters["phase"]
+    with torch.autocast(asv_embedding.device.type, enabled=False):
+        standard = (asv_embedding.to(weight.dtype) - parameters["shift"]) * parameters["scale"]
+        return functional.linear(standard, weight, phase).cos()
 
 
 def standardizing(asv_embedding: Tensor) -> dict[str, Tensor]:

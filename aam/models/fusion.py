@@ -22,8 +22,8 @@ LATENTS: Final = 8
 """Latents of the perceiver."""
 
 
-class EncodedSamples(NamedTuple):
-    """What a sample encoder makes of samples."""
+class FusedSamples(NamedTuple):
+    """What fusions read of samples."""
 
     embedding: Tensor
     """[B, D]."""
@@ -33,8 +33,6 @@ class EncodedSamples(NamedTuple):
     """bool [B, S], True where padding."""
     pool: Callable[[Tensor, Tensor], Tensor]
     """Makes an embedding of contexts and padding, as the encoder does."""
-    features: Tensor | None = None
-    """[B, F], random features of the ASVs, where the head reads some."""
 
 
 class Fusion(Protocol):
@@ -45,7 +43,7 @@ class Fusion(Protocol):
     reads_asvs: ClassVar[bool]
     """Whether categories meet the ASVs of a sample, and not its embedding alone."""
 
-    def __call__(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+    def __call__(self, samples: FusedSamples, categories: CategoryVectors) -> Tensor:
         """Give what the prediction is made from: [B, width]."""
         ...
 
@@ -59,7 +57,7 @@ class ConcatFusion(nn.Module):
         super().__init__()
         self.width = width + joined
 
-    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+    def forward(self, samples: FusedSamples, categories: CategoryVectors) -> Tensor:
         """Put beside one another: [B, D], [B, K C] -> [B, D + K C]."""
         return torch.cat([samples.embedding, categories.joined], dim=1)
 
@@ -74,7 +72,7 @@ class AddFusion(nn.Module):
         self.width = width
         self.project = Linear(joined, width, std=0.0)
 
-    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+    def forward(self, samples: FusedSamples, categories: CategoryVectors) -> Tensor:
         """Add, in full precision under autocast too: [B, D], [B, K C] -> [B, D]."""
         with torch.autocast(samples.embedding.device.type, enabled=False):
             added: Tensor = samples.embedding + self.project(categories.joined)
@@ -97,7 +95,7 @@ class GatedFusion(nn.Module):
         self.categories = Linear(joined, width, std=1.0, bias=False)
         self.gate = Linear(width + joined, width, std=(width + joined) ** -0.5, bias=False)
 
-    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+    def forward(self, samples: FusedSamples, categories: CategoryVectors) -> Tensor:
         """Weigh, in full precision under autocast too: [B, D], [B, K C] -> [B, D]."""
         x, c = samples.embedding, categories.joined
         with torch.autocast(x.device.type, enabled=False):
@@ -154,13 +152,13 @@ class CrossAttentionFusion(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.attention = CategoryAttention(width, heads, source, source_std=1.0, output_std=0.0)
 
-    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+    def forward(self, samples: FusedSamples, categories: CategoryVectors) -> Tensor:
         """Attend and pool: [B, S, D], [B, K, C] -> [B, D]."""
         x = samples.asv_context
         attended, _ = self.attention(self.norm(x), categories.columns, categories.columns, need_weights=False)
         return samples.pool(x + attended, samples.padding)
 
-    def weights(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+    def weights(self, samples: FusedSamples, categories: CategoryVectors) -> Tensor:
         """How much each ASV attends to each column: [B, H, S, K], with sum 1 over K; 0 where padding."""
         source = categories.columns
         _, weights = self.attention(self.norm(samples.asv_context), source, source, average_attn_weights=False)
@@ -192,7 +190,7 @@ class PerceiverFusion(Drawn):
         """Draw the latents; see `Drawn`."""
         return {"latents": normal(self.latents.shape, 1.0, generator)}
 
-    def forward(self, samples: EncodedSamples, categories: CategoryVectors) -> Tensor:
+    def forward(self, samples: FusedSamples, categories: CategoryVectors) -> Tensor:
         """Attend and add, the latter in full precision: [B, D], [B, S, D], [B, K, C] -> [B, D]."""
         source = torch.cat([samples.asv_context, self.project(categories.columns)], dim=1)
         padding = functional.pad(samples.padding, (0, categories.columns.shape[1]), value=False)
@@ -244,11 +242,11 @@ class Conditioning(nn.Module):
         self.fusion = build_fusion(config, spec, width)
         self.width = self.fusion.width
 
-    def forward(self, samples: EncodedSamples, categories: Tensor) -> Tensor:
+    def forward(self, samples: FusedSamples, categories: Tensor) -> Tensor:
         """Give what the prediction is made from: samples and int64 [B, K] of all columns -> [B, width]."""
         return self.fusion(samples, self._embed(categories))
 
-    def attention(self, samples: EncodedSamples, categories: Tensor) -> Tensor:
+    def attention(self, samples: FusedSamples, categories: Tensor) -> Tensor:
         """How much each ASV attends to each column: [B, H, S, K], 0 where padding.
 
         Raises:

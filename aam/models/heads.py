@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -161,8 +161,21 @@ def _rising(raw: Tensor, shares: Sequence[float]) -> Tensor:
     return torch.cat([lowest, lowest + rises], dim=1)
 
 
-class CountHead(nn.Module):
+class Head(Protocol):
+    """Predicts something besides distances and nucleotides from what a model has encoded."""
+
+    reads: ClassVar[Literal["asvs", "samples", "contexts"]]
+    """What it is given: embeddings of unique ASVs [U, D] or of samples [B, D], or ASVs in their samples [B, S, D]."""
+
+    def __call__(self, encoded: Tensor) -> Tensor:
+        """Predict; the first dimensions are those of what it is given."""
+        ...
+
+
+class AbundanceHead(nn.Module):
     """Predicts the log relative abundance of each ASV from its context in the sample."""
+
+    reads: ClassVar[Literal["asvs", "samples", "contexts"]] = "contexts"
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -180,8 +193,26 @@ class CountHead(nn.Module):
         return log_abundance
 
 
+class FaithPdHead(Linear):
+    """Predicts the logarithm of 1 + Faith's PD of a sample."""
+
+    reads: ClassVar[Literal["asvs", "samples", "contexts"]] = "samples"
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+
+    def forward(self, sample_embedding: Tensor) -> Tensor:
+        """Predict, in full precision under autocast too: [B, D] -> [B]."""
+        with torch.autocast(sample_embedding.device.type, enabled=False):
+            # a sum, since what leaves a sharded module must not be a view
+            predicted: Tensor = super().forward(sample_embedding).sum(1)
+        return predicted
+
+
 class TaxonomyHead(nn.Module):
     """Predicts the taxonomic ranks of an ASV from its embedding: a linear map for each rank."""
+
+    reads: ClassVar[Literal["asvs", "samples", "contexts"]] = "asvs"
 
     def __init__(self, width: int, classes: Mapping[str, int]) -> None:
         """Build the heads.

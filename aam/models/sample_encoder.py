@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aam.config import ModelConfig
+from aam.data.samples import Samples
 from aam.models.induced import InducedAttention
 from aam.models.initial import Linear
 from aam.models.pooling import AttentionPooling
 from aam.models.transformer import SelfAttention, Transformer
-from aam.models.types import SampleOutput
+from aam.models.types import EncodedSamples
 
 
 class AbundanceEmbedding(nn.Module):
@@ -23,25 +24,25 @@ class AbundanceEmbedding(nn.Module):
         self.expand = Linear(3, width)
         self.contract = Linear(width, outputs, std=0.5 * width**-0.5)
 
-    def forward(self, count: Tensor, depth: Tensor, hidden: Tensor | None) -> Tensor:
+    def forward(self, counts: Tensor, depth: Tensor, masked: Tensor | None) -> Tensor:
         """Embed abundances.
 
         Args:
-            count: int [...], reads; 0 where padding.
-            depth: int [...], reads of the whole sample, also of ASVs that are not read.
-            hidden: bool [...], abundances to conceal; they still add to the depth of the sample.
+            counts: [...], reads; 0 where padding.
+            depth: [...], reads of the whole sample, also of ASVs that are not read.
+            masked: bool [...], abundances to mask; they still add to the depth of the sample.
 
         Returns:
             [..., outputs].
         """
         dtype = self.expand.weight.dtype
-        reads = count.clamp_min(1).to(dtype)
+        reads = counts.clamp_min(1).to(dtype)
         whole = depth.clamp_min(1).to(dtype)
         # shifted and scaled so that common values lie within about one unit of zero
         features = torch.stack([reads.log() / 3 - 1, (reads / whole).log() / 3 + 1.5, torch.zeros_like(reads)], dim=-1)
-        if hidden is not None:
-            concealed = torch.tensor([0.0, 0.0, 1.0], dtype=dtype, device=count.device)
-            features = torch.where(hidden[..., None], concealed, features)
+        if masked is not None:
+            unknown = torch.tensor([0.0, 0.0, 1.0], dtype=dtype, device=counts.device)
+            features = torch.where(masked[..., None], unknown, features)
         embedded: Tensor = self.contract(functional.gelu(self.expand(features)))
         return embedded
 
@@ -67,45 +68,23 @@ class SampleEncoder(nn.Module):
         self.transformer = Transformer(config, config.sample_dropout, attention=attention)
         self.pooling = AttentionPooling(width, config.attention_heads)
 
-    def forward(
-        self,
-        asv_embedding: Tensor,
-        slot: Tensor,
-        count: Tensor,
-        depth: Tensor,
-        hidden_count: Tensor | None = None,
-        return_context: bool = False,
-    ) -> SampleOutput:
-        """Encode samples.
-
-        Args:
-            asv_embedding: [U, D].
-            slot: int64 [B, S], which of the U each ASV is; any valid index where padding.
-            count: int [B, S], reads of the ASV; 0 marks padding.
-            depth: int [B], reads of the sample, also of ASVs that are not among the S.
-            hidden_count: bool [B, S], ASVs whose abundance is concealed.
-            return_context: also return each ASV in the light of its sample.
+    def forward(self, samples: Samples) -> EncodedSamples:
+        """Encode samples whose ASVs are embedded.
 
         Returns:
-            Sample embeddings [B, D], and [B, S, D] if asked for. The order of the ASVs does not matter.
+            Sample embeddings [B, D], and each ASV in the light of its sample [B, S, D], arbitrary but finite where
+            padding. The order of the ASVs does not matter.
         """
-        context = self.contextualise(asv_embedding, slot, count, depth, hidden_count)
-        return SampleOutput(self.pool(context, count == 0), context if return_context else None)
-
-    def contextualise(
-        self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor, hidden_count: Tensor | None = None
-    ) -> Tensor:
-        """Give each ASV in the light of its sample, [B, S, D]; arbitrary but finite where padding. See `forward`."""
         # projected before the gather: there are fewer unique ASVs than ASVs of samples
-        projected = self.asv_project(self.asv_norm(asv_embedding))
-        layout = self.transformer.layout(count == 0)
-        x = functional.embedding(layout.pack(slot), projected)
+        projected = self.asv_project(self.asv_norm(samples.asvs))
+        layout = self.transformer.layout(samples.padding)
+        x = functional.embedding(layout.pack(samples.asv_index), projected)
         if self.abundance is not None:
-            hidden = None if hidden_count is None else layout.pack(hidden_count)
-            abundance = self.abundance(layout.pack(count), layout.pack(depth[:, None].expand_as(count)), hidden)
-            x = self._join_abundance(x, abundance)
-        context: Tensor = layout.unpack(self.transformer.transform(self.input_norm(x), layout.attend))
-        return context
+            masked = None if samples.masked_abundances is None else layout.pack(samples.masked_abundances)
+            depth = layout.pack(samples.depth[:, None].expand_as(samples.counts))
+            x = self._join_abundance(x, self.abundance(layout.pack(samples.counts), depth, masked))
+        context = layout.unpack(self.transformer.transform(self.input_norm(x), layout.attend))
+        return EncodedSamples(self.pool(context, samples.padding), context)
 
     def pool(self, context: Tensor, padding: Tensor) -> Tensor:
         """Pool ASVs, in full precision under autocast too: [B, S, D] and bool [B, S], True where padding -> [B, D]."""

@@ -147,6 +147,8 @@ class Block(nn.Module):
         return done[0] if len(done) == 1 else torch.cat(done)
 
     def _chunks(self, x: Tensor, attend: Attend) -> list[tuple[Tensor, Attend]]:
+        if torch.compiler.is_exporting():
+            return [(x, attend)]
         positions = CHUNK_POSITIONS[x.device.type]
         if isinstance(attend, Lengths):
             lengths = attend.cut(self.chunk, positions) or [attend]
@@ -203,7 +205,7 @@ class Transformer(nn.Module):
 
     def layout(self, padding: Tensor) -> Layout:
         """Choose how rows with padding, bool [R, N], go through the blocks."""
-        if self.pads:
+        if self.pads or torch.compiler.is_exporting():  # what is exported must not look at values
             return Padded(~padding[:, None, None, :])
         return layout_of(padding, self.implementation, self.head)
 

@@ -1,7 +1,7 @@
 """What the models return, and what they need to know of categories.
 
-Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, M hidden nucleotides, D width, V vocabulary, K outputs,
-C classes of all taxonomic ranks together; of categories K columns, C width.
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, P patches, M masked nucleotides, D width, V vocabulary,
+K outputs; of categories K columns, C width.
 """
 
 from dataclasses import dataclass
@@ -33,13 +33,22 @@ class CategoryVectors(NamedTuple):
     """[B, K C], the same beside one another."""
 
 
-class SampleOutput(NamedTuple):
-    """What the sample level returns."""
+class EncodedAsvs(NamedTuple):
+    """What the nucleotide level makes of unique ASVs."""
 
     embedding: Tensor
-    """[B, D], one vector for each sample."""
-    asv_context: Tensor | None
-    """[B, S, D], each ASV in the light of its sample; None unless asked for."""
+    """[U, D]."""
+    patches: Tensor
+    """[U, P, D], each patch in the light of its ASV."""
+
+
+class EncodedSamples(NamedTuple):
+    """What the sample level makes of samples."""
+
+    embedding: Tensor
+    """[B, D]."""
+    asv_context: Tensor
+    """[B, S, D], each ASV in the light of its sample."""
 
 
 class EncoderOutput(NamedTuple):
@@ -50,13 +59,11 @@ class EncoderOutput(NamedTuple):
     z: Tensor
     """[B, D], the embedding divided by the learned scale: all that the distance between two samples depends on."""
     nucleotide_logits: Tensor | None
-    """[M, V] at the hidden nucleotides, in row-major order of the mask; None where nothing was hidden."""
+    """[M, V] at the masked nucleotides, in row-major order of the mask; None where nothing was masked."""
     asv_embedding: Tensor
     """[U, D]."""
-    faith_pd: Tensor | None
-    """[B], predicted Faith's PD; None without that head."""
-    taxonomy_logits: Tensor | None
-    """[U, C], logits of the classes of one taxonomic rank after the other; None without these heads."""
+    heads: dict[str, Tensor]
+    """What the other heads predict, by name: [U, ...] of ASVs, [B, ...] of samples, or [B, S] of ASVs in samples."""
 
 
 class PredictorOutput(NamedTuple):
@@ -66,5 +73,7 @@ class PredictorOutput(NamedTuple):
     """[B, K], the target on its transformed scale, or the logits of the classes."""
     sample_embedding: Tensor
     """[B, D], which does not depend on categories."""
-    counts: Tensor | None
-    """[B, S], predicted log relative abundances; None where no abundance was hidden."""
+    abundances: Tensor | None
+    """[B, S], predicted log relative abundances; None where no abundance was masked."""
+    head_input: Tensor
+    """[B, width of the target head], what the prediction was made from."""

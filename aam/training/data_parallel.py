@@ -8,18 +8,17 @@ backward pass, and the activations of its samples. On top of that the first one 
 - the gradients that are summed up (4n bytes) and the two moments of AdamW (8n); its weights are the only master copy,
   and its own replica shares them;
 - the gathered outputs and their gradients, 8 bytes for each number of: B x D for the embeddings and again for z, U x D
-  for the ASVs, M x V for the hidden nucleotides, U x C for taxonomic ranks, B x S if abundances are predicted;
+  for the ASVs, M x V for the masked nucleotides, U x C for taxonomic ranks, B x S if abundances are predicted;
 - the loss over all pairs, and what lies there anyway: the nucleotides of the study and the batch.
 
 So the first GPU needs at least 12 bytes a parameter more than the others: 0.6 GB for 50 million parameters.
-An ASV that samples on k GPUs hold is encoded k times; of its hidden nucleotides and ranks, one prediction counts.
+An ASV that samples on k GPUs hold is encoded k times; of its masked nucleotides and ranks, one prediction counts.
 
-Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, M hidden nucleotides, D width,
-V vocabulary, K outputs, C classes of all taxonomic ranks together; B_p, U_p and M_p those of a sub-batch.
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, L nucleotides, M masked nucleotides, D width,
+V vocabulary, K outputs, C classes of all taxonomic ranks together; B_p, U_p and M_p those of a part.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,125 +27,60 @@ from torch.nn.parallel import parallel_apply, replicate
 
 from aam.config import AttnImplementation
 from aam.data.addressed import address_hash
+from aam.data.samples import SamplePart, Samples
 from aam.errors import InputError
 from aam.models.sequence_encoder import SequenceEncoder
+from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import EncoderOutput, PredictorOutput
 from aam.training.hardware import Build, visible_devices
 
 
-@dataclass(frozen=True, eq=False)
-class SubBatch:
-    """Some samples of a batch, with the unique ASVs that they hold."""
-
-    asvs: Tensor
-    """Integer [U_p, L], nucleotides; or float [U_p, D], ASVs that are embedded already."""
-    slot: Tensor
-    """int64 [B_p, S], which of the U_p each ASV of a sample is; 0 where padding."""
-    count: Tensor
-    """int [B_p, S], reads; 0 marks padding."""
-    depth: Tensor
-    """int [B_p]."""
-    mask: Tensor | None
-    """bool [U_p, L], nucleotides to hide and predict, of the owned ASVs alone."""
-    by_sample: tuple[Tensor | None, ...]
-    """[B_p, ...], what else the model reads of each sample."""
-    index: Tensor
-    """int64 [U_p], ascending: which of the batch's U each of the U_p is."""
-    owned: Tensor
-    """bool [U_p], whether this is the first sub-batch that holds the ASV."""
-
-    def to(self, device: torch.device) -> "SubBatch":
-        """Move what the model reads; ``index`` and ``owned`` stay where the outputs are gathered."""
-        asvs, slot, count, depth = (part.to(device) for part in (self.asvs, self.slot, self.count, self.depth))
-        mask, *by_sample = (None if part is None else part.to(device) for part in (self.mask, *self.by_sample))
-        return SubBatch(asvs, slot, count, depth, mask, tuple(by_sample), self.index, self.owned)
-
-
-def scatter_batch(
-    asvs: Tensor,
-    slot: Tensor,
-    count: Tensor,
-    depth: Tensor,
-    mask: Tensor | None = None,
-    *by_sample: Tensor | None,
-    parts: int,
-) -> list[SubBatch]:
-    """Cut a batch into sub-batches of consecutive samples, each with only the unique ASVs that its samples hold.
-
-    Every unique ASV is owned by the first sub-batch that holds it, which alone predicts its hidden nucleotides.
-
-    Args:
-        asvs: integer [U, L] nucleotides, or float [U, D] embeddings, of the unique ASVs.
-        slot: int64 [B, S], which of the U each ASV of a sample is.
-        count: int [B, S], reads; 0 marks padding.
-        depth: int [B].
-        mask: bool [U, L], nucleotides to hide and predict.
-        by_sample: [B, ...], what else the model reads of each sample: abundances to conceal, categories.
-        parts: sub-batches to make; there are fewer if there are fewer samples.
-
-    Raises:
-        ValueError: a unique ASV is in no sample.
-    """
-    # all of them first, on one device: what is asked of a tensor's values makes the host wait
-    taken = torch.zeros(len(asvs), dtype=torch.bool, device=slot.device)
-    batches = []
-    for rows in torch.arange(len(slot), device=slot.device).tensor_split(min(parts, len(slot))):
-        present = count[rows] > 0
-        held = torch.zeros_like(taken).index_fill_(0, slot[rows][present], True)
-        index = held.nonzero().squeeze(1)
-        place = (held.cumsum(0) - 1)[slot[rows]].masked_fill(~present, 0)
-        owned = ~taken[index]
-        taken |= held
-        hide = None if mask is None else mask[index] & owned[:, None]
-        more = tuple(None if part is None else part[rows] for part in by_sample)
-        batches.append(SubBatch(asvs[index], place, count[rows], depth[rows], hide, more, index, owned))
-    if not bool(taken.all()):
-        raise ValueError("a unique ASV of the batch is in none of its samples")
-    return batches
-
-
 def gather_encoder(
-    outputs: Sequence[EncoderOutput], batches: Sequence[SubBatch], device: torch.device
+    outputs: Sequence[EncoderOutput], parts: Sequence[SamplePart], reads: Mapping[str, str], device: torch.device
 ) -> EncoderOutput:
-    """Join the outputs of sub-batches to those of the whole batch; the inverse of `scatter_batch`.
+    """Join the outputs of parts to those of the whole batch; the inverse of `Samples.split`.
 
     Args:
-        outputs: of each sub-batch, on any device.
-        batches: the sub-batches; ``index`` and ``owned`` on ``device``.
+        outputs: of each part, on any device.
+        parts: what they are of; ``asv`` and ``owned`` on ``device``.
+        reads: what each head is given; see `Head`.
         device: where the joined outputs are.
     """
-    embedding, z, logits, asvs, faith_pd, taxonomy = zip(*outputs, strict=True)
-    of_ranks = [part for part in taxonomy if part is not None]
+    embedding, z, logits, asvs, heads = zip(*outputs, strict=True)
+    joined = {}
+    for name, given in reads.items():
+        rows = [each[name] for each in heads]
+        joined[name] = _gather_asvs(rows, parts, device) if given == "asvs" else _join(rows, device)
     return EncoderOutput(
         _join(embedding, device),
         _join(z, device),
-        _gather_logits(logits, batches, device),
-        _gather_asvs(asvs, batches, device),
-        _join_present(faith_pd, device),
-        _gather_asvs(of_ranks, batches, device) if of_ranks else None,
+        _gather_logits(logits, parts, device),
+        _gather_asvs(asvs, parts, device),
+        joined,
     )
 
 
 def gather_predictor(outputs: Sequence[PredictorOutput], device: torch.device) -> PredictorOutput:
-    """Join the outputs of sub-batches, which are all by samples, to those of the whole batch."""
-    prediction, embedding, counts = zip(*outputs, strict=True)
-    return PredictorOutput(_join(prediction, device), _join(embedding, device), _join_present(counts, device))
+    """Join the outputs of parts, which are all by samples, to those of the whole batch."""
+    prediction, embedding, abundances, head_input = zip(*outputs, strict=True)
+    joined = _join_present(abundances, device)
+    return PredictorOutput(_join(prediction, device), _join(embedding, device), joined, _join(head_input, device))
 
 
-def _gather_asvs(rows: Sequence[Tensor], batches: Sequence[SubBatch], device: torch.device) -> Tensor:
+def _gather_asvs(rows: Sequence[Tensor], parts: Sequence[SamplePart], device: torch.device) -> Tensor:
     """Bring rows by ASV, [U_p, ...], into the order of the batch's ASVs, each from its owner: [U, ...]."""
-    owned = [part.to(device)[batch.owned] for part, batch in zip(rows, batches, strict=True)]
-    place = torch.cat([batch.index[batch.owned] for batch in batches]).argsort()
+    owned = [each.to(device)[part.owned] for each, part in zip(rows, parts, strict=True)]
+    place = torch.cat([part.asv[part.owned] for part in parts]).argsort()
     return torch.cat(owned)[place]
 
 
-def _gather_logits(logits: Sequence[Tensor | None], batches: Sequence[SubBatch], device: torch.device) -> Tensor | None:
+def _gather_logits(logits: Sequence[Tensor | None], parts: Sequence[SamplePart], device: torch.device) -> Tensor | None:
     """Bring logits [M_p, V] into row-major order of the whole mask: [M, V]."""
     joined = _join_present(logits, device)
     if joined is None:
         return None
-    masks = [batch.mask.to(device) for batch in batches if batch.mask is not None]
-    rows = [batch.index[mask.nonzero()[:, 0]] for batch, mask in zip(batches, masks, strict=True)]
+    masks = [mask.to(device) for part in parts if (mask := part.samples.masked_nucleotides) is not None]
+    rows = [part.asv[mask.nonzero()[:, 0]] for part, mask in zip(parts, masks, strict=True)]
     # an ASV's logits all come from its owner, in order of position already
     return joined[torch.cat(rows).argsort(stable=True)]
 
@@ -156,7 +90,7 @@ def _join(parts: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def _join_present(parts: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
-    """Join what all sub-batches have, or none of them."""
+    """Join what all parts have, or none of them."""
     present = [part for part in parts if part is not None]
     return _join(present, device) if present else None
 
@@ -164,56 +98,37 @@ def _join_present(parts: Sequence[Tensor | None], device: torch.device) -> Tenso
 class SampleParallel:
     """Called like a model, computes on several devices; parameters and state stay the model's.
 
-    Where all devices are the same, the model itself is called on one sub-batch after the other.
+    Where all devices are the same, the model itself is called on one part after the other.
 
     Args:
-        module: a `SequenceEncoder`, a `SequencePredictor`, or an `EmbeddedPredictor`.
+        model: the bare model.
         devices: where to compute; the outputs are gathered on the first.
     """
 
-    def __init__(self, module: nn.Module, devices: Sequence[torch.device]) -> None:
-        self.module = module
+    def __init__(self, model: SequenceEncoder | SequencePredictor, devices: Sequence[torch.device]) -> None:
+        self.model = model
         self.devices = list(devices)
 
-    def __call__(
-        self, asvs: Tensor, slot: Tensor, count: Tensor, depth: Tensor, *rest: Tensor | None
-    ) -> EncoderOutput | PredictorOutput:
-        """Run the model on a batch.
+    def __call__(self, samples: Samples) -> EncoderOutput | PredictorOutput:
+        """Run the model on a batch; returns what the model returns, on the first device."""
+        first, parts = self.devices[0], samples.split(len(self.devices))
+        # there may be fewer parts than devices
+        outputs = self._run([part.samples.to(device) for part, device in zip(parts, self.devices, strict=False)])
+        if isinstance(self.model, SequencePredictor):
+            return gather_predictor(outputs, first)
+        reads = {name: self.model.head(name).reads for name in self.model.head_names}
+        return gather_encoder(outputs, parts, reads, first)
 
-        Args:
-            asvs: integer [U, L] nucleotides of the unique ASVs, or float [U, D] embeddings, as the model takes them.
-            slot: int64 [B, S], which of the U each ASV of a sample is.
-            count: int [B, S], reads; 0 marks padding.
-            depth: int [B].
-            rest: what the model's forward pass takes after these, in its order: of a `SequenceEncoder` ``mask`` bool
-                [U, L] and ``hidden_count`` bool [B, S], else ``hidden_count`` and ``categories`` int64 [B, K].
-
-        Returns:
-            What the model returns, on the first device.
-        """
-        first, parts = self.devices[0], len(self.devices)
-        if isinstance(self.module, SequenceEncoder):
-            batches = scatter_batch(asvs, slot, count, depth, *rest, parts=parts)
-            inputs = [(b.asvs, b.slot, b.count, b.depth, b.mask, *b.by_sample) for b in self._place(batches)]
-            return gather_encoder(self._run(inputs), batches, first)
-        batches = scatter_batch(asvs, slot, count, depth, None, *rest, parts=parts)
-        outputs = self._run([(b.asvs, b.slot, b.count, b.depth, *b.by_sample) for b in self._place(batches)])
-        return gather_predictor(outputs, first)
-
-    def _place(self, batches: Sequence[SubBatch]) -> list[SubBatch]:
-        """Move each sub-batch to its device; there may be fewer than devices."""
-        return [batch.to(device) for batch, device in zip(batches, self.devices, strict=False)]
-
-    def _run(self, inputs: Sequence[tuple[Tensor | None, ...]]) -> list[Any]:
-        """Call the model on the inputs of each sub-batch, which lie on its device."""
-        devices = self.devices[: len(inputs)]
+    def _run(self, parts: Sequence[Samples]) -> list[Any]:
+        """Call the model on each part, which lies on its device."""
+        devices = self.devices[: len(parts)]
         if len(set(devices)) == 1:
-            return [self.module(*each) for each in inputs]
+            return [self.model(part) for part in parts]
         if devices[0].type == "cuda":
             seed_replicas(devices)
-        replicas = [in_precision_of_caller(replica, devices[0].type) for replica in replicate(self.module, devices)]
-        # it only calls them, each in a thread
-        return parallel_apply(replicas, inputs, devices=devices)  # type: ignore[arg-type]
+        replicas = [in_precision_of_caller(replica, devices[0].type) for replica in replicate(self.model, devices)]
+        # it only calls them, each in a thread; a tuple would be taken for the arguments
+        return parallel_apply(replicas, [(part,) for part in parts], devices=devices)  # type: ignore[arg-type]
 
 
 def in_precision_of_caller(module: nn.Module, device_type: str) -> Callable[..., object]:
@@ -224,9 +139,9 @@ def in_precision_of_caller(module: nn.Module, device_type: str) -> Callable[...,
     """
     enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
 
-    def call(*inputs: Tensor | None) -> object:
+    def call(samples: Samples) -> object:
         with torch.autocast(device_type, dtype=dtype, enabled=enabled):
-            return module(*inputs)
+            return module(samples)
 
     return call
 

@@ -26,7 +26,6 @@ from torch.distributed.fsdp import (
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
-    register_fsdp_forward_method,
 )
 
 from aam.config import DistributedConfig
@@ -316,12 +315,12 @@ def gather_embeddings_for_unifrac(world: World, embeddings: Tensor, sizes: Seque
 
 
 def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, config: DistributedConfig) -> None:
-    """Divide a bare model among the ranks, in place: each block by itself, and the rest (FSDP2, full sharding).
+    """Shard a bare model among the ranks, in place: each block, and each level that is called by itself (FSDP2).
 
-    A model on the meta device stays there until it is materialised: then each rank only ever holds its part.
+    A model on the meta device stays there until it is materialized: then each rank only ever holds its part.
 
     Args:
-        model: bare; its parameters become DTensors, its entry points gather what they need and free it again.
+        model: bare; its parameters become DTensors, and modules gather what they need and free it again.
         world: the ranks.
         config: copies of the sharded model, precision of the blocks, and whether to keep weights in main memory.
     """
@@ -335,10 +334,10 @@ def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, co
     for module in model.modules():
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh, mp_policy=of_blocks, offload_policy=offload)
-    # freed after each use: weights that change in between, such as those of the best checkpoint, are gathered anew
-    fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
-    for name in model.ENTRY_POINTS:
-        register_fsdp_forward_method(model, name)
+    # each is called by itself, and freed after each use: weights that change in between, such as those of the best
+    # checkpoint, are gathered anew
+    for unit in model.sharding_units:
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
 
 
 def _mesh(world: World, replicas: int) -> DeviceMesh:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aam.data.dataset import FixedBatches, SampleBatch
+from aam.data.dataset import FixedBatches
+from aam.data.samples import SampleBatch
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.asv_embeddings import AsvEmbeddings
 from aam.training.compute import Compute
@@ -60,16 +61,16 @@ def attend_to_categories(
     every = batches.take(np.minimum(dealt, samples - 1))
     for batch, asvs in embed_batches(embeddings, every, compute, num_workers):
         with compute.autocast():
-            weight = model.category_attention(asvs, batch.slot, batch.count, batch.depth, categories[batch.sample])
-        genuine = torch.from_numpy(own[done : done + len(batch.sample)] < samples).to(batch.count.device)
+            weight = model.category_attention(batch.samples(asvs, categories[batch.sample]))
+        genuine = torch.from_numpy(own[done : done + len(batch.sample)] < samples).to(batch.counts.device)
         done += len(batch.sample)
         yield _gathered(_rows(batch, weight.float(), genuine), world)
 
 
 def _rows(batch: SampleBatch, weight: Tensor, genuine: Tensor) -> AttentionRows:
     """Leave out padding, and samples that are repeated: [B, H, S, K] -> [R, H, K]."""
-    row, place = ((batch.count > 0) & genuine[:, None]).nonzero(as_tuple=True)
-    pair = torch.stack([batch.sample[row], batch.asv[batch.slot[row, place]]], dim=1)
+    row, place = (~batch.padding & genuine[:, None]).nonzero(as_tuple=True)
+    pair = torch.stack([batch.sample[row], batch.asv[batch.asv_index[row, place]]], dim=1)
     return AttentionRows(pair, weight.transpose(1, 2)[row, place])
 
 

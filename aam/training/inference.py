@@ -1,11 +1,10 @@
 """Embedding the samples of a study: each ASV is encoded once, on one rank, whatever the number of samples that hold it.
 
-Shapes: B samples, S ASVs in a sample, U unique ASVs, D width, L nucleotides.
+Shapes: B samples, S ASVs in a sample, U unique ASVs, D width, L nucleotides, K outputs, C columns of categories.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,19 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from aam.data.counts import held_by
-from aam.data.dataset import FixedBatches, SampleBatch
+from aam.data.dataset import FixedBatches
+from aam.data.samples import SampleBatch
+from aam.models.sequence_encoder import SequenceEncoder
+from aam.models.sequence_predictor import SequencePredictor
 from aam.training.asv_embeddings import AsvEmbeddings, AsvEncoding, embed_asvs, held
 from aam.training.compute import Compute
 from aam.training.distributed import World
 from aam.training.metrics import PairedMoments
-
-
-class Embedder(AsvEncoding, Protocol):
-    """A model that embeds ASVs, and samples from embedded ASVs."""
-
-    def embed_samples(self, asv_embedding: Tensor, slot: Tensor, count: Tensor, depth: Tensor) -> Tensor:
-        """Embed samples: [U, D], [B, S], [B, S], [B] -> [B, D]."""
-        ...
 
 
 def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
@@ -50,7 +44,7 @@ def share_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def embed_samples(
-    model: Embedder,
+    model: SequenceEncoder,
     nucleotides: Tensor,
     batches: FixedBatches,
     compute: Compute,
@@ -74,7 +68,8 @@ def embed_samples(
         embeddings = hold_asvs(model, nucleotides, batches, compute)
 
     def embed(batch: SampleBatch, asvs: Tensor) -> Tensor:
-        return model.embed_samples(asvs, batch.slot, batch.count, batch.depth)
+        embedding: Tensor = model.sample_encoder(batch.samples(asvs)).embedding
+        return embedding
 
     return map_samples(embed, embeddings, batches, compute, num_workers)
 
@@ -109,6 +104,35 @@ def map_samples(
             rows.append(work(batch, embeddings.of(batch.asv)))
     place = torch.from_numpy(np.argsort(order)).to(compute.device)
     return compute.world.join(torch.cat(rows)[place], len(batches.samples))
+
+
+def predict_outputs(
+    model: SequencePredictor,
+    embeddings: AsvEmbeddings,
+    batches: FixedBatches,
+    compute: Compute,
+    num_workers: int = 0,
+    categories: Tensor | None = None,
+) -> NDArray[np.float64]:
+    """What the model gives for samples, in their order: float64 [samples, K].
+
+    Ranks share the samples, and each gets all outputs.
+
+    Args:
+        model: in evaluation mode.
+        embeddings: of the ASVs of the samples, by this model.
+        batches: the samples.
+        compute: device, precision and ranks.
+        num_workers: processes that prepare batches.
+        categories: int64 [samples of the table, C], on the device, where the prediction depends on them.
+    """
+
+    def predict(batch: SampleBatch, asvs: Tensor) -> Tensor:
+        samples = batch.samples(asvs, None if categories is None else categories[batch.sample])
+        prediction: Tensor = model(samples).prediction.double()
+        return prediction
+
+    return map_samples(predict, embeddings, batches, compute, num_workers).cpu().numpy()
 
 
 def hold_asvs(model: AsvEncoding, nucleotides: Tensor, batches: FixedBatches, compute: Compute) -> AsvEmbeddings:

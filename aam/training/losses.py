@@ -87,7 +87,7 @@ def nucleotide_loss(logits: Tensor, hidden: Tensor, weight: Tensor, total: Tenso
         total: sum of the weights over the optimizer step.
     """
     loss = functional.cross_entropy(at_least_single(logits), hidden, reduction="none")
-    return (loss * weight.to(loss.dtype)).sum() / total.clamp_min(1)
+    return (loss * weight.to(loss.dtype)).sum() / total.to(loss.dtype).clamp_min(1)
 
 
 def taxonomy_losses(logits: Tensor, true: Tensor, sizes: Sequence[int], weight: Tensor, total: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def taxonomy_losses(logits: Tensor, true: Tensor, sizes: Sequence[int], weight: 
         (functional.cross_entropy(part, of_rank.clamp_min(0), reduction="none") * (weight * (of_rank >= 0))).sum()
         for part, of_rank in zip(torch.split(logits, list(sizes), dim=1), true.unbind(1), strict=True)
     ]
-    return torch.stack(losses) / total.clamp_min(1)
+    return torch.stack(losses) / total.to(losses[0].dtype).clamp_min(1)
 
 
 class RegressionLoss(NamedTuple):
@@ -168,11 +168,6 @@ def count_errors(predicted: Tensor, relative_abundance: Tensor) -> Tensor:
     """Squared errors of log relative abundances: [B, S], predicted, and [B, S], true, 0 where padding -> [B, S]."""
     true = relative_abundance.clamp_min(torch.finfo(relative_abundance.dtype).tiny).log()
     return (predicted - true).square()
-
-
-def count_loss(predicted: Tensor, relative_abundance: Tensor, hidden: Tensor, total: Tensor) -> Tensor:
-    """Squared error of the log relative abundance of hidden ASVs; all [B, S], total the number hidden in the step."""
-    return (count_errors(predicted, relative_abundance) * hidden).sum() / total.clamp_min(1)
 
 
 def at_least_single(x: Tensor) -> Tensor:

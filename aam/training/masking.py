@@ -1,4 +1,4 @@
-"""Which nucleotides are hidden: a function of (seed, step, ASV), so two ranks that hold the same ASV agree."""
+"""Which nucleotides are masked: a function of (seed, step, ASV), so two ranks that hold the same ASV agree."""
 
 import torch
 from torch import Tensor
@@ -8,23 +8,23 @@ from aam.data.addressed import address_hash, uniforms
 from aam.data.sequences import PAD
 
 
-def hidden_nucleotides(tokens: Tensor, keys: Tensor, config: MaskConfig, seed: int, step: int | str) -> Tensor:
-    """Choose the nucleotides to hide.
+def mask_nucleotides(tokens: Tensor, keys: Tensor, config: MaskConfig, seed: int, step: int | str) -> Tensor:
+    """Choose the nucleotides to mask.
 
     Args:
-        tokens: uint8 [U, L], the nucleotides; padding is never hidden.
-        keys: int64 [U], address of each ASV.
-        config: share of the ASVs, share of their nucleotides, strategy, and length of the stretches.
+        tokens: uint8 [U, L], the nucleotides; padding is never masked.
+        keys: int64 [U], key of each ASV.
+        config: fraction of the ASVs, fraction of their nucleotides, strategy, and length of the stretches.
         seed: seed of the run.
         step: number of the optimizer step; a word for masks that stay the same, as in validation.
 
     Returns:
-        bool [U, L]: ASVs hide nucleotides with probability ``nuc_asv_share``. In these, stretches start at each
-        nucleotide with the probability that makes the expected share ``nuc_mask_ratio``; they may overlap.
+        bool [U, L]: ASVs have masked nucleotides with probability ``nuc_asv_share``. In these, stretches start at each
+        nucleotide with the probability that makes the expected fraction ``nuc_mask_ratio``; they may overlap.
     """
     span = config.nuc_mask_span if config.nuc_mask_strategy == "span" else 1
     start_probability = 1 - (1 - config.nuc_mask_ratio) ** (1 / span)
-    # a stretch may start before the first nucleotide, so that the first ones are hidden as often as the others
+    # a stretch may start before the first nucleotide, so that the first ones are masked as often as the others
     length = tokens.shape[1] + span - 1
     starts = uniforms(address_hash(seed, "hide", step), keys, length) < start_probability
     chosen = uniforms(address_hash(seed, "choose", step), keys, 1) < config.nuc_asv_share

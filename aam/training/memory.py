@@ -7,7 +7,7 @@ import logging
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -188,7 +188,7 @@ def predicted_cost(
 
     Args:
         model: the shape, ``max_bp`` resolved.
-        masking: which ASVs go through once more with hidden nucleotides; None for none.
+        masking: which ASVs go through once more with masked nucleotides; None for none.
         frozen: whether ASVs come embedded.
         padded: whether samples are padded to the largest of their batch.
     """
@@ -209,7 +209,7 @@ def predicted_cost(
 
 
 def calibrate(
-    objective: Objective,
+    objective: Objective[Any],
     model: nn.Module,
     dataset: StepDataset,
     samples: NDArray[np.int64],
@@ -255,7 +255,7 @@ def calibrate(
 
 
 def _measured_cost(
-    objective: Objective, dataset: StepDataset, probes: tuple[NDArray[np.int64], ...], cost: BatchCost
+    objective: Objective[Any], dataset: StepDataset, probes: tuple[NDArray[np.int64], ...], cost: BatchCost
 ) -> BatchCost:
     """Fit a cost to the peaks of two probes, the smaller one first, on the rank where they are highest."""
     world = objective.parallel.world
@@ -273,7 +273,7 @@ def _measured_cost(
     return cost.fit((small, large), (least, most))
 
 
-def _probe(objective: Objective, dataset: StepDataset, rows: NDArray[np.int64]) -> StepBatch:
+def _probe(objective: Objective[Any], dataset: StepDataset, rows: NDArray[np.int64]) -> StepBatch:
     """Add the gradient of a batch."""
     step = dataset[StepPlan(step=0, epoch=0, closes_epoch=False, micro=(rows,))]
     objective.backward(step.to(objective.parallel.world.device), lambda loss: loss)
@@ -309,7 +309,7 @@ def is_tight(budget: MemoryBudget, dataset: StepDataset, samples: NDArray[np.int
 def _size(step: StepBatch) -> tuple[int, list[int]]:
     """Unique ASVs, and ASVs of each sample, of the only batch of a step."""
     (batch,) = step.micro
-    return len(batch.asv), (batch.count > 0).sum(1).tolist()
+    return len(batch.asv), (~batch.padding).sum(1).tolist()
 
 
 def _largest_first(dataset: StepDataset, samples: NDArray[np.int64]) -> NDArray[np.int64]:

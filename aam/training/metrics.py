@@ -9,7 +9,9 @@ Shapes: B samples, K classes, M masked nucleotides, V vocabulary.
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -120,6 +122,16 @@ def _is_constant(square: float, mean: float, count: float) -> bool:
 class DistanceMetrics:
     """Predicted against true distances, over pairs of samples."""
 
+    better: ClassVar[Mapping[str, bool | None]] = {
+        "pearson": True,
+        "r2": True,
+        "mae": False,
+        "pred_std": None,
+        "true_std": None,
+        "std_ratio": None,
+    }
+    """Whether a higher value is better, by metric; None where neither is."""
+
     def __init__(self) -> None:
         self.moments = PairedMoments()
 
@@ -143,6 +155,9 @@ class DistanceMetrics:
 class RegressionMetrics:
     """Predicted against true values of a metadata column, in the column's own unit."""
 
+    better: ClassVar[Mapping[str, bool | None]] = {"r2": True, "mae": False, "rmse": False, "pearson": True}
+    """Whether a higher value is better, by metric; None where neither is."""
+
     def __init__(self) -> None:
         self.moments = PairedMoments()
 
@@ -158,6 +173,9 @@ class RegressionMetrics:
 
 class QuantileMetrics:
     """Predicted quantiles against true values of a metadata column."""
+
+    better: ClassVar[Mapping[str, bool | None]] = {"pinball": False, "coverage": None}
+    """Whether a higher value is better, by metric; None where neither is."""
 
     def __init__(self, shares: tuple[float, ...]) -> None:
         self.shares = torch.tensor(shares, dtype=torch.float64)
@@ -179,6 +197,15 @@ class QuantileMetrics:
 
 class ClassificationMetrics:
     """Class probabilities against true classes; keeps all probabilities, 8 K bytes a sample."""
+
+    better: ClassVar[Mapping[str, bool | None]] = {
+        "accuracy": True,
+        "balanced_accuracy": True,
+        "macro_f1": True,
+        "log_loss": False,
+        "auroc": True,
+    }
+    """Whether a higher value is better, by metric; None where neither is."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -225,15 +252,3 @@ def _macro_auroc(probabilities: NDArray[np.float64], true: NDArray[np.int64]) ->
     separable = [index for index in range(probabilities.shape[1]) if 0 < (true == index).sum() < len(true)]
     areas = [roc_auc_score(true == index, probabilities[:, index]) for index in separable]
     return float(np.mean(areas)) if areas else None
-
-
-def higher_is_better(name: str) -> bool:
-    """Whether a larger value of a metric, such as ``val/r2``, is a better one."""
-    plain = name.split("/", 1)[-1]
-    for part in ("unifrac_", "nucleotide_", "faith_pd_", "taxonomy_", "new_"):
-        plain = plain.removeprefix(part)
-    # a target or a taxonomic rank may follow
-    return f"{plain}_".startswith(_HIGHER_IS_BETTER)
-
-
-_HIGHER_IS_BETTER = ("pearson_", "r2_", "accuracy_", "balanced_accuracy_", "macro_f1_", "auroc_")

@@ -1,4 +1,4 @@
-"""Which nucleotides are read wrongly: a function of (seed, step, ASV), so two ranks that hold the same ASV agree."""
+"""Which nucleotides are substituted: a function of (seed, step, ASV), so two ranks that hold the same ASV agree."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ BASES = 4
 """A, C, G and T, whose tokens follow one another."""
 
 
-def misread(tokens: Tensor, keys: Tensor, rate: float, seed: int, step: int) -> Tensor:
+def substitute(tokens: Tensor, keys: Tensor, rate: float, seed: int, step: int) -> Tensor:
     """Substitute nucleotides, each by itself.
 
     Args:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from aam.config import DistributedConfig
+from aam.data.samples import Samples
 from aam.errors import InputError
 from aam.models.initial import initialise
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.models.sequence_predictor import EmbeddedPredictor, PooledPredictor, SequencePredictor
+from aam.models.sequence_predictor import SequencePredictor
 from aam.training.compute import Compute
 from aam.training.data_parallel import SampleParallel, check_data_parallel
 from aam.training.distributed import World, wrap_model_fsdp
@@ -24,9 +25,8 @@ from aam.training.divided import fill
 class Parallel:
     """How a step calls the model, and where; the bare model keeps its attributes, its weights and their names."""
 
-    call: Callable[..., Any]
-    """Takes what the model's forward takes; where the encoder is frozen, what `SequencePredictor.predict_samples` does,
-    or `SequencePredictor.predict_pooled`."""
+    call: Callable[[Samples], Any]
+    """The model's forward pass."""
     compute: Compute
     quiet: Callable[[], AbstractContextManager[object]] = nullcontext
     """Context for all but the last batch of a step: gradients are added up here and summed over ranks later."""
@@ -66,42 +66,27 @@ def give_weights(
     initialise(model, seed, fill)
 
 
-def parallelize(
-    model: SequenceEncoder | SequencePredictor,
-    config: DistributedConfig,
-    compute: Compute,
-    embedded: bool = False,
-    pooled: bool = False,
-) -> Parallel:
+def parallelize(model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute) -> Parallel:
     """Choose how a step calls a finished model.
 
     Args:
-        model: with its weights; divided among the ranks already with ``--fsdp``.
+        model: with its weights; sharded among the ranks already with ``--fsdp``.
         config: the strategy.
         compute: device, precision and ranks.
-        embedded: steps begin from embedded ASVs, as of a frozen encoder.
-        pooled: steps begin from embedded samples, which does not go with ``--data-parallel``.
 
     Raises:
         InputError: the strategy does not fit the device.
     """
-    module: nn.Module = model
-    plain: Callable[..., Any] = model
-    if isinstance(model, SequencePredictor) and pooled:
-        assert not config.data_parallel, "it scatters ASVs"
-        module, plain = PooledPredictor(model), model.predict_pooled
-    elif isinstance(model, SequencePredictor) and embedded:
-        module, plain = EmbeddedPredictor(model), model.predict_samples
     if config.distributed:
         gpu = [compute.device] if compute.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(module, gpu, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(model, gpu, gradient_as_bucket_view=True)
         return Parallel(wrapped, compute, wrapped.no_sync, settles=compute.world.size > 1)
     if config.data_parallel:
         encoder = model.encoder if isinstance(model, SequencePredictor) else model
         kernel = encoder.config.attn_implementation
         devices = check_data_parallel(compute.world.size, compute.device, implementation=kernel)
-        return Parallel(SampleParallel(module, devices), compute)
-    return Parallel(plain, compute)
+        return Parallel(SampleParallel(model, devices), compute)
+    return Parallel(model, compute)
 
 
 def check_compiler(device: torch.device) -> None:

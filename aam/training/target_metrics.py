@@ -37,12 +37,19 @@ def score(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame) -> Metr
     }
 
 
-def metric_names(targets: Targets) -> set[str]:
-    """Names of the metrics that `score` gives."""
-    nothing = pd.DataFrame({column.name: [] for column in targets.columns})
-    outputs = np.zeros((0, sum(column.outputs for column in targets.columns)))
-    groups = pd.DataFrame({name: [] for name in targets.metadata_columns})
-    return set(score(targets, targets.decode(outputs, groups), nothing))
+def better_metrics(targets: Targets) -> dict[str, bool | None]:
+    """Names of the metrics that `score` gives, and whether a higher value is better; None where neither is."""
+    of_columns = {column.name: _better(column) for column in targets.columns}
+    if len(of_columns) == 1:
+        return of_columns[targets.only.name]
+    means: dict[str, bool | None] = dict.fromkeys(MEANS, True)
+    return means | {f"{name}_{target}": value for target, each in of_columns.items() for name, value in each.items()}
+
+
+def _better(column: TargetColumn) -> dict[str, bool | None]:
+    if column.classes is not None:
+        return dict(ClassificationMetrics.better)
+    return {**RegressionMetrics.better, **(QuantileMetrics.better if column.quantiles else {})}
 
 
 def _score(column: TargetColumn, predicted: pd.DataFrame, true: pd.DataFrame) -> Iterator[tuple[str, float | None]]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from aam.training.divided import own_part
 from aam.training.loading import step_loader
 from aam.training.memory import GB, Watch, lowered, meter_of
 from aam.training.memory_profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
-from aam.training.metrics import higher_is_better
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule, own_rates
@@ -65,7 +64,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        objective: Objective,
+        objective: Objective[Any],
         train_sampler: AddressedSampler,
         dataset: StepDataset,
         config: PretrainConfig | TrainConfig,
@@ -245,7 +244,7 @@ class Trainer:
         value = metrics[self.best_metric]
         if value is not None and not math.isfinite(value):  # such as the inverse of a log transform, overflowing
             value = None
-        sign = -1.0 if higher_is_better(self.best_metric) else 1.0
+        sign = -1.0 if self.objective.metrics[self.best_metric] else 1.0
         if value is not None:
             self.schedule.plateau(sign * value)
         progress = self.progress

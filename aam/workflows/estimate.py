@@ -104,14 +104,14 @@ def _plans(run: Run) -> list[StepPlan]:
 def _size(step: StepBatch) -> tuple[int, int]:
     """Unique ASVs of a step, and ASVs of its samples."""
     return len(np.unique(torch.cat([batch.asv for batch in step.micro]).numpy())), sum(
-        int((batch.count > 0).sum()) for batch in step.micro
+        int((~batch.padding).sum()) for batch in step.micro
     )
 
 
 def _memory(budget: MemoryBudget, steps: list[StepBatch]) -> float:
     """Bytes of the largest batch."""
     batches = [batch for step in steps for batch in step.micro]
-    return max(budget.cost.of_batch(len(batch.asv), (batch.count > 0).sum(1).tolist()) for batch in batches)
+    return max(budget.cost.of_batch(len(batch.asv), (~batch.padding).sum(1).tolist()) for batch in batches)
 
 
 def _seconds(trainer: Trainer, run: Run) -> float:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,11 +98,11 @@ class Run:
     """As given, but for the model's shape, which is resolved."""
     material: Material
     model: nn.Module
-    objective: Objective
+    objective: Objective[Any]
     dataset: StepDataset
     documents: dict[str, Any]
     """What a checkpoint needs besides config and weights."""
-    fingerprint: dict[str, str] = field(default_factory=dict)
+    fingerprint: dict[str, str]
     """Hashes of what is learned from besides the study and its split."""
 
     @property
@@ -344,8 +344,7 @@ def check_best_metric(run: Run) -> None:
     Raises:
         InputError: there is no such metric.
     """
-    name, metrics = run.config.optim.best_metric, run.objective.metric_names()
-    # of coverage neither more nor less is better
-    known = {metric for metric in metrics if not metric.startswith("val/coverage")}
+    name = run.config.optim.best_metric
+    known = {metric for metric, better in run.objective.metrics.items() if better is not None}
     if name is not None and name not in known:
         raise InputError(f"--best-metric {name} is not a metric of this run; these are: {', '.join(sorted(known))}")

@@ -4,8 +4,11 @@ A change of options that checkpoints hold adds a step here; steps are taken in t
 each recognises by its options what it is for. So a model stays readable; a run goes on with the aam that began it.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Final
+
+from torch import Tensor
 
 Document = dict[str, dict[str, Any]]
 """Options by section."""
@@ -49,3 +52,12 @@ STEPS: Final[tuple[Callable[[Document], Document], ...]] = (
     _encoder_learned_as_the_head,
     _head_read_embeddings_alone,
 )
+
+
+def in_todays_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of an older checkpoint by the names that modules have today."""
+    return {_RENAMED_WEIGHT.sub(r"\1scale.log_tau", name): value for name, value in weights.items()}
+
+
+_RENAMED_WEIGHT: Final = re.compile(r"^(encoder\.)?log_tau$")
+"""The learned scale of distances has been a module of its own since checkpoints of December 2026."""

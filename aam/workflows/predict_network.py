@@ -12,8 +12,7 @@ from aam.data.study import Study
 from aam.errors import InputError, first_ids
 from aam.training.asv_embeddings import embeddings_of
 from aam.training.compute import Compute
-from aam.training.inference import asvs_of
-from aam.training.target_objective import predict_outputs
+from aam.training.inference import asvs_of, predict_outputs
 from aam.workflows.restore import Restored
 
 

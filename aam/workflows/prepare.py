@@ -4,8 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -23,10 +22,16 @@ from aam.data.study import Study, digest
 from aam.data.target_table import Targets
 from aam.errors import InputError, first_ids
 from aam.models.sequence_predictor import SequencePredictor
+from aam.models.types import PredictorOutput
 from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.training.distributed import World
+from aam.training.inputs import PooledInputs, inputs_of
+from aam.training.objective import Objective
 from aam.training.parallel import give_weights, parallelize
-from aam.training.target_objective import TargetObjective, TargetTable, pools_once
+from aam.training.standardize import fit_head_inputs
+from aam.training.tasks.abundances import TargetAbundances
+from aam.training.tasks.base import Task
+from aam.training.tasks.targets import TargetTable, TargetTask
 from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import Material, Run, begin_compute, gather_material, resolved_model
 from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
@@ -69,29 +74,27 @@ def prepare_training(
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
     categories, weights = learned.categories, learned.weights
     model = _build_model(config, (targets, categories), material, checkpoint)
-    table = _target_table(learned, material, config, weight)
-    if categories is not None:
-        codes = torch.from_numpy(categories.encode(study.metadata))
-        table = replace(table, categories=codes.to(compute.device))
-    pooled = pools_once(model, material.draws, config)
-    parallel = parallelize(model, config.distribution, compute, embedded=model.frozen, pooled=pooled)
+    codes = None if categories is None else torch.from_numpy(categories.encode(study.metadata)).to(compute.device)
+    inputs = inputs_of(model, material.nucleotides, material.draws, config, compute, codes)
+    parallel = parallelize(model, config.distribution, compute)
     held_out = material.batches(split.val, config)
-    objective = TargetObjective(model, parallel, material.nucleotides, table, config, held_out)
+    table = _target_table(learned, material, config, weight)
+    tasks: list[Task[PredictorOutput]] = [TargetTask(table, config, held_out)]
+    if config.target.count_weight > 0:
+        tasks.append(TargetAbundances.build(inputs, config))
+    objective = Objective(model, parallel, inputs, tasks, held_out, config.runtime.seed)
     if resumed_model(config.output) is None:
         some = material.batches(_some(split.train, study, config), config)
-        if model.asv_features is not None:
-            objective.fit_features(some)
-        if config.target.standardize_samples:
-            objective.standardize(some)
-    documents: dict[str, Any] = {"targets": targets.to_json()}
+        fit_head_inputs(model, inputs, some, standardize=config.target.standardize_samples)
+    documents = objective.documents()
     if weights is not None:
         documents["loss_weights"] = weights.to_json()
     if categories is not None:
         documents["categories"] = categories.to_json()
     fingerprint = {"target": digest([table.value.cpu().numpy(), table.weight.cpu().numpy(), json.dumps(documents)])}
-    if table.categories is not None:
-        fingerprint["categories"] = digest([table.categories.cpu().numpy()])
-    datasets = PooledStepDataset if pooled else StepDataset
+    if codes is not None:
+        fingerprint["categories"] = digest([codes.cpu().numpy()])
+    datasets = PooledStepDataset if isinstance(inputs, PooledInputs) else StepDataset
     dataset = datasets(material.draws, rank=compute.world.rank, ranks=compute.world.size)
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
 

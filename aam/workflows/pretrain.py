@@ -1,26 +1,25 @@
 """`aam pretrain`: learn to encode ASVs and samples without labels."""
 
-import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from aam.config import PretrainConfig, flag
 from aam.data.dataset import StepDataset
 from aam.data.splits import split_samples
-from aam.data.study import Study, digest, load_study
-from aam.data.taxonomy import TaxonomyLabels
+from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.distances import write_distance_report
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.compute import Compute
 from aam.training.distributed import World, setup_distributed
+from aam.training.inputs import Inputs
 from aam.training.monitor import early_records
-from aam.training.objective import PretrainObjective
+from aam.training.objective import Objective
 from aam.training.parallel import give_weights, parallelize
-from aam.training.taxonomy import TaxonomyTask
+from aam.training.tasks.pretraining import Given
+from aam.training.tasks.table import build_tasks, learn_documents, learned
 from aam.workflows.fit import Run, begin_compute, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_encoder
@@ -112,7 +111,6 @@ def pretrain_study(study: Study, config: PretrainConfig, world: World | None = N
 
 def _report(run: Run, config: PretrainConfig, folder: Path) -> None:
     """Compare the distances of validation samples, if they were learned."""
-    assert isinstance(run.objective, PretrainObjective)
     if config.losses.learns("unifrac"):
         write_distance_report(run.objective, folder)
 
@@ -135,43 +133,32 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
             f"pretraining compares samples: {len(split.train)} to train on and {len(split.val)} to validate are too "
             "few (at least 2 each); use more samples or another --val-fraction"
         )
-    losses = config.losses
-    labels = study.taxonomy_labels(split.train) if losses.learns("taxonomy") else None
+    documents = learn_documents(config.losses, study, split.train)
     config, compute = begin_compute(config, world)
     material = gather_material(study, split, config, compute)
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
-    compares = losses.learns("unifrac") or losses.learns("faith_pd")
-    source = study.distance_source(config.unifrac) if compares else None
-    model = _build_model(config, labels, compute)
+    kinds = learned(config.losses)
+    source = study.distance_source(config.unifrac) if any(kind.reads_tree for kind in kinds) else None
+    model = _build_model(config, documents, compute)
+    inputs = Inputs(model, material.nucleotides, material.draws, config, compute)
     held_out = material.batches(split.val, config)
-    objective = PretrainObjective(
-        model,
-        parallelize(model, config.distribution, compute),
-        material.nucleotides,
-        torch.from_numpy(study.asv_keys).to(compute.device),
-        config,
-        (held_out, source),
-        None if labels is None else TaxonomyTask(labels, held_out, compute),
-    )
+    given = Given(config, study, split.train, held_out, source, model, inputs, compute)
+    parallel = parallelize(model, config.distribution, compute)
+    objective = Objective(model, parallel, inputs, build_tasks(given), held_out, config.runtime.seed)
     dataset = StepDataset(
         material.draws,
-        source if losses.learns("unifrac") else None,
-        study.tree if losses.learns("faith_pd") else None,
+        source if config.losses.learns("unifrac") else None,
+        study.tree if config.losses.learns("faith_pd") else None,
         compute.world.rank,
         compute.world.size,
     )
-    documents: dict[str, Any] = {"training": [study.table.sample_ids[row] for row in split.train]}
-    if labels is None:
-        return Run("pretrain", config, material, model, objective, dataset, documents)
-    documents["taxonomy"] = labels.classes.to_json()
-    fingerprint = {"taxonomy": digest([labels.code, json.dumps(documents["taxonomy"])])}
-    return Run("pretrain", config, material, model, objective, dataset, documents, fingerprint)
+    documents = {"training": [study.table.sample_ids[row] for row in split.train]} | objective.documents()
+    return Run("pretrain", config, material, model, objective, dataset, documents, objective.fingerprint())
 
 
-def _build_model(config: PretrainConfig, labels: TaxonomyLabels | None, compute: Compute) -> SequenceEncoder:
+def _build_model(config: PretrainConfig, documents: Mapping[str, Any], compute: Compute) -> SequenceEncoder:
     """Build the model with the weights of its first step."""
-    model = build_encoder(config, None if labels is None else labels.classes)
-    learns = config.losses.learns
-    model.fix_unused(learns("unifrac"), learns("nucleotide"), learns("faith_pd"), learns("taxonomy"))
+    model = build_encoder(config, documents)
+    model.fix_unused([kind.name for kind in learned(config.losses)])
     give_weights(model, config.distribution, compute, config.runtime.seed)
     return model

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from aam.config import FinetuneConfig, MixedPrecision, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.target_table import Targets
-from aam.data.taxonomy import TaxonomyClasses
 from aam.errors import InputError
 from aam.models.distance_link import LinkName
 from aam.models.heads import TargetSpec
@@ -23,7 +22,8 @@ from aam.models.types import CategorySpec
 from aam.training.checkpoint import Checkpoint, CheckpointStore, Kind, read_checkpoint
 from aam.training.compute import CPU
 from aam.training.divided import load_weights
-from aam.workflows.old_configs import in_todays_options
+from aam.training.tasks.table import heads_of
+from aam.workflows.old_configs import in_todays_names, in_todays_options
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
@@ -41,8 +41,6 @@ SHAPE = (
 )
 """Options of the model that pretrained weights fix."""
 _KINDS: Final[Mapping[type[RunConfig], Kind]] = {PretrainConfig: "pretrain", TrainConfig: "train"}
-LEFT_BEHIND = ("faith_pd_head.", "taxonomy_head.")
-"""Weights of a pretrained encoder that fine-tuning has no use for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +61,18 @@ class Restored:
         return self.encoder if self.predictor is None else self.predictor
 
 
-def build_encoder(config: PretrainConfig, taxonomy: TaxonomyClasses | None = None) -> SequenceEncoder:
-    """Build the pretraining model of a config on meta, without weights, with a head for each taxonomic rank."""
+def build_encoder(config: PretrainConfig, documents: Mapping[str, Any]) -> SequenceEncoder:
+    """Build the pretraining model of a config on meta, without weights, with the heads of its tasks.
+
+    Args:
+        config: of the pretraining.
+        documents: what its tasks have learned from the training samples; see `learn_documents`.
+    """
     # weighted UniFrac that is not normalized may exceed 1, which the other links do not reach
     unbounded = config.unifrac.unifrac_metric == "weighted_unifrac"
     link: LinkName = "euclidean" if unbounded else config.unifrac.distance_link
     with torch.device("meta"):
-        ranks = None if taxonomy is None else taxonomy.sizes
-        return SequenceEncoder(config.model, faith_pd=config.losses.learns("faith_pd"), link=link, taxonomy=ranks)
+        return SequenceEncoder(config.model, link, heads_of(config.losses, config.model.embedding_dim, documents))
 
 
 def build_predictor(
@@ -95,8 +97,9 @@ def build_predictor(
 
 
 def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> None:
-    """Copy the weights of a pretrained encoder; its heads for Faith's PD and for taxonomic ranks are left behind."""
-    weights = {name: value for name, value in checkpoint.model.items() if not name.startswith(LEFT_BEHIND)}
+    """Copy the weights of a pretrained encoder; the heads of its tasks are left behind."""
+    own = predictor.encoder.state_dict().keys()
+    weights = {name: value for name, value in in_todays_names(checkpoint.model).items() if name in own}
     load_weights(predictor.encoder, weights)
 
 
@@ -159,7 +162,7 @@ def restored(checkpoint: Checkpoint) -> Restored:
     """
     trained = outline(checkpoint)
     model = materialise(trained.model, CPU)
-    model.load_state_dict(checkpoint.model)
+    model.load_state_dict(in_todays_names(checkpoint.model))
     model.eval()
     return trained
 
@@ -176,10 +179,8 @@ def outline(checkpoint: Checkpoint) -> Restored:
             "network has; use `aam predict`"
         )
     if checkpoint.kind == "pretrain":
-        pretraining = _config(PretrainConfig, checkpoint)
-        learned = checkpoint.documents["taxonomy"] if pretraining.losses.learns("taxonomy") else None
-        taxonomy = None if learned is None else TaxonomyClasses.from_json(learned)
-        return Restored(pretraining, build_encoder(pretraining, taxonomy), None, None, None, checkpoint.documents)
+        pretraining, documents = _config(PretrainConfig, checkpoint), checkpoint.documents
+        return Restored(pretraining, build_encoder(pretraining, documents), None, None, None, documents)
     config = _config(TrainConfig, checkpoint)
     targets = Targets.from_json(checkpoint.documents["targets"])
     document = checkpoint.documents.get("categories")  # there where the prediction depends on any

@@ -17,7 +17,7 @@ from aam.evaluation.collapse import complaint
 from aam.evaluation.predictions import Side, write_prediction_report
 from aam.training.distributed import World, setup_distributed
 from aam.training.monitor import early_records
-from aam.training.target_objective import TargetObjective
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.baselines import check_tree, compare_with_learners
 from aam.workflows.columns import learn_columns
 from aam.workflows.fit import Run, fit
@@ -62,20 +62,17 @@ def train_study(study: Study, config: TrainConfig, world: World | None = None) -
 
 def _report(run: Run, folder: Path) -> None:
     """Predict validation samples, and those of a test, which the run has not seen before; every rank calls this."""
-    objective, split = run.objective, run.material.split
-    assert isinstance(objective, TargetObjective)
-    sides: dict[Side, FixedBatches] = {"val": objective.held_out}
+    task, split = run.objective.task(TargetTask), run.material.split
+    sides: dict[Side, FixedBatches] = {"val": run.objective.held_out}
     if split.test.size:
         sides["test"] = run.material.batches(split.test, run.config)
     for side, batches in sides.items():
-        outputs = objective.predict(batches)
+        outputs = run.objective.outputs(task, batches).cpu().numpy()
         if run.world.is_main:
-            _say_unseen(objective.targets, objective.truth(batches))
-            predicted = objective.decode(outputs, batches)
-            wrong = complaint(objective.targets, predicted, objective.truth(batches)) if side == "val" else None
-            metrics = write_prediction_report(
-                objective.targets, predicted, objective.truth(batches), folder, side, wrong
-            )
+            truth, predicted = task.truth(batches), task.decode(outputs, batches)
+            _say_unseen(task.targets, truth)
+            wrong = complaint(task.targets, predicted, truth) if side == "val" else None
+            metrics = write_prediction_report(task.targets, predicted, truth, folder, side, wrong)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
             logger.info("%s (%d samples): %s", _MEANING[side], len(batches.samples), shown)
             if wrong is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from aam.training.target_objective import predict_outputs
 from together import ALONE, Result, gradient, prepare, pretrain_config, relative, train_config, weights, whole
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -28,7 +29,6 @@ from aam.training.inference import hold_asvs
 from aam.training.objective import PretrainObjective
 from aam.training.optim import make_optimizer
 from aam.training.parallel import give_weights
-from aam.training.target_objective import predict_outputs
 from aam.workflows.embed import embed_study, embed_study_asvs
 from aam.workflows.fit import Run
 from aam.workflows.predict_network import predict_study

@@ -11,7 +11,7 @@ from torch import nn
 
 from aam.config import InputConfig, PretrainConfig, SamplingConfig, TrainConfig, UnifracConfig
 from aam.data.study import Study, load_study
-from aam.training.target_objective import TargetObjective
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
 
@@ -59,11 +59,9 @@ def double_run(study, make_train_config) -> Callable[..., Run]:
         own = study if metadata is None else replace(study, metadata=metadata)
         run = prepare_training(own, make_train_config(**options))
         run.model.double()
-        objective = run.objective
-        assert isinstance(objective, TargetObjective)
-        table = objective.table
-        value = table.value if objective.targets.is_classes else table.value.double()
-        objective.table = replace(table, value=value, weight=table.weight.double())
+        task = run.objective.task(TargetTask)
+        value = task.table.value if task.targets.is_classes else task.table.value.double()
+        task.table = replace(task.table, value=value, weight=task.table.weight.double())
         return run
 
     return prepare

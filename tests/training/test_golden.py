@@ -18,8 +18,9 @@ from aam.config import PretrainConfig, SimulateConfig, TrainConfig
 from aam.data.simulate import simulate_study, write_study
 from aam.data.study import load_study
 from aam.training.checkpoint import CheckpointStore
-from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.prepare import prepare_training
+from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 STEPS = 20
@@ -82,9 +83,9 @@ def prepared(case: str, folder: Path):
         return prepare_pretraining(load_pretraining_study(config), config)
     config = TrainConfig.from_flat({**SMALL, **files, "metadata": folder / "metadata.tsv", **CASES[case]})
     run = prepare_training(load_study(config.inputs, config.sampling), config)
-    table = run.objective.table
-    value = table.value if table.targets.is_classes else table.value.double()
-    run.objective.table = replace(table, value=value, weight=table.weight.double())
+    task = run.objective.task(TargetTask)
+    value = task.table.value if task.targets.is_classes else task.table.value.double()
+    task.table = replace(task.table, value=value, weight=task.table.weight.double())
     return run
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from aam.training.target_objective import predict_outputs
 from sklearn import metrics as reference
 
 from aam.data.addressed import address_hash, address_keys, uniforms
@@ -12,7 +13,6 @@ from aam.data.sequences import sequence_keys
 from aam.models.transformer import Block
 from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.inference import hold_asvs
-from aam.training.target_objective import predict_outputs
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import prepare_pretraining

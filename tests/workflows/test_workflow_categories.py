@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from aam.training.target_objective import TargetObjective
 
 from aam import InputError, SampleRegressor
 from aam.config import InspectConfig, PredictConfig, TrainConfig
@@ -18,7 +19,6 @@ from aam.data.study import load_study
 from aam.data.tables import read_tables
 from aam.training.checkpoint import CheckpointStore, read_checkpoint
 from aam.training.distributed import setup_distributed
-from aam.training.target_objective import TargetObjective
 from aam.workflows.fit import Run
 from aam.workflows.inspect import inspect
 from aam.workflows.predict import predict

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
+from aam.training.target_objective import TargetObjective
 from safetensors.torch import load_file
 
 from aam.config import PretrainConfig, TrainConfig
 from aam.training.checkpoint import read_checkpoint
 from aam.training.objective import PretrainObjective
-from aam.training.target_objective import TargetObjective
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
 

@@ -1,0 +1,117 @@
+"""Masked abundances: the log relative abundance of some ASVs of a sample, from the others and from which they are.
+
+Shapes: B samples, S ASVs in a sample.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from aam.config import TrainConfig
+from aam.data.addressed import address_hash, uniforms
+from aam.data.samples import SampleBatch, Samples
+from aam.models.heads import AbundanceHead
+from aam.models.types import EncoderOutput, PredictorOutput
+from aam.training.inputs import Inputs
+from aam.training.losses import at_least_single, count_errors
+from aam.training.tasks.base import Judged, Microbatch, OfStep, Task
+from aam.training.tasks.pretraining import Given, PretrainingTask
+
+
+class MaskedAbundances:
+    """Which abundances are masked, and the error of predicting them; shared by pretraining and fine-tuning."""
+
+    metrics: ClassVar[Mapping[str, bool | None]] = {}
+
+    def __init__(self, inputs: Inputs, weight: float, fraction: float, seed: int) -> None:
+        """Take what both have.
+
+        Args:
+            inputs: with the keys of samples and ASVs.
+            weight: of the loss.
+            fraction: of a sample's ASVs that are masked.
+            seed: of the run.
+        """
+        self.inputs, self.weight, self.fraction, self.seed = inputs, weight, fraction, seed
+
+    def mask(self, samples: Samples, batch: SampleBatch, step: int | str) -> Samples:
+        """Mask abundances by (seed, step, sample, ASV): bool [B, S]."""
+        asv_keys, sample_keys = self.inputs.asv_keys, self.inputs.sample_keys
+        keys = sample_keys[batch.sample][:, None] ^ asv_keys[batch.asv][batch.asv_index]
+        draw = uniforms(address_hash(self.seed, "hide abundances", step), keys.flatten(), 1).view(keys.shape)
+        masked = (draw < self.fraction) & ~batch.padding & (not batch.is_padding)
+        return samples._replace(masked_abundances=masked)
+
+    def weigh(self, micro: Microbatch) -> Tensor:
+        """How many are masked; see `Task`."""
+        assert micro.samples.masked_abundances is not None
+        return micro.samples.masked_abundances.sum().double()[None]
+
+    def _loss(self, predicted: Tensor, micro: Microbatch, of_step: OfStep) -> Tensor:
+        return self._errors(predicted, micro.batch, micro.samples).sum() / of_step.total[0].clamp_min(1)
+
+    def _judge(self, predicted: Tensor, batch: SampleBatch, samples: Samples) -> Tensor:
+        """Sum of errors, and how many were masked [B, 2]."""
+        assert samples.masked_abundances is not None
+        errors = self._errors(predicted, batch, samples).double().sum(1)
+        return torch.stack([errors, samples.masked_abundances.sum(1)], dim=1)
+
+    def validate(self, rows: Tensor | None) -> Judged:
+        """Mean error of masked abundances."""
+        assert rows is not None
+        error_sum, masked = rows.sum(0).tolist()
+        return Judged(error_sum / max(1.0, masked), {})
+
+    def _errors(self, predicted: Tensor, batch: SampleBatch, samples: Samples) -> Tensor:
+        """Squared errors of the logarithm, 0 where nothing is masked [B, S]."""
+        assert samples.masked_abundances is not None
+        errors = count_errors(at_least_single(predicted), batch.counts / batch.depth[:, None])
+        return errors * samples.masked_abundances
+
+
+class PretrainingAbundances(MaskedAbundances, PretrainingTask):
+    """Masked abundances as a task of pretraining."""
+
+    name = "abundance"
+
+    @classmethod
+    def build(cls, given: Given) -> Self:
+        """See `PretrainingTask`."""
+        losses, config = given.config.losses, given.config
+        return cls(given.inputs, losses.weights[cls.name], losses.abundance_mask_ratio, config.runtime.seed)
+
+    @classmethod
+    def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module:
+        """See `PretrainingTask`."""
+        return AbundanceHead(width)
+
+    def loss(self, output: EncoderOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
+        """See `Task`."""
+        return self._loss(output.heads[self.name], micro, of_step)
+
+    def judge(self, output: EncoderOutput, batch: SampleBatch, samples: Samples) -> Tensor:
+        """See `Task`."""
+        return self._judge(output.heads[self.name], batch, samples)
+
+
+class TargetAbundances(MaskedAbundances, Task[PredictorOutput]):
+    """Masked abundances beside the columns of fine-tuning."""
+
+    name = "count"
+
+    @classmethod
+    def build(cls, inputs: Inputs, config: TrainConfig) -> Self:
+        """Make the task of a run."""
+        return cls(inputs, config.target.count_weight, config.target.count_mask_ratio, config.runtime.seed)
+
+    def loss(self, output: PredictorOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
+        """See `Task`."""
+        assert output.abundances is not None
+        return self._loss(output.abundances, micro, of_step)
+
+    def judge(self, output: PredictorOutput, batch: SampleBatch, samples: Samples) -> Tensor:
+        """See `Task`."""
+        assert output.abundances is not None
+        return self._judge(output.abundances, batch, samples)

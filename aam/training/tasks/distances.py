@@ -1,0 +1,123 @@
+"""Distances between samples, UniFrac as a rule: of all pairs of an optimizer step, on whatever rank or batch.
+
+Shapes: B samples of a batch, R samples of this rank in a step, G samples of the whole step, D width.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aam.data.addressed import generator
+from aam.data.dataset import StepBatch
+from aam.data.samples import SampleBatch, Samples
+from aam.models.types import EncoderOutput
+from aam.training.inference import join_moments
+from aam.training.losses import PAIR_BLOCK, pairwise_gradient
+from aam.training.metrics import DistanceMetrics
+from aam.training.tasks.base import Comparison, Judged, Microbatch, OfStep
+from aam.training.tasks.pretraining import Given, PretrainingTask
+
+PAIR_GROUP = 4096
+"""Validation compares all pairs of up to this many samples; more are compared within groups of this size."""
+
+
+class UnifracTask(PretrainingTask):
+    """Squared error of the distances of all pairs of samples of a step."""
+
+    name = "unifrac"
+    compares = True
+    reads_tree = True
+    metrics: ClassVar[Mapping[str, bool | None]] = {
+        f"unifrac_{name}": better for name, better in DistanceMetrics.better.items()
+    }
+    pair_gradient: Callable[..., tuple[Tensor, Tensor]] = staticmethod(pairwise_gradient)
+    """The loss of pairs, which gives its value and its gradient at the embeddings."""
+
+    def __init__(self, given: Given) -> None:
+        self.weight = given.config.losses.weights["unifrac"]
+        self.model, self.compute, self.seed = given.model, given.compute, given.config.runtime.seed
+        self.held_out = given.held_out
+        self.bounded = given.config.unifrac.unifrac_metric != "weighted_unifrac"
+        """Whether distances cannot exceed 1."""
+        assert given.source is not None
+        self.source = given.source
+
+    @classmethod
+    def build(cls, given: Given) -> Self:
+        """See `PretrainingTask`."""
+        return cls(given)
+
+    def compared(self, output: EncoderOutput) -> Tensor:
+        """Scaled embeddings."""
+        return output.z
+
+    def compare(self, step: StepBatch, z: Tensor, everyone: Tensor) -> Comparison:
+        """See `Task`."""
+        true = partial(self._true, step)
+        return Comparison(*self.pair_gradient(z, everyone, step.start, self.model.distance, true))
+
+    def _true(self, step: StepBatch, rows: slice, columns: slice) -> Tensor:
+        """True distances between some of this rank's samples and some of all of the step."""
+        if step.distance is not None:
+            return step.distance[rows, columns]
+        assert step.drawn is not None
+        own, samples = slice(step.start + rows.start, step.start + rows.stop), step.samples
+        drawn = (step.drawn[own], step.drawn[columns])
+        return self.source.cross((samples[own], samples[columns]), drawn, self.compute.device)
+
+    def loss(self, output: EncoderOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
+        """The gradient of the comparison at the samples of the batch; its value is told by the first batch alone."""
+        assert of_step.comparison is not None
+        value, gradient = of_step.comparison
+        linear = (output.z[micro.batch.real] * gradient[micro.own]).sum()
+        return (value if micro.number == 0 else torch.zeros_like(value)) + (linear - linear.detach())
+
+    def judge(self, output: EncoderOutput, batch: SampleBatch, samples: Samples) -> Tensor:
+        """Scaled embeddings [B, D]."""
+        return output.z
+
+    def validate(self, rows: Tensor | None) -> Judged:
+        """Metrics over pairs of validation samples."""
+        assert rows is not None
+        distance = DistanceMetrics()
+        for predicted, true in self.compare_pairs(rows):
+            distance.update(predicted, true)
+        distance.moments = join_moments(distance.moments, self.compute.world)
+        loss = (distance.moments.rmse or 0.0) ** 2
+        return Judged(loss, {f"unifrac_{name}": value for name, value in distance.compute().items()})
+
+    def compare_pairs(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Compare predicted and true distances of validation samples: this rank's blocks of pairs.
+
+        Over all ranks, each pair comes once.
+
+        Args:
+            z: [validation samples, D], in their order.
+
+        Yields:
+            Predicted and true distances, [pairs of the block] each.
+        """
+        z = z.to(next(self.model.parameters()).dtype)
+        for number, (rows, columns) in enumerate(self._blocks(len(z))):
+            if number % self.compute.world.size == self.compute.world.rank:
+                yield self._compare_block(z, rows, columns)
+
+    def _blocks(self, samples: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Cut pairs into blocks: rows and columns, of which the pairs with a lower row than column count."""
+        order = generator(self.seed, "pairs").permutation(samples)
+        for group in np.array_split(order, math.ceil(samples / PAIR_GROUP)):
+            blocks = [np.sort(group)[i : i + PAIR_BLOCK] for i in range(0, len(group), PAIR_BLOCK)]
+            yield from ((rows, columns) for i, rows in enumerate(blocks) for columns in blocks[i:])
+
+    def _compare_block(self, z: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        samples, drawn = self.held_out.samples, self.held_out.drawn
+        true = self.source.cross((samples[rows], samples[columns]), (drawn[rows], drawn[columns]), self.compute.device)
+        predicted = self.model.distance(z[rows], z[columns])
+        each_once = torch.from_numpy(rows[:, None] < columns[None, :]).to(predicted.device)
+        return predicted[each_once].cpu(), true[each_once].cpu()

@@ -1,0 +1,60 @@
+"""Faith's PD of samples, learned on the logarithm of 1 + PD."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from aam.data.samples import SampleBatch, Samples
+from aam.data.unifrac import faith_pd
+from aam.models.heads import FaithPdHead
+from aam.models.types import EncoderOutput
+from aam.training.metrics import RegressionMetrics
+from aam.training.tasks.base import Judged, Microbatch, OfStep
+from aam.training.tasks.pretraining import Given, PretrainingTask
+
+
+class FaithPdTask(PretrainingTask):
+    """Squared error over samples."""
+
+    name = "faith_pd"
+    reads_tree = True
+    metrics: ClassVar[Mapping[str, bool | None]] = {
+        f"faith_pd_{name}": better for name, better in RegressionMetrics.better.items()
+    }
+
+    def __init__(self, given: Given) -> None:
+        self.weight = given.config.losses.weights["faith_pd"]
+        self.held_out, self.source, self.device = given.held_out, given.source, given.compute.device
+
+    @classmethod
+    def build(cls, given: Given) -> Self:
+        """See `PretrainingTask`."""
+        return cls(given)
+
+    @classmethod
+    def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module:
+        """See `PretrainingTask`."""
+        return FaithPdHead(width)
+
+    def loss(self, output: EncoderOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
+        """See `Task`."""
+        assert micro.step.faith_pd is not None
+        predicted = output.heads["faith_pd"][micro.batch.real]
+        true = micro.step.faith_pd[micro.own].to(predicted.dtype)
+        return (predicted - true.log1p()).square().sum() / sum(micro.step.sizes)
+
+    def judge(self, output: EncoderOutput, batch: SampleBatch, samples: Samples) -> Tensor:
+        """Predictions [B, 1]."""
+        return output.heads["faith_pd"].double()[:, None]
+
+    def validate(self, rows: Tensor | None) -> Judged:
+        """Loss, on the logarithm, and metrics in the tree's unit of length."""
+        assert rows is not None
+        assert self.source is not None
+        assert self.source.tree is not None
+        predicted, true = rows[:, 0], faith_pd(self.source.tree, self.held_out.drawn, self.device)
+        metrics = RegressionMetrics()
+        metrics.update(predicted.expm1(), true)
+        loss = float((predicted - true.log1p()).square().mean())
+        return Judged(loss, {f"faith_pd_{name}": value for name, value in metrics.compute().items()})

@@ -1,0 +1,66 @@
+"""What the tasks of pretraining are made from."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from aam.config import PretrainConfig
+from aam.data.dataset import DistanceSource, FixedBatches
+from aam.data.study import Study
+from aam.models.sequence_encoder import SequenceEncoder
+from aam.models.types import EncoderOutput
+from aam.training.compute import Compute
+from aam.training.inputs import Inputs
+from aam.training.tasks.base import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Everything that a task of pretraining may need."""
+
+    config: PretrainConfig
+    study: Study
+    train: NDArray[np.int64]
+    """Rows of the training samples."""
+    held_out: FixedBatches
+    """The validation samples."""
+    source: DistanceSource | None
+    """Where true distances come from, where there is a tree or a matrix."""
+    model: SequenceEncoder
+    inputs: Inputs
+    compute: Compute
+
+
+class PretrainingTask(Task[EncoderOutput]):
+    """A task without labels; `build` makes it of a study, `head` what the model needs for it."""
+
+    reads_tree: ClassVar[bool] = False
+    """Whether it needs to know true distances or the tree."""
+
+    @classmethod
+    def learn(cls, study: Study, train: NDArray[np.int64]) -> dict[str, Any]:
+        """What its head is built from and a checkpoint keeps, as JSON by name.
+
+        Args:
+            study: the study.
+            train: rows of the training samples.
+
+        Raises:
+            InputError: there is nothing to learn.
+        """
+        return {}
+
+    @classmethod
+    def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module | None:
+        """Its head, on embeddings of a width, from what `learn` gave; a `Head` of the name of the task, or None."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def build(cls, given: Given) -> Self:
+        """Make the task of a run."""

@@ -1,0 +1,128 @@
+"""Taxonomic ranks of ASVs.
+
+Shapes: A ASVs of the table, U unique ASVs of a batch, R taxonomic ranks, C classes of all of them together.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from aam.data.counts import held_by
+from aam.data.study import Study, digest
+from aam.data.taxonomy import TaxonomyClasses, TaxonomyLabels
+from aam.models.heads import TaxonomyHead
+from aam.models.types import EncoderOutput
+from aam.training.asv_embeddings import ROWS
+from aam.training.inference import share_asvs
+from aam.training.losses import taxonomy_losses
+from aam.training.tasks.base import Judged, Microbatch, OfStep
+from aam.training.tasks.pretraining import Given, PretrainingTask
+
+
+class TaxonomyTask(PretrainingTask):
+    """Mean over ranks of the cross-entropy over ASVs whose class is known, weighed by their occurrences in samples."""
+
+    name = "taxonomy"
+
+    def __init__(self, given: Given, labels: TaxonomyLabels) -> None:
+        """Take the true ranks to the device.
+
+        Args:
+            given: the run.
+            labels: of the ASVs of the table.
+        """
+        self.weight = given.config.losses.weights["taxonomy"]
+        self.labels = labels
+        self.sizes: Mapping[str, int] = labels.classes.sizes
+        self.model, self.inputs, self.compute = given.model, given.inputs, given.compute
+        self.held_out = held_out = given.held_out
+        self.code = torch.from_numpy(labels.code).to(self.compute.device)
+        self.is_new = torch.from_numpy(~labels.trained).to(self.compute.device)
+        held = np.flatnonzero(held_by(held_out.draws.table.counts, held_out.samples))
+        of_new = labels.code[held[~labels.trained[held]]]
+        self.ranks_of_new = [
+            rank for rank, known in zip(self.sizes, np.any(of_new >= 0, axis=0).tolist(), strict=True) if known
+        ]
+
+    @classmethod
+    def build(cls, given: Given) -> Self:
+        """See `PretrainingTask`."""
+        return cls(given, given.study.taxonomy_labels(given.train))
+
+    @classmethod
+    def learn(cls, study: Study, train: NDArray[np.int64]) -> dict[str, Any]:
+        """The classes of every rank."""
+        return {cls.name: study.taxonomy_labels(train).classes.to_json()}
+
+    @classmethod
+    def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module:
+        """See `PretrainingTask`."""
+        return TaxonomyHead(width, TaxonomyClasses.from_json(documents[cls.name]).sizes)
+
+    def documents(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {self.name: self.labels.classes.to_json()}
+
+    def fingerprint(self) -> dict[str, str]:
+        """See `Task`."""
+        return {self.name: digest([self.labels.code, json.dumps(self.labels.classes.to_json())])}
+
+    def weigh(self, micro: Microbatch) -> Tensor:
+        """Occurrences in a batch of ASVs whose class is known: int64 [R]."""
+        batch = micro.batch
+        return ((self.code[batch.asv] >= 0) * batch.occurrence[:, None]).sum(0)
+
+    def loss(self, output: EncoderOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
+        """See `Task`."""
+        batch, sizes = micro.batch, list(self.sizes.values())
+        logits = output.heads[self.name]
+        return taxonomy_losses(logits, self.code[batch.asv], sizes, batch.occurrence, of_step.total).mean()
+
+    def validate(self, rows: Tensor | None) -> Judged:
+        """Judge the predictions of every ASV of validation samples whose class is known, weighed by these samples.
+
+        By rank loss and accuracy, and accuracy on ASVs that no training sample holds.
+        """
+        sums = torch.zeros(5, len(self.sizes), dtype=torch.float64, device=self.compute.device)
+        own, occurrence = share_asvs(self.held_out, self.compute)
+        head = self.model.head(self.name)
+        for asv, weight in zip(torch.split(own, ROWS), torch.split(occurrence, ROWS), strict=True):
+            with self.compute.autocast():
+                logits = head(self.model.embed_asvs(self.inputs.nucleotides[asv]))
+            sums += self._judge(logits, asv, weight)
+        loss, hits, known, new_hits, new = self.compute.world.sum(sums).tolist()
+        losses = dict(zip(self.sizes, _ratios(loss, known), strict=True))
+        accuracy = dict(zip(self.sizes, _ratios(hits, known), strict=True))
+        of_new = dict(zip(self.sizes, _ratios(new_hits, new), strict=True))
+        metrics = {f"taxonomy_loss_{rank}": value for rank, value in losses.items()}
+        metrics |= {f"taxonomy_accuracy_{rank}": value for rank, value in accuracy.items()}
+        metrics |= {f"taxonomy_new_accuracy_{rank}": of_new[rank] for rank in self.ranks_of_new}
+        defined = [value for value in losses.values() if value is not None]
+        return Judged(sum(defined) / max(1, len(defined)), metrics)
+
+    def _judge(self, logits: Tensor, asv: Tensor, weight: Tensor) -> Tensor:
+        """Sums over some ASVs, each weighed: loss, hits, all, and hits and all of new ASVs; float64 [5, R]."""
+        true, sizes = self.code[asv], list(self.sizes.values())
+        loss = taxonomy_losses(logits, true, sizes, weight, torch.ones_like(true[0]))
+        predicted = torch.stack([part.argmax(1) for part in torch.split(logits, sizes, dim=1)], dim=1)
+        known = (true >= 0) * weight[:, None]
+        new = known * self.is_new[asv, None]
+        hit = predicted == true
+        counts = [(hit * known).sum(0), known.sum(0), (hit * new).sum(0), new.sum(0)]
+        return torch.stack([loss.double(), *(count.double() for count in counts)])
+
+    @property
+    def metrics(self) -> dict[str, bool | None]:
+        """See `Task`."""
+        better: dict[str, bool | None] = {f"taxonomy_loss_{rank}": False for rank in self.sizes}
+        better |= {f"taxonomy_accuracy_{rank}": True for rank in self.sizes}
+        return better | {f"taxonomy_new_accuracy_{rank}": True for rank in self.ranks_of_new}
+
+
+def _ratios(parts: list[float], wholes: list[float]) -> list[float | None]:
+    return [part / whole if whole else None for part, whole in zip(parts, wholes, strict=True)]
