@@ -54,7 +54,7 @@ class AsvFeatures(Drawn):
         with torch.autocast(rows.device.type, enabled=False):
             # padding adds zero to whatever ASV it names
             reads = samples.counts.to(rows.dtype).log1p()
-            weight = rows.new_zeros(len(samples.asv_index), len(rows)).scatter_add(1, samples.asv_index, reads)
+            weight = rows.new_zeros(samples.asv_index.shape[0], rows.shape[0]).scatter_add(1, samples.asv_index, reads)
             features: Tensor = functional.layer_norm(weight @ rows, rows.shape[1:])
         return features
 

@@ -194,7 +194,7 @@ class PerceiverFusion(Drawn):
         """Attend and add, the latter in full precision: [B, D], [B, S, D], [B, K, C] -> [B, D]."""
         source = torch.cat([samples.asv_context, self.project(categories.columns)], dim=1)
         padding = functional.pad(samples.padding, (0, categories.columns.shape[1]), value=False)
-        latents = self.latents.expand(len(source), -1, -1)
+        latents = self.latents.expand(source.shape[0], -1, -1)
         attended, _ = self.attention(latents, source, source, key_padding_mask=padding, need_weights=False)
         latents = latents + attended
         latents = latents + self.contract(functional.gelu(self.expand(self.norm(latents))))

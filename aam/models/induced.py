@@ -62,7 +62,7 @@ class InducedAttention(Drawn):
 
     def _gather(self, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Let the points attend to positions: twice [R, N, H, E] -> [R, M, H, E]."""
-        return self._mix(self._by_head(self.points).expand(len(key), -1, -1, -1), key, value, mask)
+        return self._mix(self._by_head(self.points).expand(key.shape[0], -1, -1, -1), key, value, mask)
 
     def _found(self, gathered: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of what the points gathered, [R, M, H, E] -> two of [R, M, H, E]."""

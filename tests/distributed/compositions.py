@@ -342,7 +342,7 @@ def results_of(folder: Path, world: World) -> Iterator[Result]:
     if world.size == 2:
         yield from matrix.shapes("fsdp", FSDP)
         yield from watched(folder, world)
-        yield from sharded_models.entry_points(folder, world)
+        yield from sharded_models.levels(folder, world)
     if world.size == 4:
         yield from sharded_models.materialised(folder, world)
     else:

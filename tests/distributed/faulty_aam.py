@@ -12,7 +12,7 @@ from torch import Tensor
 from aam.cli import main
 from aam.config.launch import launched_rank
 from aam.data.dataset import StepBatch
-from aam.training.objective import PretrainObjective, Scale
+from aam.training.objective import Objective, Scale
 
 STEP = 2
 """Counted from 0."""
@@ -21,9 +21,9 @@ ERRORS = {"RuntimeError": RuntimeError, "OSError": OSError}
 
 def inject(fault: str) -> None:
     """Let the gradient of a step fail, or a weight be no number before it; all else is aam's."""
-    backward = PretrainObjective.backward
+    backward = Objective.backward
 
-    def faulty(self: PretrainObjective, step: StepBatch, scale: Scale) -> Mapping[str, Tensor]:
+    def faulty(self: Objective, step: StepBatch, scale: Scale) -> Mapping[str, Tensor]:
         if step.plan.step == STEP:
             if fault in ERRORS:
                 raise ERRORS[fault]("an injected fault")
@@ -31,7 +31,7 @@ def inject(fault: str) -> None:
                 next(self.model.parameters()).mul_(torch.nan)
         return backward(self, step, scale)
 
-    PretrainObjective.backward = faulty
+    Objective.backward = faulty
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from torch import Tensor
 from aam.cli import main
 from aam.config.launch import launched_rank
 from aam.models.asv_encoder import AsvEncoder
+from aam.models.types import EncodedAsvs
 
 encoded = [0]
 forward = AsvEncoder.forward
 
 
-def count(encoder: AsvEncoder, tokens: Tensor) -> Tensor:
+def count(encoder: AsvEncoder, tokens: Tensor) -> EncodedAsvs:
     """Count the rows."""
     encoded[0] += len(tokens)
     return forward(encoder, tokens)

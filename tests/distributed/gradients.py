@@ -28,7 +28,9 @@ from aam.data import dataset
 from aam.data.addressed import generator
 from aam.data.dataset import AddressedSampler, StepBatch, StepPlan
 from aam.data.study import Study, load_study
-from aam.training import losses, objective
+from aam.training import losses
+from aam.training.tasks.distances import UnifracTask
+from aam.training.tasks.targets import TargetTask
 from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.distributed import ProcessGroup, World, setup_distributed
 from aam.training.divided import fill
@@ -162,12 +164,13 @@ def start_later(run: Run) -> None:
 
 def exact_targets(run: Run) -> None:
     """Give a run in double precision targets that are as precise; its own are float32, and must agree."""
-    held = run.objective.table
+    task = run.objective.task(TargetTask)
+    held = task.table
     value, weight = (torch.from_numpy(array) for array in targets(run))
     torch.testing.assert_close(held.value.double(), value.double(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(held.weight.double(), weight, rtol=1e-6, atol=0)
     value = value.to(held.value.dtype) if held.targets.is_classes else value
-    run.objective.table = replace(held, value=value, weight=weight)
+    task.table = replace(held, value=value, weight=weight)
 
 
 def plan_of(run: Run, step: str) -> StepPlan:
@@ -277,7 +280,7 @@ def worst_parameter(model: nn.Module, pull: Tensor, wanted: Tensor) -> float:
 def check_shares(run: Run, step: StepBatch) -> None:
     """See that ranks have different samples, all of them, evenly, and that their samples share ASVs."""
     own = [row for batch in step.micro for row in batch.sample[batch.real].tolist()]
-    asvs = {asv for batch in step.micro if not batch.ghost for asv in batch.asv.tolist()}
+    asvs = {asv for batch in step.micro if not batch.is_padding for asv in batch.asv.tolist()}
     found: list[Any] = [None] * run.world.size
     dist.all_gather_object(found, (own, asvs))
     rows = [row for of_rank, _ in found for row in of_rank]
@@ -286,7 +289,7 @@ def check_shares(run: Run, step: StepBatch) -> None:
     assert tuple(sizes) == step.sizes
     assert rows == step.samples.tolist()
     assert max(sizes) - min(sizes) <= len(step.micro)
-    assert [batch.ghost for batch in step.micro] == [len(part) <= run.world.rank for part in step.plan.micro]
+    assert [batch.is_padding for batch in step.micro] == [len(part) <= run.world.rank for part in step.plan.micro]
     others = {asv for rank, (_, of_rank) in enumerate(found) for asv in of_rank if rank != run.world.rank}
     assert len(own) < 2 or run.world.size == 1 or len(asvs & others) > LEAST_SHARED
 
@@ -314,9 +317,10 @@ def mutated(run: Run, step: StepBatch) -> Iterator[tuple[str, Tensor]]:
     if run.world.size == 1:
         return
     if run.kind == "pretrain" and min(step.sizes) > 1:
-        objective.pairwise_gradient = partial(own_pairs, run.world)
+        task = run.objective.task(UnifracTask)
+        task.pair_gradient = partial(own_pairs, run.world)
         yield "own pairs", backward(run, step)[1]
-        objective.pairwise_gradient = losses.pairwise_gradient
+        task.pair_gradient = losses.pairwise_gradient
     if run.kind == "train" and len(set(step.sizes)) > 1 and min(step.sizes) > 0:
         deaf = Deaf(right.world.device, right.world.rank, right.world.size)
         run.objective.parallel = replace(right, compute=replace(right.compute, world=deaf))

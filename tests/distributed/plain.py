@@ -17,12 +17,14 @@ import pandas as pd
 import skbio
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aam.data.addressed import address_hash, address_keys, uniforms
 from aam.data.dataset import StepPlan
 from aam.data.rarefaction import row_of
+from aam.data.samples import Samples
 from aam.data.sequences import sequence_keys
-from aam.training.masking import hidden_nucleotides
+from aam.training.masking import mask_nucleotides
 from aam.workflows.fit import Run
 
 SOFTENING = 1e-3
@@ -58,18 +60,18 @@ def pretraining_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
     drawn = run.material.draws.rows(plan.samples, plan.epoch)
     truth = true_distances(run, plan, drawn.toarray())
     tokens, keys = run.material.nucleotides, torch.from_numpy(run.material.study.asv_keys)
-    mask = hidden_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
-    model, tau = run.model, run.model.log_tau.exp()
+    mask = mask_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
+    model, tau = run.model, run.model.scale.log_tau.exp()
     z, cross_entropies, diversity_errors, ranks = [], [], [], []
     for row in range(len(plan.samples)):
         asv, count = row_of(drawn, row)
-        output = model(*alone(tokens, asv, count), mask[asv].contiguous())
+        output = model(alone(tokens, asv, count)._replace(masked_nucleotides=mask[asv].contiguous()))
         z.append(output.sample_embedding[0] / tau)
-        ranks.append((asv, output.taxonomy_logits))
+        ranks.append((asv, output.heads.get("taxonomy")))
         logits, true = output.nucleotide_logits, tokens[asv][mask[asv]].long()
         cross_entropies.append(logits.logsumexp(1) - logits.gather(1, true[:, None])[:, 0])
         if truth.faith_pd is not None:
-            predicted = model.faith_pd_head(output.sample_embedding[0])[0]
+            predicted = functional.linear(output.sample_embedding[0], *model.head("faith_pd").parameters())[0]
             diversity_errors.append((predicted - math.log(1 + truth.faith_pd[row])) ** 2)
     parts = {
         "unifrac_loss": distance_loss(z, truth.distance),
@@ -77,7 +79,7 @@ def pretraining_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
     }
     if diversity_errors:
         parts["faith_pd_loss"] = torch.stack(diversity_errors).mean()
-    if model.taxonomy_head is not None:
+    if "taxonomy" in model.head_names:
         names = np.concatenate([asv for asv, _ in ranks])
         parts["taxonomy_loss"] = rank_loss(run, names, torch.cat([logits for _, logits in ranks]))
     weights = run.config.losses.weights
@@ -131,10 +133,10 @@ def true_distances(run: Run, plan: StepPlan, counts: np.ndarray) -> Truth:
     return Truth(distance.data, skbio.diversity.alpha_diversity("faith_pd", counts, **named).to_numpy())
 
 
-def alone(tokens: Tensor, asv: np.ndarray, count: np.ndarray) -> tuple[Tensor, ...]:
-    """What the model reads of one sample: nucleotides [A, L], slot [1, A], count [1, A], depth [1]."""
+def alone(tokens: Tensor, asv: np.ndarray, count: np.ndarray) -> Samples:
+    """What the model reads of one sample."""
     reads = torch.from_numpy(count.copy())[None]
-    return tokens[asv], torch.arange(len(asv))[None], reads, reads.sum(1)
+    return Samples(tokens[asv], torch.arange(len(asv))[None], reads, reads.sum(1), torch.zeros_like(reads).bool())
 
 
 def target_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
@@ -146,11 +148,11 @@ def target_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
         asv, count = draws.counts(sample, plan.epoch)
         hidden = concealed(run, plan, sample, asv) if config.target.count_weight > 0 else None
         read = alone(run.material.nucleotides, asv, count)
-        output = run.model(*read, hidden, categories_of(run, plan, sample))
+        output = run.model(read._replace(masked_abundances=hidden, categories=categories_of(run, plan, sample)))
         errors.append(sample_errors(run, output.prediction[0], values[sample]))
         if hidden is not None:
-            share = torch.from_numpy(np.log(count / count.sum())).to(output.counts.dtype)
-            count_errors.append((output.counts[0] - share)[hidden[0]] ** 2)
+            share = torch.from_numpy(np.log(count / count.sum())).to(output.abundances.dtype)
+            count_errors.append((output.abundances[0] - share)[hidden[0]] ** 2)
     weight = torch.from_numpy(weights[plan.samples]).to(errors[0].dtype)
     totals = weight.sum(0)
     means = (torch.stack(errors) * weight).sum(0) / torch.where(totals > 0, totals, 1)

@@ -9,32 +9,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from aam.training.target_objective import predict_outputs
 from together import ALONE, Result, gradient, prepare, pretrain_config, relative, train_config, weights, whole
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from aam.config import DistributedConfig
-from aam.data.dataset import FixedBatches, SampleBatch
+from aam.data.dataset import FixedBatches
+from aam.data.samples import SampleBatch
 from aam.data.study import Study, select_samples
 from aam.data.target_column import TargetColumn
 from aam.data.target_table import Targets
+from aam.models.asv_encoder import predict_masked
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.models.sequence_predictor import SequencePredictor
+from aam.models.sequence_predictor import SequencePredictor, pool
 from aam.training.checkpoint import Checkpoint
 from aam.training.compute import Compute
 from aam.training.distributed import World, wrap_model_fsdp
 from aam.training.divided import own_part
-from aam.training.inference import hold_asvs
-from aam.training.objective import PretrainObjective
+from aam.training.inference import hold_asvs, predict_outputs
 from aam.training.optim import make_optimizer
 from aam.training.parallel import give_weights
+from aam.training.tasks.distances import UnifracTask
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.embed import embed_study, embed_study_asvs
 from aam.workflows.fit import Run
 from aam.workflows.predict_network import predict_study
 from aam.workflows.restore import Restored, build_encoder, build_predictor, load_pretrained
 
 EQUAL = 1e-12
+DOCUMENTS = {"taxonomy": {"phylum": ["Bacteria; A", "Bacteria; B"]}}
 DEEP = {"embedding_dim": 32, "attention_layers": 8, "max_bp": 30}
 STRATEGIES: dict[str, dict[str, Any]] = {"ddp": {"distributed": True}, "fsdp": {"fsdp": True}}
 SHARDED: dict[str, dict[str, Any]] = {
@@ -42,18 +45,15 @@ SHARDED: dict[str, dict[str, Any]] = {
     "fsdp offloaded": {"fsdp_cpu_offload": True},
     "fsdp replicated": {"fsdp_replicate": 2},
 }
-Calls = dict[str, tuple[Tensor | None, ...]]
+Call = Callable[[Any], Tensor | tuple[Any, ...]]
 
 
-def entry_points(folder: Path, world: World) -> Iterator[Result]:
+def levels(folder: Path, world: World) -> Iterator[Result]:
     """A bare model, wrapped with its weights in it, against a plain one that learns beside it."""
     for task in ("pretrain", "train"):
-        plain, divided = (prepare(folder, task, ALONE, torch.float64) for _ in range(2))
-        wrap_model_fsdp(divided.model, world, DistributedConfig(fsdp=True))
-        pair = Pair(plain, divided)
-        # this model has no categories to attend to, no random features, and hides abundances, so it reads ASVs again
-        others = {"category_attention", "predict_pooled", "wave_asvs"}
-        assert set(pair.calls) >= {*plain.model.ENTRY_POINTS, "__call__"} - others
+        plain, sharded = (prepare(folder, task, ALONE, torch.float64) for _ in range(2))
+        wrap_model_fsdp(sharded.model, world, DistributedConfig(fsdp=True))
+        pair = Pair(plain, sharded)
         for stage in ("fresh", "again"):
             yield from pair.compare(f"{task}, {stage}")
         yield from pair.compare_gradients(task)
@@ -76,32 +76,30 @@ class Pair:
         return divided, plain
 
     def compare(self, stage: str) -> Iterator[Result]:
-        """Call every entry point in evaluation."""
-        for name, inputs in self.calls.items():
+        """Call the model and each of its levels in evaluation."""
+        for name, made in self.calls.items():
 
-            def call(run: Run, name: str = name, inputs: tuple[Any, ...] = inputs) -> Tensor:
+            def call(run: Run, made: Call = made) -> Tensor:
                 run.model.eval()
                 with torch.no_grad():
-                    output = flat(getattr(run.model, name.split(maxsplit=1)[0])(*inputs))
+                    output = flat(made(run.model))
                 run.model.train()
                 return output
 
-            yield Result("entry point", f"{stage}, {name}", relative(*self.both(call)), EQUAL)
+            yield Result("level", f"{stage}, {name}", relative(*self.both(call)), EQUAL)
 
     def compare_gradients(self, stage: str) -> Iterator[Result]:
-        """Call every entry point with a graph, and go back through it."""
-        for name, inputs in self.calls.items():
-            if name == "pooled_head_inputs":  # without categories a copy of its input, which no weight has touched
-                continue
+        """Call the model and each of its levels with a graph, and go back through it."""
+        for name, made in self.calls.items():
 
-            def pull(run: Run, name: str = name, inputs: tuple[Any, ...] = inputs) -> Tensor:
-                output = flat(getattr(run.model, name.split(maxsplit=1)[0])(*inputs))
+            def back(run: Run, made: Call = made) -> Tensor:
+                output = flat(made(run.model))
                 (output * torch.linspace(-1, 2, len(output), dtype=output.dtype)).sum().backward()
                 found = gradient(run.model)
                 run.model.zero_grad(set_to_none=True)
                 return found
 
-            yield Result("gradient of an entry point", f"{stage}, {name}", relative(*self.both(pull)), 1e-10)
+            yield Result("gradient of a level", f"{stage}, {name}", relative(*self.both(back)), 1e-10)
 
     def step(self, stage: str) -> Iterator[Result]:
         """Learn a step, with a look at the model between the backward pass and the optimizer."""
@@ -119,41 +117,54 @@ class Pair:
         yield Result("weights", stage, relative(*self.both(lambda run: weights(run.model))), 1e-9)
 
 
-def calls_of(model: SequenceEncoder | SequencePredictor, batch: SampleBatch, nucleotides: Tensor) -> Calls:
-    """Inputs of the forward pass and of every entry point, by name."""
-    tokens, rest = nucleotides[batch.asv], (batch.slot, batch.count, batch.depth)
-    draw = torch.Generator().manual_seed(3)
+def calls_of(
+    model: SequenceEncoder | SequencePredictor, batch: SampleBatch, nucleotides: Tensor
+) -> dict[str, Call]:
+    """Calls of the whole model and of every level, by name."""
+    tokens, draw = nucleotides[batch.asv], torch.Generator().manual_seed(3)
     mask = torch.rand(tokens.shape, generator=draw) < 0.2
     with torch.no_grad():
         asvs = model.embed_asvs(tokens)
-        embedding = model.embed_samples(asvs, *rest)
-    common: Calls = {"embed_asvs": (tokens,), "embed_samples": (asvs, *rest)}
+    whole_batch, embedded = batch.samples(tokens), batch.samples(asvs)
     if isinstance(model, SequenceEncoder):
-        heads: Calls = {"scale": (embedding,), "predict_faith_pd": (embedding,), "predict_taxonomy": (asvs,)}
-        return common | heads | {"predict_hidden": (tokens, mask), "__call__": (tokens, *rest, mask)}
-    hidden = (torch.rand(batch.count.shape, generator=draw) < 0.4) & (batch.count > 0)
-    named: Calls = {"predict_samples": (asvs, *rest), "predict_samples hidden": (asvs, *rest, hidden)}
-    named |= {"pool_samples": (asvs, *rest), "head_inputs": (asvs, *rest), "pooled_head_inputs": (embedding,)}
-    return common | named | {"__call__": (tokens, *rest), "__call__ hidden": (tokens, *rest, hidden)}
+        vectors = torch.randn(len(batch.sample), asvs.shape[1], generator=draw, dtype=asvs.dtype)
+        return {
+            "forward": lambda model: model(whole_batch._replace(masked_nucleotides=mask)),
+            "ASVs": lambda model: model.asv_encoder(tokens),
+            "samples": lambda model: model.sample_encoder(embedded),
+            "masked nucleotides": lambda model: predict_masked(model.asv_encoder, tokens, mask),
+            "scale": lambda model: model.scale(vectors),
+            "Faith's PD": lambda model: model.head("faith_pd")(vectors),
+            "taxonomy": lambda model: model.head("taxonomy")(asvs),
+        }
+    masked = (torch.rand(batch.counts.shape, generator=draw) < 0.4) & ~batch.padding
+    return {
+        "forward": lambda model: model(whole_batch),
+        "forward, masked": lambda model: model(whole_batch._replace(masked_abundances=masked)),
+        "embedded ASVs": lambda model: model(embedded),
+        "pooled": lambda model: pool(model, embedded),
+    }
 
 
-def flat(output: Tensor | tuple[Tensor | None, ...]) -> Tensor:
+def flat(output: Tensor | tuple[Any, ...]) -> Tensor:
     """All of an output as one vector."""
-    parts = [output] if isinstance(output, Tensor) else [part for part in output if part is not None]
-    return torch.cat([part.flatten() for part in parts])
+    if isinstance(output, Tensor):
+        return output.flatten()
+    parts = [part for each in output for part in (each.values() if isinstance(each, dict) else [each])]
+    return torch.cat([part.flatten() for part in parts if part is not None])
 
 
 def materialised(folder: Path, world: World) -> Iterator[Result]:
     """Weights drawn into a model on meta: those of a plain one, in memory that never holds the whole."""
     config = pretrain_config(folder, **DEEP)
-    plain = build_encoder(config)
+    plain = build_encoder(config, DOCUMENTS)
     peak = peak_bytes(lambda: give_weights(plain, DistributedConfig(), Compute(ALONE), 7))
     size = sum(parameter.nbytes for parameter in plain.parameters())
     largest = max(sum(p.nbytes for p in module.parameters(recurse=False)) for module in plain.modules())
     assert size > 20 * largest
     yield Result("bytes that were not seen", "plain", 1 - peak / size, 0.0)
     for name, options in SHARDED.items():
-        model, strategy = build_encoder(config), DistributedConfig(fsdp=True, **options)
+        model, strategy = build_encoder(config, DOCUMENTS), DistributedConfig(fsdp=True, **options)
         peak = peak_bytes(lambda model=model, strategy=strategy: give_weights(model, strategy, Compute(world), 7))
         held = sum(own_part(parameter).nbytes for parameter in model.parameters())
         share = strategy.fsdp_replicate / world.size
@@ -176,11 +187,11 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 def pretrained(folder: Path, world: World) -> Iterator[Result]:
     """A pretrained encoder and a first bias go into a divided model as into a plain one."""
-    encoder = build_encoder(pretrain_config(folder, **DEEP))
+    encoder = build_encoder(pretrain_config(folder, **DEEP), DOCUMENTS)
     give_weights(encoder, DistributedConfig(), Compute(ALONE), 8)
     checkpoint = Checkpoint("pretrain", {}, {}, encoder.state_dict())
     plain = predictor_of(folder, ALONE, DistributedConfig(), checkpoint)
-    yield Result("differing numbers", "plain encoder", unequal(plain.encoder.log_tau, encoder.log_tau), 0)
+    yield Result("differing numbers", "plain encoder", unequal(plain.encoder.scale.log_tau, encoder.scale.log_tau), 0)
     for name, options in SHARDED.items():
         model = predictor_of(folder, world, DistributedConfig(fsdp=True, **options), checkpoint)
         yield from differing(f"{name}, pretrained", model, plain)
@@ -232,15 +243,20 @@ def validated(case: str, run: Run, alone: Run, samples: int) -> Iterator[Result]
     """Metrics of some of the held-out samples."""
     for each in (run, alone):
         each.objective.held_out = each.material.held_out(3).take(np.arange(samples))
+        for task in each.objective.tasks:
+            if hasattr(task, "held_out"):
+                task.held_out = each.objective.held_out
     found, expected = run.objective.validate(), alone.objective.validate()
     assert found.keys() == expected.keys()
     assert [key for key in found if (found[key] is None) != (expected[key] is None)] == []
     known = [key for key in found if expected[key] is not None]
     values = [torch.tensor([metrics[key] for key in known], dtype=torch.float64) for metrics in (found, expected)]
     yield Result("metrics", case, float(((values[0] - values[1]).abs() / values[1].abs().clamp_min(1e-9)).max()), 1e-11)
-    if isinstance(run.objective, PretrainObjective):
+    if run.kind == "pretrain":
+        task = run.objective.task(UnifracTask)
+        z = run.objective.outputs(task, run.objective.held_out)
         with torch.no_grad():
-            pairs = sum(len(one) for one, _ in run.objective.compare_pairs(run.objective.embed_held_out()))
+            pairs = sum(len(one) for one, _ in task.compare_pairs(z))
         total = float(run.world.sum(torch.tensor(float(pairs))))
         yield Result("pairs", case, abs(total - samples * (samples - 1) / 2), 0)
 
@@ -249,7 +265,7 @@ def inferred(run: Run, world: World, samples: int) -> Iterator[Result]:
     """`aam predict` and `aam embed` on some samples of the study, in batches of three."""
     model, material = run.model, run.material
     study = some_of(material.study, samples)
-    trained = Restored(run.config, model.encoder, model, run.objective.targets, None, run.documents)
+    trained = Restored(run.config, model.encoder, model, run.objective.task(TargetTask).targets, None, run.documents)
     here, alone = Compute(world), Compute(ALONE)
     batches = FixedBatches(material.draws, np.arange(material.study.table.n_samples)[-samples:], 3)
     tables = {

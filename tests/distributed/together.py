@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from aam.config import PretrainConfig, TrainConfig
 from aam.data.study import Study, load_study
 from aam.training.distributed import World
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
@@ -80,8 +81,8 @@ def prepare(folder: Path, task: str, world: World, dtype: torch.dtype, **options
         if task == "frozen":
             options |= {"freeze_base": True, "pretrained_encoder": folder / "encoder"}
         run = prepare_training(study_of(folder, "train"), train_config(folder, **options), world)
-        held = run.objective.table
-        run.objective.table = replace(held, value=held.value.to(dtype), weight=held.weight.to(dtype))
+        task = run.objective.task(TargetTask)
+        task.table = replace(task.table, value=task.table.value.to(dtype), weight=task.table.weight.to(dtype))
         return run
 
 
