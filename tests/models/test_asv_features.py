@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from aam.models.asv_features import FREQUENCY, AsvFeatures, standardizing
+from aam.data.samples import Samples
+from aam.models.asv_features import FREQUENCY, AsvFeatures, standardizing, waves
 
 
 @pytest.fixture
@@ -14,23 +15,31 @@ def asvs(number=40):
     return torch.randn(number, 6, generator=torch.Generator().manual_seed(1))
 
 
-SLOT = torch.tensor([[0, 1, 2, 0], [5, 3, 4, 9], [5, 3, 4, 8]])
-COUNT = torch.tensor([[3, 1, 20, 0], [2, 7, 1, 4], [2, 7, 1, 4]])
+INDEX = torch.tensor([[0, 1, 2, 0], [5, 3, 4, 9], [5, 3, 4, 8]])
+COUNTS = torch.tensor([[3, 1, 20, 0], [2, 7, 1, 4], [2, 7, 1, 4]])
+
+
+def samples(index=INDEX, counts=COUNTS, number=40) -> Samples:
+    return Samples(asvs(number), index, counts, counts.sum(1), counts == 0)
+
+
+def waves_of(features, rows):
+    return waves(rows, dict(features.named_parameters()))
 
 
 def test_a_sample_is_the_sum_of_its_asvs_by_log_reads(features):
-    waves = features.waves(asvs())
+    rows = waves_of(features, asvs())
     expected = torch.stack(
-        [(count.log1p()[:, None] * waves[slot]).sum(0) for slot, count in zip(SLOT, COUNT, strict=True)]
+        [(count.log1p()[:, None] * rows[index]).sum(0) for index, count in zip(INDEX, COUNTS, strict=True)]
     )
     expected = (expected - expected.mean(1, keepdim=True)) / expected.std(1, unbiased=False, keepdim=True)
-    assert torch.allclose(features(asvs(), SLOT, COUNT), expected, atol=1e-4)
+    assert torch.allclose(features(samples()), expected, atol=1e-4)
 
 
 def test_neither_order_nor_padding_nor_other_samples_matter(features):
-    whole = features(asvs(), SLOT, COUNT)
-    turned = features(asvs(), SLOT.flip(1), COUNT.flip(1))
-    alone = features(asvs(10), SLOT[:1, :3], COUNT[:1, :3])
+    whole = features(samples())
+    turned = features(samples(INDEX.flip(1), COUNTS.flip(1)))
+    alone = features(samples(INDEX[:1, :3], COUNTS[:1, :3], 10))
     assert torch.allclose(whole, turned, atol=1e-5)
     assert torch.allclose(whole[:1], alone, atol=1e-5)
 
@@ -38,14 +47,14 @@ def test_neither_order_nor_padding_nor_other_samples_matter(features):
 def test_waves_are_alike_for_related_asvs_alone(features):
     one = asvs()
     near, far = one + 0.01 * torch.randn(one.shape), asvs(80)[40:]
-    waves = features.waves(one)
-    assert torch.cosine_similarity(waves, features.waves(near)).min() > 0.95
-    assert torch.cosine_similarity(waves, features.waves(far)).abs().mean() < 0.2
+    own = waves_of(features, one)
+    assert torch.cosine_similarity(own, waves_of(features, near)).min() > 0.95
+    assert torch.cosine_similarity(own, waves_of(features, far)).abs().mean() < 0.2
 
 
 def test_the_kernel_is_a_gaussian(features):
     one, other = asvs(2)[:1], asvs(2)[:1] + 0.3
-    scalar = 2 * (features.waves(one) * features.waves(other)).mean()
+    scalar = 2 * (waves_of(features, one) * waves_of(features, other)).mean()
     assert float(scalar) == pytest.approx(float((-((FREQUENCY * 0.3) ** 2) / 2 * torch.ones(())).exp()), abs=0.15)
 
 

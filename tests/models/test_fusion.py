@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aam.config import CategoricalFusion, CategoryConfig
-from aam.models.fusion import CategoryAttention, Conditioning, EncodedSamples, build_fusion
+from aam.models.fusion import CategoryAttention, Conditioning, FusedSamples, build_fusion
 from aam.models.pooling import AttentionPooling
 from aam.models.types import CategorySpec, CategoryVectors
 
@@ -27,7 +27,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def samples(rows: int = 4, asvs: int = 7, extra: int = 0) -> EncodedSamples:
+def samples(rows: int = 4, asvs: int = 7, extra: int = 0) -> FusedSamples:
     """Samples of which the second has no padding, and with ``extra`` more of it none."""
     context = drawn(rows, asvs, WIDTH, seed=1)
     padding = torch.arange(asvs) >= torch.tensor([3, asvs, 1, 5])[:rows, None]
@@ -42,7 +42,7 @@ def samples(rows: int = 4, asvs: int = 7, extra: int = 0) -> EncodedSamples:
         with torch.autocast("cpu", enabled=False):
             return pooling(x.double(), absent)
 
-    return EncodedSamples(pool(context, padding), context, padding, pool)
+    return FusedSamples(pool(context, padding), context, padding, pool)
 
 
 def vectors(rows: int = 4) -> CategoryVectors:
@@ -98,7 +98,7 @@ def test_padding_other_samples_and_the_order_of_asvs_change_nothing(name: str):
     order = torch.randperm(7, generator=torch.Generator().manual_seed(5))
     shuffled = given._replace(asv_context=given.asv_context[:, order], padding=given.padding[:, order])
     torch.testing.assert_close(fusion(shuffled, categories), expected, **exact)
-    alone = EncodedSamples(given.embedding[2:3], given.asv_context[2:3, :1], given.padding[2:3, :1], given.pool)
+    alone = FusedSamples(given.embedding[2:3], given.asv_context[2:3, :1], given.padding[2:3, :1], given.pool)
     one = CategoryVectors(categories.columns[2:3], categories.joined[2:3])
     torch.testing.assert_close(fusion(alone, one), expected[2:3], **exact)
 
@@ -119,7 +119,7 @@ def test_a_sample_without_asvs_is_finite(name: str):
     padding = given.padding.clone()
     padding[0] = True
     context = given.asv_context.clone().requires_grad_()
-    output = fusion(EncodedSamples(given.pool(context, padding), context, padding, given.pool), vectors())
+    output = fusion(FusedSamples(given.pool(context, padding), context, padding, given.pool), vectors())
     assert output.isfinite().all()
     output.sum().backward()
     assert context.grad.isfinite().all()
@@ -133,7 +133,7 @@ def test_half_precision_stays_finite_and_the_result_is_not_rounded(name: str):
     def pool(x: Tensor, padding: Tensor) -> Tensor:
         return given.pool(x, padding).float()
 
-    half = EncodedSamples(given.embedding.float(), given.asv_context.float() * 30, given.padding, pool)
+    half = FusedSamples(given.embedding.float(), given.asv_context.float() * 30, given.padding, pool)
     columns = vectors().columns.float() * 30
     with torch.autocast("cpu", torch.bfloat16):
         output = fusion(half, CategoryVectors(columns, columns.flatten(1)))

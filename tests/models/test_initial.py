@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from aam.config import CategoricalFusion, CategoryConfig, TargetConfig
-from aam.models.heads import TargetSpec
+from aam.models.heads import FaithPdHead, TargetSpec
 from aam.models.initial import Drawn, Linear, drawn_parameters, initialise, materialise
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
@@ -22,7 +22,10 @@ THREE = TargetSpec((3,), ((),), (0.0,))
 def build(make_config):
     def make(**options: object) -> SequencePredictor:
         target = TargetConfig(metadata_column="age", count_weight=1.0, regressor_hidden_dims=(8,))
-        return SequencePredictor(SequenceEncoder(make_config(**options), faith_pd=True), THREE, target)
+        config = make_config(**options)
+        return SequencePredictor(
+            SequenceEncoder(config, heads={"faith_pd": FaithPdHead(config.embedding_dim)}), THREE, target
+        )
 
     return make
 
@@ -73,15 +76,15 @@ def test_a_model_from_meta_has_the_weights_of_one_that_was_built(build_each):
 
 
 def test_a_model_from_meta_computes_the_same(build, make_batch):
-    tokens, slot, count, depth, _ = make_batch(1)
+    samples = make_batch(1)
+    samples = samples._replace(masked_abundances=~samples.padding)
     built = build()
     initialise(built, 7)
     with torch.device("meta"):
         hollow = build()
     filled = materialise(hollow, CPU)
     filled.load_state_dict(built.state_dict())
-    hidden = count > 0
-    outputs = [model(tokens, slot, count, depth, hidden) for model in (built, filled)]
+    outputs = [model(samples) for model in (built, filled)]
     assert all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
 
 

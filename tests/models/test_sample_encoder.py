@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from aam.config import ModelConfig
+from aam.data.samples import Samples
 from aam.models.sample_encoder import SampleEncoder
 
 each_attention = pytest.mark.parametrize("attention", ["full", "induced"])
@@ -16,144 +17,153 @@ def encoder(config: ModelConfig) -> SampleEncoder:
     return SampleEncoder(config).double()
 
 
-def asv_vectors(unique: int = 9, width: int = 16) -> torch.Tensor:
-    return torch.randn(unique, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+@pytest.fixture(scope="session")
+def draw(make_batch):
+    """Samples whose ASVs are embedded."""
+
+    def make(seed: int, samples: int = 4) -> Samples:
+        asvs = torch.randn(9, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        return make_batch(seed, samples)._replace(asvs=asvs, masked_nucleotides=None)
+
+    return make
 
 
 @each_attention
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), extra=st.integers(1, 5))
-def test_order_and_padding_of_asvs_change_nothing(make_config, make_batch, attention: str, seed: int, extra: int):
-    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
-    _, slot, count, depth, _ = make_batch(seed)
-    slot, count = functional.pad(slot, (0, extra), value=3), functional.pad(count, (0, extra))
-    embedding, context = model(asvs, slot, count, depth, return_context=True)
-    order = torch.randperm(slot.shape[1], generator=torch.Generator().manual_seed(seed))
-    shuffled = model(asvs, slot[:, order], count[:, order], depth, return_context=True)
-    torch.testing.assert_close(shuffled.embedding, embedding, **exact)
-    present = count[:, order] > 0
-    torch.testing.assert_close(shuffled.asv_context[present], context[:, order][present], **exact)
-    for row in range(len(slot)):
-        here = count[row] > 0
-        alone = model(asvs, slot[row : row + 1, here], count[row : row + 1, here], depth[row : row + 1]).embedding
-        torch.testing.assert_close(embedding[row : row + 1], alone, **exact)
+def test_order_and_padding_of_asvs_change_nothing(
+    make_config, draw, padded, shuffled, alone, attention: str, seed: int, extra: int
+):
+    model, samples = encoder(make_config(sample_attention=attention)), padded(draw(seed), extra)
+    embedding, context = model(samples)
+    order = torch.randperm(samples.padding.shape[1], generator=torch.Generator().manual_seed(seed))
+    turned = shuffled(samples, order)
+    output = model(turned)
+    torch.testing.assert_close(output.embedding, embedding, **exact)
+    present = ~turned.padding
+    torch.testing.assert_close(output.asv_context[present], context[:, order][present], **exact)
+    for row in range(4):
+        torch.testing.assert_close(embedding[row : row + 1], model(alone(samples, row)).embedding, **exact)
 
 
 @each_attention
-def test_abundance_and_depth_matter(make_config, make_batch, attention: str):
-    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
-    _, slot, count, depth, _ = make_batch(1)
-    embedding = model(asvs, slot, count, depth).embedding
-    richer = count.clone()
+def test_abundance_and_depth_matter(make_config, draw, attention: str):
+    model, samples = encoder(make_config(sample_attention=attention)), draw(1)
+    embedding = model(samples).embedding
+    richer = samples.counts.clone()
     richer[:, 0] += 1000
-    assert (model(asvs, slot, richer, depth).embedding - embedding).norm(dim=1).min() > 1e-4
-    assert (model(asvs, slot, 10 * count, 10 * depth).embedding - embedding).norm(dim=1).min() > 1e-4
-    # reads of ASVs that are not among those that the model reads
-    assert (model(asvs, slot, count, depth + 1000).embedding - embedding).norm(dim=1).min() > 1e-4
+    # the last: reads of ASVs that are not among those that the model reads
+    for changed in (
+        samples._replace(counts=richer),
+        samples._replace(counts=10 * samples.counts, depth=10 * samples.depth),
+        samples._replace(depth=samples.depth + 1000),
+    ):
+        assert (model(changed).embedding - embedding).norm(dim=1).min() > 1e-4
 
 
 @each_attention
-def test_hidden_abundances_are_not_seen(make_config, make_batch, attention: str):
-    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
-    _, slot, count, depth, _ = make_batch(1, unique=9)
-    row = int((count > 0).sum(1).argmax())
-    slot, count, depth = slot[row : row + 1], count[row : row + 1], depth[row : row + 1]
-    hidden = torch.zeros_like(count, dtype=torch.bool)
-    hidden[:, :2] = True
-    assert (count[hidden] > 1).all()
-    swapped = count.clone()
-    swapped[:, 0] -= 1
-    swapped[:, 1] += 1
-    torch.testing.assert_close(
-        model(asvs, slot, count, depth, hidden), model(asvs, slot, swapped, depth, hidden), rtol=0, atol=0
-    )
-    assert not torch.equal(model(asvs, slot, count, depth).embedding, model(asvs, slot, swapped, depth).embedding)
+def test_masked_abundances_are_not_seen(make_config, draw, alone, attention: str):
+    model, samples = encoder(make_config(sample_attention=attention)), draw(1)
+    samples = alone(samples, int((~samples.padding).sum(1).argmax()))
+    masked = torch.zeros_like(samples.padding)
+    masked[:, :2] = True
+    assert (samples.counts[masked] > 1).all()
+    counts = samples.counts.clone()
+    counts[:, 0] -= 1
+    counts[:, 1] += 1
+    swapped = samples._replace(counts=counts)
+    one, other = (model(each._replace(masked_abundances=masked)) for each in (samples, swapped))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert not torch.equal(model(samples).embedding, model(swapped).embedding)
 
 
 @each_attention
-def test_context_and_pooling_by_themselves_are_the_whole(make_config, make_batch, attention: str):
-    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
-    _, slot, count, depth, _ = make_batch(2)
-    embedding, context = model(asvs, slot, count, depth, return_context=True)
-    assert torch.equal(model.contextualise(asvs, slot, count, depth), context)
-    assert torch.equal(model.pool(context, count == 0), embedding)
+def test_pooling_the_context_gives_the_embedding(make_config, draw, attention: str):
+    model, samples = encoder(make_config(sample_attention=attention)), draw(2)
+    embedding, context = model(samples)
+    assert context.shape == (*samples.padding.shape, 16)
+    assert torch.equal(model.pool(context, samples.padding), embedding)
 
 
 @pytest.mark.parametrize("joins", ["concat", "film", "none"])
-def test_abundance_joins_as_it_is_told(make_config, make_batch, joins: str):
-    model, asvs = encoder(make_config(count_embedding=joins)), asv_vectors()
-    _, slot, count, depth, _ = make_batch(1)
-    embedding = model(asvs, slot, count, depth).embedding
-    richer = model(asvs, slot, 10 * count, 10 * depth).embedding
+def test_abundance_joins_as_it_is_told(make_config, draw, padded, joins: str):
+    model, samples = encoder(make_config(count_embedding=joins)), draw(1)
+    embedding = model(samples).embedding
+    richer = model(samples._replace(counts=10 * samples.counts, depth=10 * samples.depth)).embedding
     assert torch.equal(embedding, richer) == (joins == "none")
     assert any(name.startswith("abundance.") for name in model.state_dict()) == (joins != "none")
-    padded = model(asvs, functional.pad(slot, (0, 3), value=2), functional.pad(count, (0, 3)), depth).embedding
-    torch.testing.assert_close(padded, embedding, **exact)
-    hidden = count > 0
+    torch.testing.assert_close(model(padded(samples, 3)).embedding, embedding, **exact)
+    masked = samples._replace(masked_abundances=~samples.padding)
     if joins != "none":
-        assert not torch.equal(model(asvs, slot, count, depth, hidden).embedding, embedding)
+        assert not torch.equal(model(masked).embedding, embedding)
     torch.testing.assert_close(
-        model(asvs, slot, count, depth, hidden), model(asvs, slot, count.clamp_max(1), depth, hidden), rtol=0, atol=0
+        model(masked), model(masked._replace(counts=samples.counts.clamp_max(1))), rtol=0, atol=0
     )
 
 
-def test_abundance_scales_and_shifts_an_asv_in_film(make_config, make_batch):
+def test_abundance_scales_and_shifts_an_asv_in_film(make_config, draw):
     """(1 + gamma) * x + beta."""
-    model, asvs = encoder(make_config(count_embedding="film")), asv_vectors()
-    _, slot, count, depth, _ = make_batch(1)
-    x = functional.embedding(slot, asvs)
-    abundance = model.abundance(count, depth[:, None].expand_as(count), None)
+    model, samples = encoder(make_config(count_embedding="film")), draw(1)
+    x = functional.embedding(samples.asv_index, samples.asvs)
+    abundance = model.abundance(samples.counts, samples.depth[:, None].expand_as(samples.counts), None)
     gamma, beta = abundance.chunk(2, dim=-1)
     torch.testing.assert_close(model._join_abundance(x, abundance), (1 + gamma) * x + beta, **exact)
 
 
-def test_context_only_on_request(make_config, make_batch):
-    model, asvs = encoder(make_config()), asv_vectors()
-    _, slot, count, depth, _ = make_batch(1)
-    assert model(asvs, slot, count, depth).asv_context is None
-    assert model(asvs, slot, count, depth, return_context=True).asv_context.shape == (*slot.shape, 16)
-
-
 @each_attention
-def test_a_sample_without_asvs_has_a_finite_embedding_and_gradient(make_config, make_batch, attention: str):
-    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors().requires_grad_()
-    _, slot, count, depth, _ = make_batch(1)
-    count[0] = 0
-    embedding = model(asvs, slot, count, depth).embedding
+def test_a_sample_without_asvs_has_a_finite_embedding_and_gradient(make_config, draw, attention: str):
+    model, samples = encoder(make_config(sample_attention=attention)), draw(1)
+    samples.asvs.requires_grad_()
+    samples.counts[0], samples.padding[0] = 0, True
+    embedding = model(samples).embedding
     assert embedding.isfinite().all()
     embedding.sum().backward()
-    assert asvs.grad is not None
-    assert asvs.grad.isfinite().all()
+    assert samples.asvs.grad is not None
+    assert samples.asvs.grad.isfinite().all()
 
 
 @each_attention
-def test_padded_and_packed_samples_agree(make_config, make_batch, attention: str):
-    model, asvs = encoder(make_config(sample_attention=attention)), asv_vectors()
-    _, slot, count, depth, _ = make_batch(3)
-    packed = model(asvs, slot, count, depth).embedding
+def test_an_asv_without_reads_is_no_padding(make_config, draw, attention: str):
+    """`padding` says what is there, and not the counts: an ASV of 0 reads is read as one of 1."""
+    model, samples = encoder(make_config(sample_attention=attention)), draw(1)
+    counts = samples.counts.clone()
+    counts[0] = 0
+    unread = model(samples._replace(counts=counts))
+    counts = torch.where(samples.padding, 0, counts.clamp_min(1))
+    torch.testing.assert_close(unread, model(samples._replace(counts=counts)), rtol=0, atol=0)
+    nothing = samples.padding.clone()
+    nothing[0] = True
+    assert not torch.allclose(unread.embedding[0], model(samples._replace(padding=nothing)).embedding[0])
+
+
+@each_attention
+def test_padded_and_packed_samples_agree(make_config, draw, attention: str):
+    model, samples = encoder(make_config(sample_attention=attention)), draw(3)
+    packed = model(samples).embedding
     model.transformer.pads = True
-    torch.testing.assert_close(model(asvs, slot, count, depth).embedding, packed, **exact)
+    torch.testing.assert_close(model(samples).embedding, packed, **exact)
 
 
 @each_attention
-def test_checkpointing_gives_the_same_gradient(make_config, make_batch, attention: str):
-    _, slot, count, depth, _ = make_batch(2)
+def test_checkpointing_gives_the_same_gradient(make_config, draw, attention: str):
     gradients = []
     for checkpointing in (False, True):
         model = encoder(make_config(sample_attention=attention, gradient_checkpointing=checkpointing))
-        asvs = asv_vectors().requires_grad_()
-        model(asvs, slot, count, depth).embedding.square().sum().backward()
-        gradients.append([asvs.grad, *(parameter.grad for parameter in model.parameters())])
+        samples = draw(2)
+        samples.asvs.requires_grad_()
+        model(samples).embedding.square().sum().backward()
+        gradients.append([samples.asvs.grad, *(parameter.grad for parameter in model.parameters())])
     for plain, checkpointed in zip(*gradients, strict=True):
         assert plain is not None
         assert torch.equal(plain, checkpointed)
 
 
-def test_other_asvs_matter_through_the_points(make_config, make_batch):
-    model, asvs = encoder(make_config(sample_attention="induced", induced_points=3)), asv_vectors()
-    slot, count = torch.tensor([[0, 1, 2]]), torch.full((1, 3), 5)
-    depth = torch.tensor([15])
-    context = model.contextualise(asvs, slot, count, depth)
-    other = model.contextualise(asvs, torch.tensor([[0, 1, 7]]), count, depth)
-    assert (other - context)[0, :2].norm(dim=-1).min() > 1e-4
+def test_other_asvs_matter_through_the_points(make_config, draw):
+    model, asvs = encoder(make_config(sample_attention="induced", induced_points=3)), draw(0).asvs
+    counts, padding = torch.full((1, 3), 5), torch.zeros(1, 3, dtype=torch.bool)
+    one, other = (
+        model(Samples(asvs, torch.tensor([index]), counts, counts.sum(1), padding)).asv_context
+        for index in ([0, 1, 2], [0, 1, 7])
+    )
+    assert (other - one)[0, :2].norm(dim=-1).min() > 1e-4
     assert {p.shape[0] for name, p in model.named_parameters() if name.endswith("points")} == {3}

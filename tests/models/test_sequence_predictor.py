@@ -3,12 +3,12 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from aam.config import CategoricalFusion, CategoryConfig, CountEmbedding, TargetConfig
+from aam.data.samples import Samples
 from aam.models.heads import TargetSpec
 from aam.models.initial import initialise
-from aam.models.sequence_predictor import EmbeddedPredictor, PooledPredictor, SequencePredictor
+from aam.models.sequence_predictor import SequencePredictor, pool
 from aam.models.types import CategorySpec
 
 FUSIONS = get_args(CategoricalFusion)
@@ -55,14 +55,25 @@ def draw_categories(samples: int = 4) -> Tensor:
     return torch.randint(4, (samples, 4), generator=torch.Generator().manual_seed(5))
 
 
+@pytest.fixture(scope="session")
+def draw(make_batch):
+    """Samples of which nothing is masked, or whose abundances are."""
+
+    def make(seed: int, masked: bool = False, categories: Tensor | None = None) -> Samples:
+        samples = make_batch(seed)
+        abundances = ~samples.padding if masked else None
+        return samples._replace(masked_nucleotides=None, masked_abundances=abundances, categories=categories)
+
+    return make
+
+
 @pytest.mark.parametrize("outputs", [1, 4])
 @pytest.mark.parametrize("hidden", [(), (8,), (12, 5)])
-def test_shapes(make_predictor, make_batch, outputs: int, hidden: tuple[int, ...]):
-    tokens, slot, count, depth, _ = make_batch(0)
-    output = make_predictor(outputs, regressor_hidden_dims=hidden)(tokens, slot, count, depth)
+def test_shapes(make_predictor, draw, outputs: int, hidden: tuple[int, ...]):
+    output = make_predictor(outputs, regressor_hidden_dims=hidden)(draw(0))
     assert output.prediction.shape == (4, outputs)
-    assert output.sample_embedding.shape == (4, 16)
-    assert output.counts is None
+    assert output.sample_embedding.shape == output.head_input.shape == (4, 16)
+    assert output.abundances is None
 
 
 def test_hidden_widths_shape_the_head(make_predictor):
@@ -71,209 +82,246 @@ def test_hidden_widths_shape_the_head(make_predictor):
     assert widths == [12, 5, 3]
 
 
-def test_hidden_abundances_are_predicted(make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(1)
-    hidden = (count > 0) & (slot % 2 == 0)
+def test_masked_abundances_are_predicted(make_predictor, draw):
+    samples = draw(1)
+    masked = ~samples.padding & (samples.asv_index % 2 == 0)
     model = make_predictor(count_weight=0.5)
-    counts = model(tokens, slot, count, depth, hidden).counts
-    assert counts.shape == slot.shape
-    assert model(tokens, slot, count, depth).counts is None
-    counts[hidden].sum().backward()
+    abundances = model(samples._replace(masked_abundances=masked)).abundances
+    assert abundances.shape == samples.padding.shape
+    assert model(samples).abundances is None
+    abundances[masked].sum().backward()
     assert model.encoder.sample_encoder.abundance.expand.weight.grad[:, 2].abs().sum() > 0
 
 
-def test_hidden_abundances_need_their_head(make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(1)
+def test_masked_abundances_need_their_head(make_predictor, draw):
     model = make_predictor()
     assert model.count_head is None
     with pytest.raises(ValueError, match="count_weight > 0"):
-        model(tokens, slot, count, depth, count > 0)
+        model(draw(1, masked=True))
 
 
-def test_prediction_from_embedded_asvs_is_the_same(make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(2)
-    model = make_predictor()
-    asvs, expected = model.embed_asvs(tokens), model(tokens, slot, count, depth)
-    assert torch.equal(asvs, model.encoder.embed_asvs(tokens))
-    assert torch.equal(model.embed_samples(asvs, slot, count, depth), expected.sample_embedding)
-    for predict in (model.predict_samples, EmbeddedPredictor(model)):
-        assert torch.equal(predict(asvs, slot, count, depth).prediction, expected.prediction)
+@pytest.mark.parametrize("features", [0, 8])
+def test_levels_by_themselves_give_what_the_forward_pass_gives(make_conditioned, draw, features: int):
+    samples = draw(2, masked=True, categories=draw_categories())
+    model = make_conditioned("concat", asv_features=features)
+    expected = model(samples)
+    embedded = samples._replace(asvs=model.embed_asvs(samples.asvs))
+    encoded = model.encoder.sample_encoder(embedded)
+    assert torch.equal(embedded.asvs, model.encoder.asv_encoder(samples.asvs).embedding)
+    assert torch.equal(encoded.embedding, expected.sample_embedding)
+    assert torch.equal(model.count_head(encoded.asv_context), expected.abundances)
+    pooled = [encoded.embedding, *([model.asv_features(embedded)] if features else [])]
+    assert torch.equal(pool(model, embedded), torch.cat(pooled, dim=1))
+    assert torch.equal(expected.head_input[:, :16], encoded.embedding)
+    assert torch.equal(expected.head_input[:, 28:], torch.cat(pooled, dim=1)[:, 16:]), "after two categories of six"
+    assert torch.equal(model.target_head(expected.head_input, samples.categories[:, 3]), expected.prediction)
+
+
+def test_prediction_from_embedded_asvs_is_the_same(make_predictor, draw):
+    samples, model = draw(2, masked=True), make_predictor(count_weight=1.0)
+    asvs = model.embed_asvs(samples.asvs)
+    assert torch.equal(asvs, model.encoder.embed_asvs(samples.asvs))
+    expected, output = model(samples), model(samples._replace(asvs=asvs))
+    assert all(torch.equal(one, other) for one, other in zip(output, expected, strict=True))
 
 
 @pytest.mark.parametrize("features", [0, 8])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_prediction_from_embedded_samples_is_the_same_where_asvs_are_not_read_again(
-    make_conditioned, make_batch, fusion: str, features: int
+def test_prediction_from_pooled_samples_is_the_same_where_asvs_are_not_read_again(
+    make_conditioned, draw, fusion: str, features: int
 ):
-    tokens, slot, count, depth, _ = make_batch(7)
+    samples = draw(7, categories=draw_categories())
     model = make_conditioned(fusion, count_weight=0.0, asv_features=features).eval()
-    categories, pooled = draw_categories(), model.pool_samples(model.embed_asvs(tokens), slot, count, depth)
-    expected = model(tokens, slot, count, depth, None, categories)
+    expected = model(samples)
+    pooled = pool(model, samples._replace(asvs=model.embed_asvs(samples.asvs)))
+    assert pooled.shape == (4, 16 + features)
+    given = Samples.of_pooled(pooled, samples.categories)
     assert model.reads_samples_alone == (fusion in {"concat", "add", "gmu"})
-    for predict in (model.predict_pooled, PooledPredictor(model)):
-        if model.reads_samples_alone:
-            output = predict(pooled, categories)
-            assert torch.equal(output.prediction, expected.prediction)
-            assert output.counts is None
-        else:
-            with pytest.raises(ValueError, match="read the ASVs"):
-                predict(pooled, categories)
+    if model.reads_samples_alone:
+        output = model(given)
+        assert torch.equal(output.prediction, expected.prediction)
+        assert torch.equal(output.sample_embedding, expected.sample_embedding)
+        assert torch.equal(output.head_input, expected.head_input)
+        assert output.abundances is None
+    else:
+        with pytest.raises(ValueError, match="read the ASVs"):
+            model(given)
     assert not make_conditioned(fusion).reads_samples_alone  # it predicts abundances of ASVs
 
 
-@pytest.mark.parametrize("name", ["forward", "step", "pooled step", *SequencePredictor.ENTRY_POINTS])
-def test_no_entry_point_calls_another(make_conditioned, make_batch, refuse, name: str):
-    # of a sharded root each gathers the weights and frees them: the inner one would free what the outer still needs
-    options = {"asv_features": 8, **({"count_weight": 0.0} if "pooled" in name else {})}
-    model = make_conditioned("add" if "pooled" in name else "cross_attention", **options)
-    tokens, slot, count, depth, _ = make_batch(2)
-    asvs, hidden, categories = torch.zeros(len(tokens), 16), count > 0, draw_categories()
-    refuse(model, {*SequencePredictor.ENTRY_POINTS, "forward"} - {name})
-    calls = {
-        "forward": lambda: model(tokens, slot, count, depth, hidden, categories),
-        "step": lambda: EmbeddedPredictor(model)(asvs, slot, count, depth, hidden, categories),
-        "embed_asvs": lambda: model.embed_asvs(tokens),
-        "embed_samples": lambda: model.embed_samples(asvs, slot, count, depth),
-        "pool_samples": lambda: model.pool_samples(asvs, slot, count, depth),
-        "wave_asvs": lambda: model.wave_asvs(asvs),
-        "predict_samples": lambda: model.predict_samples(asvs, slot, count, depth, hidden, categories),
-        "predict_pooled": lambda: model.predict_pooled(torch.zeros(4, 24), categories),
-        "pooled step": lambda: PooledPredictor(model)(torch.zeros(4, 24), categories),
-        "category_attention": lambda: model.category_attention(asvs, slot, count, depth, categories),
-        "head_inputs": lambda: model.head_inputs(asvs, slot, count, depth, categories),
-        "pooled_head_inputs": lambda: model.pooled_head_inputs(torch.zeros(4, 24), categories),
-    }
-    calls[name]()
+@pytest.mark.parametrize("features", [0, 8])
+def test_embedded_asvs_have_a_gradient(make_predictor, draw, features: int):
+    samples, model = draw(2), make_predictor(asv_features=features)
+    asvs = model.embed_asvs(samples.asvs).detach().requires_grad_()
+    model(samples._replace(asvs=asvs)).prediction.sum().backward()
+    held = samples.asv_index[~samples.padding].unique()
+    assert asvs.grad.isfinite().all()
+    assert asvs.grad[held].abs().sum(1).min() > 0, "every ASV that a sample holds has one"
 
 
-def test_dropout_only_in_training(make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(3)
-    model = make_predictor(regressor_dropout=0.5)
-    assert not torch.equal(model(tokens, slot, count, depth).prediction, model(tokens, slot, count, depth).prediction)
+@pytest.mark.parametrize("embedded", [False, True])
+@pytest.mark.parametrize("joins", ["add", "concat", "film"])
+@pytest.mark.parametrize("features", [0, 8])
+def test_counts_have_a_gradient(make_encoder, draw, joins: str, embedded: bool, features: int):
+    samples = draw(2)
+    config = TargetConfig(metadata_column="age", asv_features=features)
+    model = SequencePredictor(make_encoder(count_embedding=joins), ONE, config).double()
+    counts = samples.counts.double().requires_grad_()
+    asvs = model.embed_asvs(samples.asvs).detach() if embedded else samples.asvs
+    model(samples._replace(asvs=asvs, counts=counts)).prediction.sum().backward()
+    assert counts.grad.isfinite().all()
+    # reads are clamped at one before the logarithm
+    assert (counts.grad[~samples.padding & (samples.counts > 1)] != 0).all()
+    if not features:
+        assert not counts.grad[samples.padding].any()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_an_asv_without_reads_is_no_padding(make_conditioned, draw, fusion: str):
+    """`padding` says what is there, and not the counts."""
+    samples = draw(5, categories=draw_categories())
+    counts, model = samples.counts.clone(), make_conditioned(fusion).double()
+    counts[0] = 0
+    unread = model(samples._replace(counts=counts)).prediction
+    as_one = counts.clamp_min(1).masked_fill(samples.padding, 0)
+    torch.testing.assert_close(unread, model(samples._replace(counts=as_one)).prediction, rtol=0, atol=0)
+    nothing = samples.padding.clone()
+    nothing[0] = True
+    other = model(samples._replace(counts=counts, padding=nothing)).prediction
+    assert (unread[0] - other[0]).abs().min() > 1e-6
+    torch.testing.assert_close(unread[1:], other[1:], rtol=1e-10, atol=1e-10)
+
+
+def test_sharding_units_hold_the_whole_model(make_conditioned):
+    model = make_conditioned("cross_attention", asv_features=8)
+    held = {id(parameter) for unit in model.sharding_units for parameter in unit.parameters()}
+    assert held == {id(parameter) for parameter in model.parameters()}
+
+
+def test_dropout_only_in_training(make_predictor, draw):
+    samples, model = draw(3), make_predictor(regressor_dropout=0.5)
+    assert not torch.equal(model(samples).prediction, model(samples).prediction)
     model.eval()
-    assert torch.equal(model(tokens, slot, count, depth).prediction, model(tokens, slot, count, depth).prediction)
+    assert torch.equal(model(samples).prediction, model(samples).prediction)
 
 
-def test_a_frozen_encoder_drops_nothing_out(make_encoder, make_batch):
-    tokens, slot, count, depth, _ = make_batch(3)
-    encoder = make_encoder(sample_dropout=0.5, nucleotide_dropout=0.5)
+def test_a_frozen_encoder_drops_nothing_out(make_encoder, draw):
+    samples, encoder = draw(3), make_encoder(sample_dropout=0.5, nucleotide_dropout=0.5)
     model = SequencePredictor(encoder, ONE, TargetConfig(metadata_column="age", regressor_dropout=0.5))
     model.freeze()
-    embeddings = [model.train(mode)(tokens, slot, count, depth).sample_embedding for mode in (True, True, False)]
+    embeddings = [model.train(mode)(samples).sample_embedding for mode in (True, True, False)]
     assert torch.equal(embeddings[0], embeddings[1])
     assert torch.equal(embeddings[0], embeddings[2])
     assert not any(embedding.requires_grad for embedding in embeddings)
     assert model.train().target_head.training
 
 
-def test_first_counts_are_near_where_they_start(make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(4)
+def test_first_abundances_are_near_where_they_start(make_predictor, draw):
     model = make_predictor(count_weight=1.0)
     model.count_head.start_at(-5.0)
-    counts = model(tokens, slot, count, depth, count > 0).counts
-    assert (counts + 5).abs().max() < 0.5
+    assert (model(draw(4, masked=True)).abundances + 5).abs().max() < 0.5
 
 
-def test_first_predictions_are_near_zero(make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(4)
-    assert make_predictor(3)(tokens, slot, count, depth).prediction.abs().max() < 0.5
+def test_first_predictions_are_near_zero(make_predictor, draw):
+    assert make_predictor(3)(draw(4)).prediction.abs().max() < 0.5
 
 
-def test_every_parameter_has_a_gradient(make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(5)
+def test_every_parameter_has_a_gradient(make_predictor, draw):
     model = make_predictor(2, regressor_hidden_dims=(8,), count_weight=1.0)
-    output = model(tokens, slot, count, depth, count > 0)
-    (output.prediction.sum() + output.counts.sum()).backward()
+    output = model(draw(5, masked=True))
+    (output.prediction.sum() + output.abundances.sum()).backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert unused == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     # what only pretraining reads
     assert unused == {
-        "encoder.log_tau",
+        "encoder.scale.log_tau",
         "encoder.asv_encoder.nucleotide_head.weight",
         "encoder.asv_encoder.nucleotide_head.bias",
     }
 
 
-def test_predictions_are_not_rounded_under_autocast(make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(6)
+def test_heads_of_pretraining_need_no_gradient(make_encoder, draw):
+    encoder = make_encoder(faith_pd=True, taxonomy={"phylum": 3}, abundance=True)
+    model = SequencePredictor(encoder, ONE, TargetConfig(metadata_column="age"))
+    model(draw(5)).prediction.sum().backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_predictions_are_not_rounded_under_autocast(make_predictor, draw):
     model = make_predictor(count_weight=1.0)
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(tokens, slot, count, depth, count > 0)
+        output = model(draw(6, masked=True))
     assert output.prediction.dtype == output.sample_embedding.dtype == torch.float32
-    assert output.counts.isfinite().all()
+    assert output.abundances.isfinite().all()
 
 
 @pytest.mark.parametrize("spec", [SPEC, FLAT], ids=["hierarchical", "flat"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_predictions_depend_on_categories_and_embeddings_do_not(make_conditioned, make_batch, fusion: str, spec):
-    tokens, slot, count, depth, _ = make_batch(7)
+def test_predictions_depend_on_categories_and_embeddings_do_not(make_conditioned, draw, fusion: str, spec):
     model, categories = make_conditioned(fusion, spec), 2 + draw_categories()[:, : len(spec.sizes)] % 2
-    output = model(tokens, slot, count, depth, count > 3, categories)
-    other = model(tokens, slot, count, depth, count > 3, 5 - categories)
+    samples = draw(7, categories=categories)
+    samples = samples._replace(masked_abundances=samples.counts > 3)
+    output, other = model(samples), model(samples._replace(categories=5 - categories))
     assert output.prediction.shape == (4, 2)
     assert ((output.prediction - other.prediction).abs().sum(1) > 1e-5).all()
     assert torch.equal(output.sample_embedding, other.sample_embedding)
-    assert torch.equal(output.counts, other.counts)
-    asvs = model.embed_asvs(tokens)
-    assert torch.equal(
-        model.embed_samples(asvs, slot, count, depth), model(tokens, slot, count, depth, None, categories)[1]
-    )
-    for predict in (model.predict_samples, EmbeddedPredictor(model)):
-        assert torch.equal(predict(asvs, slot, count, depth, count > 3, categories).prediction, output.prediction)
+    assert torch.equal(output.abundances, other.abundances)
+    embedded = samples._replace(asvs=model.embed_asvs(samples.asvs))
+    assert torch.equal(model.encoder.sample_encoder(embedded).embedding, output.sample_embedding)
+    assert torch.equal(model(embedded).prediction, output.prediction)
 
 
 @pytest.mark.parametrize("fusion", ["add", "cross_attention", "perceiver"])
-def test_a_model_with_categories_starts_as_one_without(make_conditioned, make_predictor, make_batch, fusion: str):
-    tokens, slot, count, depth, _ = make_batch(7)
-    plain = make_predictor(2, count_weight=1.0)
+def test_a_model_with_categories_starts_as_one_without(make_conditioned, make_predictor, draw, fusion: str):
+    samples, plain = draw(7, masked=True), make_predictor(2, count_weight=1.0)
     initialise(plain, 7)
-    model = make_conditioned(fusion, started=False)
-    expected = plain(tokens, slot, count, depth, count > 3)
-    output = model(tokens, slot, count, depth, count > 3, draw_categories())
+    expected = plain(samples)
+    output = make_conditioned(fusion, started=False)(samples._replace(categories=draw_categories()))
     assert all(torch.equal(one, other) for one, other in zip(output, expected, strict=True))
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_padded_asvs_change_nothing(make_conditioned, make_batch, fusion: str):
-    tokens, slot, count, depth, _ = make_batch(8)
-    model, categories = make_conditioned(fusion).double(), draw_categories()
-    padded = functional.pad(slot, (0, 5), value=3), functional.pad(count, (0, 5)), depth
-    expected = model(tokens, slot, count, depth, None, categories).prediction
-    torch.testing.assert_close(model(tokens, *padded, None, categories).prediction, expected, rtol=1e-10, atol=1e-10)
+def test_padded_asvs_change_nothing(make_conditioned, draw, padded, alone, fusion: str):
+    model, samples = make_conditioned(fusion).double(), draw(8, categories=draw_categories())
+    expected = model(samples).prediction
+    torch.testing.assert_close(model(padded(samples, 5)).prediction, expected, rtol=1e-10, atol=1e-10)
     for row in range(4):
-        here = count[row] > 0
-        alone = slot[row : row + 1, here], count[row : row + 1, here], depth[row : row + 1]
-        prediction = model(tokens, *alone, None, categories[row : row + 1]).prediction
+        prediction = model(alone(samples, row)).prediction
         torch.testing.assert_close(prediction, expected[row : row + 1], rtol=1e-10, atol=1e-10)
 
 
-def test_attention_to_categories(make_conditioned, make_batch):
-    tokens, slot, count, depth, _ = make_batch(8)
-    model, categories = make_conditioned("cross_attention"), draw_categories()
-    asvs = model.embed_asvs(tokens)
-    weights = model.category_attention(asvs, slot, count, depth, categories)
-    assert weights.shape == (4, 4, slot.shape[1], 2)
-    real = (count > 0)[:, None].expand(-1, 4, -1)
+@pytest.mark.parametrize("embedded", [False, True])
+def test_attention_to_categories(make_conditioned, draw, padded, embedded: bool):
+    model, samples = make_conditioned("cross_attention"), draw(8, categories=draw_categories())
+    expected = model.category_attention(samples)
+    if embedded:
+        samples = samples._replace(asvs=model.embed_asvs(samples.asvs))
+    weights, asvs = model.category_attention(samples), samples.padding.shape[1]
+    assert torch.equal(weights, expected)
+    assert weights.shape == (4, 4, asvs, 2)
+    real = (~samples.padding)[:, None].expand(-1, 4, -1)
     torch.testing.assert_close(weights.sum(-1), real.float())
     assert not weights[~real].any()
-    padded = functional.pad(slot, (0, 5), value=3), functional.pad(count, (0, 5)), depth
-    more = model.category_attention(asvs, *padded, categories)
-    torch.testing.assert_close(more[:, :, : slot.shape[1]], weights)
-    assert not more[:, :, slot.shape[1] :].any()
+    more = model.category_attention(padded(samples, 5))
+    torch.testing.assert_close(more[:, :, :asvs], weights)
+    assert not more[:, :, asvs:].any()
 
 
-def test_attention_needs_a_model_that_has_it(make_conditioned, make_predictor, make_batch):
-    _, slot, count, depth, _ = make_batch(8)
-    given = torch.zeros(9, 16), slot, count, depth, draw_categories()
+def test_attention_needs_a_model_that_has_it(make_conditioned, make_predictor, draw):
+    samples = draw(8, categories=draw_categories())
     for model in (make_predictor(), make_conditioned("concat"), make_conditioned("perceiver")):
         with pytest.raises(ValueError, match="attention to categories needs a model built with categor"):
-            model.category_attention(*given)
+            model.category_attention(samples)
+    with pytest.raises(ValueError, match=r"attention to categories needs .* samples that have some"):
+        make_conditioned("cross_attention").category_attention(draw(8))
 
 
-def test_categories_that_are_needed_must_be_given(make_conditioned, make_predictor, make_batch):
-    tokens, slot, count, depth, _ = make_batch(8)
+def test_categories_that_are_needed_must_be_given(make_conditioned, draw):
     with pytest.raises(ValueError, match="depends on categories, and none are given"):
-        make_conditioned("add")(tokens, slot, count, depth)
+        make_conditioned("add")(draw(8))
+    with pytest.raises(ValueError, match="depends on categories, and none are given"):
+        make_conditioned("add", count_weight=0.0)(Samples.of_pooled(torch.zeros(4, 16)))
 
 
 def test_a_column_that_only_scales_conditions_nothing(make_encoder):
@@ -286,14 +334,13 @@ def test_a_column_that_only_scales_conditions_nothing(make_encoder):
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_every_parameter_that_depends_on_categories_learns(
-    make_conditioned, make_batch, fusion: str, combine: str, frozen: bool
+    make_conditioned, draw, fusion: str, combine: str, frozen: bool
 ):
-    tokens, slot, count, depth, _ = make_batch(5)
     model = make_conditioned(fusion, combine=combine)
     if frozen:
         model.freeze()
-    output = model(tokens, slot, count, depth, count > 0, draw_categories())
-    (output.prediction.square().sum() + output.counts.sum()).backward()
+    output = model(draw(5, masked=True, categories=draw_categories()))
+    (output.prediction.square().sum() + output.abundances.sum()).backward()
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert with_gradient == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     conditioning = {name for name in model.state_dict() if name.startswith("conditioning.")}
@@ -305,30 +352,29 @@ def test_every_parameter_that_depends_on_categories_learns(
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_categories_under_autocast(make_conditioned, make_batch, fusion: str):
-    tokens, slot, count, depth, _ = make_batch(6)
-    model, categories = make_conditioned(fusion, combine="gated"), draw_categories()
-    whole = model(tokens, slot, count, depth, count > 0, categories).prediction
+def test_categories_under_autocast(make_conditioned, draw, fusion: str):
+    model = make_conditioned(fusion, combine="gated")
+    samples = draw(6, masked=True, categories=draw_categories())
+    whole = model(samples).prediction
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(tokens, slot, count, depth, count > 0, categories)
+        output = model(samples)
     assert output.prediction.dtype == torch.float32
     torch.testing.assert_close(output.prediction, whole, atol=0.02, rtol=0.1)
-    (output.prediction.square().sum() + output.counts.square().mean()).backward()
+    (output.prediction.square().sum() + output.abundances.square().mean()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("joins", get_args(CountEmbedding))
-def test_every_way_of_reading_abundance_learns_and_hides_it(make_encoder, make_batch, joins: str):
-    tokens, slot, count, depth, _ = make_batch(5)
+def test_every_way_of_reading_abundance_learns_and_masks_it(make_encoder, draw, joins: str):
+    samples = draw(5, masked=True)
     model = SequencePredictor(
         make_encoder(count_embedding=joins), ONE, TargetConfig(metadata_column="age", count_weight=1.0)
     )
-    hidden = count > 0
-    output = model(tokens, slot, count, depth, hidden)
-    (output.prediction.square().sum() + output.counts.square().sum()).backward()
+    output = model(samples)
+    (output.prediction.square().sum() + output.abundances.square().sum()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    swapped = count.clone()
-    row = int(hidden.sum(1).argmax())
-    swapped[row, 0], swapped[row, 1] = count[row, 1], count[row, 0]
-    assert not torch.equal(swapped, count)
-    assert torch.equal(model(tokens, slot, swapped, depth, hidden).counts, output.counts), "not seen where hidden"
+    counts, swapped = samples.counts, samples.counts.clone()
+    row = int((~samples.padding).sum(1).argmax())
+    swapped[row, 0], swapped[row, 1] = counts[row, 1], counts[row, 0]
+    assert not torch.equal(swapped, counts)
+    assert torch.equal(model(samples._replace(counts=swapped)).abundances, output.abundances), "not seen where masked"
