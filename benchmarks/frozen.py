@@ -31,8 +31,9 @@ from _common import arguments, print_table, write_json
 from torch import Tensor, nn
 
 from aam.config import InputConfig, ModelConfig, PretrainConfig, SamplingConfig, TargetConfig, TrainConfig
-from aam.data.dataset import FixedBatches, SampleBatch
+from aam.data.dataset import FixedBatches
 from aam.data.rarefaction import SampleDraws
+from aam.data.samples import SampleBatch
 from aam.data.sequences import encode_sequences
 from aam.data.study import Study, load_study
 from aam.data.tables import read_tables
@@ -44,8 +45,7 @@ from aam.training.asv_embeddings import embeddings_of
 from aam.training.checkpoint import Checkpoint, CheckpointStore, write_checkpoint
 from aam.training.compute import CPU, Compute
 from aam.training.distributed import World
-from aam.training.inference import asvs_of
-from aam.training.target_objective import predict_outputs
+from aam.training.inference import asvs_of, predict_outputs
 from aam.workflows.prepare import prepare_training
 from aam.workflows.restore import build_encoder
 
@@ -85,7 +85,7 @@ def cpu_seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 def write_encoder(folder: Path, shape: dict[str, Any]) -> Path:
     """Write a pretrained encoder of random weights."""
     config = PretrainConfig.from_flat({"output_dir": folder, **shape})
-    encoder = materialise(build_encoder(config), CPU)
+    encoder = materialise(build_encoder(config, {}), CPU)
     initialise(encoder, SEED)
     checkpoint = Checkpoint("pretrain", config.model_dump(mode="json"), {"training": []}, encoder.state_dict())
     write_checkpoint(checkpoint, folder / "encoder")
@@ -125,15 +125,15 @@ def fine_tune(study: Study, folder: Path, options: dict[str, Any]) -> list[dict[
 
 def per_batch(model: SequencePredictor, nucleotides: Tensor, batch: SampleBatch) -> Tensor:
     """Predict a batch from the nucleotides of its own ASVs, each once."""
-    prediction: Tensor = model(nucleotides[batch.asv], batch.slot, batch.count, batch.depth).prediction
+    prediction: Tensor = model(batch.samples(nucleotides[batch.asv])).prediction
     return prediction
 
 
 def padded(model: SequencePredictor, nucleotides: Tensor, batch: SampleBatch) -> Tensor:
     """Predict a batch from the nucleotides of every ASV of every sample, padded to its largest sample."""
-    own = torch.arange(batch.slot.numel()).view(batch.slot.shape)
-    of_slots = nucleotides[batch.asv[batch.slot.flatten()]]
-    prediction: Tensor = model(of_slots, own, batch.count, batch.depth).prediction
+    own = torch.arange(batch.asv_index.numel()).view(batch.asv_index.shape)
+    tokens = nucleotides[batch.asv[batch.asv_index.flatten()]]
+    prediction: Tensor = model(batch.samples(tokens)._replace(asv_index=own)).prediction
     return prediction
 
 
@@ -201,7 +201,7 @@ def one_by_one(
 
 def rows_of(way: object, batch: SampleBatch) -> int:
     """Rows of nucleotides that a path encodes for a batch."""
-    return len(batch.asv) if way is per_batch else batch.slot.numel()
+    return len(batch.asv) if way is per_batch else batch.asv_index.numel()
 
 
 def main() -> None:

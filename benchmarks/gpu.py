@@ -28,9 +28,10 @@ from data_wait import trainer_of, waiting
 from pretrain_step import Work, step
 
 from aam.config import MaskConfig, ModelConfig, OptimConfig
+from aam.data.samples import Samples
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import CHUNK_POSITIONS, compile_blocks
-from aam.training.masking import hidden_nucleotides
+from aam.training.masking import mask_nucleotides
 from aam.training.optim import make_optimizer
 
 DTYPES = {"none": None, "bf16": torch.bfloat16}
@@ -41,15 +42,15 @@ def synthetic(options: argparse.Namespace) -> Work:
     generator = torch.Generator().manual_seed(0)
     samples, asvs, unique = options.batch_size, options.asvs, options.unique
     tokens = torch.randint(1, 5, (unique, options.nucleotides), generator=generator, dtype=torch.uint8)
-    slot = torch.stack([torch.randperm(unique, generator=generator)[:asvs] for _ in range(samples)])
+    index = torch.stack([torch.randperm(unique, generator=generator)[:asvs] for _ in range(samples)])
     size = torch.randint(asvs // 2, asvs + 1, (samples,), generator=generator)
     present = torch.arange(asvs) < size[:, None]
-    count = torch.randint(1, 100, slot.shape, generator=generator) * present
-    occurrence = torch.bincount(slot[present], minlength=unique).float()
-    mask = hidden_nucleotides(tokens, torch.arange(unique), MaskConfig(), seed=0, step=0)
+    counts = torch.randint(1, 100, index.shape, generator=generator) * present
+    occurrence = torch.bincount(index[present], minlength=unique).float()
+    mask = mask_nucleotides(tokens, torch.arange(unique), MaskConfig(), seed=0, step=0)
     true = torch.rand(samples, samples, generator=generator)
-    work = Work(tokens, slot, count, count.sum(1), mask, occurrence, true)
-    return Work(*(part.to(options.device) for part in work))
+    work = Work(Samples(tokens, index, counts, counts.sum(1), ~present, mask), occurrence, true)
+    return work.to(torch.device(options.device))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -26,14 +26,16 @@ from torch.nn import functional
 from aam.config import MaskConfig, ModelConfig, SamplingConfig
 from aam.data.dataset import FixedBatches
 from aam.data.rarefaction import SampleDraws
+from aam.data.samples import Samples
 from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE, encode_sequences, sequence_keys
 from aam.data.tables import read_tables
+from aam.models.asv_encoder import predict_masked
 from aam.models.initial import initialise
 from aam.models.packing import Attend, Lengths
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import SelfAttention, Transformer
 from aam.training.losses import pairwise_gradient
-from aam.training.masking import hidden_nucleotides
+from aam.training.masking import mask_nucleotides
 from aam.training.memory_profile import Allocations
 
 STEP = "step"
@@ -44,15 +46,15 @@ class Asked(NamedTuple):
     """What a step returns besides its losses."""
 
     context: bool = False
-    logits: str = "hidden"
-    """Of the nucleotides that are ``hidden``, of all of the ASVs that hide some (``hiding``), or of ``all`` ASVs."""
+    logits: str = "masked"
+    """Of the nucleotides that are ``masked``, of all of the ASVs that have some (``masking``), or of ``all`` ASVs."""
     attention: bool = False
 
 
 CASES = {
     "as it is": Asked(),
     "ASVs in their samples": Asked(context=True),
-    "logits of ASVs that hide some": Asked(logits="hiding"),
+    "logits of ASVs with masked ones": Asked(logits="masking"),
     "logits of all ASVs": Asked(logits="all"),
     "attention weights": Asked(attention=True),
     "all of it": Asked(context=True, logits="all", attention=True),
@@ -62,12 +64,14 @@ CASES = {
 class Batch(NamedTuple):
     """What a step reads."""
 
-    tokens: Tensor
-    slot: Tensor
-    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
-    depth: Tensor
+    samples: Samples
     mask: Tensor
     true: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        """Nucleotides of the unique ASVs."""
+        return self.samples.asvs
 
 
 def load(data: Path, batch_size: int) -> Batch:
@@ -77,9 +81,9 @@ def load(data: Path, batch_size: int) -> Batch:
     batch = FixedBatches(SampleDraws(table, SamplingConfig(), seed=0), samples, batch_size)[0]
     tokens = torch.from_numpy(encode_sequences([table.sequences[asv] for asv in batch.asv.tolist()]))
     keys = torch.from_numpy(sequence_keys(table.sequences))[batch.asv]
-    mask = hidden_nucleotides(tokens, keys, MaskConfig(), seed=0, step=0)
+    mask = mask_nucleotides(tokens, keys, MaskConfig(), seed=0, step=0)
     true = torch.rand(batch_size, batch_size, generator=torch.Generator().manual_seed(0))
-    return Batch(tokens, batch.slot, batch.count, batch.depth, mask, true)
+    return Batch(batch.samples(tokens), mask, true)
 
 
 @contextmanager
@@ -107,12 +111,13 @@ def weights_kept(model: SequenceEncoder, kept: list[Tensor], asked: bool) -> Ite
 
 
 def logits_of(model: SequenceEncoder, batch: Batch, which: str, kept: list[Tensor]) -> Tensor:
-    """Logits of hidden nucleotides, [M, V], through those of more if asked."""
-    if which == "hidden":
-        return model.asv_encoder.predict_hidden(batch.tokens, batch.mask)
+    """Logits of masked nucleotides, [M, V], through those of more if asked."""
+    if which == "masked":
+        return predict_masked(model.asv_encoder, batch.tokens, batch.mask)
     rows = torch.arange(len(batch.tokens)) if which == "all" else batch.mask.any(1).nonzero().squeeze(1)
-    encoded, _ = model.asv_encoder._encode(batch.tokens[rows].masked_fill(batch.mask[rows], MASK))
-    logits: Tensor = model.asv_encoder.nucleotide_head(encoded).view(len(rows), -1, VOCABULARY_SIZE)
+    encoded = model.asv_encoder(batch.tokens[rows].masked_fill(batch.mask[rows], MASK)).patches
+    head = model.asv_encoder.nucleotide_head
+    logits = functional.linear(encoded, head.weight, head.bias).view(len(rows), -1, VOCABULARY_SIZE)
     kept.append(logits)
     longest = int((batch.tokens != PAD).sum(1).max())
     return logits[:, :longest][batch.mask[rows, :longest]]
@@ -122,16 +127,17 @@ def step(model: SequenceEncoder, batch: Batch, asked: Asked) -> tuple[list[Tenso
     """Forward and backward pass: what is returned, and the losses."""
     kept: list[Tensor] = []
     with weights_kept(model, kept, asked.attention):
-        asvs = model.asv_encoder(batch.tokens)
-        samples = model.sample_encoder(asvs, batch.slot, batch.count, batch.depth, return_context=asked.context)
-        if samples.asv_context is not None:
+        asvs = model.embed_asvs(batch.tokens)
+        samples = model.sample_encoder(batch.samples._replace(asvs=asvs))
+        if asked.context:
             kept.append(samples.asv_context)
-        hidden = functional.cross_entropy(logits_of(model, batch, asked.logits, kept), batch.tokens[batch.mask].long())
-    z = model.scale(samples.embedding)
+        z = model.scale(samples.embedding)
+        del samples
+        masked = functional.cross_entropy(logits_of(model, batch, asked.logits, kept), batch.tokens[batch.mask].long())
     fixed = z.detach()
     unifrac, pull = pairwise_gradient(fixed, fixed, 0, model.distance, lambda rows, columns: batch.true[rows, columns])
-    ((z * pull).sum() + 0.1 * hidden).backward()  # type: ignore[no-untyped-call]
-    return kept, [float(unifrac), float(hidden)]
+    ((z * pull).sum() + 0.1 * masked).backward()
+    return kept, [float(unifrac), float(masked)]
 
 
 def measure(model: SequenceEncoder, batch: Batch, asked: Asked) -> dict[str, Any]:
@@ -168,9 +174,13 @@ def main() -> None:
         lines[-1]["times the memory"] = lines[-1]["peak MiB"] / lines[0]["peak MiB"]
         lines[-1]["difference"] = float(np.abs(np.subtract(losses, expected)).max())
     print_table(list(lines[0]), [list(line.values()) for line in lines])
-    size = {"samples": len(batch.slot), "ASVs of a sample": batch.slot.shape[1], "unique ASVs": len(batch.tokens)}
+    size = {
+        "samples": len(batch.samples.depth),
+        "ASVs of a sample": batch.samples.counts.shape[1],
+        "unique ASVs": len(batch.tokens),
+    }
     print(
-        ", ".join(f"{name}: {number}" for name, number in size.items()), f"hidden nucleotides: {int(batch.mask.sum())}"
+        ", ".join(f"{name}: {number}" for name, number in size.items()), f"masked nucleotides: {int(batch.mask.sum())}"
     )
     write_json(options.json, {"cases": lines, "batch": size})
     if max(line["difference"] for line in lines) > TOLERANCE:

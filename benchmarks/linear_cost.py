@@ -20,6 +20,7 @@ from _common import arguments, print_table, write_json
 from pretrain_step import Work, step
 
 from aam.config import ModelConfig
+from aam.data.samples import Samples
 from aam.evaluation.figures import figure_row
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.allocator import keep_freed_memory
@@ -48,12 +49,13 @@ def draw(size: Size) -> Work:
     """Draw a batch; every sample holds as many ASVs."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1, 5, (size.unique, LENGTH), generator=generator, dtype=torch.uint8)
-    slot = torch.randint(0, size.unique, (size.samples, size.asvs), generator=generator)
-    count = torch.randint(1, 100, slot.shape, generator=generator)
+    index = torch.randint(0, size.unique, (size.samples, size.asvs), generator=generator)
+    counts = torch.randint(1, 100, index.shape, generator=generator)
     mask = torch.rand(tokens.shape, generator=generator) < 0.15
     mask[size.unique // 4 :] = False
     distance = torch.rand(size.samples, size.samples, generator=generator)
-    return Work(tokens, slot, count, count.sum(1), mask, torch.ones(size.unique), distance)
+    samples = Samples(tokens, index, counts, counts.sum(1), torch.zeros_like(counts).bool(), mask)
+    return Work(samples, torch.ones(size.unique), distance)
 
 
 def measure(sizes: list[Size], width: int) -> list[float]:

@@ -7,7 +7,7 @@ DDP does without a gather; that loss exists in this file only. Launches torchrun
     python benchmarks/loss_curves.py --json loss_curves.json --figure loss_curves.png
     python benchmarks/loss_curves.py --batch-sizes 4 8 16 32     # also held-out figures by samples of a step
 
-Held-out samples are judged by `PretrainObjective.validate`: all pairs of 80 samples.
+Held-out samples are judged by `Objective.validate`: all pairs of 80 samples.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from torch import Tensor
 from aam.config import PretrainConfig, SimulateConfig
 from aam.config.launch import launched_world_size
 from aam.data.simulate import simulate_study, write_study
-from aam.training import objective
 from aam.training.checkpoint import CheckpointStore
 from aam.training.distributed import World, setup_distributed
 from aam.training.losses import pairwise_gradient
+from aam.training.tasks.distances import UnifracTask
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
 STRATEGIES = {1: {}, 2: {"distributed": True}, 4: {"fsdp": True}}
@@ -112,9 +112,9 @@ def own_pairs_gradient(
 def pairs_of(course: Course, world: World) -> Iterator[None]:
     """Let the objective compare what the course says."""
     if course.own_pairs:
-        setattr(objective, "pairwise_gradient", partial(own_pairs_gradient, world))  # noqa: B010
+        setattr(UnifracTask, "pair_gradient", staticmethod(partial(own_pairs_gradient, world)))  # noqa: B010
     yield
-    setattr(objective, "pairwise_gradient", pairwise_gradient)  # noqa: B010
+    setattr(UnifracTask, "pair_gradient", staticmethod(pairwise_gradient))  # noqa: B010
 
 
 def follow(course: Course, folder: Path, world: World) -> None:

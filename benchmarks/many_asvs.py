@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from _common import arguments, print_table, write_json
 from pairwise_memory import Peak
-from torch import Tensor
 
 from aam.config import ModelConfig
+from aam.data.samples import Samples
 from aam.models.sample_encoder import SampleEncoder
 from aam.training.allocator import keep_freed_memory
 
@@ -32,15 +32,15 @@ GROWTH = 1.3
 """Times that the cost of an ASV may grow through points, over the whole range."""
 
 
-def samples_of(asvs: int, samples: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ASV embeddings [S, D], slots and counts [B, S], and depths [B], of samples with 90 to 100 percent of S ASVs."""
+def samples_of(asvs: int, samples: int, width: int) -> Samples:
+    """Samples with 90 to 100 percent of S embedded ASVs."""
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(asvs, width, generator=generator)
-    slot = torch.arange(asvs).expand(samples, -1)
+    index = torch.arange(asvs).expand(samples, -1)
     size = torch.linspace(0.9 * asvs, asvs, samples).long() if samples > 1 else torch.tensor([asvs])
-    count = torch.randint(1, 100, (samples, asvs), generator=generator)
-    count = count.masked_fill(torch.arange(asvs) >= size[:, None], 0)
-    return embedding, slot, count, count.sum(1)
+    padding = torch.arange(asvs) >= size[:, None]
+    counts = torch.randint(1, 100, (samples, asvs), generator=generator).masked_fill(padding, 0)
+    return Samples(embedding, index, counts, counts.sum(1), padding)
 
 
 def measure(attention: str, asvs: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -48,13 +48,13 @@ def measure(attention: str, asvs: int, options: argparse.Namespace) -> dict[str,
     torch.manual_seed(0)
     shape = {"embedding_dim": options.width, "attention_layers": options.layers}
     model = SampleEncoder(ModelConfig.model_validate(shape | {"sample_attention": attention}))
-    embedding, *rest = samples_of(asvs, options.samples, options.width)
-    embedding.requires_grad_()
+    samples = samples_of(asvs, options.samples, options.width)
+    samples.asvs.requires_grad_()
 
     def step() -> None:
-        model(embedding, *rest).embedding.square().mean().backward()
+        model(samples).embedding.square().mean().backward()
         model.zero_grad(set_to_none=True)
-        embedding.grad = None
+        samples.asvs.grad = None
 
     keep_freed_memory()
     peak = Peak()

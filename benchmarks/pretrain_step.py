@@ -35,13 +35,14 @@ from torch import Tensor
 from aam.config import MaskConfig, ModelConfig, SamplingConfig
 from aam.data.dataset import FixedBatches
 from aam.data.rarefaction import SampleDraws
+from aam.data.samples import Samples
 from aam.data.sequences import encode_sequences, sequence_keys
 from aam.data.tables import read_tables
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import CHUNK_POSITIONS
 from aam.training.allocator import keep_freed_memory
 from aam.training.losses import nucleotide_loss, pairwise_gradient
-from aam.training.masking import hidden_nucleotides
+from aam.training.masking import mask_nucleotides
 
 GIB = 2**30
 DTYPES = {"none": None, "bf16": torch.bfloat16}
@@ -61,20 +62,16 @@ MEMORY, RATE = 0.25, 0.5
 class Work(NamedTuple):
     """What one step reads."""
 
-    tokens: Tensor
-    """uint8 [rows, L], rows are U or B x S."""
-    slot: Tensor
-    """int64 [B, S]."""
-    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
-    """int64 [B, S]."""
-    depth: Tensor
-    """int64 [B]."""
-    mask: Tensor
-    """bool [rows, L]."""
+    samples: Samples
+    """With masked nucleotides; rows of nucleotides are U or B x S."""
     weight: Tensor
     """[rows], samples that a row stands for."""
     true: Tensor
     """[B, B], distances; any numbers will do for a measurement."""
+
+    def to(self, device: torch.device) -> "Work":
+        """Copy to a device."""
+        return Work(self.samples.to(device), self.weight.to(device), self.true.to(device))
 
 
 def load_batch(folder: Path, batch_size: int) -> tuple[Work, dict[str, int]]:
@@ -84,19 +81,22 @@ def load_batch(folder: Path, batch_size: int) -> tuple[Work, dict[str, int]]:
     keys = torch.from_numpy(sequence_keys(table.sequences))
     samples = np.random.default_rng(0).permutation(table.n_samples)[:batch_size]
     batch = FixedBatches(SampleDraws(table, SamplingConfig(), seed=0), samples, batch_size)[0]
-    hidden = hidden_nucleotides(nucleotides[batch.asv], keys[batch.asv], MaskConfig(), seed=0, step=0)
+    mask = mask_nucleotides(nucleotides[batch.asv], keys[batch.asv], MaskConfig(), seed=0, step=0)
     true = torch.rand(batch_size, batch_size, generator=torch.Generator().manual_seed(0))
-    drawn = (batch.slot, batch.count, batch.depth)
-    rows = {"unique": len(batch.asv), "packed": int((batch.count > 0).sum()), "padded": batch.count.numel()}
-    return Work(nucleotides[batch.asv], *drawn, hidden, batch.occurrence.float(), true), rows
+    samples_of_batch = batch.samples(nucleotides[batch.asv])._replace(masked_nucleotides=mask)
+    rows = {"unique": len(batch.asv), "packed": int((~batch.padding).sum()), "padded": batch.counts.numel()}
+    return Work(samples_of_batch, batch.occurrence.float(), true), rows
 
 
 def padded(work: Work) -> Work:
     """The same batch with a row for every ASV of every sample and for padding."""
-    slot, present = work.slot.flatten(), (work.count > 0).flatten()
-    own = torch.arange(len(slot)).view(work.slot.shape)
-    mask = work.mask[slot] & present[:, None]
-    return Work(work.tokens[slot], own, work.count, work.depth, mask, present.float(), work.true)
+    samples = work.samples
+    assert samples.masked_nucleotides is not None
+    asv, present = samples.asv_index.flatten(), ~samples.padding.flatten()
+    own = torch.arange(len(asv)).view(samples.asv_index.shape)
+    mask = samples.masked_nucleotides[asv] & present[:, None]
+    one_each = samples._replace(asvs=samples.asvs[asv], asv_index=own, masked_nucleotides=mask)
+    return Work(one_each, present.float(), work.true)
 
 
 def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -106,11 +106,11 @@ def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_DATA, (12 * GIB, 12 * GIB))
     work, rows = load_batch(options.data / options.dataset, options.batch_sizes[0])
     shape = {"embedding_dim": options.width, "attention_layers": options.layers}
-    model = SequenceEncoder(ModelConfig(**shape, max_bp=work.tokens.shape[1], **SIDES[side])).to(device)
+    model = SequenceEncoder(ModelConfig(**shape, max_bp=work.samples.asvs.shape[1], **SIDES[side])).to(device)
     if side == "padded":
         work = padded(work)
         model.sample_encoder.transformer.pads = True
-    work = Work(*(part.to(device) for part in work))
+    work = work.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     keep_freed_memory()
     before = peak_memory(device)
@@ -147,9 +147,10 @@ def peak_memory(device: torch.device) -> int:
 
 def step(model: SequenceEncoder, optimizer: torch.optim.Optimizer, work: Work) -> list[float]:
     """One step of the optimizer; returns its losses, predicted distances and sample embeddings."""
-    output = model(work.tokens, work.slot, work.count, work.depth, work.mask)
-    weight = work.weight.repeat_interleave(work.mask.sum(dim=1))
-    nucleotide = nucleotide_loss(output.nucleotide_logits, work.tokens[work.mask].long(), weight, weight.sum())
+    output, mask = model(work.samples), work.samples.masked_nucleotides
+    assert mask is not None
+    weight = work.weight.repeat_interleave(mask.sum(dim=1))
+    nucleotide = nucleotide_loss(output.nucleotide_logits, work.samples.asvs[mask].long(), weight, weight.sum())
     z = output.z.detach()
     unifrac, pull = pairwise_gradient(z, z, 0, model.distance, lambda rows, columns: work.true[rows, columns])
     optimizer.zero_grad()

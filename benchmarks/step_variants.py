@@ -59,7 +59,7 @@ def embed(run: Run, step: StepBatch) -> None:
     assert isinstance(model, SequenceEncoder)
     with run.material.compute.autocast():
         asvs = model.embed_asvs(run.material.nucleotides[batch.asv])
-        model.embed_samples(asvs, batch.slot, batch.count, batch.depth)
+        model.sample_encoder(batch.samples(asvs))
 
 
 def prepare(options: argparse.Namespace, width: int, **more: object) -> Run:

@@ -25,11 +25,12 @@ from torch.nn import functional
 from aam.config import MaskConfig, ModelConfig, UnifracConfig, UnifracMetric
 from aam.data.distance_matrix import DistanceMatrix
 from aam.data.phylogeny import parse_newick
+from aam.data.samples import Samples
 from aam.data.sequences import A, T
 from aam.data.unifrac import StudyTree, cross_distances, distances
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.losses import pairwise_gradient
-from aam.training.masking import hidden_nucleotides
+from aam.training.masking import mask_nucleotides
 
 BATCH, IN_A_SAMPLE, POOL = 32, 150, 2300
 PROJECTED = 300_000
@@ -105,17 +106,18 @@ def time_unifrac(case: Case) -> float | None:
 
 def time_step(case: Case, rng: np.random.Generator) -> float:
     """Seconds of a pretraining step, the distances given: width 64, two layers a level, 150 nucleotides."""
-    columns, slot = np.unique(case.counts.indices, return_inverse=True)
+    columns, index = np.unique(case.counts.indices, return_inverse=True)
     tokens = torch.from_numpy(rng.integers(A, T + 1, (len(columns), 150), dtype=np.uint8))
-    mask = hidden_nucleotides(tokens, torch.arange(len(columns)), MaskConfig(), seed=0, step=0)
-    slots = torch.from_numpy(slot.reshape(BATCH, IN_A_SAMPLE))
-    count = torch.from_numpy(case.counts.data.reshape(BATCH, IN_A_SAMPLE))
+    mask = mask_nucleotides(tokens, torch.arange(len(columns)), MaskConfig(), seed=0, step=0)
+    asv_index = torch.from_numpy(index.reshape(BATCH, IN_A_SAMPLE))
+    counts = torch.from_numpy(case.counts.data.reshape(BATCH, IN_A_SAMPLE))
     true = distances(case.tree, case.counts, UnifracConfig())
     model = SequenceEncoder(ModelConfig(embedding_dim=64, attention_layers=2, max_bp=150))
     optimizer = torch.optim.AdamW(model.parameters())
+    samples = Samples(tokens, asv_index, counts, counts.sum(dim=1), torch.zeros_like(counts).bool(), mask)
 
     def step() -> None:
-        output = model(tokens, slots, count, count.sum(dim=1), mask)
+        output = model(samples)
         z = output.z.detach()
         _, pull = pairwise_gradient(z, z, 0, model.distance, lambda rows, columns: true[rows, columns])
         loss = (output.z * pull).sum() + functional.cross_entropy(output.nucleotide_logits, tokens[mask].long())

@@ -128,4 +128,4 @@ def predict_masked(encoder: AsvEncoder, tokens: Tensor, mask: Tensor) -> Tensor:
 def in_patches(values: Tensor, patch: int, fill: int) -> Tensor:
     """Cut rows into patches: [U, L] -> [U, P, p]."""
     whole = functional.pad(values, (0, -values.shape[1] % patch), value=fill)
-    return whole.unflatten(1, (-1, patch))
+    return torch.unflatten(whole, 1, (-1, patch))
