@@ -248,8 +248,8 @@ def test_held_out_samples_are_drawn_as_without_augmentation(study):
     one, other = (FixedBatches(draws, np.arange(12), 5) for draws in (study_draws(study), plain))
     assert (one.drawn != other.drawn).nnz == 0
     for here, there in zip(one, other, strict=True):
-        assert torch.equal(here.count, there.count)
-        assert torch.equal(here.asv[here.slot], there.asv[there.slot])
+        assert torch.equal(here.counts, there.counts)
+        assert torch.equal(here.asv[here.asv_index], there.asv[there.asv_index])
 
 
 def test_workers_vary_samples_alike(study):
@@ -258,7 +258,7 @@ def test_workers_vary_samples_alike(study):
     here, there = (list(DataLoader(dataset, sampler=plans, batch_size=None, num_workers=n)) for n in (0, 2))
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one.distance, other.distance)
-        assert torch.equal(one.micro[0].count, other.micro[0].count)
+        assert torch.equal(one.micro[0].counts, other.micro[0].counts)
         assert torch.equal(one.micro[0].asv, other.micro[0].asv)
 
 

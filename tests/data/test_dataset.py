@@ -14,7 +14,6 @@ from aam.data.dataset import (
     AddressedSampler,
     DistanceSource,
     FixedBatches,
-    SampleBatch,
     StepBatch,
     StepDataset,
     StepPlan,
@@ -22,6 +21,7 @@ from aam.data.dataset import (
 )
 from aam.data.distance_matrix import DistanceMatrix
 from aam.data.rarefaction import FIXED, SampleDraws
+from aam.data.samples import SampleBatch
 from aam.data.study import Study, load_study
 
 SAMPLES = np.arange(3, 40)
@@ -87,11 +87,11 @@ def dataset_of(study: Study) -> StepDataset:
 
 
 def rebuilt(batch: SampleBatch, asvs: int) -> np.ndarray:
-    """Counts of the samples of a batch, from its slots: [B, ASVs of the table]."""
+    """Counts of the samples of a batch, from its tensors: [B, ASVs of the table]."""
     counts = np.zeros((len(batch.sample), asvs), dtype=np.int64)
     for row in range(len(batch.sample)):
-        for slot, count in zip(batch.slot[row].tolist(), batch.count[row].tolist(), strict=True):
-            counts[row, batch.asv[slot]] += count
+        for index, count in zip(batch.asv_index[row].tolist(), batch.counts[row].tolist(), strict=True):
+            counts[row, batch.asv[index]] += count
     return counts
 
 
@@ -110,8 +110,9 @@ def test_collate_keeps_every_count_and_each_asv_once(study, options):
     assert batch.sample.tolist() == samples.tolist()
     assert batch.asv.tolist() == np.flatnonzero(expected.sum(axis=0)).tolist()
     assert batch.occurrence.tolist() == np.count_nonzero(expected, axis=0)[batch.asv].tolist()
-    assert batch.slot.shape == batch.count.shape == (4, np.count_nonzero(expected, axis=1).max())
-    assert not batch.slot[batch.count == 0].any()
+    assert batch.asv_index.shape == batch.counts.shape == (4, np.count_nonzero(expected, axis=1).max())
+    assert torch.equal(batch.padding, batch.counts == 0)
+    assert not batch.asv_index[batch.padding].any()
     assert batch.depth.tolist() == draws.rows(samples, 2).sum(axis=1).tolist()
 
 
@@ -135,7 +136,7 @@ def test_workers_make_the_same_steps_as_the_main_process(study):
         list(DataLoader(dataset_of(study), sampler=plans, batch_size=None, num_workers=workers)) for workers in (0, 2)
     )
     assert len(here) == len(plans) == 8
-    assert len(tensors(here[0])) == 2 * 6 + 2
+    assert len(tensors(here[0])) == 2 * 7 + 2
     assert all(equal(one, other) for one, other in zip(here, there, strict=True))
     assert not equal(here[0], here[1])
 
@@ -199,7 +200,7 @@ def test_the_steps_of_ranks_are_the_whole_step(study, ranks, sizes):
         assert step.distance.shape == (len(own), len(place))
         assert torch.allclose(step.distance, whole.distance[mine][:, order], rtol=0, atol=1e-12)
         assert torch.allclose(step.faith_pd, whole.faith_pd[mine], rtol=0, atol=1e-12)
-        drawn = [rebuilt(batch, study.table.n_asvs) for batch in step.micro if not batch.ghost]
+        drawn = [rebuilt(batch, study.table.n_asvs) for batch in step.micro if not batch.is_padding]
         counts = np.concatenate([counts, *drawn])
         seen += own
     assert seen == steps[0].samples.tolist()
@@ -208,21 +209,21 @@ def test_the_steps_of_ranks_are_the_whole_step(study, ranks, sizes):
     assert np.array_equal(counts, of_one[[place[sample] for sample in seen]])
 
 
-def test_a_ghost_counts_for_nothing(study):
+def test_a_padding_batch_counts_for_nothing(study):
     """It stands in where a rank has no sample of a batch, and is one of the step, so that its address is known."""
     plan = plan_of(5, 2)
     steps = steps_of_ranks(study, 4, plan)
-    ghosts = [[batch.ghost for batch in step.micro] for step in steps]
-    assert ghosts == [[False, False], [False, False], [False, True], [False, True]]
+    padding = [[batch.is_padding for batch in step.micro] for step in steps]
+    assert padding == [[False, False], [False, False], [False, True], [False, True]]
     for step in steps:
         for batch in step.micro:
-            assert len(batch.sample[batch.real]) == (0 if batch.ghost else len(batch.sample))
-            assert bool(batch.occurrence.any()) != batch.ghost
+            assert len(batch.sample[batch.real]) == (0 if batch.is_padding else len(batch.sample))
+            assert bool(batch.occurrence.any()) != batch.is_padding
             assert len(batch.sample) > 0
             assert set(batch.sample.tolist()) <= set(plan.samples.tolist())
     assert [step.sizes for step in steps] == [(3, 2, 1, 1)] * 4
     moved = steps[3].to(torch.device("cpu"))
-    assert [batch.ghost for batch in moved.micro] == [False, True]
+    assert [batch.is_padding for batch in moved.micro] == [False, True]
 
 
 @pytest.mark.parametrize("rank", [1, 2])
@@ -232,7 +233,7 @@ def test_a_rank_without_any_sample_has_a_step_too(study, rank):
     assert step.start == 1
     assert step.distance.shape == (0, 1)
     assert step.faith_pd.shape == (0,)
-    assert [batch.ghost for batch in step.micro] == [True]
+    assert [batch.is_padding for batch in step.micro] == [True]
 
 
 @pytest.mark.parametrize("limit", [6, 7])

@@ -1,22 +1,21 @@
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import replicate
 
 from aam.config import CategoricalFusion, CategoryConfig, ModelConfig, TargetConfig
+from aam.data.samples import Samples
 from aam.errors import InputError
-from aam.models.heads import TargetSpec
+from aam.models.heads import AbundanceHead, FaithPdHead, TargetSpec, TaxonomyHead
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
+from aam.models.sequence_predictor import SequencePredictor
 from aam.models.transformer import compile_blocks
 from aam.models.types import CategorySpec, EncoderOutput, PredictorOutput
 from aam.training import data_parallel as module
@@ -26,7 +25,6 @@ from aam.training.data_parallel import (
     check_data_parallel,
     gather_encoder,
     in_precision_of_caller,
-    scatter_batch,
 )
 from aam.training.hardware import Build
 
@@ -35,39 +33,45 @@ GPU = torch.device("cuda", 0)
 CLOSE = 1e-12
 
 
-class Batch(NamedTuple):
-    tokens: Tensor
-    slot: Tensor
-    count: Tensor
-    depth: Tensor
-    mask: Tensor
-    hidden_count: Tensor
-
-
-def draw_batch(seed: int, samples: int = 7, unique: int = 12, longest: int = 14) -> Batch:
-    """Samples that share ASVs, each ASV in one at least; shorter samples and ASVs are padded."""
+def draw_samples(seed: int, samples: int = 7, unique: int = 12, longest: int = 14) -> Samples:
+    """Samples that share ASVs, each ASV in one at least; shorter samples and ASVs are padded, some of both masked."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(1, 6, (unique, longest), generator=generator, dtype=torch.uint8)
+    asvs = torch.randint(1, 6, (unique, longest), generator=generator, dtype=torch.uint8)
     length = torch.randint(5, longest + 1, (unique, 1), generator=generator)
-    tokens = tokens.masked_fill(torch.arange(longest) >= length, 0)
+    asvs = asvs.masked_fill(torch.arange(longest) >= length, 0)
     held = torch.rand(samples, unique, generator=generator) < 0.3
     held[torch.randint(samples, (unique,), generator=generator), torch.arange(unique)] = True
     held[torch.arange(samples), torch.randint(unique, (samples,), generator=generator)] = True
     size = held.sum(1)
-    slot = held.to(torch.int8).argsort(dim=1, descending=True)[:, : int(size.max())]
-    absent = torch.arange(slot.shape[1]) >= size[:, None]
-    count = torch.randint(1, 500, slot.shape, generator=generator).masked_fill(absent, 0)
-    mask = (torch.rand(tokens.shape, generator=generator) < 0.3) & (tokens != 0)
-    mask[::3] = False
-    hidden = (torch.rand(slot.shape, generator=generator) < 0.3) & ~absent
-    return Batch(tokens, slot, count, count.sum(1) + 9, mask, hidden)
+    index = held.to(torch.int8).argsort(dim=1, descending=True)[:, : int(size.max())]
+    padding = torch.arange(index.shape[1]) >= size[:, None]
+    counts = torch.randint(1, 500, index.shape, generator=generator).masked_fill(padding, 0)
+    masked = (torch.rand(asvs.shape, generator=generator) < 0.3) & (asvs != 0)
+    masked[::3] = False
+    abundances = (torch.rand(index.shape, generator=generator) < 0.3) & ~padding
+    return Samples(asvs, index, counts, counts.sum(1) + 9, padding, masked, abundances)
+
+
+def draw_pretraining(seed: int) -> Samples:
+    """Samples whose abundances are all seen."""
+    return draw_samples(seed)._replace(masked_abundances=None)
+
+
+def draw_training(seed: int) -> Samples:
+    """Samples without masked nucleotides."""
+    return draw_samples(seed)._replace(masked_nucleotides=None)
 
 
 def build_encoder(**options: object) -> SequenceEncoder:
     torch.manual_seed(0)
     shape = {"embedding_dim": 16, "attention_heads": 2, "attention_layers": 2, "max_bp": 14, "nucleotide_patch": 4}
     config = ModelConfig.model_validate(shape | {"asv_chunk_size": 5} | options)
-    return SequenceEncoder(config, faith_pd=True, taxonomy={"phylum": 3, "class": 5}).double()
+    heads = {
+        "faith_pd": FaithPdHead(16),
+        "taxonomy": TaxonomyHead(16, {"phylum": 3, "class": 5}),
+        "abundance": AbundanceHead(16),
+    }
+    return SequenceEncoder(config, heads=heads).double()
 
 
 TARGET = TargetConfig(metadata_column="x", count_weight=1.0)
@@ -101,22 +105,27 @@ def random_like(x: Tensor) -> Tensor:
     return torch.rand(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x.device)
 
 
-def pretraining_loss(model: SequenceEncoder, output: EncoderOutput, batch: Batch) -> Tensor:
+def pretraining_loss(model: SequenceEncoder, output: EncoderOutput, samples: Samples) -> Tensor:
     """Every output counts, z in all pairs."""
     distance = model.distance(output.z, output.z)
     loss = (distance - random_like(distance)).triu(1).square().sum()
-    loss = loss + (output.faith_pd - random_like(output.faith_pd)).square().mean()
     loss = loss + (output.asv_embedding * random_like(output.asv_embedding)).mean()
-    loss = loss + (output.taxonomy_logits - random_like(output.taxonomy_logits)).square().mean()
+    for predicted in present(output, samples).heads.values():
+        loss = loss + (predicted - random_like(predicted)).square().mean()
     if output.nucleotide_logits is None:
         return loss
-    wrong = functional.cross_entropy(output.nucleotide_logits, batch.tokens[batch.mask].long(), reduction="none")
+    true = samples.asvs[samples.masked_nucleotides].long()
+    wrong = functional.cross_entropy(output.nucleotide_logits, true, reduction="none")
     return loss + (wrong * random_like(wrong)).sum() / 10
 
 
 def assert_same(actual: NamedTuple, expected: NamedTuple, tolerance: float = CLOSE) -> None:
     assert type(actual) is type(expected)
-    for name, one, other in zip(expected._fields, actual, expected, strict=True):
+    parts = actual._asdict(), expected._asdict()
+    flat, wanted = (part | part.pop("heads", {}) for part in parts)
+    assert flat.keys() == wanted.keys()
+    for name, other in wanted.items():
+        one = flat[name]
         assert (one is None) == (other is None), name
         if other is not None:
             torch.testing.assert_close(
@@ -124,137 +133,112 @@ def assert_same(actual: NamedTuple, expected: NamedTuple, tolerance: float = CLO
             )
 
 
-def present(output: PredictorOutput, batch: Batch) -> PredictorOutput:
+Returned = TypeVar("Returned", EncoderOutput, PredictorOutput)
+
+
+def present(output: Returned, samples: Samples) -> Returned:
     """Without the abundances of padding, which mean nothing."""
-    return output if output.counts is None else output._replace(counts=output.counts * (batch.count > 0))
-
-
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10_000), samples=st.integers(1, 8), parts=st.integers(1, 5), unique=st.integers(1, 12))
-def test_scatter_cuts_by_samples_and_hides_each_nucleotide_once(seed: int, samples: int, parts: int, unique: int):
-    batch = draw_batch(seed, samples, unique)
-    categories = draw_categories(seed, samples)
-    scattered = scatter_batch(*batch, categories, parts=parts)
-    assert len(scattered) == min(samples, parts)
-    assert torch.cat([sub.index[sub.owned] for sub in scattered]).sort().values.tolist() == list(range(unique))
-    times_hidden = torch.zeros_like(batch.mask, dtype=torch.int64)
-    start = 0
-    for sub in scattered:
-        rows = slice(start, start + len(sub.slot))
-        start = rows.stop
-        here = batch.count[rows] > 0
-        assert torch.equal(sub.asvs, batch.tokens[sub.index])
-        assert torch.equal(sub.index, batch.slot[rows][here].unique())
-        assert torch.equal(sub.index[sub.slot][here], batch.slot[rows][here])
-        assert torch.equal(sub.count, batch.count[rows])
-        assert torch.equal(sub.depth, batch.depth[rows])
-        assert torch.equal(sub.by_sample[0], batch.hidden_count[rows])
-        assert torch.equal(sub.by_sample[1], categories[rows])
-        times_hidden[sub.index] += sub.mask
-    assert start == samples
-    assert torch.equal(times_hidden, batch.mask.long())
-
-
-def test_sub_batches_share_asvs():
-    """Else the tests of gradients would say nothing about ASVs that several devices hold."""
-    scattered = scatter_batch(*draw_batch(0), parts=3)
-    assert sum(int((~sub.owned).sum()) for sub in scattered) >= 6
+    if isinstance(output, EncoderOutput):
+        heads = output.heads | {"abundance": output.heads["abundance"] * ~samples.padding}
+        return output._replace(heads=heads)
+    return output if output.abundances is None else output._replace(abundances=output.abundances * ~samples.padding)
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
-def test_gathering_what_was_scattered_gives_the_batch(value: float):
+def test_joining_what_was_cut_gives_the_batch(value: float):
     """Outputs that name their ASV and position, by a value unique to each."""
-    batch = draw_batch(3)
-    name = torch.arange(batch.tokens.numel()).view(batch.tokens.shape) + value
-    scattered = scatter_batch(name, *batch[1:], parts=3)
+    samples = draw_samples(3)
+    name = torch.arange(samples.asvs.numel()).view(samples.asvs.shape) + value
+    parts = samples._replace(asvs=name).split(3)
     outputs = [
-        EncoderOutput(s.depth[:, None], s.depth[:, None], s.asvs[s.mask][:, None], s.asvs, None, s.asvs[:, :2])
-        for s in scattered
+        EncoderOutput(
+            cut.depth[:, None],
+            cut.depth[:, None],
+            cut.asvs[cut.masked_nucleotides][:, None],
+            cut.asvs,
+            {"of_asvs": cut.asvs[:, :2], "of_samples": cut.depth, "in_samples": cut.counts},
+        )
+        for cut, _, _ in parts
     ]
-    whole = gather_encoder(outputs, scattered, CPU)
-    assert torch.equal(whole.nucleotide_logits, name[batch.mask][:, None])
+    reads = {"of_asvs": "asvs", "of_samples": "samples", "in_samples": "contexts"}
+    whole = gather_encoder(outputs, parts, reads, CPU)
+    assert torch.equal(whole.nucleotide_logits, name[samples.masked_nucleotides][:, None])
     assert torch.equal(whole.asv_embedding, name)
-    assert torch.equal(whole.z, batch.depth[:, None])
-    assert whole.faith_pd is None
-    assert torch.equal(whole.taxonomy_logits, name[:, :2])
-
-
-def test_an_asv_of_no_sample_is_refused():
-    batch = draw_batch(0)
-    with pytest.raises(ValueError, match="in none of its samples"):
-        scatter_batch(torch.cat([batch.tokens, batch.tokens[:1]]), *batch[1:4], parts=2)
+    assert torch.equal(whole.z, samples.depth[:, None])
+    assert torch.equal(whole.heads["of_asvs"], name[:, :2])
+    assert torch.equal(whole.heads["of_samples"], samples.depth)
+    assert torch.equal(whole.heads["in_samples"], samples.counts)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 9])
-@pytest.mark.parametrize("hide", ["some", "none", "without"])
+@pytest.mark.parametrize("mask", ["some", "none", "without"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_encoder_in_parts_is_the_encoder(devices: int, hide: str, checkpointing: bool):
-    batch = draw_batch(1)
-    batch = batch._replace(mask=batch.mask & (hide == "some"))
-    mask = None if hide == "without" else batch.mask
+def test_the_encoder_in_parts_is_the_encoder(devices: int, mask: str, checkpointing: bool):
+    samples = draw_pretraining(1)
+    masked = None if mask == "without" else samples.masked_nucleotides & (mask == "some")
+    samples = samples._replace(masked_nucleotides=masked)
     model = build_encoder(gradient_checkpointing=checkpointing)
     results = []
     for call in (model, SampleParallel(model, [CPU] * devices)):
-        output = call(*batch[:4], mask)
-        pretraining_loss(model, output, batch).backward()
-        results.append((output, gradient(model)))
+        output = call(samples)
+        pretraining_loss(model, output, samples).backward()
+        results.append((present(output, samples), gradient(model)))
     (expected, whole), (actual, parts) = results
     assert_same(actual, expected)
     assert whole.norm() > 1e-3
     assert (parts - whole).norm() <= CLOSE * whole.norm()
 
 
-@pytest.mark.parametrize("embedded", [False, True])
-@pytest.mark.parametrize("hide", [False, True])
+def embedded(model: SequencePredictor, samples: Samples) -> Samples:
+    """The samples as a model with a frozen encoder is given them; freezes it."""
+    asvs = model.embed_asvs(samples.asvs).detach()
+    model.freeze()
+    return samples._replace(asvs=asvs)
+
+
+@pytest.mark.parametrize("embed", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("devices", [2, 3])
-def test_the_predictor_in_parts_is_the_predictor(embedded: bool, hide: bool, devices: int):
-    batch = draw_batch(2)
-    model = build_predictor()
-    asvs = model.encoder.embed_asvs(batch.tokens).detach() if embedded else batch.tokens
-    if embedded:
-        model.freeze()
-    whole_model = EmbeddedPredictor(model) if embedded else model
-    hidden = batch.hidden_count if hide else None
+def test_the_predictor_in_parts_is_the_predictor(embed: bool, mask: bool, devices: int):
+    samples, model = draw_training(2), build_predictor()
+    samples = samples if mask else samples._replace(masked_abundances=None)
+    samples = embedded(model, samples) if embed else samples
     results = []
-    for call in (whole_model, SampleParallel(whole_model, [CPU] * devices)):
-        output = present(call(asvs, *batch[1:4], hidden), batch)
+    for call in (model, SampleParallel(model, [CPU] * devices)):
+        output = present(call(samples), samples)
         parts = [part for part in output if part is not None and part.requires_grad]
         torch.stack([(part * random_like(part)).sum() for part in parts]).sum().backward()
         results.append((output, gradient(model)))
-    (expected, whole), (actual, scattered) = results
+    (expected, whole), (actual, cut) = results
     assert_same(actual, expected)
     assert whole.norm() > 1e-3
-    assert (scattered - whole).norm() <= CLOSE * whole.norm()
+    assert (cut - whole).norm() <= CLOSE * whole.norm()
 
 
-@pytest.mark.parametrize("embedded", [False, True])
+@pytest.mark.parametrize("embed", [False, True])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_categories_in_parts_are_the_categories(fusion: str, embedded: bool):
-    batch, categories = draw_batch(2), draw_categories(2, 7)
+def test_categories_in_parts_are_the_categories(fusion: str, embed: bool):
     model = build_predictor(fusion)
-    asvs = model.encoder.embed_asvs(batch.tokens).detach() if embedded else batch.tokens
-    if embedded:
-        model.freeze()
-    whole_model = EmbeddedPredictor(model) if embedded else model
+    samples = draw_training(2)._replace(categories=draw_categories(2, 7))
+    samples = embedded(model, samples) if embed else samples
     results = []
-    for call in (whole_model, SampleParallel(whole_model, [CPU] * 3)):
-        output = present(call(asvs, *batch[1:4], batch.hidden_count, categories), batch)
-        (output.prediction.square().sum() + output.counts.square().sum()).backward()
+    for call in (model, SampleParallel(model, [CPU] * 3)):
+        output = present(call(samples), samples)
+        (output.prediction.square().sum() + output.abundances.square().sum()).backward()
         results.append((output, gradient(model)))
-    (expected, whole), (actual, scattered) = results
+    (expected, whole), (actual, cut) = results
     assert_same(actual, expected)
-    assert (scattered - whole).norm() <= CLOSE * whole.norm()
-    others = whole_model(asvs, *batch[1:4], None, categories.flip(0)).prediction
+    assert (cut - whole).norm() <= CLOSE * whole.norm()
+    others = model(samples._replace(categories=samples.categories.flip(0))).prediction
     assert not torch.allclose(others, expected.prediction), "categories matter"
 
 
-def test_hidden_abundances_reach_the_encoder():
-    batch = draw_batch(1)
-    model = build_encoder()
+def test_masked_abundances_reach_the_encoder():
+    samples, model = draw_samples(1), build_encoder()
     call = SampleParallel(model, [CPU] * 2)
-    output = call(*batch)
-    assert_same(output, model(*batch))
-    assert not torch.allclose(output.z, call(*batch[:5]).z)
+    output = call(samples)
+    assert_same(present(output, samples), present(model(samples), samples))
+    assert not torch.allclose(output.z, call(samples._replace(masked_abundances=None)).z)
 
 
 def cpu_replicas(model: nn.Module, devices: Sequence[torch.device]) -> list[nn.Module]:
@@ -298,13 +282,13 @@ def several_devices(monkeypatch) -> list[torch.device]:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_replicas_give_outputs_and_gradients_of_the_model(several_devices, checkpointing: bool):
     """Replicas have no parameters but plain tensors: a model that looks for its parameters would fail here."""
-    batch = draw_batch(1)
+    samples = draw_pretraining(1)
     model = build_encoder(gradient_checkpointing=checkpointing)
     results = []
     for call in (model, SampleParallel(model, several_devices)):
-        output = call(*batch[:5])
-        pretraining_loss(model, output, batch).backward()
-        results.append((output, gradient(model)))
+        output = call(samples)
+        pretraining_loss(model, output, samples).backward()
+        results.append((present(output, samples), gradient(model)))
     (expected, whole), (actual, parts) = results
     assert_same(actual, expected)
     assert (parts - whole).norm() <= CLOSE * whole.norm()
@@ -319,33 +303,29 @@ def test_compiled_blocks_work_in_replicas(several_devices):
     compile_blocks(compiled)
     call = SampleParallel(compiled, several_devices)
     for seed in range(3):
-        batch = draw_batch(seed)
+        samples = draw_pretraining(seed)
         results = []
         for model, run in ((plain, plain), (compiled, call)):
-            output = run(*batch[:5])
-            pretraining_loss(model, output, batch).backward()
-            results.append((output, gradient(model)))
+            output = run(samples)
+            pretraining_loss(model, output, samples).backward()
+            results.append((present(output, samples), gradient(model)))
         assert_same(results[1][0], results[0][0])
         assert (results[1][1] - results[0][1]).norm() <= CLOSE * results[0][1].norm()
 
 
 def test_replicas_make_no_graph_where_none_is_wanted(several_devices):
-    batch = draw_batch(1)
     with torch.no_grad():
-        output = SampleParallel(build_encoder(), several_devices)(*batch[:5])
+        output = SampleParallel(build_encoder(), several_devices)(draw_pretraining(1))
     assert not output.z.requires_grad
 
 
 def test_replicas_of_a_predictor_with_a_frozen_encoder(several_devices):
-    batch = draw_batch(2)
     model = build_predictor()
-    model.freeze()
-    whole_model = EmbeddedPredictor(model)
-    asvs = model.encoder.embed_asvs(batch.tokens)
+    samples = embedded(model, draw_training(2))
     results = []
-    for call in (whole_model, SampleParallel(whole_model, several_devices)):
-        output = present(call(asvs, *batch[1:4], batch.hidden_count), batch)
-        (output.prediction.square().sum() + output.counts.square().sum()).backward()
+    for call in (model, SampleParallel(model, several_devices)):
+        output = present(call(samples), samples)
+        (output.prediction.square().sum() + output.abundances.square().sum()).backward()
         results.append((output, gradient(model)))
     assert_same(results[1][0], results[0][0])
     assert (results[1][1] - results[0][1]).norm() <= CLOSE * results[0][1].norm()
@@ -353,11 +333,13 @@ def test_replicas_of_a_predictor_with_a_frozen_encoder(several_devices):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_replicas_read_categories(several_devices, fusion: str):
-    batch, categories = draw_batch(2), draw_categories(2, 7)
+    samples = draw_samples(2)._replace(
+        masked_nucleotides=None, masked_abundances=None, categories=draw_categories(2, 7)
+    )
     model = build_predictor(fusion)
     results = []
     for call in (model, SampleParallel(model, several_devices)):
-        output = call(*batch[:4], None, categories)
+        output = call(samples)
         output.prediction.square().sum().backward()
         results.append((output, gradient(model)))
     assert_same(results[1][0], results[0][0])
@@ -366,11 +348,10 @@ def test_replicas_read_categories(several_devices, fusion: str):
 
 def test_replicas_compute_in_the_precision_of_the_caller(several_devices):
     """Autocast is a thread's own: without handing it on, threads compute in float32 or in another half type."""
-    batch = draw_batch(1)
-    model = build_encoder().float()
+    samples, model = draw_pretraining(1), build_encoder().float()
     with torch.autocast("cpu", torch.bfloat16):
-        output = SampleParallel(model, several_devices)(*batch[:5])
-        assert output.nucleotide_logits.dtype == model(*batch[:5]).nucleotide_logits.dtype == torch.bfloat16
+        output = SampleParallel(model, several_devices)(samples)
+        assert output.nucleotide_logits.dtype == model(samples).nucleotide_logits.dtype == torch.bfloat16
 
 
 def test_the_type_of_autocast_is_handed_to_a_thread():
@@ -417,31 +398,25 @@ def test_one_gpu_has_no_replicas_to_disagree():
 several_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
-def on_gpus(batch: Batch) -> Batch:
-    return Batch(*(part.to(GPU) for part in batch))
-
-
 @several_gpus
 def test_gpus_give_outputs_and_gradients_of_one():
-    batch = on_gpus(draw_batch(1))
-    model = build_encoder().to(GPU)
+    samples, model = draw_pretraining(1).to(GPU), build_encoder().to(GPU)
     results = []
     for call in (model, SampleParallel(model, check_data_parallel(1, GPU))):
-        output = call(*batch[:5])
-        pretraining_loss(model, output, batch).backward()
-        results.append((output, gradient(model)))
+        output = call(samples)
+        pretraining_loss(model, output, samples).backward()
+        results.append((present(output, samples), gradient(model)))
     assert_same(results[1][0], results[0][0], 1e-10)
     assert (results[1][1] - results[0][1]).norm() <= 1e-10 * results[0][1].norm()
 
 
 @several_gpus
 def test_dropout_of_every_gpu_is_seeded_by_the_first():
-    batch = on_gpus(draw_batch(1))
-    model = build_encoder(nucleotide_dropout=0.3, sample_dropout=0.3).to(GPU)
+    samples, model = draw_pretraining(1).to(GPU), build_encoder(nucleotide_dropout=0.3, sample_dropout=0.3).to(GPU)
     call = SampleParallel(model, check_data_parallel(1, GPU))
     drawn = []
     for seed in (1, 1, 2):
         with seeded(seed, GPU):
-            drawn.append(call(*batch[:5]).z)
+            drawn.append(call(samples).z)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0][-1], drawn[2][-1])

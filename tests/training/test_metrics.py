@@ -15,7 +15,6 @@ from aam.training.metrics import (
     PairedMoments,
     QuantileMetrics,
     RegressionMetrics,
-    higher_is_better,
 )
 
 
@@ -190,23 +189,28 @@ def test_a_certain_error_costs_a_finite_log_loss() -> None:
     assert 30 < log_loss < 40
 
 
-def test_which_metrics_should_rise() -> None:
-    assert higher_is_better("val/r2")
-    assert higher_is_better("val/unifrac_pearson")
-    assert not higher_is_better("val/loss")
-    assert not higher_is_better("val/mae")
-    assert higher_is_better("val/taxonomy_accuracy_genus")
-    assert higher_is_better("val/taxonomy_new_accuracy_class")
-    assert not higher_is_better("val/taxonomy_loss_genus")
-    assert not higher_is_better("val/taxonomy_loss")
+@pytest.mark.parametrize("kind", [DistanceMetrics, RegressionMetrics])
+def test_every_metric_of_numbers_has_a_direction(kind) -> None:
+    metrics = kind()
+    metrics.update(torch.tensor([0.1, 0.5, 0.4]), torch.tensor([0.2, 0.4, 0.6]))
+    assert set(metrics.compute()) == set(kind.better)
+    rising = {name for name, rises in kind.better.items() if rises}
+    assert rising == {"r2", "pearson"}
+    assert kind.better["mae"] is False
 
 
-@pytest.mark.parametrize("target", ["ph", "r2", "a/b", "new_mae"])
-def test_the_direction_of_a_metric_is_that_of_every_target(target: str) -> None:
-    for metric in ("r2", "pearson"):
-        assert higher_is_better(f"val/{metric}_{target}")
-    for metric in ("mae", "rmse", "pinball"):
-        assert not higher_is_better(f"val/{metric}_{target}")
+def test_every_metric_of_classes_has_a_direction() -> None:
+    metrics = ClassificationMetrics(2)
+    metrics.update(torch.tensor([[0.3, 0.7], [0.6, 0.4]]), torch.tensor([1, 0]))
+    assert set(metrics.compute()) == set(ClassificationMetrics.better)
+    assert {name for name, rises in ClassificationMetrics.better.items() if not rises} == {"log_loss"}
+
+
+def test_every_metric_of_quantiles_has_a_direction() -> None:
+    metrics = QuantileMetrics((0.1, 0.9))
+    metrics.update(torch.tensor([[1.0, 2.0]]), torch.tensor([1.5]))
+    assert set(metrics.compute()) == set(QuantileMetrics.better)
+    assert QuantileMetrics.better == {"pinball": False, "coverage": None}
 
 
 def test_quantile_metrics_match_plain_loops() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aam.data.sequences import PAD, A, C, G, N, T
-from aam.training.noise import misread
+from aam.training.noise import substitute
 
 
 def tokens_of(asvs: int, length: int = 60) -> torch.Tensor:
@@ -18,9 +18,9 @@ def keys_of(asvs: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rate", [0.002, 0.1, 0.9])
-def test_every_nucleotide_is_misread_as_often_as_asked_and_as_any_other(rate):
+def test_every_nucleotide_is_substituted_as_often_as_asked_and_as_any_other(rate):
     tokens = tokens_of(6000)
-    read = misread(tokens, keys_of(6000), rate, 1, 0)
+    read = substitute(tokens, keys_of(6000), rate, 1, 0)
     assert read.dtype == torch.uint8
     for base in (A, C, G, T, N):
         own = read[tokens == base]
@@ -38,21 +38,21 @@ def test_padding_stays_and_changes_nothing_before_it(rate, step, padded):
     tokens, keys = tokens_of(20, 20), keys_of(20)
     short = tokens.clone()
     short[:, 20 - padded :] = PAD
-    whole, read = (misread(each, keys, rate, 1, step) for each in (tokens, short))
+    whole, read = (substitute(each, keys, rate, 1, step) for each in (tokens, short))
     assert (read[:, 20 - padded :] == PAD).all()
     assert torch.equal(read[:, : 20 - padded], whole[:, : 20 - padded])
     assert ((whole >= A) & (whole <= N)).all()
 
 
 def test_without_noise_the_nucleotides_are_read_as_they_are():
-    assert torch.equal(misread(tokens_of(9), keys_of(9), 0.0, 1, 0), tokens_of(9))
+    assert torch.equal(substitute(tokens_of(9), keys_of(9), 0.0, 1, 0), tokens_of(9))
 
 
-def test_what_is_misread_is_a_function_of_seed_step_and_asv():
+def test_what_is_substituted_is_a_function_of_seed_step_and_asv():
     tokens, keys = tokens_of(60), keys_of(60)
-    read = misread(tokens, keys, 0.2, 1, 0)
+    read = substitute(tokens, keys, 0.2, 1, 0)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(misread(tokens[order], keys[order], 0.2, 1, 0), read[order])
-    assert torch.equal(misread(tokens[:7], keys[:7], 0.2, 1, 0), read[:7])
-    others = [misread(tokens, keys, 0.2, 2, 0), misread(tokens, keys, 0.2, 1, 1), read]
+    assert torch.equal(substitute(tokens[order], keys[order], 0.2, 1, 0), read[order])
+    assert torch.equal(substitute(tokens[:7], keys[:7], 0.2, 1, 0), read[:7])
+    others = [substitute(tokens, keys, 0.2, 2, 0), substitute(tokens, keys, 0.2, 1, 1), read]
     assert len({tuple(other.flatten().tolist()) for other in others}) == 3

@@ -7,7 +7,7 @@ from sklearn import metrics as reference
 
 from aam.config import TargetConfig
 from aam.data.target_table import Targets, target_values
-from aam.training.target_metrics import metric_names, score
+from aam.training.target_metrics import better_metrics, score
 
 RNG = np.random.default_rng(8)
 METADATA = pd.DataFrame(
@@ -39,7 +39,7 @@ def test_one_target_keeps_the_plain_names():
     predicted = predictions(targets)
     metrics = score(targets, predicted, values)
     assert metrics["r2"] == pytest.approx(reference.r2_score(values["ph"], predicted["prediction"]))
-    assert set(metrics) == {"r2", "mae", "rmse", "pearson"} == metric_names(targets)
+    assert set(metrics) == {"r2", "mae", "rmse", "pearson"}
 
 
 def test_metrics_of_several_targets_end_in_their_names_and_skip_what_is_missing():
@@ -78,7 +78,7 @@ def test_a_target_without_a_held_out_value_leaves_the_mean_to_the_others():
 )
 def test_the_names_are_those_that_score_gives(columns, options):
     targets, values = fit(*columns, **options)
-    assert metric_names(targets) == set(score(targets, predictions(targets), values))
+    assert list(better_metrics(targets)) == list(score(targets, predictions(targets), values))
 
 
 def test_classes_are_scored_by_their_probabilities():
@@ -88,3 +88,20 @@ def test_classes_are_scored_by_their_probabilities():
     assert metrics["accuracy"] == reference.accuracy_score(values["site"], predicted["prediction"])
     probabilities = predicted[["probability_gut", "probability_skin", "probability_soil"]]
     assert metrics["log_loss"] == pytest.approx(reference.log_loss(values["site"], probabilities))
+
+
+@pytest.mark.parametrize("target", ["ph", "r2", "a/b", "new_mae"])
+def test_the_direction_of_a_metric_is_that_of_every_target(target: str):
+    table = METADATA.rename(columns={"ph": target})
+    config = TargetConfig(metadata_column=(target, "heat"), target_loss="quantile")
+    better = better_metrics(Targets.fit(target_values(table, config), table, np.arange(30), config))
+    assert better["r2"] is better["pearson"] is True
+    for name in (target, "heat"):
+        assert better[f"r2_{name}"] is better[f"pearson_{name}"] is True
+        assert better[f"mae_{name}"] is better[f"rmse_{name}"] is better[f"pinball_{name}"] is False
+        assert better[f"coverage_{name}"] is None
+
+
+def test_a_loss_of_classes_should_fall_and_all_else_rise():
+    better = better_metrics(fit("site", classifier=True)[0])
+    assert {name for name, rises in better.items() if not rises} == {"log_loss"}
