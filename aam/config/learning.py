@@ -224,6 +224,8 @@ class OptimConfig(StepConfig):
     """Course of the learning rate after the warm-up."""
     warmup_fraction: Fraction = 0.1
     """Share of the run in which the learning rate rises."""
+    validate_every: Positive = 1
+    """Validate after every so many epochs, and after the last one."""
     patience: Positive | None = None
     """Stop after this many validations without a better --best-metric. Default: never."""
     best_metric: str | None = None

@@ -49,8 +49,8 @@ class StepPlan:
         """All rows of the step, int64 [G]."""
         return np.concatenate(self.micro)
 
-    def shares(self, ranks: int) -> list[tuple[NDArray[np.int64], ...]]:
-        """Share out every batch among ranks: for each rank its part of each batch, which may be empty."""
+    def parts_of(self, ranks: int) -> list[tuple[NDArray[np.int64], ...]]:
+        """Divide every batch among ranks: for each rank its part of each batch, which may be empty."""
         if self.parts is not None:
             return list(self.parts)
         parts = [np.array_split(rows, ranks) for rows in self.micro]
@@ -68,9 +68,9 @@ class StepBatch(TensorRecord):
     start: int
     """Where this rank's samples begin among them."""
     distance: Tensor | None = None
-    """float64 [B, G], true distances between this rank's samples and all."""
+    """float64 [G, G], true distances between all samples, where this rank has them all and they are few."""
     drawn: csr_array | None = None
-    """int64 [G, ASVs of the table], the counts instead of the distances, where these would fill the memory."""
+    """int64 [B, ASVs of the table], else: the counts of this rank's samples."""
     faith_pd: Tensor | None = None
     """float64 [B], Faith's PD of this rank's samples."""
     pieces: int = 1
@@ -79,7 +79,7 @@ class StepBatch(TensorRecord):
     @cached_property
     def samples(self) -> NDArray[np.int64]:
         """All rows of the step in the order of ranks, int64 [G]."""
-        return np.concatenate([rows for share in self.plan.shares(len(self.sizes)) for rows in share])
+        return np.concatenate([rows for part in self.plan.parts_of(len(self.sizes)) for rows in part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,15 +91,13 @@ class DistanceSource:
     tree: StudyTree | None = None
     matrix: DistanceMatrix | None = None
 
-    def distances(self, samples: NDArray[np.int64], drawn: csr_array, rows: slice = slice(None)) -> Tensor:
-        """Distances between some of the samples and all, float64 [B, G], from the drawn counts of all [G, ASVs]."""
+    def distances(self, samples: NDArray[np.int64], drawn: csr_array) -> Tensor:
+        """Distances between samples, float64 [G, G], from their drawn counts [G, ASVs]."""
         if self.matrix is not None:
-            columns = self._matrix_rows(samples)
-            return self.matrix.block(columns[rows], columns)
+            rows = self._matrix_rows(samples)
+            return self.matrix.block(rows, rows)
         assert self.tree is not None
-        if len(samples[rows]) == len(samples):
-            return unifrac.distances(self.tree, drawn, self.config)
-        return unifrac.cross_distances(self.tree, drawn[rows], drawn, self.config, "cpu")
+        return unifrac.distances(self.tree, drawn, self.config)
 
     def cross(
         self,
@@ -157,28 +155,22 @@ class StepDataset(Dataset[StepBatch]):
     """Batches to make of each one."""
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
-        is_shared = self.budget is not None or self.source is not None
-        everyone = self.draws.rows(plan.samples, plan.epoch) if is_shared else None
+        # the samples of other ranks are theirs to draw, but where their sizes decide how the step is cut
+        everyone = self.draws.rows(plan.samples, plan.epoch) if self.budget is not None else None
         plan, unordered = self.fitted(plan, everyone), plan.samples
-        shares = plan.shares(self.ranks)
-        sizes = tuple(sum(map(len, share)) for share in shares)
-        start = sum(sizes[: self.rank])
-        own = np.concatenate(shares[self.rank])
-        batch = StepBatch(plan, (), sizes, start)
-        if everyone is None:
-            drawn = self.draws.rows(own, plan.epoch)
-        else:
-            everyone = everyone[_places(unordered, batch.samples)]
-            drawn = everyone[start : start + len(own)]
+        parts = plan.parts_of(self.ranks)
+        sizes = tuple(sum(map(len, part)) for part in parts)
+        own = np.concatenate(parts[self.rank])
+        drawn = self.draws.rows(own, plan.epoch) if everyone is None else everyone[_places(unordered, own)]
+        batch = StepBatch(plan, (), sizes, sum(sizes[: self.rank]))
         if self.source is not None:
-            assert everyone is not None
-            batch = self._with_distances(self.source, batch, everyone)
+            batch = self._with_distances(self.source, batch, own, drawn)
         if self.faith_tree is not None:
             batch = replace(batch, faith_pd=unifrac.faith_pd(self.faith_tree, drawn))
-        ends = np.cumsum([0] + [len(rows) for rows in shares[self.rank]])
+        ends = np.cumsum([0] + [len(rows) for rows in parts[self.rank]])
         micro = tuple(
             collate(self.draws, rows, drawn[begin:end], plan.epoch) if len(rows) else self._padding_batch(plan)
-            for rows, begin, end in zip(shares[self.rank], ends[:-1], ends[1:], strict=True)
+            for rows, begin, end in zip(parts[self.rank], ends[:-1], ends[1:], strict=True)
         )
         return replace(batch, micro=micro, pieces=self.pieces)
 
@@ -196,7 +188,7 @@ class StepDataset(Dataset[StepBatch]):
             drawn: counts of its samples, where they are drawn already.
         """
         plan = replace(plan, parts=None)
-        parts = plan.shares(self.ranks)
+        parts = plan.parts_of(self.ranks)
         if self.budget is not None:
             parts = self.budget.pack(plan.samples, self.read(plan.samples, plan.epoch, drawn), self.ranks)
         elif self.pieces == 1:
@@ -206,11 +198,13 @@ class StepDataset(Dataset[StepBatch]):
         filled = [any(len(of_rank[i]) for of_rank in cut) for i in range(len(cut[0]))]
         return replace(plan, parts=tuple(tuple(compress(of_rank, filled)) for of_rank in cut))
 
-    def _with_distances(self, source: DistanceSource, batch: StepBatch, drawn: csr_array) -> StepBatch:
-        samples, own = batch.samples, slice(batch.start, batch.start + batch.sizes[self.rank])
-        if len(samples) > DENSE_SAMPLES:
+    def _with_distances(
+        self, source: DistanceSource, batch: StepBatch, own: NDArray[np.int64], drawn: csr_array
+    ) -> StepBatch:
+        """Add the true distances, where this rank has all samples and few; else what they are computed from later."""
+        if self.ranks > 1 or len(own) > DENSE_SAMPLES:
             return replace(batch, drawn=drawn)
-        return replace(batch, distance=source.distances(samples, drawn, own))
+        return replace(batch, distance=source.distances(own, drawn))
 
     def _padding_batch(self, plan: StepPlan) -> SampleBatch:
         """Stand in for a share without samples, so that every rank makes the same calls."""
@@ -225,11 +219,11 @@ class PooledStepDataset(StepDataset):
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
         plan = replace(self, budget=None).fitted(plan)  # nothing of a sample depends on its ASVs
-        shares = plan.shares(self.ranks)
-        sizes = tuple(sum(map(len, share)) for share in shares)
+        parts = plan.parts_of(self.ranks)
+        sizes = tuple(sum(map(len, part)) for part in parts)
         micro = tuple(
             SampleBatch.without_asvs(rows if len(rows) else plan.samples[:1], not len(rows))
-            for rows in shares[self.rank]
+            for rows in parts[self.rank]
         )
         return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]), pieces=self.pieces)
 
@@ -256,7 +250,7 @@ class AddressedSampler(Sampler[StepPlan]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of the optimizer in an epoch; the last one may be smaller."""
+        """Steps of the optimizer in an epoch; their sizes differ by one sample at most, and so do those of batches."""
         return math.ceil(len(self.samples) / (self.batch_size * self.accumulation_steps))
 
     def __len__(self) -> int:
@@ -271,14 +265,14 @@ class AddressedSampler(Sampler[StepPlan]):
     def plan_epoch(self, epoch: int) -> list[StepPlan]:
         """Shuffle the samples and cut them into the steps of one epoch."""
         shuffled = generator(self.seed, "shuffle", epoch).permutation(self.samples)
-        width = self.batch_size * self.accumulation_steps
-        steps = [shuffled[i : i + width] for i in range(0, len(shuffled), width)]
+        # a last step of a sample or two would have no pairs, and count as much as any other
+        steps = np.array_split(shuffled, self.steps_per_epoch)
         return [
             StepPlan(
                 step=epoch * self.steps_per_epoch + i,
                 epoch=epoch,
                 closes_epoch=i == len(steps) - 1,
-                micro=tuple(rows[j : j + self.batch_size] for j in range(0, len(rows), self.batch_size)),
+                micro=tuple(np.array_split(rows, math.ceil(len(rows) / self.batch_size))),
             )
             for i, rows in enumerate(steps)
         ]

@@ -1,7 +1,9 @@
 """Files that a reader sees whole or not at all: written beside their place, then renamed."""
 
+import glob
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +11,18 @@ from typing import Any
 
 
 def draft_path(path: Path) -> Path:
-    """Name under which a file is written first; what a kill leaves there belongs to nobody."""
-    return path.with_name(f".tmp-{path.name}")
+    """A new name under which a file is written first, of this writer alone."""
+    return path.with_name(f"{_draft_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def leftovers_of(path: Path) -> list[Path]:
+    """What writers of a file left beside it that were killed, or are writing now."""
+    pattern = f"{glob.escape(_draft_prefix(path))}*-*"
+    return sorted(path.parent.glob(pattern))
+
+
+def _draft_prefix(path: Path) -> str:
+    return f".tmp-{path.name}-"
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
@@ -11,6 +13,23 @@ KEPT_BLOCK: Final = 2**30
 """Bytes up to which a freed block is kept for the next tensor."""
 RETURNED_BLOCK: Final = 2**20
 """Bytes from which a freed block goes back to the system, where little memory may be taken."""
+
+
+_Settings = dict[int, int]
+_GLIBC: Final[_Settings] = {_M_MMAP_THRESHOLD: 2**17, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 0}
+"""As documented; glibc raises the first two by itself until one of them is set."""
+_now: list[_Settings] = [_GLIBC]
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory within this context, as of `keep_freed_memory`; afterwards what was set before is set again."""
+    before = _now[0]
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        _set(before)
 
 
 def keep_freed_memory() -> bool:
@@ -37,7 +56,8 @@ def return_freed_memory() -> bool:
     return _set({_M_MMAP_THRESHOLD: RETURNED_BLOCK, _M_TRIM_THRESHOLD: RETURNED_BLOCK, _M_TOP_PAD: 0})
 
 
-def _set(settings: dict[int, int]) -> bool:
+def _set(settings: _Settings) -> bool:
+    _now[0] = settings
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)

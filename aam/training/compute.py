@@ -10,7 +10,7 @@ from torch import nn
 
 from aam.config import MachineConfig, MixedPrecision
 from aam.errors import InputError
-from aam.training.allocator import keep_freed_memory
+from aam.training.allocator import kept_memory
 from aam.training.distributed import World
 from aam.training.hardware import advise_precision, processor_flags
 
@@ -37,7 +37,7 @@ class Compute:
 
     @classmethod
     def of(cls, world: World, config: MachineConfig) -> "Compute":
-        """Take the precision from the config, and set PyTorch and the allocator accordingly.
+        """Take the precision from the config, and set PyTorch and the allocator for as long as the world is entered.
 
         Raises:
             InputError: fp16 on a CPU, where small gradients are lost and nothing is gained.
@@ -45,10 +45,9 @@ class Compute:
         precision = settled_precision(config.mixed_precision, world)
         if precision == "fp16" and world.device.type == "cpu":
             raise InputError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or none")
-        torch.backends.cuda.matmul.allow_tf32 = config.tf32
-        torch.backends.cudnn.allow_tf32 = config.tf32
+        world.settings.enter_context(_tf32(config.tf32))
         if world.device.type == "cpu":
-            keep_freed_memory()
+            world.settings.enter_context(kept_memory())
         return cls(world, _DTYPES.get(precision))
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -58,6 +57,17 @@ class Compute:
     def scaler(self) -> torch.amp.GradScaler:
         """Scaler of the loss, which does something for fp16 alone."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Let products of matrices be rounded to TF32 on GPUs that have it, or not."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def settled_precision(asked: MixedPrecision, world: World) -> MixedPrecision:

@@ -7,7 +7,8 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from itertools import count
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -70,6 +72,8 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
+    settings: ExitStack = field(default_factory=ExitStack, repr=False)
+    """What is set for the whole process, and set back when the world is left."""
 
     @property
     def is_main(self) -> bool:
@@ -114,7 +118,8 @@ class World:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Leave the others."""
+        """Leave the others, and set back what was set for the process."""
+        self.settings.close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +173,7 @@ class ProcessGroup(World):
         Raises:
             PeerFailedError: what failed here is a consequence of another rank's failure.
         """
+        self.settings.close()
         if self.watchdog is not None:
             if error is not None and not isinstance(error, AGREED):
                 self._report(self.watchdog, error)
@@ -256,7 +262,7 @@ def _join_processes(device: torch.device, size: int, rank_timeout: float) -> Pro
     # from here on: a process may take its time to start, and one that never does is the launcher's to notice
     watchdog = Watchdog(PrefixStore(f"aam/{name}", _own_connection()), rank, size, rank_timeout, _leave)
     watchdog.start()
-    return ProcessGroup(device, rank, size, watchdog)
+    return ProcessGroup(device, rank, size, watchdog=watchdog)
 
 
 def _backend(device: torch.device) -> str:
@@ -312,6 +318,27 @@ def gather_embeddings_for_unifrac(world: World, embeddings: Tensor, sizes: Seque
         [G, D], rank after rank.
     """
     return world.gather(embeddings, sizes)
+
+
+def gather_counts(world: World, counts: csr_array, sizes: Sequence[int]) -> csr_array:
+    """Collect the drawn counts of the samples of every rank.
+
+    Args:
+        world: the ranks.
+        counts: int64 [B_r, ASVs], this rank's.
+        sizes: B_r of every rank.
+
+    Returns:
+        int64 [G, ASVs], rank after rank.
+    """
+    if world.size == 1:
+        return counts
+    lengths = world.gather(torch.from_numpy(np.diff(counts.indptr).astype(np.int64)).to(world.device), sizes).cpu()
+    entries = [int(part.sum()) for part in torch.split(lengths, list(sizes))]
+    own = torch.from_numpy(np.stack([counts.indices, counts.data], axis=1).astype(np.int64)).to(world.device)
+    indices, data = world.gather(own, entries).cpu().numpy().T
+    ends = np.concatenate([[0], np.cumsum(lengths.numpy())])
+    return csr_array((data, indices, ends), shape=(len(lengths), counts.shape[1]))
 
 
 def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, config: DistributedConfig) -> None:

@@ -114,7 +114,7 @@ class Trainer:
                 finite = losses["loss"].isfinite()
                 self.agreement.report(step.plan, self.objective.sound, finite, stop, written, exceeded)
                 self._log_losses(step, losses, rate)
-                due = step.plan.closes_epoch or self._is_due(self.config.output.checkpoint_every)
+                due = self._is_judged(step.plan) or self._is_due(self.config.output.checkpoint_every)
                 stops = self._check(self.agreement.verdicts(wait=due))
                 if due:
                     self._save(step)
@@ -169,7 +169,12 @@ class Trainer:
             ) from error
         self.optimizer.zero_grad(set_to_none=True)
         self.dataset = replace(self.dataset, pieces=2 * self.dataset.pieces)
-        logger.warning("%s into the memory: batches are half as large from now on, with the same result", where)
+        logger.warning("%s into the memory: batches are half as large from now on, %s", where, self._same_result)
+
+    @property
+    def _same_result(self) -> str:
+        """What other batches change of a step; dropout is drawn by batch."""
+        return "with the same result" + (" but for what dropout draws" if self.objective.draws_dropout else "")
 
     def _check(self, verdicts: list[Verdict]) -> bool:
         """Fail on every rank where one has failed to compute a number; returns whether to stop."""
@@ -207,14 +212,14 @@ class Trainer:
         if not self._has_exceeded:
             self._has_exceeded = True
             logger.warning(
-                "step %d took more than the %.2f GB that may be used: batches are smaller from now on, with the same "
-                "result",
+                "step %d took more than the %.2f GB that may be used: batches are smaller from now on, %s",
                 plan.step + 1,
                 budget.ceiling / GB,
+                self._same_result,
             )
 
     def _save(self, step: StepBatch) -> None:
-        best = step.plan.closes_epoch and self.validate(step.plan.epoch)
+        best = self._is_judged(step.plan) and self.validate(step.plan.epoch)
         self.save_checkpoint(best)
         if self.watch is not None:
             self.watch.forget()
@@ -228,7 +233,7 @@ class Trainer:
         )
 
     def _samples(self, plan: StepPlan, rank: int) -> str:
-        rows = np.concatenate(plan.shares(self.world.size)[rank])
+        rows = np.concatenate(plan.parts_of(self.world.size)[rank])
         ids = self.dataset.draws.table.sample_ids
         return f"samples {first_ids(ids[row] for row in rows)}" if len(rows) else "no samples"
 
@@ -303,6 +308,11 @@ class Trainer:
             total = self.world.sum(torch.stack([value.double() for value in losses.values()])).tolist()
             values = {f"train/{name}": value for name, value in zip(losses, total, strict=True)}
             self.monitor.log_training(self.progress.step, step.plan.epoch, values | {"train/learning_rate": rate})
+
+    def _is_judged(self, plan: StepPlan) -> bool:
+        """Whether the model is validated after a step."""
+        done, optim = plan.epoch + 1, self.config.optim
+        return plan.closes_epoch and (done % optim.validate_every == 0 or done == optim.epochs)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0

@@ -64,19 +64,21 @@ def sweep(run: Run, search: FindLrConfig) -> pd.DataFrame:
     losses: list[float] = []
     means: list[float] = []
     rates = np.geomspace(search.lr_min, search.lr_max, search.lr_steps)
-    optimizer = make_optimizer(run.model, run.config.optim)
+    optimizer, scaler = make_optimizer(run.model, run.config.optim), run.material.compute.scaler()
     for rate, step in zip(rates, _steps(run, search.lr_steps), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = float(run.objective.backward(step.to(run.material.compute.device), lambda value: value)["loss"])
+        loss = float(run.objective.backward(step.to(run.material.compute.device), scaler.scale)["loss"])
         if not np.isfinite(loss):
             break
         losses.append(loss)
         means.append(float(np.mean(losses[-LAST:])))
         if means[-1] > DIVERGED * min(means):
             break
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optim.max_grad_norm)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
     return pd.DataFrame({"lr": rates[: len(losses)], "loss": losses, "smoothed_loss": smooth(np.array(losses))})
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from aam.config import DistributedConfig, FolderConfig, PretrainConfig, ResumableConfig, RunConfig, TrainConfig, flag
 from aam.config.launch import launch_name, restart_count
-from aam.data.whole_files import draft_path, write_text
+from aam.data.whole_files import leftovers_of, write_text
 from aam.errors import InputError
 from aam.training.checkpoint_files import MANIFEST, delete
 
@@ -250,8 +250,9 @@ def _resumes(output: FolderConfig) -> bool:
 
 def _holds_files(folder: Path) -> bool:
     """Whether more is there than what a run leaves that was killed in its first moment."""
-    first = {LOCK, LAUNCH, BEGIN, *(draft_path(folder / name).name for name in (CONFIG, LAUNCH))}
-    return folder.exists() and any(path.name not in first for path in folder.iterdir())
+    first = {folder / name for name in (LOCK, LAUNCH, BEGIN)}
+    first.update(draft for name in (CONFIG, LAUNCH) for draft in leftovers_of(folder / name))
+    return folder.exists() and any(path not in first for path in folder.iterdir())
 
 
 def _check_replaceable(config: RunConfig, folder: Path) -> None:
@@ -321,7 +322,8 @@ def _set_aside(folder: Path) -> None:
     delete(aside)
     for name in (*RUN_FILES, *(path.name for path in sorted(folder.glob(RANK_LOGS)))):
         place = folder / name
-        delete(draft_path(place))
+        for draft in leftovers_of(place):
+            delete(draft)
         if place.exists():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             place.rename(aside / name)

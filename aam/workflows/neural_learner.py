@@ -71,9 +71,8 @@ class NeuralSolution(Solution):
             return Output(value)
         part = Study(study.table.select_samples(rows))
         config = self.trained.config
-        with _quiet():
-            compute = Compute.of(World(device_for(config.runtime.device)), config.runtime)
-            table = predict_study(self.trained, part, BATCH, compute)
+        with _quiet(), World(device_for(config.runtime.device)) as world:
+            table = predict_study(self.trained, part, BATCH, Compute.of(world, config.runtime))
         if self.classes:
             value[:, self._places()] = table.filter(like="probability_").to_numpy(np.float64)
         else:
@@ -142,9 +141,9 @@ class NeuralLearner(Learner):
         with TemporaryDirectory(prefix="aam-") as scratch, _quiet():
             config = self._config(problem, Path(scratch) / "run")
             study = _study_of(problem, self.options.split.val_fraction)
-            world = World(device_for(config.runtime.device))
-            run = prepare_training(study, config, world, problem.weight)
-            _train(run, config.output.output_dir)
+            with World(device_for(config.runtime.device)) as world:
+                run = prepare_training(study, config, world, problem.weight)
+                _train(run, config.output.output_dir)
         runtime = run.config.runtime.model_copy(update={"device": "auto"})  # it may be read on another machine
         output = OutputConfig(output_dir=PLACE)
         kept = run.config.model_copy(update={"output": output, "runtime": runtime}).model_dump(mode="json")

@@ -29,11 +29,11 @@ from aam.data.addressed import generator
 from aam.data.dataset import AddressedSampler, StepBatch, StepPlan
 from aam.data.study import Study, load_study
 from aam.training import losses
-from aam.training.tasks.distances import UnifracTask
-from aam.training.tasks.targets import TargetTask
 from aam.training.checkpoint import Checkpoint, write_checkpoint
 from aam.training.distributed import ProcessGroup, World, setup_distributed
 from aam.training.divided import fill
+from aam.training.tasks.distances import UnifracTask
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining

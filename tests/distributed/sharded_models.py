@@ -117,9 +117,7 @@ class Pair:
         yield Result("weights", stage, relative(*self.both(lambda run: weights(run.model))), 1e-9)
 
 
-def calls_of(
-    model: SequenceEncoder | SequencePredictor, batch: SampleBatch, nucleotides: Tensor
-) -> dict[str, Call]:
+def calls_of(model: SequenceEncoder | SequencePredictor, batch: SampleBatch, nucleotides: Tensor) -> dict[str, Call]:
     """Calls of the whole model and of every level, by name."""
     tokens, draw = nucleotides[batch.asv], torch.Generator().manual_seed(3)
     mask = torch.rand(tokens.shape, generator=draw) < 0.2

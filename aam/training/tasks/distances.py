@@ -5,7 +5,6 @@ Shapes: B samples of a batch, R samples of this rank in a step, G samples of the
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import ClassVar, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from aam.data.addressed import generator
 from aam.data.dataset import StepBatch
 from aam.data.samples import SampleBatch, Samples
 from aam.models.types import EncoderOutput
+from aam.training.distributed import gather_counts
 from aam.training.inference import join_moments
 from aam.training.losses import PAIR_BLOCK, pairwise_gradient
 from aam.training.metrics import DistanceMetrics
@@ -25,6 +25,8 @@ from aam.training.tasks.pretraining import Given, PretrainingTask
 
 PAIR_GROUP = 4096
 """Validation compares all pairs of up to this many samples; more are compared within groups of this size."""
+KEPT_BYTES = 2**28
+"""Of true distances of validation samples that a rank keeps from one validation to the next."""
 
 
 class UnifracTask(PretrainingTask):
@@ -47,6 +49,9 @@ class UnifracTask(PretrainingTask):
         """Whether distances cannot exceed 1."""
         assert given.source is not None
         self.source = given.source
+        pairs = len(self.held_out.samples) * min(len(self.held_out.samples), PAIR_GROUP) // 2
+        self.kept: dict[int, Tensor] | None = {} if 8 * pairs <= KEPT_BYTES * self.compute.world.size else None
+        """True distances of this rank's blocks of pairs of validation samples, once computed; None for too many."""
 
     @classmethod
     def build(cls, given: Given) -> Self:
@@ -59,17 +64,26 @@ class UnifracTask(PretrainingTask):
 
     def compare(self, step: StepBatch, z: Tensor, everyone: Tensor) -> Comparison:
         """See `Task`."""
-        true = partial(self._true, step)
+        true = self._true(step)
         return Comparison(*self.pair_gradient(z, everyone, step.start, self.model.distance, true))
 
-    def _true(self, step: StepBatch, rows: slice, columns: slice) -> Tensor:
-        """True distances between some of this rank's samples and some of all of the step."""
-        if step.distance is not None:
-            return step.distance[rows, columns]
-        assert step.drawn is not None
-        own, samples = slice(step.start + rows.start, step.start + rows.stop), step.samples
-        drawn = (step.drawn[own], step.drawn[columns])
-        return self.source.cross((samples[own], samples[columns]), drawn, self.compute.device)
+    def _true(self, step: StepBatch) -> Callable[[slice, slice], Tensor]:
+        """Make what gives true distances between some of this rank's samples and some of all of the step.
+
+        Every rank draws its own samples, and gets the counts of the others here.
+        """
+        dense, own = step.distance, step.drawn
+        if dense is not None:
+            return lambda rows, columns: dense[rows, columns]
+        assert own is not None
+        samples, drawn = step.samples, gather_counts(self.compute.world, own, step.sizes)
+
+        def distances(rows: slice, columns: slice) -> Tensor:
+            here = slice(step.start + rows.start, step.start + rows.stop)
+            some = (samples[here], samples[columns])
+            return self.source.cross(some, (own[rows], drawn[columns]), self.compute.device)
+
+        return distances
 
     def loss(self, output: EncoderOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
         """The gradient of the comparison at the samples of the batch; its value is told by the first batch alone."""
@@ -106,7 +120,9 @@ class UnifracTask(PretrainingTask):
         z = z.to(next(self.model.parameters()).dtype)
         for number, (rows, columns) in enumerate(self._blocks(len(z))):
             if number % self.compute.world.size == self.compute.world.rank:
-                yield self._compare_block(z, rows, columns)
+                true = self._true_of_block(number, rows, columns)
+                predicted = self.model.distance(z[rows], z[columns])
+                yield predicted[torch.from_numpy(rows[:, None] < columns[None, :]).to(z.device)].cpu(), true
 
     def _blocks(self, samples: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Cut pairs into blocks: rows and columns, of which the pairs with a lower row than column count."""
@@ -115,9 +131,13 @@ class UnifracTask(PretrainingTask):
             blocks = [np.sort(group)[i : i + PAIR_BLOCK] for i in range(0, len(group), PAIR_BLOCK)]
             yield from ((rows, columns) for i, rows in enumerate(blocks) for columns in blocks[i:])
 
-    def _compare_block(self, z: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def _true_of_block(self, number: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+        """True distances of the pairs of a block whose row is below the column, on the CPU."""
+        if self.kept is not None and number in self.kept:
+            return self.kept[number]
         samples, drawn = self.held_out.samples, self.held_out.drawn
         true = self.source.cross((samples[rows], samples[columns]), (drawn[rows], drawn[columns]), self.compute.device)
-        predicted = self.model.distance(z[rows], z[columns])
-        each_once = torch.from_numpy(rows[:, None] < columns[None, :]).to(predicted.device)
-        return predicted[each_once].cpu(), true[each_once].cpu()
+        of_pairs = true[torch.from_numpy(rows[:, None] < columns[None, :]).to(true.device)].cpu()
+        if self.kept is not None:
+            self.kept[number] = of_pairs
+        return of_pairs
