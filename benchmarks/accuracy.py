@@ -5,6 +5,7 @@ started again. The table is made of the folders that are there, also by a run th
 
     python benchmarks/accuracy.py results --data STUDIES --rows ecam-month mackerel-site
     python benchmarks/accuracy.py results --data STUDIES --rows all --jobs 2
+    python benchmarks/accuracy.py results --data STUDIES --rows amazon-village --networks   # the network
     python benchmarks/accuracy.py results --table docs/accuracy.md
 
 STUDIES has a folder for each study with table.biom, tree.nwk and metadata.tsv (default: AAM_TEST_DATA).
@@ -29,6 +30,10 @@ from aam.data.whole_files import write_text
 
 LEARNERS = "linear,clades,kernel,ensemble"
 SHOWN = ("null", "depth", "linear", "forest", "clades", "kernel", "ensemble")
+NETWORKS = {"frozen": [], "fine-tuned": ["--no-freeze-base"]}
+"""Options of the network: with a new encoder that stays as it is drawn, or with a pretrained one that learns."""
+ENCODER = ["--embedding-dim", "64", "--attention-layers", "1", "--epochs", "40"]
+"""Options of the pretraining of an encoder on a study, without labels, held-out samples among its samples."""
 FEWEST_STUDIES = 5
 """A class of `emp_2k` must occur in so many studies to be predicted for new ones."""
 FIRST_DAYS = 0.8
@@ -99,9 +104,9 @@ ROWS = {
 }
 
 
-def command(name: str, row: Row, options: argparse.Namespace) -> list[str]:
-    """The command of a row."""
-    data, folder = options.data / row.study, options.results / name
+def command(name: str, row: Row, options: argparse.Namespace, network: str | None = None) -> list[str]:
+    """The command of a row, of all learners or of the network alone."""
+    data, folder = options.data / row.study, options.results / (f"{name}.{network}" if network else name)
     metadata = data / "metadata.tsv"
     if row.prepare is not None:
         metadata = options.results / f"{name}.metadata.tsv"
@@ -111,18 +116,38 @@ def command(name: str, row: Row, options: argparse.Namespace) -> list[str]:
     words += ["--metadata-column", row.column, *(["--classifier"] if row.classifier else [])]
     words += ["--group-column", row.group] if row.group is not None else []
     given = "--test-column" in row.more
-    words += ["--learners", options.learners, *row.more, *([] if given else ["--repeats", options.repeats])]
+    learners = options.learners if network is None else "neural"
+    words += ["--learners", learners, *row.more, *([] if given else ["--repeats", options.repeats])]
+    if network == "fine-tuned":
+        words += ["--pretrained-encoder", pretrained(row.study, options)]
+    words += NETWORKS[network] if network is not None else []
     words += ["--jobs", options.jobs, "--output-dir", folder, *(["--resume"] if folder.exists() else [])]
     return [str(word) for word in words]
 
 
-def run(name: str, options: argparse.Namespace) -> None:
-    """Evaluate one row, and note how long it took."""
-    words = command(name, ROWS[name], options)
+def pretrained(study: str, options: argparse.Namespace) -> Path:
+    """The encoder of a study, pretrained unless it is there."""
+    folder: Path = options.results / f"{study}.encoder"
+    data = options.data / study
+    if not (folder / "checkpoints" / "best").exists():
+        words = ["aam", "pretrain", "--table", data / "table.biom", "--tree", data / "tree.nwk", *ENCODER]
+        words += ["--output-dir", folder, *(["--resume"] if folder.exists() else [])]
+        call([str(word) for word in words])
+    return folder
+
+
+def call(words: list[str]) -> None:
+    """Print a command and run it."""
     print("$", shlex.join(words), flush=True)
-    start = time.monotonic()
     subprocess.run([sys.executable, "-m", "aam.cli", *words[1:]], check=True)
-    taken = options.results / f"{name}.seconds"
+
+
+def run(name: str, options: argparse.Namespace, network: str | None = None) -> None:
+    """Evaluate one row, and note how long it took."""
+    words = command(name, ROWS[name], options, network)
+    start = time.monotonic()
+    call(words)
+    taken = options.results / f"{name}{f'.{network}' if network else ''}.seconds"
     before = json.loads(taken.read_text()) if "--resume" in words and taken.exists() else 0.0
     taken.write_text(json.dumps(before + time.monotonic() - start))
 
@@ -154,7 +179,8 @@ def table(results: Path) -> str:
 
 def header() -> list[str]:
     """The first two lines of a table."""
-    columns = ["row", "samples (groups)", "score", *SHOWN, "ensemble - forest", "minutes"]
+    networks = [f"network, {network}" for network in NETWORKS]
+    columns = ["row", "samples (groups)", "score", *SHOWN, *networks, "ensemble - forest", "minutes"]
     return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
 
@@ -163,6 +189,10 @@ def line(name: str, document: dict[str, Any], results: Path) -> str:
     metric = "balanced_accuracy" if document["classes"] else "r2"
     scores = {row["learner"]: row for row in document["main"]["scores"] if row["metric"] == metric}
     cells = [interval(scores[learner]) if learner in scores else "" for learner in SHOWN]
+    for network in NETWORKS:
+        found = read(f"{name}.{network}", results)
+        rows = [] if found is None else found["main"]["scores"]
+        cells += [interval(row) for row in rows if (row["learner"], row["metric"]) == ("neural", metric)] or [""]
     taken = results / f"{name}.seconds"
     minutes = f"{json.loads(taken.read_text()) / 60:.0f}" if taken.exists() else ""
     difference = against_forest(document)
@@ -203,6 +233,7 @@ def main() -> None:
     parser.add_argument("--learners", default=LEARNERS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--networks", action="store_true", help="evaluate the network, frozen and fine-tuned, alone")
     parser.add_argument("--table", type=Path, help="write the table into this Markdown file, between its marks")
     options = parser.parse_args()
     names = list(ROWS) if options.rows == ["all"] else options.rows
@@ -211,7 +242,8 @@ def main() -> None:
         parser.error(f"no row is named {unknown[0]}" if unknown else "set AAM_TEST_DATA or give --data")
     options.results.mkdir(parents=True, exist_ok=True)
     for name in names:
-        run(name, options)
+        for network in NETWORKS if options.networks else [None]:
+            run(name, options, network)
     print(table(options.results))
     if options.table is not None:
         put_between_marks(options.table, table(options.results))
