@@ -1,11 +1,16 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from aam.config import SimulateConfig
+from aam.data.samples import Samples
 from aam.data.simulate import simulate_study, write_study
 
 
@@ -25,3 +30,15 @@ def study_folder(tmp_path_factory) -> Path:
     config = SimulateConfig(directory=folder, samples=40, asvs=60, bp=30, depth=300, subjects=8)
     write_study(simulate_study(config), folder)
     return folder
+
+
+def sample_alone(asvs: Tensor, reads: np.ndarray, **more: Tensor) -> Samples:
+    counts = torch.tensor(np.array(reads))[None]
+    padding = torch.zeros_like(counts, dtype=torch.bool)
+    return Samples(asvs, torch.arange(len(reads))[None], counts, counts.sum(1), padding, **more)
+
+
+@pytest.fixture(scope="session")
+def one_sample() -> Callable[..., Samples]:
+    """Make a sample by itself, of its ASVs [S, ...] and the reads of each [S]."""
+    return sample_alone

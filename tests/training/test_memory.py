@@ -14,6 +14,7 @@ from aam.models.transformer import Block
 from aam.training.allocator import return_freed_memory
 from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
 from aam.training.memory import Watch, calibrate, free_memory, held_by_training, meter_of, predicted_cost
+from aam.training.tasks.targets import TargetTask
 from aam.training.trainer import Trainer
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run, limit_memory, measured_budget
@@ -58,14 +59,15 @@ def test_no_budget_changes_losses_or_gradient(study, make_pretrain_config, make_
     run = make_run(study, make_pretrain_config, make_train_config, task, tmp_path)
     run.model.double()
     if task != "pretrain":
-        table = run.objective.table
-        run.objective.table = replace(table, value=table.value.double(), weight=table.weight.double())
+        learned = run.objective.task(TargetTask)
+        table = learned.table
+        learned.table = replace(table, value=table.value.double(), weight=table.weight.double())
     _, losses, gradient = gradient_of(run, run.dataset)
     cost = predicted_cost(run.config.model, None)
     seen = set()
     for share in (0.0, 0.2, 0.5, 1.0):
         whole = run.dataset[run.material.sampler(run.config).plan_epoch(0)[0]].micro[0]
-        limit = share * cost.of(len(whole.asv), int((whole.count > 0).sum()))
+        limit = share * cost.of(len(whole.asv), int((~whole.padding).sum()))
         batches, cut, pull = gradient_of(run, replace(run.dataset, budget=MemoryBudget(limit, cost)))
         seen.add(batches)
         assert cut == pytest.approx(losses, rel=1e-10)
@@ -91,11 +93,11 @@ def test_ranks_cut_a_step_alike(study, make_pretrain_config, ranks: int, pieces:
             for rank in range(ranks)
         ]
         for cut in cuts:
-            shares = cut.shares(ranks)
+            shares = cut.parts_of(ranks)
             assert len({len(share) for share in shares}) == 1
             assert all(any(len(share[i]) for share in shares) for i in range(len(shares[0])))
             assert sorted(np.concatenate([rows for share in shares for rows in share])) == sorted(plan.samples)
-            for share, first in zip(shares, cuts[0].shares(ranks), strict=True):
+            for share, first in zip(shares, cuts[0].parts_of(ranks), strict=True):
                 assert all(np.array_equal(one, other) for one, other in zip(share, first, strict=True))
 
 
@@ -164,7 +166,7 @@ def test_batches_are_smaller_from_where_a_step_took_too_much(study, make_pretrai
     cost = predicted_cost(run.config.model, run.config.masking)
     plans = list(run.material.sampler(run.config))
     whole = run.dataset[plans[0]].micro[0]
-    limit = 0.5 * cost.of_batch(len(whole.asv), (whole.count > 0).sum(1).tolist())
+    limit = 0.5 * cost.of_batch(len(whole.asv), (~whole.padding).sum(1).tolist())
     store = CheckpointStore(config.output.output_dir / "checkpoints", 9)
     trainer = run.trainer(store)
     trainer.dataset = replace(run.dataset, budget=MemoryBudget(limit, cost, limit / 0.95))

@@ -74,7 +74,7 @@ def kept(study, make_pretrain_config):
         batch = run.material.held_out(samples)[0]
         activations = Activations(run.model, lambda: None)
         activations.count(forward=True)
-        output = run.model(run.material.nucleotides[batch.asv], batch.slot, batch.count, batch.depth)
+        output = run.model(batch.samples(run.material.nucleotides[batch.asv]))
         activations.close()
         output.z.sum().backward()
         return activations.largest

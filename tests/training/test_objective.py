@@ -9,22 +9,36 @@ import torch
 
 from aam.config import UnifracConfig
 from aam.data import dataset
-from aam.data.dataset import AddressedSampler, StepPlan
+from aam.data.addressed import address_hash, address_keys, uniforms
+from aam.data.dataset import StepPlan
 from aam.data.distance_matrix import DistanceMatrix
 from aam.data.rarefaction import FIXED, SampleDraws, row_of
+from aam.data.sequences import sequence_keys
 from aam.data.taxonomy import parse_lineage
+from aam.models import sequence_encoder
+from aam.models.asv_encoder import predict_masked
 from aam.training import inference
 from aam.training import losses as loss_module
-from aam.training import objective as module
 from aam.training.distributed import World
-from aam.training.masking import hidden_nucleotides
-from aam.training.noise import misread
-from aam.training.objective import VALIDATION, PretrainObjective
+from aam.training.masking import mask_nucleotides
+from aam.training.noise import substitute
+from aam.training.tasks import distances as distances_module
+from aam.training.tasks.base import VALIDATION
+from aam.training.tasks.distances import UnifracTask
+from aam.training.tasks.faith_pd import FaithPdTask
+from aam.training.tasks.nucleotides import NucleotideTask
+from aam.training.tasks.taxonomy import TaxonomyTask
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import prepare_pretraining
 
-WEIGHTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "faith_pd_weight": 0.2, "taxonomy_weight": 0.3}
-ALL_PARTS = WEIGHTS | {"nuc_asv_share": 0.6}
+WEIGHTS = {
+    "unifrac_weight": 1.3,
+    "nucleotide_weight": 0.4,
+    "faith_pd_weight": 0.2,
+    "taxonomy_weight": 0.3,
+    "abundance_weight": 0.1,
+}
+ALL_PARTS = WEIGHTS | {"nuc_asv_share": 0.6, "abundance_mask_ratio": 0.3}
 AUGMENTED = {"sequence_noise": 0.1, "asv_dropout": 0.2, "depth_jitter": 0.3}
 
 
@@ -51,7 +65,8 @@ def cut(plan: StepPlan, *sizes: int) -> StepPlan:
 
 
 def first_plan(run: Run, samples: int = 12) -> StepPlan:
-    return next(iter(AddressedSampler(run.material.split.train, samples, 1, 1, seed=7)))
+    """A step of so many training samples, in one batch."""
+    return StepPlan(0, 0, False, (np.random.default_rng(7).permutation(run.material.split.train)[:samples],))
 
 
 def step_of(run: Run, plan: StepPlan, gradient) -> tuple[dict[str, float], torch.Tensor]:
@@ -62,8 +77,9 @@ def step_of(run: Run, plan: StepPlan, gradient) -> tuple[dict[str, float], torch
 
 PARTS = [
     {},
-    *map(alone, ("nucleotide", "unifrac", "faith_pd", "taxonomy")),
+    *map(alone, ("nucleotide", "unifrac", "faith_pd", "taxonomy", "abundance")),
     {"taxonomy_weight": 0.0},
+    {"abundance_weight": 0.0},
     {"distance_link": "cosine", "nuc_mask_strategy": "span"},
     {"gradient_checkpointing": True, "asv_chunk_size": 5},
     AUGMENTED,
@@ -108,7 +124,7 @@ def test_batches_of_a_step_share_asvs(double_run):
     run = double_run()
     step = run.dataset[cut(first_plan(run), 4, 4, 4)]
     one, other = (set(batch.asv.tolist()) for batch in step.micro[:2])
-    assert len(one & other) > 10
+    assert len(one & other) > 5
 
 
 def test_dropout_is_the_same_in_both_passes_of_an_accumulated_step(double_run, gradient):
@@ -134,24 +150,27 @@ def test_the_scale_of_the_loss_scales_the_gradient(double_run, gradient):
         assert float(losses["loss"]) == pytest.approx(step_of(run, plan, gradient)[0]["loss"])
 
 
-def reference_losses(run: Run, plan: StepPlan, newick) -> dict[str, float]:
+def reference_losses(run: Run, plan: StepPlan, newick, one_sample) -> dict[str, float]:
     """The losses of a step by loops over samples, ASVs and pairs; distances and diversities from scikit-bio."""
     model, study = run.model, run.material.study
     drawn = run.material.draws.rows(plan.samples, plan.epoch)
     tokens = run.material.nucleotides
     keys = torch.from_numpy(study.asv_keys)
-    mask = hidden_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
+    mask = mask_nucleotides(tokens, keys, run.config.masking, run.config.runtime.seed, plan.step)
     noise = run.config.augmentation.sequence_noise
-    as_read = misread(tokens, keys, noise, run.config.runtime.seed, plan.step)
+    as_read = substitute(tokens, keys, noise, run.config.runtime.seed, plan.step)
     assert torch.equal(as_read, tokens) == (noise == 0)
-    embeddings, cross_entropies, asvs = [], [], []
-    for row in range(len(plan.samples)):
+    embeddings, cross_entropies, asvs, abundance_errors = [], [], [], []
+    for row, sample in enumerate(plan.samples):
         asv, count = row_of(drawn, row)
-        reads = torch.from_numpy(count)[None].clone()
-        output = model(as_read[asv], torch.arange(len(asv))[None], reads, reads.sum(1), mask[asv].contiguous())
+        masked = masked_abundances(run, sample, asv, plan.step)
+        output = model(one_sample(as_read[asv], count, masked_nucleotides=mask[asv], masked_abundances=masked[None]))
         embeddings.append(output.sample_embedding[0])
         logits = iter(output.nucleotide_logits.tolist())
-        asvs += zip(asv.tolist(), output.taxonomy_logits.tolist(), strict=True)
+        asvs += zip(asv.tolist(), output.heads["taxonomy"].tolist(), strict=True)
+        for place in masked.nonzero()[:, 0].tolist():
+            share = count[place] / count.sum()
+            abundance_errors.append((float(output.heads["abundance"][0, place]) - math.log(share)) ** 2)
         for number in asv:
             for token in tokens[number][mask[number]].tolist():
                 values = next(logits)
@@ -161,9 +180,9 @@ def reference_losses(run: Run, plan: StepPlan, newick) -> dict[str, float]:
     counts, taxa = drawn.toarray(), list(study.table.asv_ids)
     true = skbio.diversity.beta_diversity("unweighted_unifrac", counts, taxa=taxa, tree=tree, validate=False)
     pd = skbio.diversity.alpha_diversity("faith_pd", counts, taxa=taxa, tree=tree, validate=False)
-    tau, errors, pd_errors = math.exp(float(model.log_tau)), [], []
+    tau, errors, pd_errors = math.exp(float(model.scale.log_tau)), [], []
     for i, one in enumerate(embeddings):
-        pd_errors.append((float(model.faith_pd_head(one)) - math.log(1 + pd.iloc[i])) ** 2)
+        pd_errors.append((float(model.faith_pd_head(one[None])) - math.log(1 + pd.iloc[i])) ** 2)
         for j in range(i):
             apart = math.dist(one.tolist(), embeddings[j].tolist()) / tau
             softened = math.sqrt(apart**2 + 1e-6) - 1e-3
@@ -173,8 +192,17 @@ def reference_losses(run: Run, plan: StepPlan, newick) -> dict[str, float]:
         "nucleotide_loss": sum(cross_entropies) / len(cross_entropies),
         "faith_pd_loss": sum(pd_errors) / len(pd_errors),
         "taxonomy_loss": statistics.mean(of_ranks(run, asvs)),
+        "abundance_loss": statistics.mean(abundance_errors),
     }
     return {"loss": sum(WEIGHTS[name.replace("loss", "weight")] * part for name, part in parts.items())} | parts
+
+
+def masked_abundances(run: Run, sample: int, asv: np.ndarray, step: int) -> torch.Tensor:
+    """Which abundances of a sample are masked, by (seed, step, sample, ASV)."""
+    table = run.material.study.table
+    keys = address_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
+    address = address_hash(run.config.runtime.seed, "hide abundances", step)
+    return uniforms(address, torch.from_numpy(keys), 1)[:, 0] < run.config.losses.abundance_mask_ratio
 
 
 def of_ranks(run: Run, asvs: list[tuple[int, list[float]]]) -> list[float]:
@@ -198,13 +226,16 @@ def of_ranks(run: Run, asvs: list[tuple[int, list[float]]]) -> list[float]:
 
 @pytest.mark.parametrize("options", [{}, AUGMENTED])
 @pytest.mark.parametrize("sizes", [(6,), (4, 2)])
-def test_the_losses_are_those_of_plain_loops(double_run, gradient, newick, sizes, options):
+def test_the_losses_are_those_of_plain_loops(double_run, gradient, newick, one_sample, sizes, options):
     run = double_run(**options)
     plan = replace(first_plan(run, 6), step=31, epoch=4)
     with torch.no_grad():
-        expected = reference_losses(run, plan, newick)
+        expected = reference_losses(run, plan, newick, one_sample)
     losses, _ = step_of(run, cut(plan, *sizes), gradient)
+    # true abundances are float32
+    single = {name: (losses.pop(name), expected.pop(name)) for name in ("abundance_loss", "loss")}
     assert losses == pytest.approx(expected, rel=1e-9)
+    assert all(found == pytest.approx(wanted, rel=1e-6) for found, wanted in single.values())
 
 
 def test_masks_change_with_the_step_and_draws_with_the_epoch(double_run, gradient):
@@ -229,10 +260,9 @@ def test_held_out_samples_are_judged_as_they_are(double_run):
     assert augmented.objective.validate() == plain.objective.validate()
 
 
-def validated(run: Run) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+def validated(run: Run, one_sample) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """Metrics, and all true and predicted distances of held-out samples, one pair after the other."""
     objective = run.objective
-    assert isinstance(objective, PretrainObjective)
     metrics = objective.validate()
     assert run.model.training
     samples, draws = objective.held_out.samples, run.material.draws
@@ -242,10 +272,7 @@ def validated(run: Run) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     for sample in samples:
         asv, count = draws.counts(sample, FIXED)
         with torch.no_grad():
-            embedded = run.model.embed_asvs(run.material.nucleotides[asv])
-            slot = torch.arange(len(asv))[None]
-            reads = torch.from_numpy(count)[None].clone()
-            embeddings.append(run.model.embed_samples(embedded, slot, reads, reads.sum(1))[0])
+            embeddings.append(run.model(one_sample(run.material.nucleotides[asv], count)).sample_embedding[0])
     z = run.model.scale(torch.stack(embeddings))
     predicted = run.model.distance(z, z).detach().numpy()
     run.model.train()
@@ -254,11 +281,11 @@ def validated(run: Run) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("group", "block"), [(4096, 512), (4096, 3)])
-def test_validation_is_over_all_pairs_of_held_out_samples(double_run, monkeypatch, group, block):
-    monkeypatch.setattr(module, "PAIR_GROUP", group)
-    monkeypatch.setattr(module, "PAIR_BLOCK", block)
+def test_validation_is_over_all_pairs_of_held_out_samples(double_run, monkeypatch, one_sample, group, block):
+    monkeypatch.setattr(distances_module, "PAIR_GROUP", group)
+    monkeypatch.setattr(distances_module, "PAIR_BLOCK", block)
     run = double_run()
-    metrics, true, predicted = validated(run)
+    metrics, true, predicted = validated(run, one_sample)
     assert len(true) == 8 * 7 / 2
     assert metrics["val/unifrac_loss"] == pytest.approx(np.square(true - predicted).mean(), rel=1e-9)
     assert metrics["val/unifrac_pearson"] == pytest.approx(np.corrcoef(true, predicted)[0, 1], rel=1e-9)
@@ -266,40 +293,39 @@ def test_validation_is_over_all_pairs_of_held_out_samples(double_run, monkeypatc
 
 
 def test_validation_of_many_samples_compares_within_groups(double_run, monkeypatch):
-    monkeypatch.setattr(module, "PAIR_GROUP", 4)
+    monkeypatch.setattr(distances_module, "PAIR_GROUP", 4)
     run = double_run()
-    objective = run.objective
-    pairs = [predicted for predicted, _ in objective.compare_pairs(torch.randn(8, 8).double())]
+    task = run.objective.task(UnifracTask)
+    pairs = [predicted for predicted, _ in task.compare_pairs(torch.randn(8, 8).double())]
     assert sum(map(len, pairs)) == 2 * 4 * 3 / 2
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 11])
 def test_ranks_compare_every_held_out_pair_once(double_run, monkeypatch, ranks):
-    monkeypatch.setattr(module, "PAIR_BLOCK", 3)
-    objective = double_run().objective
-    embedding = torch.randn(8, 8).double()
-    whole = sorted(value for predicted, _ in objective.compare_pairs(embedding) for value in predicted.tolist())
-    compute, shared = objective.parallel.compute, []
+    monkeypatch.setattr(distances_module, "PAIR_BLOCK", 3)
+    task = double_run().objective.task(UnifracTask)
+    z = torch.randn(8, 8).double()
+    whole = sorted(value for predicted, _ in task.compare_pairs(z) for value in predicted.tolist())
+    compute, shared = task.compute, []
     for rank in range(ranks):
-        world = World(compute.device, rank, ranks)
-        objective.parallel = replace(objective.parallel, compute=replace(compute, world=world))
-        shared += [value for predicted, _ in objective.compare_pairs(embedding) for value in predicted.tolist()]
+        task.compute = replace(compute, world=World(compute.device, rank, ranks))
+        shared += [value for predicted, _ in task.compare_pairs(z) for value in predicted.tolist()]
     assert len(whole) == 8 * 7 / 2
     assert sorted(shared) == whole
 
 
-def test_validation_weighs_hidden_nucleotides_by_the_samples_that_hold_them(double_run):
+def test_validation_weighs_masked_nucleotides_by_the_samples_that_hold_them(double_run):
     run = double_run(asv_chunk_size=7)
     metrics = run.objective.validate()
     counts = run.material.study.table.counts[run.material.split.val].toarray()
     tokens = run.material.nucleotides
     keys = torch.from_numpy(run.material.study.asv_keys)
     masking = run.config.masking.model_copy(update={"nuc_asv_share": 1.0})
-    mask = hidden_nucleotides(tokens, keys, masking, run.config.runtime.seed, VALIDATION)
+    mask = mask_nucleotides(tokens, keys, masking, run.config.runtime.seed, VALIDATION)
     losses, hits, weights = [], [], []
     for asv in np.flatnonzero(counts.sum(axis=0)):
         with torch.no_grad():
-            logits = run.model.asv_encoder.predict_hidden(tokens[asv : asv + 1], mask[asv : asv + 1])
+            logits = predict_masked(run.model.asv_encoder, tokens[asv : asv + 1], mask[asv : asv + 1])
         true = tokens[asv][mask[asv]].long()
         losses += torch.nn.functional.cross_entropy(logits, true, reduction="none").tolist()
         hits += (logits.argmax(1) == true).tolist()
@@ -308,7 +334,7 @@ def test_validation_weighs_hidden_nucleotides_by_the_samples_that_hold_them(doub
     assert metrics["val/nucleotide_accuracy"] == pytest.approx(np.average(hits, weights=weights), rel=1e-9)
 
 
-def test_validation_of_faith_pd_is_on_the_logarithm(double_run, newick):
+def test_validation_of_faith_pd_is_on_the_logarithm(double_run, newick, one_sample):
     run = double_run()
     metrics = run.objective.validate()
     samples = run.material.split.val
@@ -316,8 +342,14 @@ def test_validation_of_faith_pd_is_on_the_logarithm(double_run, newick):
     counts = run.material.draws.rows(samples, FIXED).toarray()
     taxa = list(run.material.study.table.asv_ids)
     pd = skbio.diversity.alpha_diversity("faith_pd", counts, taxa=taxa, tree=tree, validate=False)
+    predicted = run.objective.outputs(run.objective.task(FaithPdTask), run.objective.held_out)[:, 0].numpy()
+    run.model.eval()
     with torch.no_grad():
-        predicted = run.model.faith_pd_head(run.objective.embed_held_out())[:, 0].numpy()
+        alone = [
+            run.model(one_sample(run.material.nucleotides[asv], count)).heads["faith_pd"].item()
+            for asv, count in (run.material.draws.counts(sample, FIXED) for sample in samples)
+        ]
+    assert predicted == pytest.approx(alone, rel=1e-9)
     assert metrics["val/faith_pd_loss"] == pytest.approx(np.square(predicted - np.log1p(pd)).mean(), rel=1e-9)
     assert metrics["val/faith_pd_pearson"] == pytest.approx(np.corrcoef(np.expm1(predicted), pd)[0, 1], rel=1e-9)
     assert metrics["val/faith_pd_mae"] == pytest.approx(np.abs(np.expm1(predicted) - pd).mean(), rel=1e-9)
@@ -332,7 +364,7 @@ def test_validation_of_ranks_weighs_asvs_by_the_samples_that_hold_them(double_ru
     trained = study.table.counts[split.train].sum(axis=0) > 0
     code = study.taxonomy_labels(split.train).code
     with torch.no_grad():
-        logits = run.model.predict_taxonomy(run.model.embed_asvs(run.material.nucleotides))
+        logits = run.model.head("taxonomy")(run.model.embed_asvs(run.material.nucleotides))
     sizes = [len(classes) for classes in run.documents["taxonomy"].values()]
     assert (code[times > 0] < 0).sum() > 10
     losses = []
@@ -350,21 +382,56 @@ def test_validation_of_ranks_weighs_asvs_by_the_samples_that_hold_them(double_ru
     assert metrics["val/taxonomy_loss"] == pytest.approx(np.mean(losses), rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", [TaxonomyTask, NucleotideTask])
 @pytest.mark.parametrize("ranks", [2, 3, 60])
-def test_ranks_of_a_launch_judge_every_asv_once(double_run, monkeypatch, ranks):
-    objective, sums = double_run(val_fraction=0.7).objective, []
-    task, compute = objective.taxonomy, objective.compute
+def test_ranks_of_a_launch_judge_every_asv_once(double_run, monkeypatch, ranks, kind):
+    task, sums = double_run(val_fraction=0.7).objective.task(kind), []
+    compute = task.compute
     monkeypatch.setattr(World, "sum", lambda self, tensor: sums.append(tensor) or tensor)
-    task.validate(objective.model, objective.nucleotides)
-    for rank in range(ranks):
-        task.compute = replace(compute, world=World(compute.device, rank, ranks))
-        task.validate(objective.model, objective.nucleotides)
+    with torch.no_grad():
+        task.validate(None)
+        for rank in range(ranks):
+            task.compute = replace(compute, world=World(compute.device, rank, ranks))
+            task.validate(None)
     torch.testing.assert_close(sum(sums[1:]), sums[0], rtol=1e-12, atol=1e-12)
-    assert sums[0][[0, 2, 4]].all()  # losses, ASVs, and ASVs of no training sample
+    # losses, ASVs, and ASVs of no training sample; or losses, hits and nucleotides
+    assert sums[0][[0, 2, 4] if kind is TaxonomyTask else [0, 2]].all()
+
+
+def test_validation_of_masked_abundances_is_over_all_of_them(double_run, one_sample):
+    losses = [
+        double_run(batch_size=size, num_workers=workers).objective.validate()["val/abundance_loss"]
+        for size, workers in [(8, 0), (3, 2)]
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    run = double_run()
+    errors = []
+    for sample in run.material.split.val:
+        asv, count = run.material.draws.counts(sample, FIXED)
+        masked = masked_abundances(run, sample, asv, VALIDATION)
+        with torch.no_grad():
+            output = run.model(one_sample(run.material.nucleotides[asv], count, masked_abundances=masked[None]))
+        true = torch.from_numpy(count / count.sum()).log()
+        errors += (output.heads["abundance"][0] - true)[masked].square().tolist()
+    assert run.objective.validate()["val/abundance_loss"] == pytest.approx(np.mean(errors), rel=1e-6)  # of float32
+
+
+def test_masked_abundances_are_not_learned_by_default(study, make_pretrain_config):
+    run = prepare_pretraining(study, make_pretrain_config())
+    assert "abundance" not in {task.name for task in run.objective.tasks}
+    assert "val/abundance_loss" not in run.objective.metrics
+    assert "abundance" not in run.model.head_names
+
+
+def test_validation_masks_abundances_for_their_own_task_alone(double_run):
+    """Distances of held-out samples are judged on all that is known of these."""
+    one, other = (double_run(abundance_mask_ratio=ratio).objective.validate() for ratio in (0.1, 0.9))
+    differing = {name for name in one if one[name] != other[name]}
+    assert differing == {"val/loss", "val/abundance_loss"}
 
 
 @pytest.mark.parametrize("sizes", [(2,), (1, 1), (6, 6)])
-def test_a_step_that_hides_no_nucleotide_has_a_gradient(double_run, gradient, sizes):
+def test_a_step_that_masks_no_nucleotide_has_a_gradient(double_run, gradient, sizes):
     run = double_run(**alone("nucleotide"), nuc_asv_share=1e-9)
     losses, pull = step_of(run, cut(first_plan(run, sum(sizes)), *sizes), gradient)
     assert losses["nucleotide_loss"] == 0
@@ -372,10 +439,8 @@ def test_a_step_that_hides_no_nucleotide_has_a_gradient(double_run, gradient, si
 
 
 def test_the_first_pass_of_an_accumulated_step_predicts_no_nucleotides(double_run, gradient, monkeypatch):
-    run = double_run()
-    encoder, passes = run.model.asv_encoder, []
-    predict = encoder.predict_hidden
-    monkeypatch.setattr(encoder, "predict_hidden", lambda *given: passes.append(1) or predict(*given))
+    run, passes, predict = double_run(), [], sequence_encoder.predict_masked
+    monkeypatch.setattr(sequence_encoder, "predict_masked", lambda *given: passes.append(1) or predict(*given))
     step_of(run, cut(first_plan(run), 6, 6), gradient)
     assert len(passes) == 2
 
@@ -410,11 +475,11 @@ def test_validation_by_workers_is_the_same(double_run, monkeypatch):
     assert used == [0, 2]
 
 
-@pytest.mark.parametrize("options", [*PARTS[:6], {"val_fraction": 0.7}])
+@pytest.mark.parametrize("options", [*PARTS[:8], {"val_fraction": 0.7}])
 def test_the_names_of_the_metrics_are_known_before_validating(double_run, options):
     run = double_run(**options)
     metrics = run.objective.validate()
-    assert set(metrics) == run.objective.metric_names()
+    assert metrics.keys() == run.objective.metrics.keys()
     total = sum(weight * metrics.get(f"val/{name}_loss", 0) for name, weight in run.config.losses.weights.items())
     assert metrics["val/loss"] == pytest.approx(total)
 
@@ -422,3 +487,30 @@ def test_the_names_of_the_metrics_are_known_before_validating(double_run, option
 def test_validation_draws_and_masks_stay_the_same(double_run):
     run = double_run(nucleotide_dropout=0.3, sample_dropout=0.3)
     assert run.objective.validate() == run.objective.validate()
+
+
+def test_which_metrics_should_rise(double_run):
+    better = double_run(val_fraction=0.7).objective.metrics
+    ranks = ("phylum", "class", "order", "family", "genus")
+    rising = {"val/unifrac_r2", "val/unifrac_pearson", "val/nucleotide_accuracy", "val/faith_pd_r2"}
+    rising |= {"val/faith_pd_pearson"}
+    rising |= {f"val/taxonomy_{kind}_{rank}" for kind in ("accuracy", "new_accuracy") for rank in ranks}
+    assert {name for name, rises in better.items() if rises} == rising
+    neither = {name for name, rises in better.items() if rises is None}
+    assert neither == {f"val/unifrac_{name}" for name in ("pred_std", "true_std", "std_ratio")}
+
+
+def test_a_task_is_found_by_its_kind(double_run):
+    objective = double_run(faith_pd_weight=0.0).objective
+    assert objective.task(UnifracTask).name == "unifrac"
+    with pytest.raises(KeyError, match="FaithPdTask"):
+        objective.task(FaithPdTask)
+
+
+def test_outputs_of_a_task_are_in_the_order_of_the_samples(double_run):
+    run = double_run(sample_dropout=0.3)
+    task, rows = run.objective.task(FaithPdTask), run.material.split.train
+    whole = run.objective.outputs(task, run.material.batches(rows, run.config))
+    assert run.model.training
+    turned = run.objective.outputs(task, run.material.batches(rows[::-1].copy(), run.config))
+    torch.testing.assert_close(turned.flip(0), whole, rtol=1e-9, atol=1e-9)

@@ -25,10 +25,11 @@ from aam.config import (
     TargetConfig,
     TrainConfig,
 )
+from aam.data.samples import Samples
 from aam.errors import InputError
 from aam.models.heads import TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.models.sequence_predictor import EmbeddedPredictor, SequencePredictor
+from aam.models.sequence_predictor import SequencePredictor
 from aam.models.transformer import Block, compile_blocks
 from aam.models.types import CategorySpec
 from aam.training.compute import Compute, seeded
@@ -66,6 +67,20 @@ def hollow_predictor(fusion: str | None = None, count_weight: float = 1.0) -> Se
         return SequencePredictor(encoder, TargetSpec((2,), ((),), (0.0,)), target, categories, spec)
 
 
+def two_samples(asvs: Tensor, categories: Tensor | None = None) -> Samples:
+    """Samples of two ASVs, one of which the second lacks; an abundance is masked."""
+    counts = torch.tensor([[3, 4], [5, 0]])
+    return Samples(
+        asvs,
+        torch.tensor([[0, 1], [1, 0]]),
+        counts,
+        counts.sum(1),
+        counts == 0,
+        masked_abundances=counts > 3,
+        categories=categories,
+    )
+
+
 def values(model: nn.Module) -> dict[str, Tensor]:
     whole = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in model.state_dict().items()}
     return {name: value.detach().clone() for name, value in whole.items()}
@@ -79,7 +94,7 @@ def test_first_weights_and_what_is_frozen_do_not_depend_on_the_strategy(name: st
         model.freeze()
         give_weights(model, STRATEGIES[name], Compute(world), 5)
         assert [p.requires_grad for p in model.encoder.parameters()] == [False] * len(list(plain.encoder.parameters()))
-        assert isinstance(model.encoder.log_tau, DTensor) == STRATEGIES[name].fsdp
+        assert isinstance(model.encoder.scale.log_tau, DTensor) == STRATEGIES[name].fsdp
         found, expected = values(model), values(plain)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
@@ -87,27 +102,26 @@ def test_first_weights_and_what_is_frozen_do_not_depend_on_the_strategy(name: st
 
 @pytest.mark.parametrize("embedded", [False, True])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_step_calls_the_whole_model_or_what_follows_a_frozen_encoder(name: str, embedded: bool):
+def test_a_step_calls_the_whole_model_on_nucleotides_and_on_embedded_asvs(name: str, embedded: bool):
     model = hollow_predictor()
     if embedded:
         model.freeze()
     with setup_distributed("cpu", STRATEGIES[name]) as world:
         give_weights(model, STRATEGIES[name], Compute(world), 5)
-        parallel = parallelize(model, STRATEGIES[name], Compute(world), embedded)
+        parallel = parallelize(model, STRATEGIES[name], Compute(world))
         assert parallel.world is world
         if name == "ddp":
             assert isinstance(parallel.call, DistributedDataParallel)
-            assert isinstance(parallel.call.module, EmbeddedPredictor if embedded else SequencePredictor)
+            assert parallel.call.module is model
             with parallel.quiet():
                 assert not parallel.call.require_backward_grad_sync
         else:
-            assert parallel.call == (model.predict_samples if embedded else model)
-        slot, count = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[3, 4], [5, 0]])
+            assert parallel.call is model
         tokens = torch.randint(1, 5, (2, 12), dtype=torch.uint8)
         asvs = model.embed_asvs(tokens) if embedded else tokens
-        output = parallel.call(asvs, slot, count, count.sum(1), count > 3)
+        output = parallel.call(two_samples(asvs))
     assert output.prediction.shape == (2, 2)
-    assert output.counts.shape == (2, 2)
+    assert output.abundances.shape == (2, 2)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -116,13 +130,12 @@ def test_a_step_may_begin_from_embedded_samples(name: str):
     for each in (plain, model):
         each.freeze()
     give_weights(plain, STRATEGIES["none"], Compute(World(CPU)), 5)
-    samples = torch.randn(3, plain.encoder.config.embedding_dim)
-    expected = plain.predict_pooled(samples)
+    samples = Samples.of_pooled(torch.randn(3, plain.encoder.config.embedding_dim))
+    expected = plain(samples)
     expected.prediction.square().sum().backward()
     with setup_distributed("cpu", STRATEGIES[name]) as world:
         give_weights(model, STRATEGIES[name], Compute(world), 5)
-        parallel = parallelize(model, STRATEGIES[name], Compute(world), embedded=True, pooled=True)
-        output = parallel.call(samples, None)
+        output = parallelize(model, STRATEGIES[name], Compute(world)).call(samples)
         torch.testing.assert_close(output.prediction, expected.prediction)
         output.prediction.square().sum().backward()
         for key, parameter in model.target_head.named_parameters():
@@ -139,26 +152,25 @@ def test_categories_go_with_every_strategy(name: str, fusion: str, embedded: boo
         if embedded:
             each.freeze()
     give_weights(plain, DistributedConfig(), Compute(World(CPU)), 5)
-    slot, count = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[3, 4], [5, 0]])
-    tokens, categories = torch.randint(1, 5, (2, 12), dtype=torch.uint8), torch.tensor([[2, 3, 2], [1, 2, 3]])
-    asvs = plain.embed_asvs(tokens).detach()
-    rest = (slot, count, count.sum(1), count > 3, categories)
-    expected = plain.predict_samples(asvs, *rest) if embedded else plain(tokens, *rest)
-    (expected.prediction.square().sum() + expected.counts.square().sum()).backward()
+    samples = two_samples(torch.randint(1, 5, (2, 12), dtype=torch.uint8), torch.tensor([[2, 3, 2], [1, 2, 3]]))
+    if embedded:
+        samples = samples._replace(asvs=plain.embed_asvs(samples.asvs).detach())
+    expected = plain(samples)
+    (expected.prediction.square().sum() + expected.abundances.square().sum()).backward()
     gradients = {key: p.grad for key, p in plain.named_parameters() if p.requires_grad}
     # of the blocks in bfloat16
     close = {"rtol": 0.1, "atol": 0.1} if name == "mixed" else {"rtol": 1e-4, "atol": 1e-5}
     with setup_distributed("cpu", STRATEGIES[name]) as world:
         give_weights(model, STRATEGIES[name], Compute(world), 5)
-        parallel = parallelize(model, STRATEGIES[name], Compute(world), embedded)
-        output = parallel.call(asvs if embedded else tokens, *rest)
+        parallel = parallelize(model, STRATEGIES[name], Compute(world))
+        output = parallel.call(samples)
         torch.testing.assert_close(output.prediction, expected.prediction, **close)
-        (output.prediction.square().sum() + output.counts.square().sum()).backward()
+        (output.prediction.square().sum() + output.abundances.square().sum()).backward()
         found = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
         whole = {key: grad.full_tensor() if isinstance(grad, DTensor) else grad for key, grad in found.items()}
         if fusion == "cross_attention":
-            weights = model.category_attention(asvs, slot, count, count.sum(1), categories)
-            torch.testing.assert_close(weights.sum(-1), (count > 0)[:, None].expand(-1, 4, -1).float())
+            weights = model.category_attention(samples)
+            torch.testing.assert_close(weights.sum(-1), (~samples.padding)[:, None].expand(-1, 4, -1).float())
     assert whole.keys() == gradients.keys()
     for key, gradient in gradients.items():
         torch.testing.assert_close(whole[key], gradient, **close, msg=lambda text, key=key: f"{key}: {text}")

@@ -47,8 +47,9 @@ class Signalled:
         self.signal(True)
         return self.objective.validate()
 
-    def metric_names(self):
-        return self.objective.metric_names()
+    @property
+    def metrics(self):
+        return self.objective.metrics
 
 
 def fit(run: Run) -> Path:

@@ -3,16 +3,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from aam.training.target_objective import predict_outputs
 from sklearn import metrics as reference
 
 from aam.data.addressed import address_hash, address_keys, uniforms
-from aam.data.dataset import AddressedSampler, StepDataset, StepPlan
+from aam.data.dataset import StepDataset, StepPlan
 from aam.data.rarefaction import FIXED, row_of
+from aam.data.samples import SampleBatch
 from aam.data.sequences import sequence_keys
+from aam.models.asv_features import waves
 from aam.models.transformer import Block
 from aam.training.checkpoint import Checkpoint, write_checkpoint
-from aam.training.inference import hold_asvs
+from aam.training.inference import hold_asvs, predict_outputs
+from aam.training.inputs import FrozenInputs, PooledInputs
+from aam.training.tasks.abundances import TargetAbundances
+from aam.training.tasks.base import VALIDATION
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import prepare_pretraining
@@ -22,7 +27,8 @@ CLASSES = {**REGRESSION, "metadata_column": "habitat", "classifier": True, "clas
 
 
 def first_plan(run: Run, samples: int = 12) -> StepPlan:
-    return next(iter(AddressedSampler(run.material.split.train, samples, 1, 1, seed=7)))
+    """A step of so many training samples, in one batch."""
+    return StepPlan(0, 0, False, (np.random.default_rng(7).permutation(run.material.split.train)[:samples],))
 
 
 def cut(plan: StepPlan, *sizes: int) -> StepPlan:
@@ -54,7 +60,7 @@ def test_the_gradient_of_accumulated_batches_is_that_of_one(double_run, gradient
     assert ("count_loss" in losses) == (options["count_weight"] > 0)
 
 
-def reference_losses(run: Run, plan: StepPlan) -> dict[str, float]:
+def reference_losses(run: Run, plan: StepPlan, one_sample) -> dict[str, float]:
     """Losses by loops over the samples of a step, each alone, and over their ASVs."""
     study, config, model = run.material.study, run.config, run.model
     train = study.metadata.iloc[run.material.split.train]
@@ -65,11 +71,10 @@ def reference_losses(run: Run, plan: StepPlan) -> dict[str, float]:
         table = study.table
         named = address_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
         keys = torch.from_numpy(named)
-        hidden = uniforms(address, keys, 1)[:, 0] < config.target.count_mask_ratio
-        slot, reads = torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone()
-        output = model(run.material.nucleotides[asv], slot, reads, reads.sum(1), hidden[None])
-        for at in hidden.nonzero()[:, 0].tolist():
-            count_errors.append((float(output.counts[0, at]) - np.log(count[at] / count.sum())) ** 2)
+        masked = uniforms(address, keys, 1)[:, 0] < config.target.count_mask_ratio
+        output = model(one_sample(run.material.nucleotides[asv], count, masked_abundances=masked[None]))
+        for at in masked.nonzero()[:, 0].tolist():
+            count_errors.append((float(output.abundances[0, at]) - np.log(count[at] / count.sum())) ** 2)
         row = study.metadata.iloc[sample]
         if config.target.classifier:
             names = sorted(set(train["habitat"]))
@@ -88,22 +93,28 @@ def reference_losses(run: Run, plan: StepPlan) -> dict[str, float]:
 
 @pytest.mark.parametrize("options", [REGRESSION, CLASSES])
 @pytest.mark.parametrize("sizes", [(6,), (4, 2)])
-def test_the_losses_are_those_of_plain_loops(double_run, gradient, options, sizes):
+def test_the_losses_are_those_of_plain_loops(double_run, gradient, one_sample, options, sizes):
     run = double_run(**options)
     plan = replace(first_plan(run, 6), step=3, epoch=1)
     with torch.no_grad():
-        expected = reference_losses(run, plan)
+        expected = reference_losses(run, plan, one_sample)
     assert step_of(run, cut(plan, *sizes), gradient)[0] == pytest.approx(expected, rel=1e-5)  # targets are float32
 
 
-def test_hidden_abundances_change_with_the_step(double_run):
+def masked_in(run: Run, batch: SampleBatch, step: int | str) -> torch.Tensor:
+    samples = batch.samples(run.material.nucleotides[batch.asv])
+    return run.objective.task(TargetAbundances).mask(samples, batch, step).masked_abundances
+
+
+def test_masked_abundances_change_with_the_step(double_run):
     run = double_run(**REGRESSION)
     batch = run.dataset[first_plan(run)].micro[0]
-    masks = [run.objective._hide_abundances(batch, step) for step in (0, 0, 1)]
+    masks = [masked_in(run, batch, step) for step in (0, 0, 1)]
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
-    assert not masks[0][batch.count == 0].any()
-    assert 0.25 < masks[0][batch.count > 0].double().mean() < 0.55
+    assert not masks[0][batch.padding].any()
+    assert 0.25 < masks[0][~batch.padding].double().mean() < 0.55
+    assert not masked_in(run, replace(batch, is_padding=True), 0).any()
 
 
 @pytest.fixture
@@ -162,7 +173,7 @@ def test_a_frozen_encoder_keeps_no_dropout_in_its_embeddings(study, make_train_c
         prepare_training(study, make_train_config(**encoder, freeze_base=True, nucleotide_dropout=rate))
         for rate in (0.0, 0.5)
     ]
-    one, other = (run.objective.frozen_asvs.rows for run in runs)
+    one, other = (run.objective.inputs.embeddings(run.objective.held_out).rows for run in runs)
     assert torch.equal(one, other)
     assert not one.requires_grad
     assert runs[1].model.training
@@ -196,8 +207,13 @@ def test_samples_are_embedded_in_every_step_where_something_of_them_changes(
     study, make_train_config, pretrained, options
 ):
     run = prepare_training(study, make_train_config(**pretrained(), freeze_base=True, **options))
-    assert not run.objective.pooled
+    assert type(run.objective.inputs) is FrozenInputs
     assert type(run.dataset) is StepDataset
+
+
+def outputs_of(run: Run) -> torch.Tensor:
+    """What the model gives for the held-out samples."""
+    return run.objective.outputs(run.objective.task(TargetTask), run.objective.held_out)
 
 
 @pytest.mark.parametrize("options", SETTLED)
@@ -206,11 +222,10 @@ def test_a_head_on_samples_that_are_embedded_once_learns_what_it_learns_anyway(
 ):
     config = make_train_config(**pretrained(), freeze_base=True, **options)
     pooled = prepare_training(study, config)
-    monkeypatch.setattr("aam.workflows.prepare.pools_once", lambda *given: False)
-    monkeypatch.setattr("aam.training.target_objective.pools_once", lambda *given: False)
+    monkeypatch.setattr("aam.training.inputs.pools_once", lambda *given: False)
     plain = prepare_training(study, config)
-    assert pooled.objective.pooled
-    assert not plain.objective.pooled
+    assert type(pooled.objective.inputs) is PooledInputs
+    assert type(plain.objective.inputs) is FrozenInputs
     near = {"rel": 1e-2, "abs": 1e-3} if "mixed_precision" in options else {"rel": 1e-5, "abs": 1e-6}
     for sizes in [(12,), (5, 7)]:
         plan = cut(replace(first_plan(plain), step=3, epoch=1), *sizes)
@@ -219,30 +234,28 @@ def test_a_head_on_samples_that_are_embedded_once_learns_what_it_learns_anyway(
         assert pull.numpy() == pytest.approx(expected_pull.numpy(), **near)
         assert expected_pull.any()
     assert pooled.objective.validate() == pytest.approx(plain.objective.validate(), **near)
-    outputs, expected_outputs = (run.objective.predict_held_out() for run in (pooled, plain))
+    outputs, expected_outputs = (outputs_of(run).numpy() for run in (pooled, plain))
     assert outputs == pytest.approx(expected_outputs, **near)
 
 
 def test_a_head_on_embedded_samples_calls_no_encoder_after_the_first_step(study, make_train_config, pretrained):
     options = {**DEEP, "standardize_samples": False}  # else samples are embedded before the first step
     run = prepare_training(study, make_train_config(**pretrained(), freeze_base=True, **options))
-    rows = {"embed_asvs": 0, "pool_samples": 0}
-    for name in rows:
-        inner = getattr(run.model, name)
+    rows = {"asvs": 0, "samples": 0}
 
-        def count(first, *given, name=name, inner=inner):
-            rows[name] += len(given[0]) if given else len(first)
-            return inner(first, *given)
+    def count_asvs(module, given, output):
+        rows["asvs"] += len(given[0])
 
-        setattr(run.model, name, count)
-    ran: list[int] = []
-    run.model.encoder.sample_encoder.pooling.register_forward_hook(lambda *given: ran.append(len(given[2])))
+    def count_samples(module, given, output):
+        rows["samples"] += len(output.embedding)
+
+    run.model.encoder.asv_encoder.register_forward_hook(count_asvs)
+    run.model.encoder.sample_encoder.register_forward_hook(count_samples)
     for _ in range(2):
         run.objective.backward(run.dataset[cut(first_plan(run), 6, 6)], lambda loss: loss)
         run.objective.validate()
-        run.objective.predict_held_out()
-    assert sum(ran) == study.table.n_samples
-    assert rows == {"embed_asvs": study.table.n_asvs, "pool_samples": study.table.n_samples}
+        outputs_of(run)
+    assert rows == {"asvs": study.table.n_asvs, "samples": study.table.n_samples}
 
 
 def test_random_features_are_settled_on_the_asvs_of_training_samples(study, make_train_config):
@@ -254,31 +267,30 @@ def test_random_features_are_settled_on_the_asvs_of_training_samples(study, make
     standard = (rows - features.shift) * features.scale
     assert standard.mean(0).abs().max() < 1e-3
     assert (standard.std(0, unbiased=False) - 1).abs().max() < 1e-2
-    assert features.waves(rows).mean(0).abs().max() < 1e-4
+    assert (waves(rows, dict(features.named_parameters())) - features.center).mean(0).abs().max() < 1e-4
 
 
-def alone(run: Run) -> np.ndarray:
+def alone(run: Run, one_sample) -> np.ndarray:
     """Outputs of the model for every held-out sample, by itself."""
     run.model.eval()
     rows = []
     for sample in run.material.split.val:
         asv, count = row_of(run.material.draws.rows(np.array([sample]), FIXED), 0)
         with torch.no_grad():
-            slot, reads = torch.arange(len(asv))[None], torch.from_numpy(count)[None].clone()
-            outputs = run.model(run.material.nucleotides[asv], slot, reads, reads.sum(1))
+            outputs = run.model(one_sample(run.material.nucleotides[asv], count))
             rows.append(outputs.prediction[0].double().numpy())
     run.model.train()
     return np.array(rows)
 
 
 @pytest.mark.parametrize("transform", ["zscore", "log-minmax"])
-def test_validation_of_numbers_is_in_their_own_units(study, make_train_config, transform):
+def test_validation_of_numbers_is_in_their_own_units(study, make_train_config, one_sample, transform):
     run = prepare_training(study, make_train_config(**REGRESSION, target_transform=transform, sample_dropout=0.3))
     metrics = run.objective.validate()
     assert run.model.training
     true = study.metadata["acidity"].to_numpy()[run.material.split.val]
     train = study.metadata["acidity"].to_numpy()[run.material.split.train]
-    outputs = alone(run)[:, 0]
+    outputs = alone(run, one_sample)[:, 0]
     if transform == "zscore":
         predicted = outputs * train.std() + train.mean()
     else:
@@ -287,10 +299,10 @@ def test_validation_of_numbers_is_in_their_own_units(study, make_train_config, t
     assert metrics["val/r2"] == pytest.approx(reference.r2_score(true, predicted), rel=1e-4)
     assert metrics["val/mae"] == pytest.approx(np.abs(true - predicted).mean(), rel=1e-4)
     assert metrics["val/loss"] == pytest.approx(0.7 * metrics["val/target_loss"] + 0.3 * metrics["val/count_loss"])
-    assert set(metrics) == run.objective.metric_names()
+    assert metrics.keys() == run.objective.metrics.keys()
 
 
-def test_validation_of_hidden_abundances_is_over_all_of_them(study, make_train_config):
+def test_validation_of_masked_abundances_is_over_all_of_them(study, make_train_config):
     losses = [
         prepare_training(
             study, make_train_config(**REGRESSION, batch_size=size, num_workers=workers)
@@ -303,8 +315,7 @@ def test_validation_of_hidden_abundances_is_over_all_of_them(study, make_train_c
     errors = []
     for sample in run.material.split.val:
         batch = run.material.held_out(1)[run.material.split.val.tolist().index(sample)]
-        hidden = run.objective._hide_abundances(batch, "validation")
-        relative = (batch.count / batch.count.sum())[hidden]
+        relative = (batch.counts / batch.counts.sum())[masked_in(run, batch, VALIDATION)]
         errors += (relative.log() - run.model.count_head.output.bias.item()).square().tolist()
     assert run.objective.validate()["val/count_loss"] == pytest.approx(np.mean(errors), rel=1e-5)
 
@@ -317,31 +328,41 @@ def test_the_first_count_loss_is_the_spread_of_the_abundances(study, make_train_
     assert run.objective.validate()["val/count_loss"] < 2 * share.var()
 
 
-def test_validation_of_classes_weighs_the_loss_only(study, make_train_config):
+def test_validation_of_classes_weighs_the_loss_only(study, make_train_config, one_sample):
     run = prepare_training(study, make_train_config(**CLASSES))
     metrics = run.objective.validate()
     habitat = study.metadata["habitat"].to_numpy()
     train, val = habitat[run.material.split.train], habitat[run.material.split.val]
     names = sorted(set(train))
-    outputs = alone(run)
+    outputs = alone(run, one_sample)
     probability = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
     own = -np.log(probability[np.arange(len(val)), [names.index(name) for name in val]])
     weights = [len(train) / (3 * (train == name).sum()) for name in val]
     assert metrics["val/target_loss"] == pytest.approx(np.average(own, weights=weights), rel=1e-4)
     assert metrics["val/log_loss"] == pytest.approx(own.mean(), rel=1e-4)
     assert metrics["val/accuracy"] == np.mean(np.array(names)[outputs.argmax(axis=1)] == val)
-    assert set(metrics) == run.objective.metric_names()
+    assert metrics.keys() == run.objective.metrics.keys()
 
 
 def test_outputs_do_not_depend_on_the_batches_or_the_workers(study, make_train_config):
     run = prepare_training(study, make_train_config(**REGRESSION, max_asvs=9, asv_choice="random"))
-    objective = run.objective
-    embeddings = hold_asvs(objective.model, objective.nucleotides, objective.held_out, objective.compute)
+    compute, held_out = run.objective.compute, run.objective.held_out
+    embeddings = hold_asvs(run.model.eval(), run.material.nucleotides, held_out, compute)
     outputs = [
-        predict_outputs(objective.model.eval(), embeddings, run.material.held_out(size), objective.compute, workers)
+        predict_outputs(run.model, embeddings, run.material.held_out(size), compute, workers)
         for size, workers in [(8, 0), (8, 2), (1, 0), (3, 0)]
     ]
     assert outputs[0].dtype == np.float64
     assert np.array_equal(outputs[0], outputs[1])
     assert outputs[0] == pytest.approx(outputs[2], abs=1e-5)
     assert outputs[0] == pytest.approx(outputs[3], abs=1e-5)
+    assert np.array_equal(outputs[0], outputs_of(run).numpy())
+
+
+def test_predictions_of_frozen_and_pooled_samples_are_those_of_nucleotides(
+    study, make_train_config, pretrained, one_sample
+):
+    options = {**pretrained(), "freeze_base": True, "metadata_column": "habitat", "classifier": True}
+    for more in (SETTLED[0], FREE[0]):
+        run = prepare_training(study, make_train_config(**options, **more, asv_features=6))
+        assert outputs_of(run).numpy() == pytest.approx(alone(run, one_sample), abs=1e-5)

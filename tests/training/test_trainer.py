@@ -16,7 +16,7 @@ from aam.errors import InputError
 from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
 from aam.training.memory import predicted_cost
 from aam.training.monitor import Monitor
-from aam.training.objective import PretrainObjective
+from aam.training.objective import Objective
 from aam.training.parallel import Parallel
 from aam.training.trainer import Trainer, TrainingDivergedError
 from aam.workflows import fit as workflow
@@ -51,8 +51,9 @@ class Interrupted:
             raise Interrupt
         return self.objective.validate()
 
-    def metric_names(self):
-        return self.objective.metric_names()
+    @property
+    def metrics(self):
+        return self.objective.metrics
 
 
 def fit(run: Run, asked) -> Path:
@@ -128,13 +129,13 @@ def test_a_run_goes_on_with_the_batches_that_it_had(study, make_pretrain_config,
         monkeypatch.setattr(workflow, "measured_budget", measured)
         return replace(run, dataset=replace(run.dataset, pieces=pieces))
 
-    backward = PretrainObjective.backward
+    backward = Objective.backward
 
     def watched(objective, step, scale):
         cuts.append((step.plan.step, step.pieces, [len(batch.sample) for batch in step.micro]))
         return backward(objective, step, scale)
 
-    monkeypatch.setattr(PretrainObjective, "backward", watched)
+    monkeypatch.setattr(Objective, "backward", watched)
     compare_resumed(prepare, tmp_path, [(4, False), (7, True)])
     assert {of_step for _, of_step, _ in cuts} == {pieces}
     assert max(len(sizes) for _, _, sizes in cuts) > pieces
@@ -199,8 +200,9 @@ class Toy:
     def validate(self):
         return dict(self.validations[self.epoch])
 
-    def metric_names(self):
-        return set(self.validations[0])
+    @property
+    def metrics(self):
+        return {name: name == "val/r2" for name in self.validations[0]}
 
 
 def square(step: int, weight: torch.Tensor) -> torch.Tensor:

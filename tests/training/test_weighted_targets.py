@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from aam.data.dataset import AddressedSampler, StepPlan
+from aam.data.dataset import StepPlan
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
 
@@ -30,8 +31,9 @@ def step_of(run: Run, plan: StepPlan, gradient) -> tuple[dict[str, float], torch
 
 
 def first_plan(run: Run, *sizes: int) -> StepPlan:
-    plan = next(iter(AddressedSampler(run.material.split.train, sum(sizes), 1, 1, seed=7)))
-    return replace(plan, micro=tuple(np.split(plan.samples, np.cumsum(sizes)[:-1])))
+    """A step of training samples, in batches of these sizes."""
+    rows = np.random.default_rng(7).permutation(run.material.split.train)[: sum(sizes)]
+    return StepPlan(0, 0, False, tuple(np.split(rows, np.cumsum(sizes)[:-1])))
 
 
 @pytest.fixture
@@ -43,15 +45,14 @@ def gaps(study) -> pd.DataFrame:
     return metadata
 
 
-def plain_loss(run: Run, plan: StepPlan) -> float:
+def plain_loss(run: Run, plan: StepPlan, one_sample) -> float:
     """Mean over targets of the mean error of the samples that have a value, by loops over single samples."""
     metadata, config = run.material.study.metadata, run.config.target
     errors = {"acidity": [], "day": []}
     for sample in plan.samples:
         asv, count = run.material.draws.counts(sample, plan.epoch)
-        reads = torch.from_numpy(count)[None].clone()
         with torch.no_grad():
-            output = run.model(run.material.nucleotides[asv], torch.arange(len(asv))[None], reads, reads.sum(1))
+            output = run.model(one_sample(run.material.nucleotides[asv], count))
         low, middle, high, day = output.prediction[0].tolist()
         for name, predicted in {"acidity": (low, middle, high), "day": (day,)}.items():
             train = metadata[name].iloc[run.material.split.train]
@@ -69,11 +70,11 @@ def plain_loss(run: Run, plan: StepPlan) -> float:
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_the_loss_of_several_targets_is_that_of_plain_loops(double_run, gradient, gaps, sizes):
+def test_the_loss_of_several_targets_is_that_of_plain_loops(double_run, gradient, gaps, one_sample, sizes):
     run = double_run(gaps, **SEVERAL)
     plan = first_plan(run, *sizes)
     losses, pull = step_of(run, plan, gradient)
-    assert losses["target_loss"] == pytest.approx(plain_loss(run, plan), rel=1e-5)  # targets are float32
+    assert losses["target_loss"] == pytest.approx(plain_loss(run, plan, one_sample), rel=1e-5)  # targets are float32
     whole_losses, whole = step_of(run, first_plan(run, 12), gradient)
     assert losses == pytest.approx(whole_losses, rel=1e-10)
     assert (pull - whole).norm() <= 1e-10 * whole.norm()
@@ -84,7 +85,7 @@ def test_samples_stay_that_have_one_of_the_targets(double_run, gaps):
     left_out = run.material.study.left_out
     assert left_out["sample_id"].tolist() == list(gaps.index[gaps[["acidity", "day"]].isna().all(axis=1)])
     assert set(left_out["reason"]) == {"no value of acidity or day"}
-    weight = run.objective.table.weight
+    weight = run.objective.task(TargetTask).table.weight
     known = gaps.loc[list(run.material.study.table.sample_ids), ["acidity", "day"]].notna().to_numpy()
     used = np.concatenate([run.material.split.train, run.material.split.val])
     assert (weight[used] > 0).numpy().tolist() == known[used].tolist()
@@ -95,14 +96,15 @@ def test_what_stands_in_for_missing_values_changes_nothing(double_run, gradient,
     plan = first_plan(run, 5, 7)
     before, pull = step_of(run, plan, gradient)
     validated = run.objective.validate()
-    table = run.objective.table
+    task = run.objective.task(TargetTask)
+    table = task.table
     noise = torch.full_like(table.value, -1e6)
-    run.objective.table = replace(table, value=torch.where(table.weight > 0, table.value, noise))
+    task.table = replace(table, value=torch.where(table.weight > 0, table.value, noise))
     after, other = step_of(run, plan, gradient)
     assert before == after
     assert torch.equal(pull, other)
     assert run.objective.validate() == validated
-    run.objective.table = replace(table, value=torch.where(table.weight > 0, noise, table.value))
+    task.table = replace(table, value=torch.where(table.weight > 0, noise, table.value))
     assert step_of(run, plan, gradient)[0] != before
 
 
@@ -138,7 +140,7 @@ def test_weights_of_several_columns_multiply_and_have_mean_1_in_training(study, 
         expected /= metadata[column].map(counts).to_numpy()
     expected /= expected[train].mean()
     used = np.concatenate([train, run.material.split.val])
-    assert run.objective.table.weight[used, 0].numpy() == pytest.approx(expected[used], rel=1e-5)
+    assert run.objective.task(TargetTask).table.weight[used, 0].numpy() == pytest.approx(expected[used], rel=1e-5)
     assert set(run.documents["loss_weights"]["weights"]) == {"region", "health"}
 
 
@@ -148,7 +150,7 @@ def test_weights_by_class_and_by_category_multiply(study, make_train_config):
     options = {"categorical_loss_weights": "effective", "categorical_loss_weight_column": "region"}
     by_category = prepare_training(study, make_train_config(**plain, **options))
     both = prepare_training(study, make_train_config(**plain, **options, class_weights="balanced"))
-    first, second, product = (run.objective.table.weight for run in (by_class, by_category, both))
+    first, second, product = (run.objective.task(TargetTask).table.weight for run in (by_class, by_category, both))
     assert torch.allclose(product, first * second)
     assert first.unique().numel() > 1 < second.unique().numel()
 
@@ -172,12 +174,12 @@ def test_weights_of_classes(study, make_train_config, tmp_path, weights):
         of_class = {name: number + 1.5 for number, name in enumerate(names)}
     used = np.concatenate([train, run.material.split.val])
     expected = [of_class[name] for name in habitat[used]]
-    assert run.objective.table.weight[used, 0].numpy() == pytest.approx(expected, rel=1e-5)
+    assert run.objective.task(TargetTask).table.weight[used, 0].numpy() == pytest.approx(expected, rel=1e-5)
 
 
 def test_metrics_of_several_targets_are_validated_and_can_choose_the_best(double_run, gaps):
     run = double_run(gaps, **SEVERAL, best_metric="val/r2_day", count_weight=0.1)
     metrics = run.objective.validate()
-    assert set(metrics) == run.objective.metric_names()
+    assert metrics.keys() == run.objective.metrics.keys()
     assert {"val/r2", "val/r2_acidity", "val/pinball_acidity", "val/mae_day", "val/count_loss"} <= set(metrics)
     assert metrics["val/loss"] == pytest.approx(metrics["val/target_loss"] + 0.1 * metrics["val/count_loss"])
