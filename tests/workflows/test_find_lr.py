@@ -81,7 +81,7 @@ class Diverging:
 
     def backward(self, step, scale):
         self.step += 1
-        loss = self.model.log_tau.exp().sum() * (math.nan if self.step > self.at else 1.0)
+        loss = self.model.scale.log_tau.exp().sum() * (math.nan if self.step > self.at else 1.0)
         loss.backward()
         return {"loss": loss.detach()}
 

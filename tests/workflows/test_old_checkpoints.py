@@ -11,7 +11,8 @@ from aam.config import InspectConfig, TrainConfig
 from aam.errors import InputError
 from aam.training.checkpoint import read_checkpoint
 from aam.workflows.inspect import inspect
-from aam.workflows.old_configs import in_todays_options
+from aam.workflows.old_configs import in_todays_names, in_todays_options
+from aam.workflows.restore import restore
 from aam.workflows.train import train
 
 OLD = Path(__file__).parents[1] / "checkpoints" / "before_learners"
@@ -52,6 +53,19 @@ def test_old_options_keep_their_values(kind):
 def test_the_share_of_a_split_that_a_column_gives_says_nothing():
     split = {"test_size": 0.3, "split_column": "fold"}
     assert in_todays_options({"split": split}) == {"split": {"split_column": "fold"}}
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("pretrain", ""), ("train", "encoder.")])
+def test_old_weights_keep_their_values_by_new_names(kind, prefix):
+    stored = read_checkpoint(OLD / kind).model
+    before, today = f"{prefix}log_tau", f"{prefix}scale.log_tau"
+    assert before in stored
+    renamed = in_todays_names(stored)
+    assert renamed.keys() == stored.keys() - {before} | {today}
+    assert all(renamed[name] is value for name, value in stored.items() if name != before)
+    assert renamed[today] is stored[before]
+    assert in_todays_names(renamed) == renamed
+    assert restore(OLD / kind).model.state_dict()[today].equal(stored[before])
 
 
 def test_fine_tuning_starts_from_an_old_encoder(train_options, tmp_path):

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from aam.config import PretrainConfig, PretrainFindLrConfig, TrainConfig
-from aam.data.dataset import AddressedSampler
+from aam.data.dataset import StepPlan
 from aam.data.rarefaction import FIXED
 from aam.data.study import load_study
 from aam.errors import InputError
-from aam.training.noise import misread
+from aam.training.noise import substitute
 from aam.workflows.find_lr import find_lr
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
@@ -84,10 +84,10 @@ def gradient_of(run, plan) -> torch.Tensor:
 def test_fine_tuning_reads_the_nucleotides_of_a_step_with_its_noise(prepare, sizes):
     learns = {"freeze_base": False}
     noisy, plain, still = prepare(sequence_noise=0.2, lr=0.02), prepare(**learns), prepare(**learns)
-    plan = next(iter(AddressedSampler(plain.material.split.train, 8, 1, 1, seed=7)))
-    plan = replace(plan, step=5, micro=tuple(np.split(plan.samples, np.cumsum(sizes)[:-1])))
+    rows = np.random.default_rng(7).permutation(plain.material.split.train)[:8]
+    plan = StepPlan(5, 0, False, tuple(np.split(rows, np.cumsum(sizes)[:-1])))
     keys = torch.from_numpy(plain.material.study.asv_keys)
-    plain.objective.nucleotides = misread(plain.material.nucleotides, keys, 0.2, plain.config.runtime.seed, 5)
+    plain.objective.inputs.nucleotides = substitute(plain.material.nucleotides, keys, 0.2, plain.config.runtime.seed, 5)
     expected = gradient_of(plain, plan)
     assert torch.equal(gradient_of(noisy, plan), expected)
     assert not torch.allclose(gradient_of(still, plan), expected)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from aam.training.target_objective import TargetObjective
 
 from aam import InputError, SampleRegressor
 from aam.config import InspectConfig, PredictConfig, TrainConfig
@@ -19,6 +18,8 @@ from aam.data.study import load_study
 from aam.data.tables import read_tables
 from aam.training.checkpoint import CheckpointStore, read_checkpoint
 from aam.training.distributed import setup_distributed
+from aam.training.objective import Objective
+from aam.training.tasks.targets import TargetTask
 from aam.workflows.fit import Run
 from aam.workflows.inspect import inspect
 from aam.workflows.predict import predict
@@ -171,7 +172,7 @@ def test_categories_are_learned_beside_a_frozen_encoder(train_options, pretraine
 def test_a_resumed_run_with_categories_ends_as_if_it_was_not_stopped(train_options, tmp_path, monkeypatch):
     options = {**EVERYTHING, "epochs": 3, "checkpoint_every": 3, "log_every": 1}
     train(TrainConfig.from_flat(train_options(tmp_path / "a", **options)))
-    backward = TargetObjective.backward
+    backward = Objective.backward
 
     def fail(self, step, scale):
         if step.plan.step == 7:
@@ -179,7 +180,7 @@ def test_a_resumed_run_with_categories_ends_as_if_it_was_not_stopped(train_optio
         return backward(self, step, scale)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TargetObjective, "backward", fail)
+        patched.setattr(Objective, "backward", fail)
         with pytest.raises(ZeroDivisionError):
             train(TrainConfig.from_flat(train_options(tmp_path / "b", **options)))
     train(TrainConfig.from_flat(train_options(tmp_path / "b", **options, resume=True)))
@@ -207,23 +208,17 @@ def test_a_run_is_not_resumed_on_other_categories(train_options, metadata, tmp_p
 # concealed categories
 
 
-def categories_seen(run: Run, monkeypatch) -> list[torch.Tensor]:
+def categories_seen(run: Run) -> list[torch.Tensor]:
     """Where the model keeps what it is called with from now on."""
     seen: list[torch.Tensor] = []
-    predictor = type(run.model)._predict
-
-    def keep(self, asv_embedding, slot, count, depth, hidden_count, categories):
-        seen.append(categories.clone())
-        return predictor(self, asv_embedding, slot, count, depth, hidden_count, categories)
-
-    monkeypatch.setattr(type(run.model), "_predict", keep)
+    run.model.register_forward_pre_hook(lambda model, given: seen.append(given[0].categories.clone()))
     return seen
 
 
-def test_categories_are_concealed_by_step_and_sample(train_options, tmp_path, monkeypatch):
+def test_categories_are_concealed_by_step_and_sample(train_options, tmp_path):
     run = prepared(train_options(tmp_path / "run", **EVERYTHING))
-    seen = categories_seen(run, monkeypatch)
-    given = run.objective.table.categories
+    seen = categories_seen(run)
+    given = run.objective.inputs.categories
     given[run.material.split.train[3], 1] = MISSING  # which stays so: it is not the same as new
     plan = next(iter(run.material.sampler(run.config)))
 
@@ -249,11 +244,11 @@ def test_categories_are_concealed_by_step_and_sample(train_options, tmp_path, mo
     assert {tuple((torch.tensor(row) == UNSEEN).tolist()) for row in first.values()} > {(False, False, False)}
 
 
-def test_categories_are_not_concealed_in_validation(train_options, tmp_path, monkeypatch):
+def test_categories_are_not_concealed_in_validation(train_options, tmp_path):
     run = prepared(train_options(tmp_path / "run", **EVERYTHING | {"categorical_dropout": 0.9}))
-    seen = categories_seen(run, monkeypatch)
+    seen = categories_seen(run)
     run.objective.validate()
-    true = run.objective.table.categories[run.objective.held_out.samples]
+    true = run.objective.inputs.categories[run.objective.held_out.samples]
     assert sorted(torch.cat(seen).tolist()) == sorted(true.tolist())  # by size
     assert len(seen) > 1
 
@@ -317,11 +312,10 @@ def test_the_loss_of_a_step_is_the_weighted_mean(train_options, tmp_path):
     run = prepared(train_options(tmp_path / "run", **CATEGORIES, **weighted, freeze_base=False))
     step = run.dataset[next(iter(run.material.sampler(run.config)))]
     found = float(run.objective.backward(step, lambda loss: loss)["target_loss"])
-    table, (batch,) = run.objective.table, step.micro
-    codes = table.categories[batch.sample]
-    tokens = run.material.nucleotides[batch.asv]
+    table, (batch,) = run.objective.task(TargetTask).table, step.micro
+    codes = run.objective.inputs.categories[batch.sample]
     with torch.no_grad():
-        predicted = run.model(tokens, batch.slot, batch.count, batch.depth, None, codes).prediction[:, 0]
+        predicted = run.model(batch.samples(run.material.nucleotides[batch.asv], codes)).prediction[:, 0]
     weight, true = table.weight[batch.sample, 0], table.value[batch.sample, 0]
     assert len(weight.unique()) > 1
     errors = torch.nn.functional.huber_loss(predicted, true, reduction="none")
@@ -338,7 +332,7 @@ def test_scales_by_category_are_the_identity_at_the_start_and_learned_then(train
     for name, options in (("plain", {}), ("scaled", scaled)):
         run = prepared(train_options(tmp_path / name, **options))
         step = run.dataset[next(iter(run.material.sampler(run.config)))]
-        outputs.append(run.objective._predict(step, 0, None).prediction)
+        outputs.append(run.model(run.objective.inputs.of_step(step.micro[0], 0)).prediction)
     assert torch.equal(*outputs)
     train(TrainConfig.from_flat(train_options(tmp_path / "run", **scaled)))
     trained = restore(tmp_path / "run")

@@ -22,7 +22,7 @@ def read(path, index: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("kind", ["pretrained", "classifier"])
-def test_embeddings_are_those_of_the_encoder(kind, request, aam, study_folder, tmp_path):
+def test_embeddings_are_those_of_the_encoder(kind, request, aam, study_folder, one_sample, tmp_path):
     folder = request.getfixturevalue(kind)
     options = {"checkpoint": folder, "table": study_folder / "table.biom", "device": "cpu"}
     assert aam("embed", **options, output=tmp_path / "s.tsv", asv=tmp_path / "a.tsv.gz") == 0
@@ -39,9 +39,7 @@ def test_embeddings_are_those_of_the_encoder(kind, request, aam, study_folder, t
         draws = SampleDraws(table, trained.config.sampling, trained.config.runtime.seed)
         for row in (0, 17, 39):
             asv, count = draws.counts(row, FIXED)
-            slot = torch.from_numpy(asv)[None]
-            reads = torch.from_numpy(count)[None].clone()
-            alone = trained.encoder.embed_samples(expected, slot, reads, reads.sum(1))[0]
+            alone = trained.encoder(one_sample(tokens[asv], count)).sample_embedding[0]
             assert samples.iloc[row, :8].to_numpy(np.float64) == pytest.approx(alone.numpy(), rel=1e-4, abs=1e-5)
 
 

@@ -74,17 +74,15 @@ def test_rows_are_those_of_the_asvs_that_a_sample_holds_in_the_order_of_the_tabl
 
 
 @pytest.mark.parametrize("row", [0, 17, 39])
-def test_weights_are_those_of_the_model(row, weights, attentive, study_folder, drawn):
+def test_weights_are_those_of_the_model(row, weights, attentive, study_folder, drawn, one_sample):
     table, draws = drawn
     trained = restore(attentive)
     asv, count = draws.counts(row, FIXED)
-    reads = torch.from_numpy(count)[None].clone()
     metadata = read_metadata(study_folder / "metadata.tsv").loc[list(table.sample_ids)]
     categories = torch.from_numpy(trained.categories.encode(metadata.iloc[[row]]))
     with torch.no_grad():
-        embedded = trained.encoder.embed_asvs(torch.from_numpy(encode_sequences(table.sequences)[asv]))
-        slot = torch.arange(len(asv))[None]
-        alone = trained.predictor.category_attention(embedded, slot, reads, reads.sum(1), categories)[0]
+        tokens = torch.from_numpy(encode_sequences(table.sequences)[asv])
+        alone = trained.predictor.category_attention(one_sample(tokens, count, categories=categories))[0]
     own = weights[weights["sample_id"] == table.sample_ids[row]]
     heads = own[["head_1", "head_2"]].to_numpy().reshape(len(asv), 2, 2)  # ASV, column, head
     assert heads == pytest.approx(alone.permute(1, 2, 0).numpy(), abs=1e-5)

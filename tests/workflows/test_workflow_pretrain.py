@@ -7,10 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
-from aam.config import InputConfig, PretrainConfig, SamplingConfig, UnifracConfig
+from aam.config import InputConfig, PretrainConfig, SamplingConfig, TrainConfig, UnifracConfig
 from aam.data.distance_matrix import DistanceMatrix, write_distance_matrix
 from aam.data.rarefaction import FIXED, SampleDraws
+from aam.data.sequences import encode_sequences
 from aam.data.study import load_study
+from aam.data.tables import read_tables
 from aam.errors import InputError
 from aam.training import compute as compute_module
 from aam.training.checkpoint import read_checkpoint
@@ -19,6 +21,7 @@ from aam.workflows import fit
 from aam.workflows.fit import begin_compute
 from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore
+from aam.workflows.train import train
 
 
 def names(folder) -> set[str]:
@@ -188,12 +191,56 @@ def test_a_resumed_run_keeps_the_precision_that_was_chosen(pretrain_options, tmp
 
 
 def test_training_learns(pretrain_options, tmp_path):
-    """More steps than elsewhere: the distances and the hidden nucleotides get better than at the start."""
+    """More steps than elsewhere: the distances and the masked nucleotides get better than at the start."""
     pretrain(PretrainConfig.from_flat(pretrain_options(tmp_path / "run", epochs=25, embedding_dim=16)))
     validations = [line for line in metrics_of(tmp_path / "run") if "val/loss" in line]
     assert validations[-1]["val/unifrac_loss"] < 0.5 * validations[0]["val/unifrac_loss"]
     assert validations[-1]["val/nucleotide_loss"] < 0.8 * validations[0]["val/nucleotide_loss"]
     assert stats.spearmanr(range(25), [line["val/loss"] for line in validations]).statistic < -0.5
+
+
+@pytest.fixture(scope="module")
+def of_abundances(tmp_path_factory, pretrain_options):
+    """Output folder of a pretraining that learns masked abundances too."""
+    folder = tmp_path_factory.mktemp("runs") / "abundances"
+    more = {"abundance_weight": 0.3, "abundance_mask_ratio": 0.3, "rarefy_depth": 150, "epochs": 15}
+    pretrain(PretrainConfig.from_flat(pretrain_options(folder, **more)))
+    return folder
+
+
+def test_masked_abundances_are_learned_where_that_is_asked_for(of_abundances, pretrained):
+    validations = [line for line in metrics_of(of_abundances) if "val/loss" in line]
+    losses = [line["val/abundance_loss"] for line in validations]
+    assert losses[-1] < 0.5 * losses[0]
+    assert stats.spearmanr(range(15), losses).statistic < -0.8
+    weights = {"unifrac_loss": 1.0, "nucleotide_loss": restore(of_abundances).config.losses.weights["nucleotide"]}
+    weights |= {"abundance_loss": 0.3}
+    last = validations[-1]
+    assert last["val/loss"] == pytest.approx(sum(weight * last[f"val/{name}"] for name, weight in weights.items()))
+    assert not any("abundance" in name for line in metrics_of(pretrained) for name in line)
+
+
+def test_an_encoder_that_learned_abundances_is_restored_and_fine_tuned(
+    of_abundances, train_options, study_folder, one_sample, tmp_path
+):
+    trained, stored = restore(of_abundances), read_checkpoint(of_abundances).model
+    head = {name for name in stored if name.startswith("abundance_head.")}
+    assert head == {"abundance_head.output.weight", "abundance_head.output.bias"}
+    assert all(torch.equal(trained.encoder.state_dict()[name], value) for name, value in stored.items())
+    table = read_tables([study_folder / "table.biom"])
+    asv, count = SampleDraws(table, SamplingConfig(), 0).counts(3, FIXED)
+    tokens = torch.from_numpy(encode_sequences(table.sequences)[asv])
+    with torch.no_grad():
+        assert trained.encoder(one_sample(tokens, count)).heads["abundance"].shape == (1, len(asv))
+    for frozen in (True, False):
+        folder = tmp_path / str(frozen)
+        more = {"pretrained_encoder": of_abundances, "freeze_base": frozen, "epochs": 1, "rarefy_depth": 150}
+        train(TrainConfig.from_flat(train_options(folder, **more)))
+        model = read_checkpoint(folder).model
+        assert not any("abundance_head" in name for name in model)
+        kept = [name for name in stored if name not in head]
+        same = [torch.equal(model[f"encoder.{name}"], stored[name]) for name in kept]
+        assert all(same) == frozen
 
 
 @pytest.mark.parametrize(

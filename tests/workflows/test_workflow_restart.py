@@ -10,7 +10,7 @@ import pytest
 
 from aam.config import EvaluateConfig, PretrainConfig, TrainConfig
 from aam.errors import InputError
-from aam.training.objective import PretrainObjective
+from aam.training.objective import Objective
 from aam.workflows import folder as module
 from aam.workflows.folder import CONFIG, LAUNCH, LOCK, MAY_CHANGE, RUN_FILES, open_folder, settle_folder
 from aam.workflows.pretrain import pretrain
@@ -175,7 +175,7 @@ def test_a_launch_that_failed_and_was_restarted_ends_as_if_it_had_not(
     if overwrite:  # an older run, which must be replaced once
         pretrain(broken)
         broken = PretrainConfig.from_flat(pretrain_options(tmp_path / "b", overwrite=True, **options))
-    backward = PretrainObjective.backward
+    backward = Objective.backward
 
     def fail(self, step, scale):
         if step.plan.step == at:
@@ -183,7 +183,7 @@ def test_a_launch_that_failed_and_was_restarted_ends_as_if_it_had_not(
         return backward(self, step, scale)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PretrainObjective, "backward", fail)
+        patched.setattr(Objective, "backward", fail)
         with pytest.raises(ZeroDivisionError):
             pretrain(broken)
     assert [line["step"] for line in steps(tmp_path / "b")] == seen

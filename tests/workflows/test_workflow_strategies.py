@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
-from aam.training.target_objective import TargetObjective
 from safetensors.torch import load_file
 
 from aam.config import PretrainConfig, TrainConfig
 from aam.training.checkpoint import read_checkpoint
-from aam.training.objective import PretrainObjective
+from aam.training.objective import Objective
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
 
@@ -97,8 +96,7 @@ def test_a_run_goes_on_with_another_strategy(pretrain_options, train_options, tm
         else:
             train(TrainConfig.from_flat(train_options(folder, checkpoint_every=3, **strategy, **more)))
 
-    objective = PretrainObjective if kind == "pretrain" else TargetObjective
-    backward = objective.backward
+    backward = Objective.backward
 
     def fail(self, step, scale):
         if step.plan.step == 6:
@@ -107,7 +105,7 @@ def test_a_run_goes_on_with_another_strategy(pretrain_options, train_options, tm
 
     run(tmp_path / "whole", "none")
     with monkeypatch.context() as patched:
-        patched.setattr(objective, "backward", fail)
+        patched.setattr(Objective, "backward", fail)
         with pytest.raises(ZeroDivisionError):
             run(tmp_path / "run", first)
     assert not dist.is_initialized()

@@ -10,7 +10,7 @@ import pytest
 from aam.config import PretrainConfig, PretrainFindLrConfig, TrainConfig
 from aam.data.taxonomy import TaxonomyClasses, read_taxonomy
 from aam.training.checkpoint import read_checkpoint
-from aam.training.objective import PretrainObjective
+from aam.training.objective import Objective
 from aam.workflows.find_lr import find_lr
 from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore
@@ -65,10 +65,10 @@ def test_an_encoder_learns_what_its_type_says(encoder):
 def test_its_checkpoint_rebuilds_the_heads(encoder, study_folder):
     kind, folder = encoder
     trained, documents = restore(folder), read_checkpoint(folder).documents
-    assert ("taxonomy" in documents) == (trained.encoder.taxonomy_head is not None) == ("taxonomy" in LOSSES[kind])
-    assert (trained.encoder.faith_pd_head is not None) == ("faith_pd" in LOSSES[kind])
+    assert ("taxonomy" in documents) == ("taxonomy" in trained.encoder.head_names) == ("taxonomy" in LOSSES[kind])
+    assert set(trained.encoder.head_names) == LOSSES[kind] & {"faith_pd", "taxonomy"}
     if "taxonomy" in documents:
-        sizes = {name: head.out_features for name, head in trained.encoder.taxonomy_head.ranks.items()}
+        sizes = {name: head.out_features for name, head in trained.encoder.head("taxonomy").ranks.items()}
         classes = TaxonomyClasses.from_json(documents["taxonomy"])
         assert sizes == classes.sizes
         of_all = TaxonomyClasses.fit(list(read_taxonomy(study_folder / "taxonomy.tsv").values()))
@@ -97,7 +97,7 @@ def test_frozen_fine_tuning_keeps_the_encoder(encoder, train_options, tmp_path):
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(options_of, tmp_path, monkeypatch):
-    backward = PretrainObjective.backward
+    backward = Objective.backward
 
     def fail(self, step, scale):
         if step.plan.step == 5:
@@ -106,7 +106,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(options_of, tmp_path, monkeypatc
 
     pretrain(PretrainConfig.from_flat(options_of("combined", tmp_path / "whole", checkpoint_every=3)))
     with monkeypatch.context() as patched:
-        patched.setattr(PretrainObjective, "backward", fail)
+        patched.setattr(Objective, "backward", fail)
         with pytest.raises(ZeroDivisionError):
             pretrain(PretrainConfig.from_flat(options_of("combined", tmp_path / "run", checkpoint_every=3)))
     pretrain(PretrainConfig.from_flat(options_of("combined", tmp_path / "run", checkpoint_every=3, resume=True)))

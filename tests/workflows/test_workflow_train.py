@@ -355,7 +355,10 @@ def test_the_head_starts_from_standardized_samples(study_folder, train_options, 
     study = load_study(config.inputs, config.sampling, needs=("metadata",))
     run = prepare_training(study, config)
     batches = run.material.batches(run.material.split.train, run.config)
-    read = run.model.target_head.norm(run.objective._head_inputs(batches))
+    run.model.eval()
+    read = run.model.target_head.norm(
+        run.objective.inputs.over(lambda samples, _: run.model(samples).head_input, batches)
+    )
     assert read.mean(0).abs().max() < 1e-4
     assert (read.std(0, unbiased=False) - 1).abs().max() < 1e-3
     plain = config.model_copy(update={"target": config.target.model_copy(update={"standardize_samples": False})})
