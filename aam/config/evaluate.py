@@ -248,7 +248,8 @@ class EvaluateConfig(RunConfig):
                 self.optim._refuse_unused("encoder_lr_ratio", "an encoder that learns: drop --freeze-base")
             return self
         for section in SECTIONS_OF_NETWORK:
-            for option in self.sections()[section].model_fields.keys() - READ_BY_KERNEL.get(section, frozenset()):
+            shared = READ_BY_KERNEL.get(section, frozenset())
+            for option in (name for name in self.sections()[section].model_fields if name not in shared):
                 getattr(self, section)._refuse_unused(option, "neural among --learners or --ensemble-members")
         return self
 
@@ -262,7 +263,7 @@ class EvaluateConfig(RunConfig):
             if shared and "neural" in fitted:
                 continue
             needed = "kernel" + (" or neural" if shared else "") + " among --learners or --ensemble-members"
-            for option in options:
+            for option in sorted(options):
                 getattr(self, section)._refuse_unused(option, needed)
         return self
 
