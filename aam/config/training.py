@@ -156,9 +156,8 @@ class TrainingConfig(RunConfig):
         """Refuse options that the learner does not read."""
         learner = self.choice.learner
         for section, kind in self.sections().items():
-            for option in kind.model_fields.keys() - options_read(
-                learner, section, kind, self.ensemble.ensemble_members
-            ):
+            read = options_read(learner, section, kind, self.ensemble.ensemble_members)
+            for option in (name for name in kind.model_fields if name not in read):
                 getattr(self, section)._refuse_unused(option, _reader(option, section, learner))
         return self
 

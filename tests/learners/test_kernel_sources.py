@@ -161,6 +161,17 @@ def test_what_decides_is_found(study, described, config):
         assert np.corrcoef(told, y[1:40:2])[0, 1] > 0.9
 
 
+@WAYS
+def test_a_category_that_is_unknown_makes_a_prediction_less_certain(study, config):
+    wanted = (WantedCategory(("habitat",)),)
+    y = study.metadata["habitat"].astype("category").cat.codes.to_numpy(float)[:40:2]
+    solution = KernelLearner(config, wanted).solve(replace(problem_of(study, 0), y=y))
+    known = solution.predict(study, np.arange(40)).spread
+    for value in (None, "elsewhere"):
+        unknown = replace(study, metadata=study.metadata.assign(habitat=value))
+        assert (solution.predict(unknown, np.arange(40)).spread > 1.5 * known).all()
+
+
 def test_embeddings_do_not_depend_on_other_samples_and_are_kept(study, embedding, monkeypatch):
     embedded = []
     embed = encoder_source.Embedding._embed
