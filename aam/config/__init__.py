@@ -17,7 +17,7 @@ from aam.config.base import (
     refuse_renamed,
     split_commas,
 )
-from aam.config.categories import CategoricalFusion, CategoryConfig, HierarchyCombine
+from aam.config.categories import CategoricalFusion, CategoryColumnsConfig, CategoryConfig, HierarchyCombine
 from aam.config.commands import (
     CheckpointInputConfig,
     EmbedConfig,
@@ -41,6 +41,7 @@ from aam.config.commands import (
 from aam.config.evaluate import EvaluateConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import (
+    READ_BY_KERNEL,
     SECTIONS_OF,
     SECTIONS_OF_NETWORK,
     EnsembleConfig,
@@ -48,6 +49,7 @@ from aam.config.learners import (
     LearnersConfig,
     LinearConfig,
     TreesConfig,
+    fitted_learners,
     has_network,
 )
 from aam.config.learning import (
@@ -92,11 +94,13 @@ from aam.config.training import LearnerConfig, TrainConfig, TrainingConfig
 
 __all__ = [
     "COMMAS",
+    "READ_BY_KERNEL",
     "SECTIONS_OF",
     "SECTIONS_OF_NETWORK",
     "AttnImplementation",
     "AugmentationConfig",
     "CategoricalFusion",
+    "CategoryColumnsConfig",
     "CategoryConfig",
     "CheckpointInputConfig",
     "CountEmbedding",
@@ -170,6 +174,7 @@ __all__ = [
     "UnifracCommandConfig",
     "UnifracConfig",
     "UnifracMetric",
+    "fitted_learners",
     "flag",
     "has_network",
     "refuse_renamed",

@@ -11,21 +11,42 @@ CategoricalFusion = Literal["concat", "add", "gmu", "cross_attention", "perceive
 HierarchyCombine = Literal["sum", "gated"]
 
 
-class CategoryConfig(Section):
-    """Categorical metadata beside the community: known of a new sample, and no target."""
+class CategoryColumnsConfig(Section):
+    """Which categorical metadata a prediction depends on: known of a new sample, and no target."""
 
     panel: ClassVar[str] = "Categorical metadata"
 
     categorical_columns: Names = ()
-    """Columns such as site,season that the prediction may depend on; new samples need them too (empty: missing)."""
+    """Columns such as site,season that the prediction may depend on; new samples need them too (empty: missing). The
+    network and the learner kernel read them."""
+    categorical_hierarchy: Names = ()
+    """Parents of columns: city=region,region=country, or a JSON file; a new city is then taken for its region."""
+
+    @model_validator(mode="after")
+    def _columns_are_named_once(self) -> Self:
+        twice = [name for name in self.categorical_columns if self.categorical_columns.count(name) > 1]
+        if twice:
+            raise ValueError(f"--categorical-columns names {twice[0]} twice")
+        if not self.categorical_columns:
+            self._refuse_unused("categorical_hierarchy", "--categorical-columns")
+        return self
+
+    @property
+    def hierarchy_file(self) -> Path | None:
+        """The JSON file that gives the hierarchy, if it is one."""
+        one = self.categorical_hierarchy[0] if len(self.categorical_hierarchy) == 1 else ""
+        return Path(one) if one.endswith(".json") else None
+
+
+class CategoryConfig(CategoryColumnsConfig):
+    """Categorical metadata beside the community, and how the network reads it."""
+
     categorical_fusion: CategoricalFusion = "concat"
     """How categories meet the sample: beside its embedding, added, gated, or attended to by each ASV."""
     categorical_dim: Positive = 16
     """Width of the vector of a category."""
     cross_attn_heads: Positive = 4
     """Attention heads of --categorical-fusion cross_attention and perceiver; divides --embedding-dim."""
-    categorical_hierarchy: Names = ()
-    """Parents of columns: city=region,region=country, or a JSON file; a new city is then taken for its region."""
     hierarchy_combine: HierarchyCombine = "sum"
     """A category's vector and its parent's: their sum, or weighed by a learned gate."""
     categorical_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -37,11 +58,8 @@ class CategoryConfig(Section):
 
     @model_validator(mode="after")
     def _options_need_columns(self) -> Self:
-        twice = [name for name in self.categorical_columns if self.categorical_columns.count(name) > 1]
-        if twice:
-            raise ValueError(f"--categorical-columns names {twice[0]} twice")
         if not self.categorical_columns:
-            for option in ("categorical_fusion", "categorical_dim", "categorical_hierarchy", "categorical_dropout"):
+            for option in ("categorical_fusion", "categorical_dim", "categorical_dropout"):
                 self._refuse_unused(option, "--categorical-columns")
         if self.categorical_fusion not in ("cross_attention", "perceiver"):
             self._refuse_unused("cross_attn_heads", "--categorical-fusion cross_attention or perceiver")
@@ -50,9 +68,3 @@ class CategoryConfig(Section):
         if not self.categorical_columns and self.conditional_output_scaling is None:
             self._refuse_unused("categorical_lr", "--categorical-columns or --conditional-output-scaling")
         return self
-
-    @property
-    def hierarchy_file(self) -> Path | None:
-        """The JSON file that gives the hierarchy, if it is one."""
-        one = self.categorical_hierarchy[0] if len(self.categorical_hierarchy) == 1 else ""
-        return Path(one) if one.endswith(".json") else None

@@ -6,13 +6,16 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from aam.config.base import Names, Positive, RunConfig, Section
+from aam.config.categories import CategoryColumnsConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import (
+    READ_BY_KERNEL,
     SECTIONS_OF_NETWORK,
     EnsembleConfig,
     LearnersConfig,
     LinearConfig,
     TreesConfig,
+    fitted_learners,
     has_network,
 )
 from aam.config.learning import FinetuneConfig, ResumableConfig, TargetModelConfig, TargetOptimConfig
@@ -66,8 +69,8 @@ class ComparisonConfig(Section):
     learners: Names = COMPARED
     """Learners to compare: linear (ridge or logistic regression), clades (trees on clades of the phylogeny), kernel
     (distances such as UniFrac), ensemble (the mean of some), neural (the network, which alone reads the options under
-    Pretrained encoder, Model and Training). Always: null (a guess), depth (sequencing depth alone), forest (random
-    forest on ASVs)."""
+    Pretrained encoder, Model and Training; kernel too reads --pretrained-encoder). Always: null (a guess), depth
+    (sequencing depth alone), forest (random forest on ASVs)."""
     configs: Names = ()
     """Two or more files of options of learners, with lines such as trees = 1000: each fold chooses the best by its
     training samples."""
@@ -220,6 +223,7 @@ class EvaluateConfig(RunConfig):
     trees: TreesConfig = TreesConfig()
     linear: LinearConfig = LinearConfig()
     kernel: KernelConfig = KernelConfig()
+    categories: CategoryColumnsConfig = CategoryColumnsConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     model: TargetModelConfig = TargetModelConfig()
@@ -230,6 +234,8 @@ class EvaluateConfig(RunConfig):
         for option, names in (
             ("--batch-column", self.comparison.batch_column),
             ("--group-column", (self.folds.group_column,)),
+            ("--categorical-columns", self.categories.categorical_columns),
+            ("--numeric-columns", self.kernel.numeric_columns),
         ):
             if self.target.column in names:
                 raise ValueError(f"{option} {self.target.column}: that is the column to predict")
@@ -242,8 +248,23 @@ class EvaluateConfig(RunConfig):
                 self.optim._refuse_unused("encoder_lr_ratio", "an encoder that learns: drop --freeze-base")
             return self
         for section in SECTIONS_OF_NETWORK:
-            for option in self.sections()[section].model_fields:
+            shared = READ_BY_KERNEL.get(section, frozenset())
+            for option in (name for name in self.sections()[section].model_fields if name not in shared):
                 getattr(self, section)._refuse_unused(option, "neural among --learners or --ensemble-members")
+        return self
+
+    @model_validator(mode="after")
+    def _kernel_has_its_options(self) -> Self:
+        fitted = fitted_learners(self.comparison.learners, self.ensemble)
+        if "kernel" in fitted:
+            return self
+        for section, options in READ_BY_KERNEL.items():
+            shared = section in SECTIONS_OF_NETWORK
+            if shared and "neural" in fitted:
+                continue
+            needed = "kernel" + (" or neural" if shared else "") + " among --learners or --ensemble-members"
+            for option in sorted(options):
+                getattr(self, section)._refuse_unused(option, needed)
         return self
 
     @property

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from aam.config.base import Names, Positive, RunConfig, Section
+from aam.config.categories import CategoryColumnsConfig
 from aam.config.kernel import KernelConfig
 
 LearnerName = Literal["null", "depth", "linear", "forest", "clades", "kernel", "ensemble", "neural"]
@@ -62,6 +63,7 @@ class LearnersConfig(RunConfig):
     trees: TreesConfig = TreesConfig()
     linear: LinearConfig = LinearConfig()
     kernel: KernelConfig = KernelConfig()
+    categories: CategoryColumnsConfig = CategoryColumnsConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
 
 
@@ -72,7 +74,7 @@ SECTIONS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "linear": ("linear", "trees"),
     "forest": ("trees",),
     "clades": ("trees",),
-    "kernel": ("kernel",),
+    "kernel": ("kernel", "categories"),
     "ensemble": ("trees", "linear", "kernel", "ensemble"),
 }
 """Sections of `LearnersConfig` that a learner reads."""
@@ -80,7 +82,20 @@ SECTIONS_OF_NETWORK: Final = ("finetune", "model", "optim")
 """Sections that the network reads as one learner among others."""
 
 
+READ_BY_KERNEL: Final[Mapping[str, frozenset[str]]] = {
+    "kernel": frozenset({"numeric_columns"}),
+    "categories": frozenset(CategoryColumnsConfig.model_fields),
+    "finetune": frozenset({"pretrained_encoder"}),
+}
+"""Options about metadata and encoders that the kernel reads, by itself or in an ensemble, by section."""
+
+
+def fitted_learners(learners: Iterable[str], ensemble: EnsembleConfig) -> tuple[str, ...]:
+    """Some learners, with the members of an ensemble that is among them."""
+    names = tuple(learners)
+    return (*names, *ensemble.ensemble_members) if "ensemble" in names else names
+
+
 def has_network(learners: Iterable[str], ensemble: EnsembleConfig) -> bool:
     """Whether the network is among some learners, or a member of an ensemble that is."""
-    names = tuple(learners)
-    return "neural" in names or ("ensemble" in names and "neural" in ensemble.ensemble_members)
+    return "neural" in fitted_learners(learners, ensemble)

@@ -276,7 +276,8 @@ class FinetuneConfig(Section):
     panel: ClassVar[str] = "Pretrained encoder"
 
     pretrained_encoder: Path | None = None
-    """Output folder or checkpoint of `aam pretrain` to start from. Default: start from random weights."""
+    """Output folder or checkpoint of `aam pretrain`: the network starts from it (default: from random weights), and the
+    learner kernel compares samples by its embedding."""
     freeze_base: bool | None = None
     """Train only the heads; the encoder stays as it is. Default: a new one stays, where nothing asks that it learns."""
     embedding_cache: Path | None = None

@@ -1,15 +1,16 @@
 """The options of `aam train`, and which of them each learner reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Self
 
 from pydantic import model_validator
 
 from aam.config.augmentation import TargetAugmentationConfig
 from aam.config.base import Positive, RunConfig, Section, flag
-from aam.config.categories import CategoryConfig
+from aam.config.categories import CategoryColumnsConfig, CategoryConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import (
+    READ_BY_KERNEL,
     SECTIONS_OF,
     SECTIONS_OF_NETWORK,
     EnsembleConfig,
@@ -17,7 +18,6 @@ from aam.config.learners import (
     LearnersConfig,
     LinearConfig,
     TreesConfig,
-    has_network,
 )
 from aam.config.learning import (
     ASV_FEATURES,
@@ -80,23 +80,41 @@ READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
 """Options that learners besides the network read, by section."""
 
 
-def options_read(learner: str, section: str, kind: type[Section], with_network: bool = False) -> frozenset[str]:
+SECTIONS_OF_LEARNERS: Final = frozenset({"trees", "linear", "kernel", "ensemble"})
+"""Sections that the network by itself does not read."""
+
+
+def options_read(learner: str, section: str, kind: type[Section], members: Sequence[str] = ()) -> frozenset[str]:
     """Options of a section that a learner reads.
 
     Args:
         learner: which one.
         section: name of the section.
         kind: its class.
-        with_network: whether the learner is an ensemble with the network among its members.
+        members: of the ensemble, where it is one.
     """
     every = frozenset(kind.model_fields)
-    if section in LearnersConfig.sections():
-        return every if section in SECTIONS_OF[learner] else frozenset()
     if learner == "neural":
-        return every - {"rarefy_draws"}
-    if with_network and section in SECTIONS_OF_NETWORK:
+        return frozenset() if section in SECTIONS_OF_LEARNERS else every - {"rarefy_draws"}
+    fitted = (learner, *members) if learner == "ensemble" else (learner,)
+    if "neural" in fitted and section in SECTIONS_OF_NETWORK:
         return every
-    return READ_BY_ALL.get(section, frozenset())
+    read, of_kernel = READ_BY_ALL.get(section, frozenset()), READ_BY_KERNEL.get(section, frozenset())
+    if section in SECTIONS_OF_LEARNERS and section in SECTIONS_OF[learner]:
+        read = every
+    return read | of_kernel if "kernel" in fitted else read - of_kernel
+
+
+def _reader(option: str, section: str, learner: str) -> str:
+    """Who reads an option that a learner does not, for a message."""
+    if option in READ_BY_KERNEL.get(section, ()):
+        kernel = "--learner kernel, or ensemble with kernel among --ensemble-members"
+        if section != "kernel":
+            return f"{kernel}, or --learner neural"
+        return f"{kernel}; the network takes categories alone (--categorical-columns)"
+    if learner == "ensemble" and section in SECTIONS_OF_NETWORK:
+        return "--learner neural, or neural among --ensemble-members"
+    return f"another --learner than {learner}"
 
 
 class TrainingConfig(RunConfig):
@@ -124,19 +142,23 @@ class TrainingConfig(RunConfig):
     @property
     def learners(self) -> LearnersConfig:
         """The options of the learners besides the network."""
-        return LearnersConfig(trees=self.trees, linear=self.linear, kernel=self.kernel, ensemble=self.ensemble)
+        read = self.categories.model_dump(include=set(CategoryColumnsConfig.model_fields))
+        return LearnersConfig(
+            trees=self.trees,
+            linear=self.linear,
+            kernel=self.kernel,
+            categories=CategoryColumnsConfig(**read),
+            ensemble=self.ensemble,
+        )
 
     @model_validator(mode="after")
     def _options_are_of_the_learner(self) -> Self:
         """Refuse options that the learner does not read."""
         learner = self.choice.learner
-        with_network = has_network((learner,), self.ensemble)
         for section, kind in self.sections().items():
-            for option in kind.model_fields.keys() - options_read(learner, section, kind, with_network):
-                needed = f"another --learner than {learner}"
-                if learner == "ensemble" and section in SECTIONS_OF_NETWORK:
-                    needed = "--learner neural, or neural among --ensemble-members"
-                getattr(self, section)._refuse_unused(option, needed)
+            read = options_read(learner, section, kind, self.ensemble.ensemble_members)
+            for option in (name for name in kind.model_fields if name not in read):
+                getattr(self, section)._refuse_unused(option, _reader(option, section, learner))
         return self
 
     @model_validator(mode="after")
@@ -214,6 +236,7 @@ class TrainingConfig(RunConfig):
         scaled = self.categories.conditional_output_scaling
         inputs = {
             "categorical_columns": self.categories.categorical_columns,
+            "numeric_columns": self.kernel.numeric_columns,
             "normalize_by": self.target.normalize_by,
             "conditional_output_scaling": () if scaled is None else (scaled,),
         }

@@ -7,13 +7,14 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import CategoryConfig
+from aam.config import CategoryColumnsConfig, CategoryConfig
 from aam.data.artifacts import read_json_object
 from aam.data.hierarchy import Texts, ancestors, check_known, cycle, fill, settle
 from aam.data.metadata import categorical_column
@@ -21,8 +22,8 @@ from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
 
-MISSING, UNSEEN = 0, 1
-"""Indices of a missing category and of one without a training sample; those of training begin at 2."""
+MISSING, UNSEEN, KNOWN = 0, 1, 2
+"""Indices of a missing category and of one without a training sample, and where those of training begin."""
 
 FEW = 10
 """Training samples below which every column tells them apart."""
@@ -30,7 +31,7 @@ _SHOWN = 10
 _PARENTS_SHOWN = 20
 
 
-def parse_hierarchy(config: CategoryConfig) -> dict[str, str]:
+def parse_hierarchy(config: CategoryColumnsConfig) -> dict[str, str]:
     """Read ``--categorical-hierarchy``.
 
     Returns:
@@ -61,7 +62,7 @@ def parse_hierarchy(config: CategoryConfig) -> dict[str, str]:
     return parents
 
 
-def _links(config: CategoryConfig) -> list[tuple[str, str]]:
+def _links(config: CategoryColumnsConfig) -> list[tuple[str, str]]:
     """Pairs of child and parent as they are given."""
     path = config.hierarchy_file
     if path is None:
@@ -135,9 +136,28 @@ class CategoryEncoder:
         _refuse_targets(columns, config, parents, targets)
         texts = {column: list(categorical_column(metadata, column)) for column in columns}
         texts, parent_values = settle(texts, train.tolist(), parents)
-        values = tuple(_values(column, [texts[column][row] for row in train.tolist()]) for column in columns)
+        of_train = {column: [texts[column][row] for row in train.tolist()] for column in columns}
+        values = tuple(map(_values, of_train.values()))
+        for column, known in zip(columns, values, strict=True):
+            _judge_values(column, known, of_train[column])
         fused, scaled = len(config.categorical_columns), config.conditional_output_scaling
         return cls(columns, fused, values, parents, parent_values, scaled)
+
+    @classmethod
+    def of_levels(cls, metadata: pd.DataFrame, levels: Sequence[str]) -> Self:
+        """Collect the categories of a column and those above it, saying nothing about them; there may be none.
+
+        Args:
+            metadata: the training samples alone.
+            levels: the column, its parent, and so on.
+
+        Raises:
+            InputError: a column is not there, or a value is seen under two parents.
+        """
+        parents = dict(pairwise(levels))
+        texts = {column: list(categorical_column(metadata, column)) for column in levels}
+        texts, parent_values = settle(texts, range(len(metadata)), parents)
+        return cls(tuple(levels), 1, tuple(_values(texts[column]) for column in levels), parents, parent_values, None)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -163,23 +183,36 @@ class CategoryEncoder:
     def encode(self, metadata: pd.DataFrame) -> NDArray[np.int64]:
         """Indices of the categories of samples, 0 where missing, 1 where unseen in training [N, K].
 
-        A parent that is missing, or whose column is, is filled in from the child where training tells it.
+        A parent that is missing, or whose column is, is filled in from the child where training tells it. Says which
+        columns are absent and which values unseen.
 
         Raises:
             InputError: a column is absent that is no parent, or a value has another parent than in training.
         """
+        codes, texts = self._encode(metadata)
+        ids = [str(name) for name in metadata.index]
+        self._warn_of_absent(metadata)
+        for place, column in enumerate(self.columns):
+            self._warn_of_unseen(column, texts[column], codes[:, place], ids)
+        return codes
+
+    def codes(self, metadata: pd.DataFrame) -> NDArray[np.int64]:
+        """As `encode`, saying nothing."""
+        return self._encode(metadata)[0]
+
+    def _encode(self, metadata: pd.DataFrame) -> tuple[NDArray[np.int64], Texts]:
+        """Indices, and the texts that they stand for."""
         given = self._read(metadata)
         texts = fill(given, self.parents, self.parent_values)
         ids = [str(name) for name in metadata.index]
         check_known(texts, given, self.parents, self.parent_values, ids)
         codes = np.zeros((len(ids), len(self.columns)), dtype=np.int64)
         for place, (column, values) in enumerate(zip(self.columns, self.values, strict=True)):
-            index: dict[str | None, int] = {value: number for number, value in enumerate(values, start=2)}
+            index: dict[str | None, int] = {value: number for number, value in enumerate(values, start=KNOWN)}
             codes[:, place] = [index.get(text, UNSEEN) for text in texts[column]]
             codes[[text is None for text in texts[column]], place] = MISSING
             self._refuse_numbers(column, metadata, unseen=bool((codes[:, place] == UNSEEN).any()))
-            self._warn_of_unseen(column, texts[column], codes[:, place], ids)
-        return codes
+        return codes, texts
 
     def _read(self, metadata: pd.DataFrame) -> Texts:
         """The columns as they are given; an absent parent is missing everywhere."""
@@ -191,18 +224,20 @@ class CategoryEncoder:
                 f"categories and needs {', '.join(self.needed)} of new samples too (a value that is not known "
                 f"stays empty); columns: {first_ids(metadata.columns, limit=30) or 'none'}"
             )
-        for column in absent:
+        rows = len(metadata)
+        return {
+            column: [None] * rows if column in absent else list(categorical_column(metadata, column))
+            for column in self.columns
+        }
+
+    def _warn_of_absent(self, metadata: pd.DataFrame) -> None:
+        for column in (name for name in self.columns if name not in metadata.columns):
             children = [child for child, parent in self.parents.items() if parent == column]
             logger.warning(
                 "the metadata has no column %s: it is filled in from %s where training tells it, and missing elsewhere",
                 column,
                 " and ".join(children),
             )
-        rows = len(metadata)
-        return {
-            column: [None] * rows if column in absent else list(categorical_column(metadata, column))
-            for column in self.columns
-        }
 
     def _refuse_numbers(self, column: str, metadata: pd.DataFrame, unseen: bool) -> None:
         """Refuse a column of codes such as 01 that was text in training and is read as numbers now, 1."""
@@ -286,9 +321,13 @@ def _refuse_targets(
         )
 
 
-def _values(column: str, texts: list[str | None]) -> tuple[str, ...]:
+def _values(texts: Sequence[str | None]) -> tuple[str, ...]:
     """The values of a column in training, sorted."""
-    values = tuple(sorted({text for text in texts if text is not None}))
+    return tuple(sorted({text for text in texts if text is not None}))
+
+
+def _judge_values(column: str, values: Sequence[str], texts: list[str | None]) -> None:
+    """Refuse a column without values in training, and say where values hardly tell anything."""
     if not values:
         raise InputError(
             f"{column} has no value in any of the {len(texts)} training samples: there is no category to learn; choose "
@@ -304,4 +343,3 @@ def _values(column: str, texts: list[str | None]) -> tuple[str, ...]:
         )
     if len(values) == 1 and None not in texts:
         logger.warning("%s is %s in all %d training samples: it tells nothing", column, repr(values[0]), len(texts))
-    return values

@@ -85,12 +85,15 @@ def _column(metadata: pd.DataFrame, column: str) -> "pd.Series[Any]":
     return values
 
 
-def numeric_column(metadata: pd.DataFrame, column: str) -> "pd.Series[float]":
+def numeric_column(
+    metadata: pd.DataFrame, column: str, otherwise: str = "predict classes with --classifier"
+) -> "pd.Series[float]":
     """A column as numbers.
 
     Args:
         metadata: as `read_metadata` returns it.
         column: name of the column.
+        otherwise: what to do with a column of something else, for the message.
 
     Returns:
         float64 by sample id, NaN where missing. Numbers that are stored as text are converted.
@@ -104,8 +107,7 @@ def numeric_column(metadata: pd.DataFrame, column: str) -> "pd.Series[float]":
     if len(bad):
         shown = first_ids(f"{value!r} (sample {sample_id})" for sample_id, value in bad.items())
         raise InputError(
-            f"{_KIND}: column {column!r} is not numeric: {shown}; "
-            "leave missing values blank, or predict classes with --classifier"
+            f"{_KIND}: column {column!r} is not numeric: {shown}; leave missing values blank, or {otherwise}"
         )
     return numbers
 

@@ -12,7 +12,7 @@ from aam.estimators.inputs import TreeLike, as_phylogeny
 from aam.learners.storage import LearnerSpec, TrainedLearner
 from aam.learners.storage import checkpoint_of as checkpoint_of_learner
 from aam.training.checkpoint import Checkpoint, read_checkpoint
-from aam.workflows.neural_learner import read_learner
+from aam.workflows.makers import read_learner
 from aam.workflows.restore import Restored, checkpoint_of, restored
 
 Trained: TypeAlias = Restored | TrainedLearner

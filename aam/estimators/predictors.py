@@ -247,9 +247,11 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         learner: what learns: ``neural`` is the network, which all that is said above is about. ``ensemble``,
             ``clades``, ``kernel``, ``linear``, ``forest`` (and ``depth``, ``null``) are fitted to the whole table at
             once, and read the tree of ``fit``; parameters of the network are refused with them, and their own are
-            `options`, as ``{"trees": 1000}``.
+            `options`, as ``{"trees": 1000}``. ``kernel`` and ``ensemble`` read metadata too, as
+            ``{"categorical_columns": "site", "numeric_columns": "age"}``; give `metadata` to `fit` and `predict` then.
         encoder: a fitted `SampleEncoder`, or the path of an output folder or checkpoint of `aam pretrain`. It fixes
             `embedding_dim`, `attention_heads`, `attention_layers` and `nucleotide_patch`. `clone` keeps it fitted.
+            ``kernel`` and ``ensemble`` compare samples by its embedding.
         freeze_base: train only the heads; by default a new encoder stays as it is, and a pretrained one learns.
         pretrain_epochs: epochs of pretraining, where `fit` gets a tree and there is no `encoder`. It shares `options`
             and the other parameters, but for `lr` and `patience` at their defaults; to choose more about

@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from aam.data.study import Study
 from aam.evaluation.scores import log_losses
 from aam.learners.base import Learner, Problem, Rows, Solution
 from aam.learners.ensemble import EnsembleLearner
@@ -25,6 +26,16 @@ class Choice(Learner):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.candidates[0].name)  # members of an ensemble are known by their names
+
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """See `Learner`."""
+        return tuple(dict.fromkeys(name for one in self.candidates for name in one.metadata_columns))
+
+    def check(self, study: Study) -> None:
+        """See `Learner`."""
+        for one in self.candidates:
+            one.check(study)
 
     def choose(self, problem: Problem) -> int:
         """Place of the candidate with the least loss in inner folds of groups; the first one of equals.

@@ -84,6 +84,18 @@ class Solution(ABC):
     left_out: Output | None = None
     """Predictions of the training samples, each from samples of other groups alone, where fitting gives them [n]."""
 
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """Columns of the metadata that new samples must have."""
+        return ()
+
+    def meet(self, study: Study) -> None:  # noqa: B027  # most read nothing that could be unusual
+        """Say what is unusual about the metadata of new samples, once, before they are predicted.
+
+        Raises:
+            InputError: it lacks a column, or a value cannot be.
+        """
+
     @abstractmethod
     def predict(self, study: Study, rows: Rows) -> Output:
         """Predict samples of a study whose ASVs and tree are those of the training study, column for column."""
@@ -159,6 +171,18 @@ class Learner(ABC):
 
         Raises:
             InputError: the column cannot be learned this way.
+        """
+
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """Columns of the metadata that are learned from."""
+        return ()
+
+    def check(self, study: Study) -> None:  # noqa: B027  # most learn from what every study has
+        """Look at what is learned from besides reads, before any work.
+
+        Raises:
+            InputError: a column is not there, or cannot be used.
         """
 
     def frugal(self) -> "Learner":

@@ -35,6 +35,16 @@ class EnsembleSolution(Solution):
     calibrations: tuple[Calibration, ...]
     """One for each member; empty for numbers."""
 
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """See `Solution`."""
+        return tuple(dict.fromkeys(name for member in self.members.values() for name in member.metadata_columns))
+
+    def meet(self, study: Study) -> None:
+        """See `Solution`."""
+        for member in self.members.values():
+            member.meet(study)
+
     def predict(self, study: Study, rows: Rows) -> Output:
         """Average the members."""
         outputs = [member.predict(study, rows) for member in self.members.values()]
@@ -71,6 +81,16 @@ class EnsembleLearner(Learner):
     members: tuple[Learner, ...]
     config: EnsembleConfig
     name: ClassVar[str] = "ensemble"
+
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """See `Learner`."""
+        return tuple(dict.fromkeys(name for member in self.members for name in member.metadata_columns))
+
+    def check(self, study: Study) -> None:
+        """See `Learner`."""
+        for member in self.members:
+            member.check(study)
 
     def solve(self, problem: Problem) -> EnsembleSolution:
         """Solve the problem by every member, and weigh them."""

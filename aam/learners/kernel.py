@@ -1,5 +1,8 @@
 """The kernel learner: a Gaussian process on kernels of tree, ASVs and reads, weighted for groups that are new.
 
+What else is known of samples (`kernel_sources`: columns of the metadata, the embedding of an encoder) are kernels like
+the others.
+
 Up to some thousand samples all are compared with each other; beyond, with landmarks (`nystroem`). The weights of
 kernels and noise are chosen by predictions of left-out groups (`left_out`), which are kept for whoever combines
 learners.
@@ -14,10 +17,12 @@ import numpy as np
 
 from aam.config.kernel import KernelConfig
 from aam.data.addressed import generator
+from aam.data.study import Study
 from aam.learners.base import Floats, Learner, Output, Problem, Rows
 from aam.learners.class_scores import ClassScores
 from aam.learners.kernel_features import Samples
 from aam.learners.kernel_solution import KernelSolution, Regression
+from aam.learners.kernel_sources import Wanted, describe
 from aam.learners.kernels import Basis, kernel_names
 from aam.learners.left_out import Weights, blocks_of, choose_weights, covariance_of, left_out, project
 from aam.learners.nystroem import Data, Errors, by_landmarks
@@ -59,6 +64,19 @@ class KernelLearner(Learner):
 
     name: ClassVar[str] = "kernel"
     config: KernelConfig = field(default_factory=KernelConfig)
+    wanted: tuple[Wanted, ...] = ()
+    """What is learned from besides reads and tree."""
+
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """See `Learner`."""
+        return tuple(dict.fromkeys(name for one in self.wanted for name in one.metadata_columns))
+
+    def check(self, study: Study) -> None:
+        """See `Learner`."""
+        every = np.arange(study.table.n_samples)
+        for one in self.wanted:
+            one.check(study, every)
 
     def solve(self, problem: Problem) -> KernelSolution:
         """Learn one column: choose the weights of the kernels, then learn from all training samples."""
@@ -67,14 +85,16 @@ class KernelLearner(Learner):
         exactly = len(groups) <= config.kernel_exact_samples
         size = len(groups) if exactly else config.kernel_landmarks
         marks = balanced_draw(groups, size, problem.seed, "landmarks")
-        basis, stack = Basis.build(kernel_names(study.tree), Samples.of(study, problem.rows[marks]))
+        described = [one.learn(study, problem.rows) for one in self.wanted]
+        landmarks = Samples.of(study, problem.rows[marks], describe(described, study, problem.rows[marks]))
+        basis, stack = Basis.build(kernel_names(study.tree), landmarks, described)
         weights = self._weigh(stack, aim.take(marks), groups[marks], problem.seed)
         if exactly:
             fit = exact(covariance_of(stack, weights, aim.weight), aim, groups)
             return _solution(problem, aim, basis, weights, fit)
 
         def kernels(places: Rows) -> tuple[Floats, Floats]:
-            return basis.weighted(Samples.of(study, problem.rows[places]), weights.kernels)
+            return basis.weighted(basis.view(study, problem.rows[places]), weights.kernels)
 
         inner = np.tensordot(weights.kernels, stack, axes=1)
         del stack

@@ -7,10 +7,10 @@ Sources: Aitchison 1982 (centred log ratios); Rao 1995 (Hellinger distances); Lo
 Shapes: n samples of the basis, m samples compared with them, F features, F' that many samples have, N branches.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from aam.data.unifrac import StudyTree
 from aam.learners.base import Floats
 
 Places: TypeAlias = NDArray[np.int64]
+Rule: TypeAlias = Literal["jaccard", "gaussian", "laplace", "linear", "inner"]
+"""How inner products become a similarity."""
 
 _DETECTED = 1e-4
 """Share of reads from which on abundance counts by its logarithm; below, in proportion."""
@@ -33,13 +35,17 @@ _DENSE = 8
 
 
 class Features(NamedTuple):
-    """How shares of reads become the features of a sample."""
+    """A `Source`: how shares of reads become the features of a sample."""
 
     level: Literal["branches", "asvs"]
     value: Callable[[Floats], Floats]
     """Of the shares that are not 0; it is 0 at 0."""
     centred: bool = False
     """Subtract from a sample's features their mean over the ASVs that samples of the basis hold."""
+
+    def side(self, basis: "Samples") -> "ReadSide":
+        """See `Source`."""
+        return ReadSide.of(self, basis)
 
 
 def _presence(share: Floats) -> Floats:
@@ -63,19 +69,22 @@ FEATURES: dict[str, Features] = {
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Reads of some samples, and their shares once they are asked for."""
+    """Reads of some samples, their shares once they are asked for, and what else is known of them."""
 
     tree: StudyTree | None
     counts: Counts
     """[m, ASVs], in the order of the columns of the study."""
     known: Rows | None = None
     """Their shares below every branch, where they are known [m, N]."""
+    described: Mapping[str, Floats] = field(default_factory=dict)
+    """Features that do not come from shares of reads, by the name of their source [m, F]."""
 
     @classmethod
-    def of(cls, study: Study, rows: Places) -> "Samples":
+    def of(cls, study: Study, rows: Places, described: Mapping[str, Floats] | None = None) -> "Samples":
         """Take samples of a study; of one that is not large, shares are computed once for all of its samples."""
         cached = study.tree is not None and study.table.n_samples <= _CACHED
-        return cls(study.tree, study.table.counts[rows], study.branch_shares[rows] if cached else None)
+        shares = study.branch_shares[rows] if cached else None
+        return cls(study.tree, study.table.counts[rows], shares, described or {})
 
     @cached_property
     def branches(self) -> Rows:
@@ -106,6 +115,22 @@ class Products(NamedTuple):
         return squared
 
 
+class Side(Protocol):
+    """One kind of features of the samples of a basis, ready to be multiplied."""
+
+    def products(self, samples: Samples) -> Products:
+        """Inner products of some samples with those of the basis."""
+        ...
+
+
+class Source(Protocol):
+    """Where the features of samples come from: branches, ASVs, a column of the metadata, an encoder."""
+
+    def side(self, basis: Samples) -> Side:
+        """Prepare the features of the samples of a basis."""
+        ...
+
+
 class _Values(NamedTuple):
     """Features of some samples."""
 
@@ -118,8 +143,8 @@ class _Values(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """One kind of features of the samples of the basis, ready to be multiplied."""
+class ReadSide:
+    """Features that come from reads; see `Side`."""
 
     features: Features
     root: Floats | None
@@ -136,7 +161,7 @@ class Side:
     own: Floats
 
     @classmethod
-    def of(cls, features: Features, basis: Samples) -> "Side":
+    def of(cls, features: Features, basis: Samples) -> "ReadSide":
         """Prepare the features of the basis."""
         root = None if basis.tree is None or features.level == "asvs" else np.sqrt(basis.tree.length)
         shares = basis.branches if features.level == "branches" else basis.asvs

@@ -17,7 +17,6 @@ from aam.data.study import Study
 from aam.data.unifrac import StudyTree
 from aam.learners.base import Arrays, Floats, Output, Rows, Solution
 from aam.learners.class_scores import ClassScores
-from aam.learners.kernel_features import Samples
 from aam.learners.kernels import Basis
 from aam.learners.left_out import Weights
 
@@ -68,8 +67,22 @@ class KernelSolution(Solution):
     """How indicators become probabilities, where classes are learned."""
     left_out: Output | None = None
 
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """See `Solution`."""
+        return tuple(dict.fromkeys(name for one in self.basis.described for name in one.metadata_columns))
+
+    def meet(self, study: Study) -> None:
+        """See `Solution`."""
+        for one in self.basis.described:
+            one.meet(study)
+
     def predict(self, study: Study, rows: Rows) -> Output:
-        """Predict samples, a block at a time."""
+        """Predict samples, a block at a time.
+
+        Raises:
+            InputError: the study lacks a column of the metadata.
+        """
         starts = range(0, max(1, len(rows)), _BLOCK)
         parts = [self._block(study, rows[start : start + _BLOCK]) for start in starts]
         value = np.concatenate([part.value for part in parts])
@@ -78,7 +91,7 @@ class KernelSolution(Solution):
 
     def _block(self, study: Study, rows: Rows) -> Output:
         basis = self._basis_in(study.tree)
-        cross, own = basis.weighted(Samples.of(study, rows), self.weights.kernels)
+        cross, own = basis.weighted(basis.view(study, rows), self.weights.kernels)
         value = self.regression.mean(cross) * self.unit
         if self.scores is not None:
             return Output(self.scores.probabilities(value))
@@ -102,10 +115,9 @@ class KernelSolution(Solution):
         return arrays | {"square": half, "line": regression.line}
 
     def settings(self) -> dict[str, Any]:
-        """Names of the kernels, and single numbers."""
+        """Names of the kernels, what is known besides reads, and single numbers."""
         return {
-            "kernels": list(self.basis.names),
-            "asvs": self.basis.samples.counts.shape[1],
+            **self.basis.settings(),
             "noise": self.weights.noise,
             "unit": self.unit,
             "level": self.regression.level,
@@ -115,7 +127,7 @@ class KernelSolution(Solution):
     @classmethod
     def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
         """Rebuild the solution, without the predictions of its training samples."""
-        basis = Basis.restore(settings["kernels"], settings["asvs"], arrays)
+        basis = Basis.restore(settings, arrays)
         classes = settings["classes"]
         scores = None if classes is None else ClassScores(arrays["present"], arrays["prior"], *classes)
         square = np.empty((0, 0)) if scores is not None else _whole(arrays["square"], len(arrays["alpha"]))

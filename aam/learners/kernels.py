@@ -1,7 +1,8 @@
-"""Kernels between samples, all from inner products of sparse rows: what two samples share by tree, ASVs and reads.
+"""Kernels between samples, from inner products of their features: what two share by tree, ASVs, reads and metadata.
 
-A kernel is a kind of features (`kernel_features`) and a `Rule` that makes of inner products a similarity. Every one is
-positive semidefinite by construction. Another one is another line of `KERNELS`, and of `FEATURES` where it needs that.
+A kernel is a source of features (`kernel_features`, `kernel_sources`) and a `Rule` that makes of inner products a
+similarity. Every one is positive semidefinite by construction. Another one of reads is another line of `KERNELS`, and
+of `FEATURES` where it needs that; another one of what is known besides is another class of `kernel_sources`.
 
 Sources: Lozupone and Knight 2005 (UniFrac; its similarity is a weighted Jaccard index, which is positive semidefinite:
 Gower and Legendre 1986, Bouchard et al. 2013); Schoenberg 1938 (exp(-d^2 / h) and exp(-d / h) of Euclidean distances).
@@ -9,19 +10,19 @@ Gower and Legendre 1986, Bouchard et al. 2013); Schoenberg 1938 (exp(-d^2 / h) a
 Shapes: n samples of the basis, m samples compared with them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
+from aam.data.study import Study
 from aam.data.unifrac import StudyTree
-from aam.learners.base import Arrays, Floats
-from aam.learners.kernel_features import FEATURES, Products, Samples, Side
-
-Rule: TypeAlias = Literal["jaccard", "gaussian", "laplace", "linear"]
+from aam.learners.base import Arrays, Floats, below, prefixed
+from aam.learners.kernel_features import FEATURES, Places, Products, Rule, Samples, Side, Source
+from aam.learners.kernel_sources import Described, describe, restore_described
 
 KERNELS: dict[str, tuple[str, Rule]] = {
     "unifrac": ("branch presence", "jaccard"),
@@ -32,7 +33,7 @@ KERNELS: dict[str, tuple[str, Rule]] = {
     "hellinger": ("asv root", "gaussian"),
     "jaccard": ("asv presence", "jaccard"),
 }
-"""Features and rule of every kernel."""
+"""Features and rule of every kernel of reads."""
 
 
 def kernel_names(tree: StudyTree | None) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ class Scale(NamedTuple):
     def of(cls, rule: Rule, products: Products) -> "Scale":
         """Find the scale of the samples of the basis, from their inner products with each other [n, n]."""
         centre = products.inner.mean(axis=0) if rule == "linear" else np.zeros(len(products.others))
-        if rule == "jaccard":
+        if rule in ("jaccard", "inner"):
             return cls(1.0, centre)
         if rule == "linear":
             return cls(_or_one(float((products.own - 2 * centre).mean() + centre.mean())), centre)
@@ -68,6 +69,8 @@ def _or_one(width: float) -> float:
 
 def combine(rule: Rule, products: Products, scale: Scale) -> tuple[Floats, Floats]:
     """The kernel between samples and those of the basis [m, n], and of the samples with themselves [m]."""
+    if rule == "inner":
+        return products.inner, products.own
     ones = np.ones(len(products.own))
     if rule == "jaccard":
         either = products.own[:, None] + products.others - products.inner
@@ -90,69 +93,100 @@ class Basis:
     samples: Samples
     scales: tuple[Scale, ...]
     """One for each kernel."""
+    described: tuple[Described, ...] = ()
+    """What is known of samples besides their reads; each is a kernel of its own, under its name."""
 
     @classmethod
-    def build(cls, names: Sequence[str], samples: Samples) -> tuple["Basis", Floats]:
-        """Find the scales of some samples, and their kernels with each other: float64 [kernels, n, n]."""
-        unscaled = cls(tuple(names), samples, ())
+    def build(
+        cls, names: Sequence[str], samples: Samples, described: Sequence[Described] = ()
+    ) -> tuple["Basis", Floats]:
+        """Find the scales of some samples, and their kernels with each other: float64 [kernels, n, n].
+
+        Args:
+            names: of kernels of reads.
+            samples: those of the basis.
+            described: what else is known of them; its kernels come after those of reads.
+        """
+        unscaled = cls((*names, *(one.name for one in described)), samples, (), tuple(described))
         size = samples.counts.shape[0]
-        stack = np.empty((len(names), size, size))
+        stack = np.empty((len(unscaled.names), size, size))
         scales = []
         products: dict[str, Products] = {}
-        for number, name in enumerate(names):
-            kind, rule = KERNELS[name]
-            if kind not in products:
-                products = {kind: _symmetric(unscaled.sides[kind].products(samples))}
-            scales.append(Scale.of(rule, products[kind]))
-            kernel = combine(rule, products[kind], scales[-1])[0]
+        for number, (source, rule) in enumerate(unscaled.kernels):
+            if source not in products:
+                products = {source: _symmetric(unscaled.sides[source].products(samples))}
+            scales.append(Scale.of(rule, products[source]))
+            kernel = combine(rule, products[source], scales[-1])[0]
             stack[number] = (kernel + kernel.T) / 2  # means of rows and columns are summed in different orders
         return replace(unscaled, scales=tuple(scales)), stack
+
+    @property
+    def kernels(self) -> list[tuple[str, Rule]]:
+        """Source and rule of every kernel."""
+        own = {one.name: (one.name, one.rule) for one in self.described}
+        return [own[name] if name in own else KERNELS[name] for name in self.names]
 
     @property
     def widths(self) -> Floats:
         """Widths of the kernels [kernels]."""
         return np.array([scale.width for scale in self.scales])
 
+    def view(self, study: Study, rows: Places) -> Samples:
+        """Samples of a study, with all that is compared.
+
+        Raises:
+            InputError: the study lacks a column of the metadata.
+        """
+        return Samples.of(study, rows, describe(self.described, study, rows))
+
     def in_tree(self, tree: StudyTree | None) -> "Basis":
         """Put the samples into a tree that has the same ASVs."""
-        return replace(self, samples=Samples(tree, self.samples.counts))
+        return replace(self, samples=replace(self.samples, tree=tree, known=None))
 
     def arrays(self) -> Arrays:
         """What `restore` needs; the tree is not part of it."""
         counts = self.samples.counts
-        reads = {"reads": counts.data, "asvs": counts.indices, "ends": counts.indptr}
-        return reads | {"widths": self.widths, "centres": np.stack([scale.centre for scale in self.scales])}
+        arrays = {"reads": counts.data, "asvs": counts.indices, "ends": counts.indptr}
+        arrays |= {"widths": self.widths, "centres": np.stack([scale.centre for scale in self.scales])}
+        for place, one in enumerate(self.described):
+            arrays |= {f"source{place}/features": self.samples.described[one.name]}
+            arrays |= prefixed(f"source{place}/learned", one.arrays())
+        return arrays
+
+    def settings(self) -> dict[str, Any]:
+        """What `restore` needs besides; sources only where something is described."""
+        settings = {"kernels": list(self.names), "asvs": self.samples.counts.shape[1]}
+        sources = [{"kind": one.kind, **one.settings()} for one in self.described]
+        return settings | ({"sources": sources} if sources else {})
 
     @classmethod
-    def restore(cls, names: Sequence[str], asvs: int, arrays: Arrays) -> "Basis":
-        """Rebuild from arrays, without a tree.
-
-        Args:
-            names: of the kernels.
-            asvs: columns of the table.
-            arrays: what `arrays` gave.
-        """
+    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> "Basis":
+        """Rebuild from what `settings` and `arrays` gave, without a tree."""
         ends = arrays["ends"]
-        counts = sparse.csr_array((arrays["reads"], arrays["asvs"], ends), shape=(len(ends) - 1, asvs))
+        shape = (len(ends) - 1, settings["asvs"])
+        counts = sparse.csr_array((arrays["reads"], arrays["asvs"], ends), shape=shape)
         scales = map(Scale, arrays["widths"].tolist(), map(np.array, arrays["centres"]))
-        return cls(tuple(names), Samples(None, counts), tuple(scales))
+        sources = settings.get("sources", ())  # there where something is described
+        learned = [below(f"source{place}/learned", arrays) for place in range(len(sources))]
+        described = tuple(restore_described(*both) for both in zip(sources, learned, strict=True))
+        rows = {one.name: arrays[f"source{place}/features"] for place, one in enumerate(described)}
+        return cls(tuple(settings["kernels"]), Samples(None, counts, None, rows), tuple(scales), described)
 
     @cached_property
     def sides(self) -> dict[str, Side]:
-        """The features of the samples, by name."""
-        kinds = dict.fromkeys(KERNELS[name][0] for name in self.names)
-        return {kind: Side.of(FEATURES[kind], self.samples) for kind in kinds}
+        """The features of the samples, by source."""
+        sources: dict[str, Source] = {**FEATURES, **{one.name: one for one in self.described}}
+        return {name: sources[name].side(self.samples) for name in dict.fromkeys(name for name, _ in self.kernels)}
 
     def weighted(self, samples: Samples, weights: Floats) -> tuple[Floats, Floats]:
         """Weighted sum of the kernels: between samples and those of the basis [m, n], and with themselves [m]."""
         total = np.zeros((samples.counts.shape[0], self.samples.counts.shape[0]))
         own = np.zeros(len(total))
         products: dict[str, Products] = {}
-        for name, scale, weight in zip(self.names, self.scales, weights.tolist(), strict=True):
-            kind, rule = KERNELS[name]
-            if kind not in products:
-                products = {kind: self.sides[kind].products(samples)}
-            cross, alone = combine(rule, products[kind], scale)
+        for (source, rule), scale, weight in zip(self.kernels, self.scales, weights.tolist(), strict=True):
+            if source not in products:
+                products = {source: self.sides[source].products(samples)}
+            cross, alone = combine(rule, products[source], scale)
             total += weight * cross
             own += weight * alone
         return total, own

@@ -14,6 +14,7 @@ from aam.learners.base import Arrays, Learner, Solution
 from aam.learners.ensemble import EnsembleLearner, EnsembleSolution
 from aam.learners.kernel import KernelLearner
 from aam.learners.kernel_solution import KernelSolution
+from aam.learners.kernel_sources import wanted_columns
 from aam.learners.linear import LinearLearner, LinearSolution
 from aam.learners.simple import DepthLearner, DepthSolution, NullLearner, NullSolution
 from aam.learners.trees import CladesLearner, CladesSolution, ForestLearner, ForestSolution
@@ -28,7 +29,7 @@ MAKERS: Final[Mapping[str, Maker]] = {
     "linear": lambda config: LinearLearner(config.linear, config.trees),
     "forest": lambda config: ForestLearner(config.trees),
     "clades": lambda config: CladesLearner(config.trees),
-    "kernel": lambda config: KernelLearner(config.kernel),
+    "kernel": lambda config: KernelLearner(config.kernel, wanted_columns(config)),
 }
 SOLUTIONS: Final[dict[str, type[Solution]]] = {
     "null": NullSolution,

@@ -13,6 +13,7 @@ from aam.data.study import Study, select_samples
 from aam.data.target_table import Targets
 from aam.errors import InputError
 from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
+from aam.learners.kernel_sources import metadata_of
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import SOLUTIONS, restore_solution
@@ -50,6 +51,12 @@ class TrainedLearner:
         """Which learner it is."""
         return self.spec.learner
 
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """Columns of the metadata that new samples must have."""
+        of_solutions = [name for solution in self.fitted.solutions for name in solution.metadata_columns]
+        return tuple(dict.fromkeys([*of_solutions, *self.fitted.targets.metadata_columns]))
+
     def predict(self, study: Study) -> tuple[pd.DataFrame, Study]:
         """Predict the samples of any study, as `Predictions.table`, with the column ``reads_lost``.
 
@@ -60,8 +67,12 @@ class TrainedLearner:
             sampling depth, are left out of both.
 
         Raises:
-            InputError: no sample can be predicted.
+            InputError: no sample can be predicted, or metadata is needed and missing.
         """
+        if self.metadata_columns:
+            metadata_of(study, self.metadata_columns)
+        for solution in self.fitted.solutions:
+            solution.meet(study)
         lost = self.reference.reads_lost(study)
         # in this order: reads are drawn from all, as they were when the learner was judged
         drawn = [self.reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]

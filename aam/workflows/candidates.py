@@ -14,7 +14,7 @@ from aam.evaluation.choice import Choice
 from aam.learners.base import Learner
 from aam.learners.ensemble import EnsembleLearner
 from aam.learners.registry import Maker, make_learner
-from aam.workflows.neural_learner import network_maker
+from aam.workflows.makers import makers
 
 Chosen = Mapping[str, Mapping[str, int]]
 """How often each file of options was chosen, by learner."""
@@ -26,13 +26,13 @@ def compared_learners(config: EvaluateConfig, study: Study) -> dict[str, Learner
     Raises:
         InputError: there is no such learner, or one needs a tree and there is none; or a file of options is wrong.
     """
-    files = option_files(config)
+    files, more = option_files(config), makers(config)
     learners: dict[str, Learner] = {}
     for name in config.names:
         if name == "batch":
             learners[name] = BatchLearner(config.comparison.batch_column)
         else:
-            learners[name] = _with_choice(name, files, study.tree is not None, network_maker(config))
+            learners[name] = _with_choice(name, files, study.tree is not None, more)
     return dict(sorted(learners.items(), key=lambda item: item[0] == "ensemble"))
 
 

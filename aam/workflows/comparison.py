@@ -1,6 +1,6 @@
 """What `aam evaluate` checks before the work, and how it knows the same evaluation again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from aam.config import EvaluateConfig
 from aam.data.leakage import Finding, find_leakage
 from aam.data.metadata import categorical_column
-from aam.data.study import digest
+from aam.data.study import Study, digest
 from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import Variant, conceal
 from aam.evaluation.schemes import BY_SAMPLE, check_classes
 from aam.evaluation.variants import samples_of
-from aam.learners.base import pose
+from aam.learners.base import Learner, pose
 from aam.workflows.candidates import read_options
 
 
@@ -103,13 +103,30 @@ def _refuse_divided(main: Variant, config: EvaluateConfig) -> None:
         )
 
 
-def fingerprint(variants: Sequence[Variant], config: EvaluateConfig, encoder: str = "") -> str:
+def check_inputs(learner: Learner, study: Study, target: str) -> None:
+    """Refuse a learner that is told what it is to predict, or that cannot use a column that it reads.
+
+    Raises:
+        InputError: so it is.
+    """
+    if target in learner.metadata_columns:
+        raise InputError(
+            f"--categorical-hierarchy or --configs make {learner.name} read {target}: that is the column to predict, "
+            "unknown of new samples; leave it out"
+        )
+    learner.check(study)
+
+
+def fingerprint(
+    variants: Sequence[Variant], config: EvaluateConfig, encoder: str = "", columns: Iterable[str] = ()
+) -> str:
     """Hash of all that results depend on, to know the same evaluation again when it is resumed.
 
     Args:
         variants: the samples.
         config: the options.
-        encoder: hash of the weights from which the network starts.
+        encoder: hash of the weights of a pretrained encoder.
+        columns: of the metadata, from which learners learn.
     """
     places = {"pretrained_encoder", "embedding_cache"}
     options = config.model_dump_json(exclude={"inputs": True, "output": True, "finetune": places})
@@ -120,7 +137,7 @@ def fingerprint(variants: Sequence[Variant], config: EvaluateConfig, encoder: st
         parts.append(labels.values.to_csv())
         parts.append("" if labels.groups is None else "\n".join(labels.groups.tolist()))
         parts += [part for fold in variant.folds for part in (fold.name, fold.train, fold.held_out)]
-        for column in config.comparison.batch_column:
+        for column in (*config.comparison.batch_column, *columns):
             assert variant.study.metadata is not None
             parts.append(categorical_column(variant.study.metadata, column).to_csv())
     return digest(parts)

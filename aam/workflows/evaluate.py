@@ -20,7 +20,7 @@ from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.learners.base import Labels, Learner
 from aam.workflows.candidates import compared_learners, options_to_train
-from aam.workflows.comparison import check_folds, check_plan, fingerprint, leakage
+from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
 from aam.workflows.neural_learner import check_encoder, digest_of, seen_by
@@ -190,6 +190,8 @@ def plan_evaluation(
     main = plan_main(study, labels, config)
     variants = (main, plan_random(main, config)) if config.folds.gap else (main,)
     check_plan(variants, config)
+    for learner in learners.values():
+        check_inputs(learner, main.study, config.target.column)
     found = [finding.text for finding in leakage(main, config)]
     encoder = check_encoder(config.finetune, config)
     if encoder is not None:
@@ -197,7 +199,8 @@ def plan_evaluation(
         told = seen_by(encoder, [study.table.sample_ids[row] for row in held_out])
         found += [] if told is None else [told]
     starts = "" if encoder is None else digest_of(encoder)
-    return Plan(config, learners, main, variants, fingerprint(variants, config, starts), tuple(found))
+    read = dict.fromkeys(column for learner in learners.values() for column in learner.metadata_columns)
+    return Plan(config, learners, main, variants, fingerprint(variants, config, starts, read), tuple(found))
 
 
 def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:

@@ -1,6 +1,6 @@
 """`aam inspect`: what a checkpoint is, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aam.config import (
     InspectConfig,
@@ -63,7 +63,7 @@ def describe(checkpoint: Checkpoint) -> str:
 def _learner(checkpoint: Checkpoint) -> str:
     """What a learner besides the network is."""
     spec, targets = spec_of(checkpoint), Targets.from_json(checkpoint.documents["targets"])
-    options = [f"{flag(name)} {value}" for name, value in spec.options.items()]
+    options = [f"{flag(name)} {_listed(value)}" for name, value in spec.options.items()]
     depth, draws = spec.rarefaction.depth, spec.rarefaction.draws
     reads = "all of a sample" if depth is None else f"{depth:,} of each sample; predictions are means of {draws} draws"
     lines = [
@@ -73,7 +73,21 @@ def _learner(checkpoint: Checkpoint) -> str:
         f"trained on: {len(spec.training):,} samples",
     ]
     predicted = [f"{column.name}: {_values(column)}" for column in targets.columns]
-    return "\n".join([*_paragraph("model", lines), *_paragraph("predicts", predicted)])
+    told = [spec.options[option] for option in ("categorical_columns", "numeric_columns") if option in spec.options]
+    needed = dict.fromkeys([*(name for names in told for name in names), *targets.metadata_columns])
+    needs = _paragraph("needs", _tables(needed)) if needed else []
+    return "\n".join([*_paragraph("model", lines), *_paragraph("predicts", predicted), *needs])
+
+
+def _listed(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _tables(columns: Iterable[str]) -> list[str]:
+    """What new samples come with, where some columns are read."""
+    lines = ["a table of counts"]
+    names = ", ".join(columns)
+    return lines + ([f"metadata with the columns {names} (a value that is not known stays empty)"] if names else [])
 
 
 def _values(column: TargetColumn) -> str:
@@ -164,10 +178,8 @@ def _start(config: TrainConfig) -> list[str]:
 
 
 def _needs(targets: Targets, categories: CategoryEncoder | None) -> list[str]:
-    lines = ["a table of counts"]
     columns = dict.fromkeys([*(() if categories is None else categories.needed), *targets.metadata_columns])
-    if columns:
-        lines.append(f"metadata with the columns {', '.join(columns)} (a value that is not known stays empty)")
+    lines = _tables(columns)
     if categories is not None:
         filled = [name for name in categories.columns if name not in columns]
         if filled:

@@ -32,9 +32,8 @@ from aam.data.splits import split_samples
 from aam.data.study import Study, digest
 from aam.errors import InputError, StoppedBySignalError, first_ids
 from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
-from aam.learners.registry import SOLUTIONS, Maker
+from aam.learners.registry import SOLUTIONS
 from aam.learners.simple import NullLearner
-from aam.learners.storage import TrainedLearner, learner_of
 from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from aam.training.compute import Compute
 from aam.training.distributed import World
@@ -167,11 +166,6 @@ class NeuralLearner(Learner):
         return TrainConfig(**given | changed)
 
 
-def network_maker(config: EvaluateConfig | TrainConfig) -> dict[str, Maker]:
-    """What `make_learner` needs besides to know the network."""
-    return {"neural": lambda _: NeuralLearner.of(config)}
-
-
 def _train(run: Run, folder: Path) -> None:
     """Train silently, and leave the best weights in the model.
 
@@ -235,7 +229,7 @@ def _sides(problem: Problem, groups: Rows | None, val_fraction: float, seed: int
 
 
 def check_encoder(finetune: FinetuneConfig, config: EvaluateConfig | TrainConfig) -> Checkpoint | None:
-    """Read the encoder that the network starts from, before any work; None where there is none.
+    """Read the encoder that learners start from or compare samples by, before any work; None where there is none.
 
     Raises:
         InputError: it is no pretrained encoder, or of another shape than the options ask for.
@@ -254,22 +248,13 @@ def seen_by(encoder: Checkpoint, samples: list[str]) -> str | None:
         return None
     return (
         f"the pretrained encoder has seen, without labels, {len(seen)} of the {len(samples)} held-out samples "
-        f"({first_ids(seen)}): the network may look better than it is for new samples"
+        f"({first_ids(seen)}): what learns from it may look better than it is for new samples"
     )
 
 
 def digest_of(encoder: Checkpoint) -> str:
     """Hash of the weights of an encoder."""
     return digest([encoder.model[name].numpy() for name in sorted(encoder.model)])
-
-
-def read_learner(checkpoint: Checkpoint) -> TrainedLearner:
-    """Rebuild a learner from its checkpoint, the network too where it is a member of an ensemble.
-
-    Raises:
-        InputError: another aam wrote it.
-    """
-    return learner_of(checkpoint)
 
 
 @contextmanager

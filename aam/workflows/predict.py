@@ -7,12 +7,12 @@ import pandas as pd
 from aam.config import PredictConfig, SamplingConfig
 from aam.data.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
-from aam.errors import InputError, first_ids
+from aam.errors import InputError
 from aam.learners.storage import TrainedLearner
 from aam.training.checkpoint import read_checkpoint
 from aam.training.compute import Compute
 from aam.training.distributed import setup_distributed
-from aam.workflows.neural_learner import read_learner
+from aam.workflows.makers import read_learner
 from aam.workflows.predict_network import predict_study
 from aam.workflows.restore import restored
 from aam.workflows.tables import check_outputs, write_table
@@ -65,9 +65,6 @@ def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
     if config.inference.embedding_cache is not None:
         raise InputError(f"--embedding-cache is for the network, and the model is a learner of the kind {trained.name}")
     study = load_study(config.inputs, SamplingConfig())
-    needed = trained.fitted.targets.metadata_columns
-    if needed and study.metadata is None:
-        raise InputError(f"the model reads columns of the metadata ({first_ids(needed)}): give --metadata")
     predictions, used = trained.predict(study)
     write_table(with_left_out(predictions, used), config.inference.output)
     logger.info("wrote %s", config.inference.output)

@@ -24,11 +24,10 @@ def train_command(config: RunConfig, learner: str, output_dir: str, **changes: A
         changes.setdefault("val_fraction", 0.0)  # there is no checkpoint to choose
     words = ["aam", "train", "--learner", learner]
     members = {**config.flat(), **changes}.get("ensemble_members", ())
-    with_network = learner == "ensemble" and "neural" in members
     for section, kind in TrainConfig.sections().items():
         for option, field in kind.model_fields.items():
             value = {**config.flat(), **changes}.get(option, field.default)
-            read = option in options_read(learner, section, kind, with_network) and option not in PLACES | {"learner"}
+            read = option in options_read(learner, section, kind, members) and option not in PLACES | {"learner"}
             if read and value != field.default:
                 words += _words(option, value)
     return shlex.join([*words, "--output-dir", output_dir])

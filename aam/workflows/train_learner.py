@@ -7,16 +7,13 @@ import numpy as np
 import pandas as pd
 
 from aam.config import (
-    SECTIONS_OF,
-    SECTIONS_OF_NETWORK,
     LearnerName,
     TargetConfig,
     TrainConfig,
     UnifracConfig,
-    has_network,
 )
 from aam.config.launch import launched_world_size
-from aam.config.training import READ_BY_ALL
+from aam.config.training import READ_BY_ALL, options_read
 from aam.data.splits import Split
 from aam.data.study import Study, load_study
 from aam.errors import InputError
@@ -33,7 +30,8 @@ from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
-from aam.workflows.neural_learner import check_encoder, network_maker, seen_by
+from aam.workflows.makers import makers
+from aam.workflows.neural_learner import check_encoder, seen_by
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +85,8 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
         InputError: a column cannot be learned this way, or the learner needs a tree and there is none.
     """
     has_tree = columns.study.tree is not None
-    learner = make_learner(name, config.learners, has_tree, network_maker(config))
+    learner = make_learner(name, config.learners, has_tree, makers(config))
+    learner.check(columns.study)
     rarefaction = Rarefaction(
         depth=config.sampling.rarefy_depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed
     )
@@ -156,8 +155,9 @@ SAID_ELSEWHERE = frozenset({"metadata_column", "classifier", "learner", "rarefy_
 def _options(name: LearnerName, config: TrainConfig) -> dict[str, object]:
     """Options of a learner that are not left at their defaults, but for those of files and the machine."""
     read = {section: READ_BY_ALL[section] - SAID_ELSEWHERE for section in ("target", "choice", "weights", "split")}
-    sections = (*SECTIONS_OF[name], *(SECTIONS_OF_NETWORK if has_network((name,), config.ensemble) else ()))
-    read |= {section: frozenset(type(getattr(config, section)).model_fields) for section in sections}
+    for section, kind in config.sections().items():
+        if section not in READ_BY_ALL:
+            read[section] = options_read(name, section, kind, config.ensemble.ensemble_members)
     return {
         option: value
         for section, options in read.items()

@@ -1287,8 +1287,94 @@ LEARNERS = {
     ),
 }
 
+KERNEL = {"learner": "kernel", "numeric_columns": "day"}
+SOURCES = {
+    "number absent": Case(learn(learner="kernel", numeric_columns="dya"), ("no column 'dya'", "did you mean day")),
+    "number twice": Case(learn(learner="kernel", numeric_columns="day,day"), ("--numeric-columns names day twice",)),
+    "number that is text": Case(
+        learn(learner="kernel", numeric_columns="site"), ("column 'site' is not numeric", "--categorical-columns")
+    ),
+    "number that is the target": Case(
+        learn(learner="kernel", numeric_columns="acidity"),
+        ("--numeric-columns acidity: that is the column to predict",),
+    ),
+    "number without values": Case(
+        learn(learner="kernel", numeric_columns="none"),
+        ("--numeric-columns none: it has no value in any of the", "leave it out"),
+        (column("none", lambda _: ""),),
+    ),
+    "numbers for the network": Case(
+        train(numeric_columns="day"),
+        ("--numeric-columns day only has an effect with --learner kernel", "the network takes categories alone"),
+    ),
+    "numbers for clades": Case(
+        learn(numeric_columns="day"), ("--numeric-columns day only has an effect with --learner kernel",)
+    ),
+    "numbers for an ensemble without the kernel": Case(
+        learn(learner="ensemble", ensemble_members="clades,linear", numeric_columns="day"),
+        ("--numeric-columns day only .* ensemble with kernel among --ensemble-members",),
+    ),
+    "categories for clades": Case(
+        learn(categorical_columns="site"), ("--categorical-columns site only .* --learner kernel.*--learner neural",)
+    ),
+    "fusion of the kernel": Case(
+        learn(**KERNEL, categorical_columns="site", categorical_fusion="add"),
+        ("--categorical-fusion add only has an effect with another --learner than kernel",),
+    ),
+    "category absent for the kernel": Case(learn(**KERNEL, categorical_columns="sitee"), ("no column 'sitee'",)),
+    "category that is the target of the kernel": Case(
+        learn(learner="kernel", metadata_column="health", classifier=True, categorical_columns="health"),
+        ("--categorical-columns health: that is the column to predict",),
+    ),
+    "target told to the kernel by a child": Case(
+        learn(learner="kernel", metadata_column="region", classifier=True, **BY_REGION),
+        ("--categorical-hierarchy site=region: region is the column to predict",),
+    ),
+    "hierarchy of the kernel under two parents": Case(
+        learn(learner="kernel", categorical_columns="subject", categorical_hierarchy="subject=habitat"),
+        ("subject .subject01. is under 3 parents",),
+    ),
+    "encoder of the kernel that is none": Case(
+        learn(**KERNEL, pretrained_encoder="trained"), ("trained", "aam pretrain")
+    ),
+    "frozen encoder of the kernel": Case(
+        [*learn(**KERNEL, pretrained_encoder="pretrained"), "--freeze-base"], ("--freeze-base",)
+    ),
+    "kernel without its metadata": Case(
+        predict(checkpoint="kernel"), (r"the model reads columns of the metadata \(site, day\)", "give --metadata")
+    ),
+    "kernel without a column": Case(
+        predict(checkpoint="kernel", metadata="metadata.tsv"),
+        ("no column 'day'",),
+        (replace("metadata.tsv", "\tday\t", "\tnight\t", 1),),
+    ),
+    "kernel with words for numbers": Case(
+        predict(checkpoint="kernel", metadata="m.tsv"),
+        ("column 'day' is not numeric: 'monday'",),
+        (write("m.tsv", "sample-id\tsite\tday\nS0001\tcoast1\tmonday\n"),),
+    ),
+    "evaluation told its target": Case(
+        evaluate(learners="kernel", numeric_columns="acidity"), ("--numeric-columns acidity: that is the column to pr",)
+    ),
+    "evaluation told its target by a child": Case(
+        evaluate(learners="kernel", metadata_column="region", classifier=True, **BY_REGION),
+        ("make kernel read region: that is the column to predict",),
+    ),
+    "evaluation with an absent column": Case(
+        evaluate(learners="kernel", categorical_columns="sitee"), ("no column 'sitee'",)
+    ),
+    "columns of an evaluation without the kernel": Case(
+        evaluate(numeric_columns="day"),
+        ("--numeric-columns day only has an effect with kernel among --learners or --ensemble-members",),
+    ),
+    "encoder of an evaluation without reader": Case(
+        evaluate(pretrained_encoder="pretrained"), ("--pretrained-encoder .* kernel or neural among --learners",)
+    ),
+}
+
 CASES = {
     **LEARNERS,
+    **SOURCES,
     **AUGMENTATION,
     **EVALUATIONS,
     **TABLES,
@@ -1327,6 +1413,7 @@ def study(tmp_path_factory) -> Path:
         assert _leave(train(output_dir="attentive", **categories)) == 0
         assert _leave(evaluate(output_dir="evaluated")) == 0
         assert _leave(learn(output_dir="forest", learner="forest", trees=3)) == 0
+        assert _leave(learn(output_dir="kernel", **KERNEL, categorical_columns="site")) == 0
         assert _leave(predict()) == 0
         Path("p.tsv").unlink()
         Path("empty").mkdir()

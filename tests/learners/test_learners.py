@@ -23,6 +23,8 @@ from aam.data.tables import FeatureTable
 from aam.errors import InputError
 from aam.learners.base import Labels, Output, pose
 from aam.learners.calibration import Calibration
+from aam.learners.kernel import KernelLearner
+from aam.learners.kernel_sources import Wanted
 from aam.learners.rarefied import Rarefaction, auto_depth, mean_output
 from aam.learners.reference import Reference
 from aam.learners.registry import make_learner
@@ -30,8 +32,12 @@ from aam.learners.storage import LearnerSpec, TrainedLearner, load_learner, save
 from aam.workflows.neural_learner import NeuralLearner, sides_of
 
 NAMES = ("null", "depth", "linear", "forest", "clades", "kernel", "ensemble")
-NAMES_AND_NETWORK = (*NAMES, "neural", "ensemble with neural")
+NAMES_AND_METADATA = ("kernel with all", "ensemble with all")
+"""The kernel with an encoder and columns of the metadata, by itself and as a member."""
+NAMES_AND_NETWORK = (*NAMES, *NAMES_AND_METADATA, "neural", "ensemble with neural")
 CONFIG = LearnersConfig(trees=TreesConfig(trees=20))
+WANTED: list[Wanted] = []
+"""What these learn from besides reads."""
 NETWORK = NeuralLearner(
     TrainingConfig(
         target=TargetConfig(metadata_column=("target",)),
@@ -45,7 +51,17 @@ NETWORK = NeuralLearner(
 def learner(name, **options):
     if name == "ensemble with neural":
         name, options = "ensemble", {"ensemble": EnsembleConfig(ensemble_members=("linear", "neural"))}
-    return make_learner(name, CONFIG.model_copy(update=options), more={"neural": lambda _: NETWORK})
+    more = {"neural": lambda _: NETWORK}
+    if name in NAMES_AND_METADATA:
+        name = name.split()[0]
+        options = {"ensemble": EnsembleConfig(ensemble_members=("linear", "kernel"))}
+        more |= {"kernel": lambda config: KernelLearner(config.kernel, tuple(WANTED))}
+    return make_learner(name, CONFIG.model_copy(update=options), more=more)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _told(described):
+    WANTED[:] = described
 
 
 def numbers(study, *columns, groups=True, **config) -> Labels:
@@ -76,7 +92,11 @@ def disturbed(study: Study, labels: Labels, rows) -> tuple[Study, Labels]:
         groups[others] = "elsewhere"
         groups = groups.astype(str)
     weight = None if labels.weight is None else np.where(np.isin(np.arange(len(values)), others), 50.0, labels.weight)
-    return replace(study, table=table), replace(labels, values=values, groups=groups, weight=weight)
+    metadata = study.metadata.copy()
+    for name in metadata:
+        told = pd.api.types.is_numeric_dtype(metadata[name])
+        metadata.iloc[others, metadata.columns.get_loc(name)] = 1e6 if told else f"another {name}"
+    return replace(study, table=table, metadata=metadata), replace(labels, values=values, groups=groups, weight=weight)
 
 
 def equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
