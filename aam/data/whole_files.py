@@ -11,8 +11,8 @@ from typing import Any
 
 
 def draft_path(path: Path) -> Path:
-    """A new name under which a file is written first, of this writer alone."""
-    return path.with_name(f"{_draft_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}")
+    """A new name under which a file is written first, of this writer alone; it ends as the name of the file does."""
+    return path.with_name(f"{_draft_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
 
 
 def leftovers_of(path: Path) -> list[Path]:

@@ -95,17 +95,19 @@ class Embedding(Described):
     @torch.no_grad()
     def _embed(self, study: Study, asvs: str, kept: _Kept) -> Floats:
         """Embed the samples of a study, whose sequences have a hash [m, D]."""
-        config, compute = self.trained.config, Compute.of(World(device_for(self.device)), PRECISE)
-        encoder = self.trained.encoder.to(compute.device)
+        config = self.trained.config
         assert config.model.max_bp is not None
-        if asvs not in kept.asvs:
-            nucleotides = torch.from_numpy(study.nucleotides(config.model.max_bp)).to(compute.device)
-            every = np.arange(study.table.n_asvs)
-            kept.asvs.clear()
-            kept.asvs[asvs] = held(embed_asvs(encoder, nucleotides, every, compute), every, len(every))
-        draws = SampleDraws(study.table, config.sampling, config.runtime.seed)
-        batches = FixedBatches(draws, np.arange(study.table.n_samples), 1)
-        rows = embed_samples(encoder, torch.empty(0), batches, compute, embeddings=kept.asvs[asvs])
+        with World(device_for(self.device)) as world:
+            compute = Compute.of(world, PRECISE)
+            encoder = self.trained.encoder.to(compute.device)
+            if asvs not in kept.asvs:
+                nucleotides = torch.from_numpy(study.nucleotides(config.model.max_bp)).to(compute.device)
+                every = np.arange(study.table.n_asvs)
+                kept.asvs.clear()
+                kept.asvs[asvs] = held(embed_asvs(encoder, nucleotides, every, compute), every, len(every))
+            draws = SampleDraws(study.table, config.sampling, config.runtime.seed)
+            batches = FixedBatches(draws, np.arange(study.table.n_samples), 1)
+            rows = embed_samples(encoder, torch.empty(0), batches, compute, embeddings=kept.asvs[asvs])
         return rows.double().cpu().numpy()
 
     def arrays(self) -> Arrays:
