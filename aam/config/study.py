@@ -29,18 +29,38 @@ class TableConfig(Section):
     """Drop ASVs that have no sequence, saying how many reads that loses, instead of stopping."""
 
 
-class PhylogenyConfig(TableConfig):
-    """The files of a study with its phylogeny."""
+class TreeConfig(TableConfig):
+    """The files of a study, and a tree."""
 
     tree: Path | None = None
     """Rooted phylogeny over the ASVs: Newick, gzipped Newick or QIIME 2 .qza."""
-    drop_missing_tips: bool = False
-    """Drop ASVs that the tree lacks, saying how many reads that loses, instead of stopping."""
     missing_branch_lengths: Literal["error", "zero"] = "error"
     """What to do where the tree gives no branch length: stop, or take zero."""
     root: RootChoice = "error"
     """Where the root of the tree is: as-is where the file has it, midpoint halfway between the two tips farthest apart.
     error takes the file's root, and stops where that has three branches or more: no root was chosen for the tree."""
+
+
+class PhylogenyConfig(TreeConfig):
+    """The files of a study with its phylogeny."""
+
+    drop_missing_tips: bool = False
+    """Drop ASVs that the tree lacks, saying how many reads that loses, instead of stopping."""
+
+
+class PlacementConfig(TreeConfig):
+    """The files of new samples, and a tree that holds their ASVs and those of the training study."""
+
+    tree: Path | None = None
+    """Rooted phylogeny over the ASVs of the training study and of the table, for models that read clades (clades,
+    kernel, ensemble): adds ASVs that the training study lacked to its branches. Default: these are dropped."""
+
+    @model_validator(mode="after")
+    def _root_is_of_a_tree(self) -> Self:
+        if self.tree is None:
+            for option in ("missing_branch_lengths", "root"):
+                self._refuse_unused(option, "--tree")
+        return self
 
 
 class TargetInputConfig(PhylogenyConfig):
