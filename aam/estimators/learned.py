@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from aam.config import SamplingConfig, TrainConfig, UnifracConfig
+from aam.config import RootChoice, SamplingConfig, TrainConfig, UnifracConfig
+from aam.data.phylogeny import MissingLengths, Phylogeny
 from aam.data.study import Study, with_phylogeny
 from aam.data.target_table import Targets
 from aam.errors import InputError
@@ -13,6 +14,7 @@ from aam.learners.storage import LearnerSpec, TrainedLearner
 from aam.learners.storage import checkpoint_of as checkpoint_of_learner
 from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.workflows.neural_learner import read_learner
+from aam.workflows.predict import NETWORK_READS_NO_TREE
 from aam.workflows.restore import Restored, checkpoint_of, restored
 
 Trained: TypeAlias = Restored | TrainedLearner
@@ -30,6 +32,22 @@ def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig) -> Study
     inputs = config.inputs
     phylogeny = as_phylogeny(tree, inputs.missing_branch_lengths, inputs.root)
     return with_phylogeny(study, phylogeny, config.sampling, UnifracConfig(), inputs.drop_missing_tips)
+
+
+def placement_tree(
+    trained: Trained, tree: TreeLike | None, missing_branch_lengths: MissingLengths, root: RootChoice
+) -> Phylogeny | None:
+    """The tree that puts new ASVs on the branches of a model, if there is one.
+
+    Raises:
+        InputError: the tree is wrong, or the model reads no branches.
+    """
+    if tree is None:
+        return None
+    if isinstance(trained, TrainedLearner):
+        trained.check_reads_branches()
+        return as_phylogeny(tree, missing_branch_lengths, root)
+    raise InputError(NETWORK_READS_NO_TREE)
 
 
 def read_trained(path: Path) -> tuple[Trained, Mapping[str, Any]]:

@@ -68,6 +68,11 @@ class KernelSolution(Solution):
     """How indicators become probabilities, where classes are learned."""
     left_out: Output | None = None
 
+    @property
+    def reads_branches(self) -> bool:
+        """Whether one of its kernels does."""
+        return self.basis.reads_branches
+
     def predict(self, study: Study, rows: Rows) -> Output:
         """Predict samples, a block at a time."""
         starts = range(0, max(1, len(rows)), _BLOCK)

@@ -113,8 +113,13 @@ class Basis:
         """Widths of the kernels [kernels]."""
         return np.array([scale.width for scale in self.scales])
 
+    @property
+    def reads_branches(self) -> bool:
+        """Whether one of the kernels is of branches."""
+        return any(FEATURES[KERNELS[name][0]].level == "branches" for name in self.names)
+
     def in_tree(self, tree: StudyTree | None) -> "Basis":
-        """Put the samples into a tree that has the same ASVs."""
+        """Put the samples into a tree that has the same ASVs; more may follow them."""
         return replace(self, samples=Samples(tree, self.samples.counts))
 
     def arrays(self) -> Arrays:

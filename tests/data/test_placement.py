@@ -77,7 +77,7 @@ def test_another_topology_is_refused(larger, says) -> None:
 def test_a_finer_tree_is_refused() -> None:
     known = ["a", "b", "c", "d"]
     study = cut("((a:1,b:1,c:1):1,d:1);", known)
-    with pytest.raises(InputError, match="0 of its 6 branches .*1 others are, such as one above 2 ASVs, a, b among"):
+    with pytest.raises(InputError, match=r"0 of its 6 branches .*1 others are, such as one above 2 ASVs, a, b among"):
         placed("(((a:1,b:2):3,c:4):5,d:6);", study, known, [])
 
 

@@ -17,6 +17,7 @@ import torch
 from aam.cli import main
 from aam.config import SimulateConfig, flag
 from aam.data.addressed import address_hash
+from aam.data.phylogeny import parse_newick
 from aam.data.simulate import simulate_study, write_study
 
 SMALL = {"epochs": 1, "batch_size": 8, "embedding_dim": 8, "attention_heads": 2, "attention_layers": 1}
@@ -176,6 +177,17 @@ def matrix(change: Callable[[np.ndarray], object] = lambda values: None, ids: in
         change(values)
         np.save("d.npy", values)
         Path("ids.txt").write_text("\n".join(names[:ids]) + "\n")
+
+    return damage
+
+
+def star_tree(name: str) -> Damage:
+    """Write a tree of all tips of the study's, half of them to either side of the root."""
+
+    def damage() -> None:
+        tips = parse_newick(Path("tree.nwk").read_text()).tip_names
+        halves = (",".join(f"'{tip}':1" for tip in tips[start::2]) for start in range(2))
+        Path(name).write_text(f"({','.join(f'({half}):1' for half in halves)});")
 
     return damage
 
@@ -1275,6 +1287,27 @@ LEARNERS = {
         ("none of the 1 ASVs of the table is known to the model, which was fitted to", "same region"),
         (table(f"{SEQUENCES[0]} 1 2 3"),),
     ),
+    "tree of a model that reads ASVs alone": Case(
+        predict(checkpoint="forest", tree="tree.nwk"), ("--tree puts new ASVs on branches .*forest. reads ASVs alone",)
+    ),
+    "tree of the network": Case(
+        predict(tree="tree.nwk"), ("--tree .*the network reads their sequences: leave it out",)
+    ),
+    "root of no tree": Case(predict(checkpoint="clades", root="midpoint"), ("--root midpoint only .* with --tree",)),
+    "tree without the ASVs of training": Case(
+        predict(checkpoint="clades", tree="t.nwk"),
+        ("--tree has no tip for .* ASVs that the model was fitted to: .*tips are named like a, b", "both studies"),
+        (write("t.nwk", "(a:1,b:1);"),),
+    ),
+    "tree of training without a root": Case(
+        predict(checkpoint="clades", tree="t.nwk"), ("t.nwk: not rooted",), (write("t.nwk", UNROOTED),)
+    ),
+    "tree that joins the ASVs of training otherwise": Case(
+        predict(checkpoint="clades", tree="t.nwk"),
+        ("--tree joins the ASVs of the training study in another way", "such as the one above", "root in the same"),
+        (star_tree("t.nwk"),),
+    ),
+    "tree of embeddings": Case(embed(tree="tree.nwk"), ("No such option '--tree'",)),
     "options of the network without it": Case(
         evaluate(epochs=3), ("--epochs 3 only has an effect with neural among --learners or --ensemble-members",)
     ),
@@ -1327,6 +1360,7 @@ def study(tmp_path_factory) -> Path:
         assert _leave(train(output_dir="attentive", **categories)) == 0
         assert _leave(evaluate(output_dir="evaluated")) == 0
         assert _leave(learn(output_dir="forest", learner="forest", trees=3)) == 0
+        assert _leave(learn(output_dir="clades", trees=3)) == 0
         assert _leave(predict()) == 0
         Path("p.tsv").unlink()
         Path("empty").mkdir()
