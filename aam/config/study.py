@@ -87,13 +87,14 @@ class InputConfig(PhylogenyConfig):
         return self
 
 
-class SamplingConfig(Section):
-    """How samples and their ASVs are drawn from the table."""
+class TargetSamplingConfig(Section):
+    """How samples and their ASVs are drawn from the table of a study with a target."""
 
     panel: ClassVar[str] = "Samples and ASVs"
 
-    rarefy_depth: Positive | None = None
-    """Sampling depth: draw this many reads from every sample, without replacement. Default: use all reads."""
+    rarefy_depth: Positive | Literal["auto"] | None = None
+    """Sampling depth: draw this many reads from every sample, without replacement; auto (of other learners than the
+    network): as many as 95 % of the samples have. Default: use all reads."""
     rarefaction: Literal["epoch", "fixed"] = "epoch"
     """Draw the reads afresh in every epoch, or once for the run. Validation is always drawn once."""
     keep_shallow: bool = False
@@ -108,6 +109,18 @@ class SamplingConfig(Section):
         if self.keep_shallow and self.rarefy_depth is None:
             raise ValueError("--keep-shallow is about samples below --rarefy-depth: give --rarefy-depth too")
         return self
+
+    @property
+    def depth(self) -> int | None:
+        """The sampling depth; None for all reads, and as long as ``auto`` has not been settled."""
+        return None if self.rarefy_depth == "auto" else self.rarefy_depth
+
+
+class SamplingConfig(TargetSamplingConfig):
+    """How samples and their ASVs are drawn from the table."""
+
+    rarefy_depth: Positive | None = None
+    """Sampling depth: draw this many reads from every sample, without replacement. Default: use all reads."""
 
 
 class UnifracConfig(Section):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from aam.config import RootChoice, SamplingConfig, TrainConfig, UnifracConfig
+from aam.config import RootChoice, SamplingConfig, TargetSamplingConfig, TrainConfig, UnifracConfig
 from aam.data.phylogeny import MissingLengths, Phylogeny
 from aam.data.study import Study, with_phylogeny
 from aam.data.target_table import Targets
@@ -21,7 +21,7 @@ Trained: TypeAlias = Restored | TrainedLearner
 """What `fit` leaves: the network, or another learner."""
 
 
-def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig) -> Study:
+def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig, sampling: TargetSamplingConfig) -> Study:
     """The study with the tree that learners read, if there is one.
 
     Raises:
@@ -31,7 +31,7 @@ def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig) -> Study
         return study
     inputs = config.inputs
     phylogeny = as_phylogeny(tree, inputs.missing_branch_lengths, inputs.root)
-    return with_phylogeny(study, phylogeny, config.sampling, UnifracConfig(), inputs.drop_missing_tips)
+    return with_phylogeny(study, phylogeny, sampling, UnifracConfig(), inputs.drop_missing_tips)
 
 
 def placement_tree(
@@ -94,7 +94,7 @@ def network_of(trained: Trained) -> Restored:
     return trained
 
 
-def sampling_of(trained: Trained) -> SamplingConfig:
+def sampling_of(trained: Trained) -> TargetSamplingConfig:
     """Which samples of a table a model can use; learners draw reads by themselves."""
     return SamplingConfig() if isinstance(trained, TrainedLearner) else trained.config.sampling
 

@@ -14,10 +14,11 @@ from aam.config import (
     PretrainConfig,
     RootChoice,
     TargetConfig,
+    TargetSamplingConfig,
     TrainConfig,
 )
 from aam.data.phylogeny import MissingLengths
-from aam.data.study import assemble_study
+from aam.data.study import Study, assemble_study
 from aam.data.tables import feature_table
 from aam.data.target_table import Targets, target_values
 from aam.errors import InputError, first_ids
@@ -26,7 +27,7 @@ from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
 from aam.estimators.learned import placement_tree, targets_of, with_tree
 from aam.learners.storage import TrainedLearner
-from aam.workflows.columns import learn_columns
+from aam.workflows.columns import learn_columns, with_depth
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import with_left_out
 from aam.workflows.predict_network import predict_study
@@ -135,8 +136,12 @@ class SamplePredictor(SampleModel):
             if isinstance(self.encoder, SampleEncoder):
                 self.encoder.save(start)
             whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-            study = assemble_study(whole, config.sampling, metadata=with_target(metadata, target))
-            self.trained_, learned = train_learner_study(with_tree(study, tree, config), config)
+            joined = with_target(metadata, target)
+
+            def load(sampling: TargetSamplingConfig) -> Study:
+                return with_tree(assemble_study(whole, sampling, metadata=joined), tree, config, sampling)
+
+            self.trained_, learned = train_learner_study(*with_depth(config, load))
         self.history_, self.left_out_ = pd.DataFrame(), learned.study.left_out
         self._take_labels(target)
         return self

@@ -38,6 +38,8 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         pretrain_epochs: epochs of pretraining, where `fit` gets a tree and there is no `encoder`. It shares `options`
             and the other parameters, but for `lr` and `patience` at their defaults; to choose more about
             it, fit a `SampleEncoder`.
+        rarefy_depth: sampling depth; for learners besides the network also ``"auto"``, as many reads as 95 % of the
+            samples have.
         root: where the root of the tree of `fit` is; see `SampleEncoder`.
         target_transform: scale on which the number is learned; undone in predictions.
         target_loss: ``huber``, ``mse``, ``mae``, ``quantile`` or ``asymmetric``; or one for each of several targets,

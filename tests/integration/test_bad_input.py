@@ -1287,6 +1287,14 @@ LEARNERS = {
         ("none of the 1 ASVs of the table is known to the model, which was fitted to", "same region"),
         (table(f"{SEQUENCES[0]} 1 2 3"),),
     ),
+    "automatic depth of the network": Case(
+        train(rarefy_depth="auto"), ("--rarefy-depth auto is of other learners: give the network a number",)
+    ),
+    "automatic depth of pretraining": Case(pretrain(rarefy_depth="auto"), ("'--rarefy-depth': 'auto' is not a valid",)),
+    "depth of a learner in words": Case(learn(rarefy_depth="deep"), ("--rarefy-depth", "deep")),
+    "automatic depth without a target": Case(
+        learn(metadata_column="nothing", rarefy_depth="auto"), ("nothing",), (column("nothing", lambda _: ""),)
+    ),
     "tree of a model that reads ASVs alone": Case(
         predict(checkpoint="forest", tree="tree.nwk"), ("--tree puts new ASVs on branches .*forest. reads ASVs alone",)
     ),

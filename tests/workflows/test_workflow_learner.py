@@ -9,6 +9,7 @@ import pytest
 
 from aam.cli import main
 from aam.config import InspectConfig, PredictConfig, TrainConfig
+from aam.data.tables import read_tables
 from aam.learners.storage import load_learner
 from aam.workflows.inspect import inspect
 from aam.workflows.predict import predict
@@ -83,6 +84,31 @@ def test_rarefied_draws_are_those_of_the_run(study_folder, tmp_path):
     np.testing.assert_array_equal(table.loc[reported.index, "prediction"].astype(float), reported["prediction"])
     rarefaction = load_learner(run).spec.rarefaction
     assert (rarefaction.depth, rarefaction.draws) == (150, 2)
+
+
+def test_the_automatic_depth_is_as_if_its_number_were_given(study_folder, tmp_path, caplog):
+    """A fifth of the samples have no target; the depth is that of the others."""
+    lines = (study_folder / "metadata.tsv").read_text().splitlines()
+    at = lines[0].split("\t").index("acidity")
+    for number in range(2, len(lines), 5):
+        cells = lines[number].split("\t")
+        cells[at] = ""
+        lines[number] = "\t".join(cells)
+    metadata = tmp_path / "metadata.tsv"
+    metadata.write_text("\n".join(lines) + "\n")
+    kernel = {"learner": "kernel", "metadata": metadata}
+    train(options(study_folder, tmp_path / "auto", rarefy_depth="auto", **kernel))
+    trained = load_learner(tmp_path / "auto")
+    read = read_tables([study_folder / "table.biom"])
+    empty = {line.split("\t")[0] for line in lines[2::5]}
+    depth = sorted(int(reads) for sample, reads in zip(read.sample_ids, read.depth, strict=True) if sample not in empty)
+    kept = depth[len(depth) - int(np.ceil(0.95 * len(depth)))]
+    assert trained.spec.rarefaction.depth == kept
+    assert f"--rarefy-depth auto: {kept} reads" in caplog.text
+    assert json.loads((tmp_path / "auto/config.json").read_text())["sampling"]["rarefy_depth"] == kept
+    train(options(study_folder, tmp_path / "number", rarefy_depth=kept, **kernel))
+    same = [(tmp_path / name / "val_predictions.tsv").read_bytes() for name in ("auto", "number")]
+    assert same[0] == same[1]
 
 
 def test_classes_are_weighed(study_folder, tmp_path):
