@@ -159,6 +159,8 @@ class SplitConfig(Section):
     """Which samples train the model and which choose its checkpoint."""
 
     panel: ClassVar[str] = "Train, validation and test"
+    groups_beside_a_column: ClassVar[bool] = False
+    """Whether groups have a use where a column fixes the split."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the samples (or of the groups) that chooses the best checkpoint, of those that are not for a test."""
@@ -169,7 +171,7 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> Self:
-        if self.split_column is not None and self.group_column is not None:
+        if self.split_column is not None and self.group_column is not None and not self.groups_beside_a_column:
             raise ValueError("--split-column fixes the split: drop --group-column")
         if self.split_column is not None:
             self._refuse_unused("val_fraction", "a drawn split: --split-column fixes it")
@@ -179,6 +181,11 @@ class SplitConfig(Section):
 class TargetSplitConfig(SplitConfig):
     """Which samples train the model, which choose its checkpoint, and which test it."""
 
+    groups_beside_a_column: ClassVar[bool] = True
+
+    group_column: str | None = None
+    """Metadata column of subjects or studies: no group is on two sides of a drawn split, nor of what learners choose
+    within the training samples; with --split-column it serves these choices alone."""
     val_fraction: Fraction = 0.2
     """Share of the samples (or of the groups) that chooses the network's checkpoint; 0 for learners that have none."""
     test_fraction: Fraction = 0.0

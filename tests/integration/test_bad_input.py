@@ -485,6 +485,22 @@ SPLITS = {
     "split column of other words": Case(
         train(split_column="habitat"), ("'habitat' should say train, val or test", "gut")
     ),
+    "groups beside the sides of pretraining": Case(
+        pretrain(split_column="fold", group_column="subject"), ("--split-column fixes the split: drop --group-column",)
+    ),
+    "groups with a gap beside given sides": Case(
+        learn(split_column="fold", group_column="who"),
+        ("--group-column 'who' is empty for samples S0001: fill in or leave out",),
+        (
+            column("fold", lambda n: ("train", "val")[n % 2]),
+            column("who", lambda number: f"w{number % 8}" if number else ""),
+        ),
+    ),
+    "one group beside given sides": Case(
+        train(split_column="fold", group_column="same"),
+        ("--group-column 'same' has one group",),
+        (column("fold", lambda n: ("train", "val")[n % 2]), column("same", lambda _: "yes")),
+    ),
     "split column without validation": Case(
         train(split_column="fold"), ("no sample to 'val'",), (column("fold", lambda _: "train"),)
     ),
