@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ import torch
 
 from aam.cli import main
 from aam.config import SimulateConfig, flag
+from aam.config.evaluate import OUTSIDE
 from aam.data.addressed import address_hash
 from aam.data.phylogeny import parse_newick
 from aam.data.simulate import simulate_study, write_study
@@ -1119,6 +1121,16 @@ EVALUATIONS = {
         ("--trees 0: .*greater than 0",),
         (write("a.toml", "trees = 3"), write("b.toml", "trees = 0")),
     ),
+    "learner of no known package": Case(evaluate(with_="catboost"), ("--with catboost: known are lightgbm, xgboost",)),
+    "learner of a package twice": Case(evaluate(with_="lightgbm,lightgbm"), ("--with names lightgbm twice",)),
+    **{
+        f"{name}, which is not installed": Case(
+            evaluate(with_=name), (f"--with {name}: it is not installed here: pip install {name}",)
+        )
+        for name in OUTSIDE
+        if find_spec(name) is None
+    },
+    "training of a learner of a package": Case(learn(learner="lightgbm"), ("--learner", "lightgbm")),
     "no learner": Case(evaluate(learners=","), ("--learners is empty",)),
     "clades without a tree": Case(evaluate(tree=None), ("clades", "give --tree")),
     "tree without the tips of the evaluation": Case(
