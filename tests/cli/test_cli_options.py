@@ -12,6 +12,7 @@ from aam.cli.config_file import read_config_file
 from aam.cli.options import given_values, parameters
 from aam.config import (
     EmbedConfig,
+    EvaluateConfig,
     ExplainConfig,
     InspectConfig,
     PredictConfig,
@@ -33,6 +34,7 @@ ALL_CONFIGS = [
     PretrainFindLrConfig,
     PredictConfig,
     EmbedConfig,
+    EvaluateConfig,
     InspectConfig,
     ExplainConfig,
     UnifracCommandConfig,
