@@ -14,6 +14,8 @@ from aam.errors import InputError
 from aam.learners.kernel_features import FEATURES, Samples
 from aam.learners.kernels import KERNELS
 from aam.learners.storage import load_learner
+from aam.training.checkpoint import read_checkpoint
+from aam.workflows.neural_learner import read_learner
 from aam.workflows.predict import predict
 from aam.workflows.train import train
 
@@ -168,3 +170,21 @@ def test_an_id_that_means_another_sequence_is_refused(models, study_folder, coun
     assert names[0] in trained.reference.asv_ids
     with pytest.raises(InputError, match=f"other sequences, are the same tip: {names[0]}"):
         model.predictions(table, sequences=sequences, tree=study_folder / "tree.nwk")
+
+
+def test_a_network_in_an_ensemble_reads_the_new_sequences(known, mixed, study_folder, tmp_path):
+    small = {"embedding_dim": 8, "attention_layers": 1, "attention_heads": 1, "epochs": 1, "min_steps": 1, "trees": 5}
+    asked = {"table": (known,), "metadata": study_folder / "metadata.tsv", "tree": study_folder / "tree.nwk"}
+    asked |= {"learner": "ensemble", "ensemble_members": "clades,neural", "metadata_column": "acidity"}
+    train(TrainConfig.from_flat({**asked, **small, "group_column": "subject", "output_dir": tmp_path / "run"}))
+    trained = read_learner(read_checkpoint(tmp_path / "run"))
+    study = load_study(TableConfig(table=(mixed,)), SamplingConfig())
+    reference = trained.reference.extended(study.table, read_phylogeny(study_folder / "tree.nwk"))
+    network = trained.fitted.solutions[0].members["neural"]
+    rows = np.arange(study.table.n_samples)
+    plain, extended = (network.predict(one.align(study), rows).value for one in (trained.reference, reference))
+    new = reference.share_of_new(study, trained.reference).to_numpy() > 0
+    assert new.any()
+    np.testing.assert_allclose(extended[~new], plain[~new], rtol=1e-4, atol=1e-6)
+    assert (np.abs(extended - plain)[new] > 1e-6).mean() > 0.9
+    assert "reads_placed" in trained.predict(study, read_phylogeny(study_folder / "tree.nwk"))[0]
