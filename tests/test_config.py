@@ -188,7 +188,6 @@ def test_values_out_of_range_are_refused(options, message):
             {"sequence_noise": 0.1, "freeze_base": True, "pretrained_encoder": "pretrained"},
             "--sequence-noise 0.1 has no effect with --freeze-base",
         ),
-        ({"split_column": "fold", "group_column": "subject"}, "--split-column fixes the split"),
         ({"split_column": "fold", "stratify": True}, "--split-column fixes the split"),
         ({"resume": True, "overwrite": True}, "--resume continues a run and --overwrite deletes it"),
     ],
@@ -209,6 +208,7 @@ def test_contradictions_are_refused_and_their_remedies_accepted(options, message
         {"sequence_noise": 0.1, "pretrained_encoder": "pretrained"},
         {"asv_dropout": 0.1, "depth_jitter": 0.1, "freeze_base": True, "pretrained_encoder": "pretrained"},
         {"split_column": "fold"},
+        {"split_column": "fold", "group_column": "subject"},
         {"group_column": "subject", "stratify": True},
     ],
 )

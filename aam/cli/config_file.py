@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import keyword
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ def read_config_file(path: Path, config: type[RunConfig]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in _load(path).items():
         name = key.replace("-", "_")
+        name += "_" if keyword.iskeyword(name) else ""
         refuse_renamed(name, options)
         if name not in options:
             raise InputError(f"{path}: unknown option {key!r}; {_suggestion(name, options)}")

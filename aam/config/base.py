@@ -98,8 +98,8 @@ class RunConfig(BaseModel):
 
 
 def flag(option: str) -> str:
-    """Spelling of an option on the command line: ``max_bp`` -> ``--max-bp``."""
-    return "--" + option.replace("_", "-")
+    """Spelling of an option on the command line: ``max_bp`` -> ``--max-bp``; a word of Python ends with _ there."""
+    return "--" + option.rstrip("_").replace("_", "-")
 
 
 def refuse_renamed(option: str, known: Container[str]) -> None:

@@ -25,6 +25,7 @@ from aam.config.study import (
     DistanceConfig,
     InputConfig,
     PhylogenyConfig,
+    PlacementConfig,
     SamplingConfig,
     SplitConfig,
     TableConfig,
@@ -219,8 +220,8 @@ class PretrainFindLrConfig(PretrainingConfig):
         return PretrainConfig.model_validate(self.model_dump(exclude={"search"}))
 
 
-class PredictConfig(RunConfig):
-    """Options of `aam predict`."""
+class ApplyConfig(RunConfig):
+    """What every command reads that applies a model to a table."""
 
     trained: CheckpointInputConfig
     inputs: TableConfig = TableConfig()
@@ -228,7 +229,13 @@ class PredictConfig(RunConfig):
     runtime: MachineConfig = MachineConfig()
 
 
-class EmbedConfig(PredictConfig):
+class PredictConfig(ApplyConfig):
+    """Options of `aam predict`."""
+
+    inputs: PlacementConfig = PlacementConfig()
+
+
+class EmbedConfig(ApplyConfig):
     """Options of `aam embed`."""
 
     asvs: EmbedOutputConfig = EmbedOutputConfig()

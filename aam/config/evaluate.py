@@ -26,6 +26,8 @@ Scheme = Literal["group", "stratified-group", "kfold", "stratified", "leave-one-
 ALWAYS = ("null", "depth", "forest")
 """Learners of every comparison: a guess without samples, sequencing depth alone, and the yardstick."""
 COMPARED = ("linear", "clades", "kernel", "ensemble")
+OUTSIDE = ("lightgbm", "xgboost", "tabicl")
+"""Learners of other packages, for a comparison alone."""
 SEED_END = 2**63
 
 
@@ -71,6 +73,9 @@ class ComparisonConfig(Section):
     (distances such as UniFrac), ensemble (the mean of some), neural (the network, which alone reads the options under
     Pretrained encoder, Model and Training; kernel too reads --pretrained-encoder). Always: null (a guess), depth
     (sequencing depth alone), forest (random forest on ASVs)."""
+    with_: Names = ()
+    """Learners of other packages, on the ASVs that the forest reads: lightgbm, xgboost, tabicl. They must be installed;
+    aam compares them, and does not train them."""
     configs: Names = ()
     """Two or more files of options of learners, with lines such as trees = 1000: each fold chooses the best by its
     training samples."""
@@ -83,6 +88,7 @@ class ComparisonConfig(Section):
     def _named_once(self) -> Self:
         for option, names in (
             ("--learners", self.learners),
+            ("--with", self.with_),
             ("--configs", self.configs),
             ("--batch-column", self.batch_column),
         ):
@@ -91,6 +97,9 @@ class ComparisonConfig(Section):
                 raise ValueError(f"{option} names {twice[0]} twice")
         if len(self.configs) == 1:
             raise ValueError(f"--configs {self.configs[0]} leaves no choice: give --config for one file of options")
+        unknown = [name for name in self.with_ if name not in OUTSIDE]
+        if unknown:
+            raise ValueError(f"--with {unknown[0]}: known are {', '.join(OUTSIDE)}")
         if not self.learners:
             raise ValueError("--learners is empty: name what to compare")
         return self
@@ -276,7 +285,7 @@ class EvaluateConfig(RunConfig):
     def names(self) -> tuple[str, ...]:
         """Learners of the comparison, in the order in which they are shown."""
         batch = ("batch",) if self.comparison.batch_column else ()
-        return tuple(dict.fromkeys((*ALWAYS[:2], *batch, ALWAYS[2], *self.comparison.learners)))
+        return tuple(dict.fromkeys((*ALWAYS[:2], *batch, ALWAYS[2], *self.comparison.learners, *self.comparison.with_)))
 
     def options_of_learners(self) -> LearnersConfig:
         """The sections that learners are made of."""

@@ -29,18 +29,38 @@ class TableConfig(Section):
     """Drop ASVs that have no sequence, saying how many reads that loses, instead of stopping."""
 
 
-class PhylogenyConfig(TableConfig):
-    """The files of a study with its phylogeny."""
+class TreeConfig(TableConfig):
+    """The files of a study, and a tree."""
 
     tree: Path | None = None
     """Rooted phylogeny over the ASVs: Newick, gzipped Newick or QIIME 2 .qza."""
-    drop_missing_tips: bool = False
-    """Drop ASVs that the tree lacks, saying how many reads that loses, instead of stopping."""
     missing_branch_lengths: Literal["error", "zero"] = "error"
     """What to do where the tree gives no branch length: stop, or take zero."""
     root: RootChoice = "error"
     """Where the root of the tree is: as-is where the file has it, midpoint halfway between the two tips farthest apart.
     error takes the file's root, and stops where that has three branches or more: no root was chosen for the tree."""
+
+
+class PhylogenyConfig(TreeConfig):
+    """The files of a study with its phylogeny."""
+
+    drop_missing_tips: bool = False
+    """Drop ASVs that the tree lacks, saying how many reads that loses, instead of stopping."""
+
+
+class PlacementConfig(TreeConfig):
+    """The files of new samples, and a tree that holds their ASVs and those of the training study."""
+
+    tree: Path | None = None
+    """Rooted phylogeny over the ASVs of the training study and of the table, for models that read clades (clades,
+    kernel, ensemble): adds ASVs that the training study lacked to its branches. Default: these are dropped."""
+
+    @model_validator(mode="after")
+    def _root_is_of_a_tree(self) -> Self:
+        if self.tree is None:
+            for option in ("missing_branch_lengths", "root"):
+                self._refuse_unused(option, "--tree")
+        return self
 
 
 class TargetInputConfig(PhylogenyConfig):
@@ -67,13 +87,14 @@ class InputConfig(PhylogenyConfig):
         return self
 
 
-class SamplingConfig(Section):
-    """How samples and their ASVs are drawn from the table."""
+class TargetSamplingConfig(Section):
+    """How samples and their ASVs are drawn from the table of a study with a target."""
 
     panel: ClassVar[str] = "Samples and ASVs"
 
-    rarefy_depth: Positive | None = None
-    """Sampling depth: draw this many reads from every sample, without replacement. Default: use all reads."""
+    rarefy_depth: Positive | Literal["auto"] | None = None
+    """Sampling depth: draw this many reads from every sample, without replacement; auto (of other learners than the
+    network): as many as 95 % of the samples have. Default: use all reads."""
     rarefaction: Literal["epoch", "fixed"] = "epoch"
     """Draw the reads afresh in every epoch, or once for the run. Validation is always drawn once."""
     keep_shallow: bool = False
@@ -88,6 +109,18 @@ class SamplingConfig(Section):
         if self.keep_shallow and self.rarefy_depth is None:
             raise ValueError("--keep-shallow is about samples below --rarefy-depth: give --rarefy-depth too")
         return self
+
+    @property
+    def depth(self) -> int | None:
+        """The sampling depth; None for all reads, and as long as ``auto`` has not been settled."""
+        return None if self.rarefy_depth == "auto" else self.rarefy_depth
+
+
+class SamplingConfig(TargetSamplingConfig):
+    """How samples and their ASVs are drawn from the table."""
+
+    rarefy_depth: Positive | None = None
+    """Sampling depth: draw this many reads from every sample, without replacement. Default: use all reads."""
 
 
 class UnifracConfig(Section):
@@ -126,6 +159,8 @@ class SplitConfig(Section):
     """Which samples train the model and which choose its checkpoint."""
 
     panel: ClassVar[str] = "Train, validation and test"
+    groups_beside_a_column: ClassVar[bool] = False
+    """Whether groups have a use where a column fixes the split."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the samples (or of the groups) that chooses the best checkpoint, of those that are not for a test."""
@@ -136,7 +171,7 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> Self:
-        if self.split_column is not None and self.group_column is not None:
+        if self.split_column is not None and self.group_column is not None and not self.groups_beside_a_column:
             raise ValueError("--split-column fixes the split: drop --group-column")
         if self.split_column is not None:
             self._refuse_unused("val_fraction", "a drawn split: --split-column fixes it")
@@ -146,6 +181,11 @@ class SplitConfig(Section):
 class TargetSplitConfig(SplitConfig):
     """Which samples train the model, which choose its checkpoint, and which test it."""
 
+    groups_beside_a_column: ClassVar[bool] = True
+
+    group_column: str | None = None
+    """Metadata column of subjects or studies: no group is on two sides of a drawn split, nor of what learners choose
+    within the training samples; with --split-column it serves these choices alone."""
     val_fraction: Fraction = 0.2
     """Share of the samples (or of the groups) that chooses the network's checkpoint; 0 for learners that have none."""
     test_fraction: Fraction = 0.0

@@ -30,8 +30,8 @@ from aam.config.learning import (
     TargetOptimConfig,
 )
 from aam.config.study import (
-    SamplingConfig,
     TargetInputConfig,
+    TargetSamplingConfig,
     TargetSplitConfig,
 )
 from aam.config.target import LossWeightConfig, TargetConfig
@@ -126,7 +126,7 @@ class TrainingConfig(RunConfig):
     categories: CategoryConfig = CategoryConfig()
     weights: LossWeightConfig = LossWeightConfig()
     finetune: FinetuneConfig = FinetuneConfig()
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: TargetSamplingConfig = TargetSamplingConfig()
     augmentation: TargetAugmentationConfig = TargetAugmentationConfig()
     model: TargetModelConfig = TargetModelConfig()
     split: TargetSplitConfig = TargetSplitConfig()
@@ -173,6 +173,8 @@ class TrainingConfig(RunConfig):
             self.optim._refuse_unused("encoder_lr_ratio", "an encoder that learns: drop --freeze-base")
         if self.choice.learner == "neural" and self.split.val_fraction == 0:
             raise ValueError("--val-fraction 0: the network needs samples that choose its checkpoint")
+        if self.choice.learner == "neural" and self.sampling.rarefy_depth == "auto":
+            raise ValueError("--rarefy-depth auto is of other learners: give the network a number")
         weights, categories = self.weights, self.categories
         if weights.class_weights != "none" and not self.target.classifier:
             raise ValueError("--class-weights is for classes: give --classifier too")

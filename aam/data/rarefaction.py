@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from aam.config import SamplingConfig
+from aam.config import TargetSamplingConfig
 from aam.data.addressed import generator
 from aam.data.augmentation import Augmentation, Reads
 from aam.data.counts import blocks_of, row_sizes
@@ -40,14 +40,14 @@ class SampleDraws:
     """
 
     table: FeatureTable
-    config: SamplingConfig
+    config: TargetSamplingConfig
     seed: int
     augmentation: Augmentation | None = None
 
     @property
     def is_settled(self) -> bool:
         """Whether every epoch sees of every sample what `FIXED` does."""
-        depth = self.config.rarefy_depth
+        depth = self.config.depth
         draws_anew = depth is not None and bool((self.table.depth > depth).any())
         chooses_anew = self.config.asv_choice == "random" and self.config.max_asvs > 0
         return self.augmentation is None and (self.config.rarefaction == "fixed" or not (draws_anew or chooses_anew))
@@ -69,7 +69,7 @@ class SampleDraws:
 
     def _rarefy(self, sample: int, epoch: int | str) -> Reads:
         asv, count = row_of(self.table.counts, sample)
-        depth = self.config.rarefy_depth
+        depth = self.config.depth
         if depth is None or count.sum() <= depth:
             return asv, count
         drawn = self._generator("rarefy", sample, epoch).multivariate_hypergeometric(count, depth, method="marginals")
@@ -107,8 +107,8 @@ class SampleDraws:
             mixed: whether samples may be mixed, as in training.
         """
         depth, sampling = self.table.depth, self.config
-        if sampling.rarefy_depth is not None:
-            depth = np.minimum(depth, sampling.rarefy_depth)
+        if sampling.depth is not None:
+            depth = np.minimum(depth, sampling.depth)
         held = np.minimum(row_sizes(self.table.counts), depth)
         mixing = None if self.augmentation is None else self.augmentation.mixing
         most = held[samples]

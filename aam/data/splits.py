@@ -79,12 +79,12 @@ def split_samples(
         InputError: a column is missing or incomplete, a class or group is too small to divide, or a side is empty.
     """
     ids = np.asarray(sample_ids, dtype=np.str_)
-    if config.split_column is not None:
-        return _given_split(ids, _column(metadata, config.split_column, "--split-column"), config.split_column)
-    classes = np.asarray(strata, dtype=np.str_) if strata is not None else None
     groups = None
     if config.group_column is not None:
         groups = _groups(ids, _column(metadata, config.group_column, "--group-column"), config.group_column)
+    if config.split_column is not None:
+        return _given_split(ids, _column(metadata, config.split_column, "--split-column"), config.split_column)
+    classes = np.asarray(strata, dtype=np.str_) if strata is not None else None
     draws = _draws(config, seed)
     if classes is not None and isinstance(config, TargetSplitConfig) and config.stratify:
         _refuse_small_classes(ids, groups, classes, sides=1 + len(draws))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import InputConfig, PhylogenyConfig, SamplingConfig, TableConfig, UnifracConfig
+from aam.config import InputConfig, PhylogenyConfig, TableConfig, TargetSamplingConfig, UnifracConfig
 from aam.data.branches import Rows, asv_shares, branch_shares
 from aam.data.counts import BLOCK, held_by
 from aam.data.dataset import DistanceSource
@@ -121,7 +121,7 @@ def digest(parts: Iterable[str | NDArray[np.generic]]) -> str:
 
 def load_study(
     inputs: TableConfig,
-    sampling: SamplingConfig,
+    sampling: TargetSamplingConfig,
     unifrac: UnifracConfig | None = None,
     needs: Sequence[str] = (),
 ) -> Study:
@@ -171,7 +171,7 @@ def read_matrix(inputs: InputConfig, unifrac: UnifracConfig) -> DistanceMatrix |
 
 def assemble_study(
     table: FeatureTable,
-    sampling: SamplingConfig,
+    sampling: TargetSamplingConfig,
     metadata: pd.DataFrame | None = None,
     matrix: DistanceMatrix | None = None,
 ) -> Study:
@@ -197,7 +197,7 @@ def assemble_study(
 
 
 def with_phylogeny(
-    study: Study, phylogeny: Phylogeny, sampling: SamplingConfig, unifrac: UnifracConfig, drop_missing_tips: bool
+    study: Study, phylogeny: Phylogeny, sampling: TargetSamplingConfig, unifrac: UnifracConfig, drop_missing_tips: bool
 ) -> Study:
     """Cut the phylogeny to the ASVs of a study.
 
@@ -286,12 +286,12 @@ def _keep(study: Study, keep: NDArray[np.bool_], reason: str) -> Study:
     return replace(study, table=table, metadata=metadata, left_out=left_out)
 
 
-def _keep_deep(study: Study, sampling: SamplingConfig) -> Study:
+def _keep_deep(study: Study, sampling: TargetSamplingConfig) -> Study:
     study = _keep(study, study.table.depth > 0, "no reads")
-    if sampling.rarefy_depth is None or sampling.keep_shallow:
+    if sampling.depth is None or sampling.keep_shallow:
         return study
-    reason = f"fewer reads than the sampling depth {sampling.rarefy_depth}"
-    return _keep(study, study.table.depth >= sampling.rarefy_depth, reason)
+    reason = f"fewer reads than the sampling depth {sampling.depth}"
+    return _keep(study, study.table.depth >= sampling.depth, reason)
 
 
 def _check_covered(table: FeatureTable, matrix: DistanceMatrix) -> None:

@@ -7,6 +7,7 @@ Shape letters: B samples, G other samples, U unique ASVs of both, M branches abo
 study, ASVs of the study.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -77,10 +78,18 @@ class StudyTree:
 
 def missing_tips(phylogeny: Phylogeny, table: FeatureTable) -> NDArray[np.int64]:
     """Find the tip of every ASV by its id, else by its sequence: tip numbers [ASVs], -1 where the tree lacks it."""
+    return tips_of(phylogeny, table.asv_ids, table.sequences)
+
+
+def tips_of(phylogeny: Phylogeny, *names: Sequence[str]) -> NDArray[np.int64]:
+    """Find the tip of every ASV by the first of its names that is one: tip numbers [ASVs], -1 where there is none.
+
+    Args:
+        phylogeny: the whole tree.
+        names: names of every ASV, in the order in which they are tried.
+    """
     tip = {name: number for number, name in enumerate(phylogeny.tip_names)}
-    found = [
-        tip.get(name, tip.get(sequence, -1)) for name, sequence in zip(table.asv_ids, table.sequences, strict=True)
-    ]
+    found = [next((tip[name] for name in each if name in tip), -1) for each in zip(*names, strict=True)]
     return np.array(found, dtype=np.int64)
 
 

@@ -64,7 +64,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     attention_heads: int = 4
     attention_layers: int = 3
     nucleotide_patch: int = 5
-    rarefy_depth: int | None = None
+    rarefy_depth: int | Literal["auto"] | None = None
     max_asvs: int = 1024
     val_fraction: float = 0.2
     epochs: int | None = 50

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from aam.config import SamplingConfig, TrainConfig, UnifracConfig
+from aam.config import RootChoice, SamplingConfig, TargetSamplingConfig, TrainConfig, UnifracConfig
+from aam.data.phylogeny import MissingLengths, Phylogeny
 from aam.data.study import Study, with_phylogeny
 from aam.data.target_table import Targets
 from aam.errors import InputError
@@ -13,13 +14,14 @@ from aam.learners.storage import LearnerSpec, TrainedLearner
 from aam.learners.storage import checkpoint_of as checkpoint_of_learner
 from aam.training.checkpoint import Checkpoint, read_checkpoint
 from aam.workflows.makers import read_learner
+from aam.workflows.predict import NETWORK_READS_NO_TREE
 from aam.workflows.restore import Restored, checkpoint_of, restored
 
 Trained: TypeAlias = Restored | TrainedLearner
 """What `fit` leaves: the network, or another learner."""
 
 
-def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig) -> Study:
+def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig, sampling: TargetSamplingConfig) -> Study:
     """The study with the tree that learners read, if there is one.
 
     Raises:
@@ -29,7 +31,23 @@ def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig) -> Study
         return study
     inputs = config.inputs
     phylogeny = as_phylogeny(tree, inputs.missing_branch_lengths, inputs.root)
-    return with_phylogeny(study, phylogeny, config.sampling, UnifracConfig(), inputs.drop_missing_tips)
+    return with_phylogeny(study, phylogeny, sampling, UnifracConfig(), inputs.drop_missing_tips)
+
+
+def placement_tree(
+    trained: Trained, tree: TreeLike | None, missing_branch_lengths: MissingLengths, root: RootChoice
+) -> Phylogeny | None:
+    """The tree that puts new ASVs on the branches of a model, if there is one.
+
+    Raises:
+        InputError: the tree is wrong, or the model reads no branches.
+    """
+    if tree is None:
+        return None
+    if isinstance(trained, TrainedLearner):
+        trained.check_reads_branches()
+        return as_phylogeny(tree, missing_branch_lengths, root)
+    raise InputError(NETWORK_READS_NO_TREE)
 
 
 def read_trained(path: Path) -> tuple[Trained, Mapping[str, Any]]:
@@ -76,7 +94,7 @@ def network_of(trained: Trained) -> Restored:
     return trained
 
 
-def sampling_of(trained: Trained) -> SamplingConfig:
+def sampling_of(trained: Trained) -> TargetSamplingConfig:
     """Which samples of a table a model can use; learners draw reads by themselves."""
     return SamplingConfig() if isinstance(trained, TrainedLearner) else trained.config.sampling
 

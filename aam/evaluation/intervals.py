@@ -3,9 +3,9 @@
 Shapes: D draws, G groups, n samples.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ DRAWS = 2000
 FEWEST_GROUPS = 10
 """Groups below which percentiles of the bootstrap say little, so that no interval is given."""
 LEVEL = 95.0
+_CELLS = 2_000_000
+"""Cells of the largest matrix of draws and samples that is in memory at a time."""
 
 
 class Interval(NamedTuple):
@@ -41,7 +43,7 @@ class GroupBootstrap:
 
     code: NDArray[np.int64]
     """Number of the group of each sample [n]."""
-    times: Floats
+    times: NDArray[Any]
     """How often each group was drawn [D, G]."""
 
     @classmethod
@@ -55,8 +57,11 @@ class GroupBootstrap:
         """
         names, code = np.unique(groups, return_inverse=True)
         count = len(names)
-        times = generator(seed, "bootstrap").multinomial(count, np.full(count, 1 / count), size=draws)
-        return cls(code, times.astype(np.float64))
+        source, shares = generator(seed, "bootstrap"), np.full(count, 1 / count)
+        times = np.empty((draws, count), dtype=np.min_scalar_type(count))
+        for block in _blocks(draws, count):
+            times[block] = source.multinomial(count, shares, size=block.stop - block.start)
+        return cls(code, times)
 
     @property
     def groups(self) -> int:
@@ -72,12 +77,13 @@ class GroupBootstrap:
         """Sum of values over the samples of each draw: [n] -> [D], [n, K] -> [D, K]."""
         of_group = np.zeros((self.groups, *values.shape[1:]))
         np.add.at(of_group, self.code, values)
-        return self.times @ of_group
+        blocks = _blocks(len(self.times), self.groups)
+        return np.concatenate([self.times[block].astype(np.float64) @ of_group for block in blocks])
 
-    @cached_property
-    def weights(self) -> Floats:
-        """How often each sample is in each draw [D, n]."""
-        return self.times[:, self.code]
+    def weights(self) -> Iterator[Floats]:
+        """How often each sample is in each draw, some draws at a time: [of D, n]."""
+        for block in _blocks(len(self.times), len(self.code)):
+            yield self.times[block][:, self.code].astype(np.float64)
 
     def interval(self, drawn: Floats) -> Interval:
         """Percentiles of what the draws give [D]; draws for which a score is undefined do not count."""
@@ -86,3 +92,10 @@ class GroupBootstrap:
             return Interval(np.nan, np.nan)
         low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
         return Interval(float(low), float(high))
+
+
+def _blocks(draws: int, width: int) -> Iterator[slice]:
+    """The draws in parts of up to `_CELLS` cells."""
+    step = max(1, _CELLS // max(1, width))
+    for start in range(0, draws, step):
+        yield slice(start, min(start + step, draws))

@@ -133,7 +133,18 @@ def _draw_area(positive: NDArray[np.bool_], score: Floats, boot: GroupBootstrap)
     """Area under the ROC curve of every draw [D]: how often a positive scores above a negative, ties half."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
-    weights, is_positive = boot.weights[:, order], positive[order].astype(np.float64)
+    is_positive = positive[order].astype(np.float64)
+    return np.concatenate([_areas(weights[:, order], is_positive, starts) for weights in boot.weights()])
+
+
+def _areas(weights: Floats, is_positive: Floats, starts: Codes) -> Floats:
+    """As `_draw_area`, of some draws.
+
+    Args:
+        weights: how often each sample is in each draw, in the order of their scores [draws, n].
+        is_positive: 1 or 0 of each [n].
+        starts: the first of every run of equal scores.
+    """
     of_positive = np.add.reduceat(weights * is_positive, starts, axis=1)
     of_negative = np.add.reduceat(weights * (1 - is_positive), starts, axis=1)
     below = np.cumsum(of_negative, axis=1) - of_negative

@@ -57,7 +57,7 @@ def plan_main(study: Study, labels: Labels, config: EvaluateConfig) -> Variant:
     """
     labels = _grouped(study, labels, config.folds.fold_column)
     depth = config.counts.rarefy_depth
-    number = auto_depth(study) if depth == "auto" else depth
+    number = auto_depth(study.table.depth) if depth == "auto" else depth
     if number is not None:
         study, labels = deep_samples(study, labels, number)
     seed = config.comparison.seed
@@ -88,7 +88,7 @@ def plan_random(main: Variant, config: EvaluateConfig) -> Variant:
 
 def rarefied(main: Variant, config: EvaluateConfig) -> Variant:
     """The same folds, of the samples that have the automatic sampling depth, with as many reads of each."""
-    depth = auto_depth(main.study)
+    depth = auto_depth(main.study.table.depth)
     kept = main.study.table.depth >= depth
     study, labels = deep_samples(main.study, main.labels, depth)
     folds = (fold.within(kept) for fold in main.folds)

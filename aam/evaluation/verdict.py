@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from aam.config.evaluate import OUTSIDE
 from aam.evaluation.comparison import OutOfFold
 from aam.evaluation.intervals import FEWEST_GROUPS, Interval
 
@@ -132,7 +133,8 @@ def _single_fit(out: OutOfFold, best: str) -> list[str]:
     first = next(name for name in ranking if name not in NO_MODEL)
     said = []
     if first != best:
-        said.append(f"but of single fits, as `aam train` makes one, {first} is best ({_single(out, first, best)})")
+        ours = "" if first in OUTSIDE else ", as `aam train` makes one,"
+        said.append(f"but of single fits{ours} {first} is best ({_single(out, first, best)})")
     if "null" in ranking and ranking.index("null") < ranking.index(best):
         said.append(f"but a single fit of {best} is no better than a guess ({_single(out, best, 'null')})")
     return said

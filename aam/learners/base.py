@@ -96,9 +96,18 @@ class Solution(ABC):
             InputError: it lacks a column, or a value cannot be.
         """
 
+    @property
+    def reads_branches(self) -> bool:
+        """Whether predictions depend on reads below branches of the tree."""
+        return False
+
     @abstractmethod
     def predict(self, study: Study, rows: Rows) -> Output:
-        """Predict samples of a study whose ASVs and tree are those of the training study, column for column."""
+        """Predict samples of a study whose ASVs and tree are those of the training study, column for column.
+
+        More columns may follow, of ASVs that only the tree knows (`Reference.extended`). They are reads of a sample,
+        also in its depth, and lie below branches; as ASVs they are no features.
+        """
 
     @abstractmethod
     def arrays(self) -> Arrays:

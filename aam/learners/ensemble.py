@@ -45,6 +45,11 @@ class EnsembleSolution(Solution):
         for member in self.members.values():
             member.meet(study)
 
+    @property
+    def reads_branches(self) -> bool:
+        """Whether a member does."""
+        return any(member.reads_branches for member in self.members.values())
+
     def predict(self, study: Study, rows: Rows) -> Output:
         """Average the members."""
         outputs = [member.predict(study, rows) for member in self.members.values()]

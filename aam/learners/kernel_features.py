@@ -175,8 +175,8 @@ class ReadSide:
         return replace(side, dense=dense, rest=rest, mean=values.mean, own=values.own)
 
     def values(self, samples: Samples) -> _Values:
-        """Features of some samples."""
-        shares = samples.branches if self.features.level == "branches" else samples.asvs
+        """Features of some samples; ASVs that follow those of the basis are none."""
+        shares = samples.branches if self.features.level == "branches" else samples.asvs[:, : len(self.held)]
         data = self.features.value(shares.data)
         if self.root is not None:
             data = data * self.root[shares.indices]

@@ -77,6 +77,11 @@ class KernelSolution(Solution):
         for one in self.basis.described:
             one.meet(study)
 
+    @property
+    def reads_branches(self) -> bool:
+        """Whether one of its kernels does."""
+        return self.basis.reads_branches
+
     def predict(self, study: Study, rows: Rows) -> Output:
         """Predict samples, a block at a time.
 

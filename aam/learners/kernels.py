@@ -139,8 +139,15 @@ class Basis:
         """
         return Samples.of(study, rows, describe(self.described, study, rows))
 
+    @property
+    def reads_branches(self) -> bool:
+        """Whether one of the kernels is of branches."""
+        return any(
+            KERNELS[name][0] in FEATURES and FEATURES[KERNELS[name][0]].level == "branches" for name in self.names
+        )
+
     def in_tree(self, tree: StudyTree | None) -> "Basis":
-        """Put the samples into a tree that has the same ASVs."""
+        """Put the samples into a tree that has the same ASVs; more may follow them."""
         return replace(self, samples=replace(self.samples, tree=tree, known=None))
 
     def arrays(self) -> Arrays:

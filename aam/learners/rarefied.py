@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from aam.config import SamplingConfig
@@ -56,9 +57,15 @@ class Rarefaction(BaseModel):
         return replace(study, table=FeatureTable(counts, table.sample_ids, table.asv_ids, table.sequences))
 
 
-def auto_depth(study: Study) -> int:
-    """The largest depth that keeps `AUTO_SHARE` of the samples."""
-    depth = np.sort(study.table.depth)[::-1]
+def auto_depth(reads: NDArray[np.integer]) -> int:
+    """The largest depth that keeps `AUTO_SHARE` of the samples, by the reads of each.
+
+    Raises:
+        InputError: there are no samples.
+    """
+    if not len(reads):
+        raise InputError("--rarefy-depth auto: no sample has a value of the target")
+    depth = np.sort(reads)[::-1]
     return int(depth[int(np.ceil(AUTO_SHARE * len(depth))) - 1])
 
 

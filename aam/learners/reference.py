@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from aam.data.phylogeny import Phylogeny
+from aam.data.placement import place_tips, with_tips
 from aam.data.study import Study
 from aam.data.tables import FeatureTable
-from aam.data.unifrac import StudyTree
+from aam.data.unifrac import StudyTree, missing_tips, tips_of
 from aam.errors import InputError, first_ids
 from aam.learners.base import Arrays
 
@@ -43,6 +45,55 @@ class Reference:
         aligned.sort_indices()
         known = FeatureTable(aligned, table.sample_ids, self.asv_ids, self.sequences)
         return replace(study, table=known, tree=self.tree, matrix=None, taxonomy=None)
+
+    def extended(self, table: FeatureTable, phylogeny: Phylogeny) -> Self:
+        """Add the ASVs of a table that this lacks and that a larger tree has below branches of its own.
+
+        They come last, as columns that lie below branches: `StudyTree` of the result. Others stay unknown.
+
+        Raises:
+            InputError: this has no tree, or the larger tree lacks ASVs of it or joins them in another way.
+        """
+        assert self.tree is not None
+        new = np.flatnonzero(self._places(table) < 0)
+        named = dict(zip(table.sequences, table.asv_ids, strict=True))
+        here = [named.get(sequence, sequence) for sequence in self.sequences]
+        known = tips_of(phylogeny, self.asv_ids, self.sequences, here)
+        if (known < 0).any():
+            lacking = np.flatnonzero(known < 0)
+            raise InputError(
+                f"--tree has no tip for {len(lacking)} of the {len(known)} ASVs that the model was fitted to: "
+                f"{first_ids(self.asv_ids[i] for i in lacking)}; tips are named like "
+                f"{first_ids(phylogeny.tip_names, 2)}. Give a tree made for both studies"
+            )
+        tips = missing_tips(phylogeny, table)[new]
+        self._refuse_shared_tips(phylogeny, np.r_[known, tips[tips >= 0]])
+        branch = place_tips(self.tree, self.asv_ids, phylogeny, known, tips)
+        placed = new[branch >= 0]
+        ids, sequences = ([names[i] for i in placed] for names in (table.asv_ids, table.sequences))
+        tree = with_tips(self.tree, branch[branch >= 0])
+        return type(self)((*self.asv_ids, *ids), (*self.sequences, *sequences), tree)
+
+    @staticmethod
+    def _refuse_shared_tips(phylogeny: Phylogeny, tips: NDArray[np.int64]) -> None:
+        found, times = np.unique(tips, return_counts=True)
+        if (times > 1).any():
+            raise InputError(
+                "--tree: several ASVs of the table and of the model, with other sequences, are the same tip: "
+                f"{first_ids(phylogeny.tip_names[i] for i in found[times > 1])}; name tips by sequences"
+            )
+
+    def share_of_new(self, study: Study, base: "Reference") -> "pd.Series[float]":
+        """Share of the reads of each sample, by id, that are of ASVs which this has and another lacks; says so."""
+        table = study.table
+        new = np.flatnonzero((self._places(table) >= 0) & (base._places(table) < 0))
+        share = np.asarray(table.select_asvs(new).counts.sum(axis=1), np.float64).ravel() / table.depth
+        logger.info(
+            "placed %d ASVs that the model was not fitted to on branches that it knows, with %.1f %% of the reads (at "
+            "most %.0f %% of those of a sample)",
+            *(len(new), 100 * float(share.mean()), 100 * float(share.max())),
+        )
+        return pd.Series(share, index=list(table.sample_ids))
 
     def reads_lost(self, study: Study) -> "pd.Series[float]":
         """Share of the reads of each sample, by id, that are of ASVs which this lacks; says so where there are some.

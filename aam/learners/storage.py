@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from aam.data.phylogeny import Phylogeny
 from aam.data.study import Study, select_samples
 from aam.data.target_table import Targets
 from aam.errors import InputError
@@ -57,10 +58,17 @@ class TrainedLearner:
         of_solutions = [name for solution in self.fitted.solutions for name in solution.metadata_columns]
         return tuple(dict.fromkeys([*of_solutions, *self.fitted.targets.metadata_columns]))
 
-    def predict(self, study: Study) -> tuple[pd.DataFrame, Study]:
+    def predict(self, study: Study, phylogeny: Phylogeny | None = None) -> tuple[pd.DataFrame, Study]:
         """Predict the samples of any study, as `Predictions.table`, with the column ``reads_lost``.
 
-        That is the share of a sample's reads that are of ASVs which the training study lacked; these are dropped.
+        That is the share of a sample's reads that are of ASVs which the training study lacked; these are dropped. With
+        a tree, ASVs that hang at branches of the training study's are not: they add to these branches, and the column
+        ``reads_placed`` is the share of their reads. Features of ASVs do not know them, but a proportion is of all
+        reads that are not lost: as in `aam evaluate`, where ASVs that only held-out samples hold lie in the tree.
+
+        Args:
+            study: the samples.
+            phylogeny: a tree that holds the ASVs of the training study and those of the samples.
 
         Returns:
             The predictions, and the study that was left for them: samples without other reads, or with fewer than the
@@ -73,13 +81,33 @@ class TrainedLearner:
             metadata_of(study, self.metadata_columns)
         for solution in self.fitted.solutions:
             solution.meet(study)
-        lost = self.reference.reads_lost(study)
+        reference = self.reference
+        shares = {}
+        if phylogeny is not None:
+            self.check_reads_branches()
+            reference = self.reference.extended(study.table, phylogeny)
+        shares["reads_lost"] = reference.reads_lost(study)
+        if phylogeny is not None:
+            shares["reads_placed"] = reference.share_of_new(study, self.reference)
         # in this order: reads are drawn from all, as they were when the learner was judged
-        drawn = [self.reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
+        drawn = [reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
         known = np.flatnonzero(np.all([draw.table.depth > 0 for draw in drawn], axis=0))
         drawn = [select_samples(draw, known, "no read of an ASV that the model knows") for draw in drawn]
         table = predict_averaged(self.fitted, drawn, np.arange(len(known)))
-        return table.assign(reads_lost=lost.loc[list(table.index)].to_numpy()), drawn[0]
+        columns = {name: share.loc[list(table.index)].to_numpy() for name, share in shares.items()}
+        return table.assign(**columns), drawn[0]
+
+    def check_reads_branches(self) -> None:
+        """Refuse a tree where the model would make nothing of it.
+
+        Raises:
+            InputError: no part of the model reads branches.
+        """
+        if not any(solution.reads_branches for solution in self.fitted.solutions):
+            raise InputError(
+                f"--tree puts new ASVs on branches that the model knows, and this one ({self.name}) reads ASVs alone: "
+                "leave it out"
+            )
 
 
 def checkpoint_of(trained: TrainedLearner) -> Checkpoint:

@@ -156,6 +156,11 @@ class ForestSolution(Solution):
 class CladesSolution(ForestSolution):
     """Extra trees on the log proportions of clades."""
 
+    @property
+    def reads_branches(self) -> bool:
+        """They are its features."""
+        return True
+
     @staticmethod
     def features(study: Study, rows: Rows, columns: NDArray[np.int64]) -> Floats:
         """Features of some samples [m, branches]."""

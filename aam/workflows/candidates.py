@@ -11,6 +11,7 @@ from aam.data.study import Study
 from aam.errors import InputError
 from aam.evaluation.batch import BatchLearner
 from aam.evaluation.choice import Choice
+from aam.evaluation.outside import OutsideLearner, check_installed
 from aam.learners.base import Learner
 from aam.learners.ensemble import EnsembleLearner
 from aam.learners.registry import Maker, make_learner
@@ -31,6 +32,9 @@ def compared_learners(config: EvaluateConfig, study: Study) -> dict[str, Learner
     for name in config.names:
         if name == "batch":
             learners[name] = BatchLearner(config.comparison.batch_column)
+        elif name in config.comparison.with_:
+            check_installed(name)
+            learners[name] = OutsideLearner(name, config.trees)
         else:
             learners[name] = _with_choice(name, files, study.tree is not None, more)
     return dict(sorted(learners.items(), key=lambda item: item[0] == "ensemble"))

@@ -1,19 +1,21 @@
 """What `aam train` learns of the metadata columns before any model: sides, scales, classes, categories, weights."""
 
 import logging
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import TrainConfig
+from aam.config import TargetSamplingConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.loss_weights import CategoryWeights
 from aam.data.splits import Split, split_samples
 from aam.data.study import Study, select_samples
 from aam.data.target_table import Targets, target_values
 from aam.errors import InputError
+from aam.learners.rarefied import AUTO_SHARE, auto_depth
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,29 @@ def learn_columns(study: Study, config: TrainConfig) -> Columns:
     categories = CategoryEncoder.fit(metadata, split.train, config.categories, columns)
     weights = CategoryWeights.fit(metadata, split.train, config.weights, columns)
     return Columns(study, values, split, targets, categories, weights)
+
+
+def with_depth(config: TrainConfig, load: Callable[[TargetSamplingConfig], Study]) -> tuple[Study, TrainConfig]:
+    """Load the study of a run, with the number that ``--rarefy-depth auto`` stands for: that of samples with a target.
+
+    The study is loaded again with it, so that all is as if the number had been given.
+
+    Args:
+        config: the options.
+        load: loads the study as the options about samples say.
+
+    Raises:
+        InputError: the study or a column cannot be used.
+    """
+    study = load(config.sampling)
+    if config.sampling.rarefy_depth != "auto":
+        return study, config
+    assert study.metadata is not None
+    known = target_values(study.metadata, config.target).notna().any(axis=1).to_numpy()
+    depth = auto_depth(study.table.depth[known])
+    logger.info("--rarefy-depth auto: %d reads, which %.0f %% of the samples have", depth, 100 * AUTO_SHARE)
+    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"rarefy_depth": depth})})
+    return load(config.sampling), config
 
 
 def _hint_at_kind(targets: Targets, values: pd.DataFrame) -> None:

@@ -1,7 +1,7 @@
 """`aam evaluate`: compare learners on samples that they have not seen."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, get_args
 
@@ -10,6 +10,7 @@ from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
 from aam.config import EvaluateConfig, LearnerName, SamplingConfig, UnifracConfig
+from aam.config.evaluate import OUTSIDE
 from aam.data.study import Study, load_study, select_samples
 from aam.data.target_table import target_values
 from aam.errors import InputError, first_ids
@@ -18,6 +19,7 @@ from aam.evaluation.fold_store import FoldStore
 from aam.evaluation.outcome import Advice, Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
+from aam.evaluation.verdict import NO_MODEL
 from aam.learners.base import Labels, Learner
 from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
@@ -213,7 +215,7 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
 
     def advise(name: str, outcome: Outcome) -> Advice:
         if name not in get_args(LearnerName):
-            return Advice(None)
+            return Advice(None, _not_ours(name, outcome, advise) if name in OUTSIDE else None)
         changes = options_to_train(plan.config, plan.learners[name], outcome.chosen)
         if isinstance(changes, str):
             return Advice(None, changes)
@@ -224,6 +226,14 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
     for line in evaluation.lines:
         logger.info("%s", line)
     return evaluation
+
+
+def _not_ours(name: str, outcome: Outcome, advise: Callable[[str, Outcome], Advice]) -> str:
+    """That aam does not train a learner of another package, and what trains the best of its own."""
+    own = next(one for one in outcome.out.ranking if one in get_args(LearnerName) and one not in NO_MODEL)
+    command = advise(own, outcome).command
+    told = "" if command is None else f"; of those that it trains, {own} is best: {command}"
+    return f"{name} was compared and is no learner of aam{told}"
 
 
 def _rarefied_too(plan: Plan, store: FoldStore | None) -> list[Outcome]:

@@ -7,8 +7,8 @@ from aam.config import (
     LossWeightConfig,
     ModelConfig,
     PretrainConfig,
-    SamplingConfig,
     TargetConfig,
+    TargetSamplingConfig,
     TrainConfig,
     flag,
 )
@@ -114,7 +114,7 @@ def _model(trained: Restored) -> list[str]:
 
 
 def _samples(trained: Restored) -> list[str]:
-    sampling: SamplingConfig = trained.config.sampling
+    sampling: TargetSamplingConfig = trained.config.sampling
     count = _training_samples(trained)
     asvs = f"up to {sampling.max_asvs:,} of a sample, {_CHOICE[sampling.asv_choice]}" if sampling.max_asvs else "all"
     lines = [f"reads: {_rarefaction(sampling)}", f"ASVs read: {asvs}"]
@@ -123,12 +123,12 @@ def _samples(trained: Restored) -> list[str]:
     return _paragraph("samples", lines + ([] if count is None else [f"trained on: {count:,} samples"]))
 
 
-def _rarefaction(sampling: SamplingConfig) -> str:
-    if sampling.rarefy_depth is None:
+def _rarefaction(sampling: TargetSamplingConfig) -> str:
+    if sampling.depth is None:
         return "all of a sample, not rarefied"
     often = "in every epoch" if sampling.rarefaction == "epoch" else "once"
     shallow = "kept as they are" if sampling.keep_shallow else "left out"
-    return f"{sampling.rarefy_depth:,} drawn of each sample {often} (and for predictions); samples with fewer {shallow}"
+    return f"{sampling.depth:,} drawn of each sample {often} (and for predictions); samples with fewer {shallow}"
 
 
 def _training_samples(trained: Restored) -> int | None:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from aam.config import PredictConfig, SamplingConfig
 from aam.data.embedding_files import check_cache_folder
+from aam.data.phylogeny import read_phylogeny
 from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.learners.storage import TrainedLearner
@@ -18,6 +19,10 @@ from aam.workflows.restore import restored
 from aam.workflows.tables import check_outputs, write_table
 
 logger = logging.getLogger(__name__)
+
+NETWORK_READS_NO_TREE = (
+    "--tree puts new ASVs on branches that a model knows, and the network reads their sequences: leave it out"
+)
 
 
 def predict(config: PredictConfig) -> None:
@@ -34,6 +39,8 @@ def predict(config: PredictConfig) -> None:
         if checkpoint.kind == "learner":
             world.on_main(lambda: _predict_by_learner(read_learner(checkpoint), config))
             return
+        if config.inputs.tree is not None:
+            raise InputError(NETWORK_READS_NO_TREE)
         trained = restored(checkpoint)
         if trained.targets is None:
             raise InputError(
@@ -64,8 +71,13 @@ def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
     """
     if config.inference.embedding_cache is not None:
         raise InputError(f"--embedding-cache is for the network, and the model is a learner of the kind {trained.name}")
-    study = load_study(config.inputs, SamplingConfig())
-    predictions, used = trained.predict(study)
+    phylogeny = None
+    inputs = config.inputs
+    if inputs.tree is not None:
+        trained.check_reads_branches()
+        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
+    study = load_study(inputs, SamplingConfig())
+    predictions, used = trained.predict(study, phylogeny)
     write_table(with_left_out(predictions, used), config.inference.output)
     logger.info("wrote %s", config.inference.output)
 

@@ -9,6 +9,7 @@ import pandas as pd
 from aam.config import (
     LearnerName,
     TargetConfig,
+    TargetSamplingConfig,
     TrainConfig,
     UnifracConfig,
 )
@@ -26,7 +27,7 @@ from aam.learners.storage import LearnerSpec, TrainedLearner, checkpoint_of
 from aam.training.checkpoint import CheckpointStore
 from aam.training.metrics import Metrics
 from aam.training.target_metrics import score
-from aam.workflows.columns import Columns, learn_columns
+from aam.workflows.columns import Columns, learn_columns, with_depth
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
@@ -43,7 +44,11 @@ def train_learner(config: TrainConfig) -> None:
         InputError: a file or an option is wrong; nothing has been written then.
     """
     begin_learner(config)
-    train_learner_study(load_study(config.inputs, config.sampling, UnifracConfig(), needs=("metadata",)), config)
+    train_learner_study(*with_depth(config, lambda sampling: _load(config, sampling)))
+
+
+def _load(config: TrainConfig, sampling: TargetSamplingConfig) -> Study:
+    return load_study(config.inputs, sampling, UnifracConfig(), needs=("metadata",))
 
 
 def begin_learner(config: TrainConfig) -> None:
@@ -87,9 +92,7 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
     has_tree = columns.study.tree is not None
     learner = make_learner(name, config.learners, has_tree, makers(config))
     learner.check(columns.study)
-    rarefaction = Rarefaction(
-        depth=config.sampling.rarefy_depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed
-    )
+    rarefaction = Rarefaction(depth=config.sampling.depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed)
     study, rows = columns.study, columns.split.train
     logger.info("fitting %s to %d samples", name, len(rows))
     fitted = learner.fit(rarefaction.drawn(study)[0], rows, labels_of(columns, config), config.runtime.seed)

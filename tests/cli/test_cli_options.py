@@ -12,6 +12,7 @@ from aam.cli.config_file import read_config_file
 from aam.cli.options import given_values, parameters
 from aam.config import (
     EmbedConfig,
+    EvaluateConfig,
     ExplainConfig,
     InspectConfig,
     PredictConfig,
@@ -33,6 +34,7 @@ ALL_CONFIGS = [
     PretrainFindLrConfig,
     PredictConfig,
     EmbedConfig,
+    EvaluateConfig,
     InspectConfig,
     ExplainConfig,
     UnifracCommandConfig,
@@ -328,3 +330,11 @@ def test_what_takes_a_list_says_so_in_the_help():
     made = _by_name(TrainConfig)
     for name in ("metadata_column", "normalize_by", "target_loss", "quantiles", "categorical_loss_weight_column"):
         assert made[name].metavar == "A,B,..."
+
+
+def test_an_option_that_is_a_word_of_python(tmp_path):
+    made = _by_name(EvaluateConfig)["with_"]
+    assert made.opts == ["--with"]
+    assert read_config_file(_toml(tmp_path, 'with = "lightgbm,xgboost"'), EvaluateConfig) == {
+        "with_": [("lightgbm",), ("xgboost",)]
+    }

@@ -99,6 +99,15 @@ def test_what_the_command_line_does(clades, study_folder, tmp_path):
         np.testing.assert_allclose(given["prediction"], values, rtol=1e-6)
 
 
+def test_the_automatic_depth(table, tree, metadata):
+    model = aam.SampleRegressor(learner="clades", rarefy_depth="auto", options={"trees": 5})
+    model.fit(table, metadata["acidity"], tree=tree)
+    reads = table.sum(axis=1).sort_values()
+    assert model.trained_.spec.rarefaction.depth == reads.iloc[2]
+    with pytest.raises(aam.InputError, match="--rarefy-depth auto is of other learners"):
+        aam.SampleRegressor(rarefy_depth="auto").fit(table, metadata["acidity"])
+
+
 def test_samples_that_cannot_be_used_have_a_reason(clades, table):
     some = table.iloc[[30, 2, 7]].copy()
     some.iloc[1] = 0

@@ -1,8 +1,12 @@
 """Scores and their intervals: those of all draws at once are those of scikit-learn, draw by draw."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from aam.data.addressed import generator
 from aam.evaluation.intervals import GroupBootstrap
 from aam.evaluation.scores import draw_classes, draw_numbers, score_classes, score_numbers
 from aam.learners.calibration import LEAST
@@ -58,6 +62,27 @@ def test_a_constant_prediction_has_no_correlation():
     scores = score_numbers(np.array([1.0, 2.0, 3.0]), np.full(3, 2.0))
     assert np.isnan(scores["pearson"])
     assert scores["r2"] == 0
+
+
+def test_draws_and_scores_do_not_depend_on_how_many_are_in_memory():
+    """Of 8,000 samples or groups not all 2,000 draws fit into a block."""
+    rng = np.random.default_rng(5)
+    names = np.array([f"g{number:04d}" for number in range(8000)])
+    many = GroupBootstrap.of(names, seed=2)
+    at_once = generator(2, "bootstrap").multinomial(8000, np.full(8000, 1 / 8000), size=len(many.times))
+    np.testing.assert_array_equal(many.times, at_once)
+    values = rng.normal(size=(8000, 2))
+    np.testing.assert_allclose(many.sums(values), at_once @ values, atol=1e-9)
+    true, score = rng.integers(0, 2, 8000), np.round(rng.random(8000), 2)
+    few = GroupBootstrap.of(np.array([f"g{number % 60}" for number in range(8000)]), seed=2)
+    tracemalloc.start()
+    areas = draw_classes(true, np.stack([1 - score, score], axis=1), ("a", "b"), few)["auroc"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8000 * 2000 * 8, "less than one matrix of all draws and samples"
+    for draw in (0, 249, 250, 1999):  # 250 draws are a block
+        expected = roc_auc_score(true, score, sample_weight=few.times[draw, few.code])
+        assert areas[draw] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_draw_is_of_whole_groups():

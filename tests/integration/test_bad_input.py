@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,9 @@ import torch
 
 from aam.cli import main
 from aam.config import SimulateConfig, flag
+from aam.config.evaluate import OUTSIDE
 from aam.data.addressed import address_hash
+from aam.data.phylogeny import parse_newick
 from aam.data.simulate import simulate_study, write_study
 
 SMALL = {"epochs": 1, "batch_size": 8, "embedding_dim": 8, "attention_heads": 2, "attention_layers": 1}
@@ -176,6 +179,17 @@ def matrix(change: Callable[[np.ndarray], object] = lambda values: None, ids: in
         change(values)
         np.save("d.npy", values)
         Path("ids.txt").write_text("\n".join(names[:ids]) + "\n")
+
+    return damage
+
+
+def star_tree(name: str) -> Damage:
+    """Write a tree of all tips of the study's, half of them to either side of the root."""
+
+    def damage() -> None:
+        tips = parse_newick(Path("tree.nwk").read_text()).tip_names
+        halves = (",".join(f"'{tip}':1" for tip in tips[start::2]) for start in range(2))
+        Path(name).write_text(f"({','.join(f'({half}):1' for half in halves)});")
 
     return damage
 
@@ -472,6 +486,22 @@ SPLITS = {
     "group without metadata": Case(pretrain(group_column="subject"), ("--group-column subject", "give --metadata")),
     "split column of other words": Case(
         train(split_column="habitat"), ("'habitat' should say train, val or test", "gut")
+    ),
+    "groups beside the sides of pretraining": Case(
+        pretrain(split_column="fold", group_column="subject"), ("--split-column fixes the split: drop --group-column",)
+    ),
+    "groups with a gap beside given sides": Case(
+        learn(split_column="fold", group_column="who"),
+        ("--group-column 'who' is empty for samples S0001: fill in or leave out",),
+        (
+            column("fold", lambda n: ("train", "val")[n % 2]),
+            column("who", lambda number: f"w{number % 8}" if number else ""),
+        ),
+    ),
+    "one group beside given sides": Case(
+        train(split_column="fold", group_column="same"),
+        ("--group-column 'same' has one group",),
+        (column("fold", lambda n: ("train", "val")[n % 2]), column("same", lambda _: "yes")),
     ),
     "split column without validation": Case(
         train(split_column="fold"), ("no sample to 'val'",), (column("fold", lambda _: "train"),)
@@ -1091,6 +1121,16 @@ EVALUATIONS = {
         ("--trees 0: .*greater than 0",),
         (write("a.toml", "trees = 3"), write("b.toml", "trees = 0")),
     ),
+    "learner of no known package": Case(evaluate(with_="catboost"), ("--with catboost: known are lightgbm, xgboost",)),
+    "learner of a package twice": Case(evaluate(with_="lightgbm,lightgbm"), ("--with names lightgbm twice",)),
+    **{
+        f"{name}, which is not installed": Case(
+            evaluate(with_=name), (f"--with {name}: it is not installed here: pip install {name}",)
+        )
+        for name in OUTSIDE
+        if find_spec(name) is None
+    },
+    "training of a learner of a package": Case(learn(learner="lightgbm"), ("--learner", "lightgbm")),
     "no learner": Case(evaluate(learners=","), ("--learners is empty",)),
     "clades without a tree": Case(evaluate(tree=None), ("clades", "give --tree")),
     "tree without the tips of the evaluation": Case(
@@ -1275,6 +1315,35 @@ LEARNERS = {
         ("none of the 1 ASVs of the table is known to the model, which was fitted to", "same region"),
         (table(f"{SEQUENCES[0]} 1 2 3"),),
     ),
+    "automatic depth of the network": Case(
+        train(rarefy_depth="auto"), ("--rarefy-depth auto is of other learners: give the network a number",)
+    ),
+    "automatic depth of pretraining": Case(pretrain(rarefy_depth="auto"), ("'--rarefy-depth': 'auto' is not a valid",)),
+    "depth of a learner in words": Case(learn(rarefy_depth="deep"), ("--rarefy-depth", "deep")),
+    "automatic depth without a target": Case(
+        learn(metadata_column="nothing", rarefy_depth="auto"), ("nothing",), (column("nothing", lambda _: ""),)
+    ),
+    "tree of a model that reads ASVs alone": Case(
+        predict(checkpoint="forest", tree="tree.nwk"), ("--tree puts new ASVs on branches .*forest. reads ASVs alone",)
+    ),
+    "tree of the network": Case(
+        predict(tree="tree.nwk"), ("--tree .*the network reads their sequences: leave it out",)
+    ),
+    "root of no tree": Case(predict(checkpoint="clades", root="midpoint"), ("--root midpoint only .* with --tree",)),
+    "tree without the ASVs of training": Case(
+        predict(checkpoint="clades", tree="t.nwk"),
+        ("--tree has no tip for .* ASVs that the model was fitted to: .*tips are named like a, b", "both studies"),
+        (write("t.nwk", "(a:1,b:1);"),),
+    ),
+    "tree of training without a root": Case(
+        predict(checkpoint="clades", tree="t.nwk"), ("t.nwk: not rooted",), (write("t.nwk", UNROOTED),)
+    ),
+    "tree that joins the ASVs of training otherwise": Case(
+        predict(checkpoint="clades", tree="t.nwk"),
+        ("--tree joins the ASVs of the training study in another way", "such as the one above", "root in the same"),
+        (star_tree("t.nwk"),),
+    ),
+    "tree of embeddings": Case(embed(tree="tree.nwk"), ("No such option '--tree'",)),
     "options of the network without it": Case(
         evaluate(epochs=3), ("--epochs 3 only has an effect with neural among --learners or --ensemble-members",)
     ),
@@ -1414,6 +1483,7 @@ def study(tmp_path_factory) -> Path:
         assert _leave(evaluate(output_dir="evaluated")) == 0
         assert _leave(learn(output_dir="forest", learner="forest", trees=3)) == 0
         assert _leave(learn(output_dir="kernel", **KERNEL, categorical_columns="site")) == 0
+        assert _leave(learn(output_dir="clades", trees=3)) == 0
         assert _leave(predict()) == 0
         Path("p.tsv").unlink()
         Path("empty").mkdir()

@@ -278,7 +278,7 @@ def test_unknown_asvs_are_dropped_and_told(study, sides, tmp_path, caplog):
 
 
 def test_rarefied_draws_are_of_ids(study):
-    depth = auto_depth(study)
+    depth = auto_depth(study.table.depth)
     drawn = Rarefaction(depth=depth, draws=2, seed=1).drawn(study)
     assert len(drawn) == 2
     assert (drawn[0].table.depth == depth).all()
@@ -374,7 +374,7 @@ def test_reads_are_drawn_before_unknown_asvs_are_dropped(study, sides):
     """So that a sample that is deep enough stays, as it did when the learner was judged."""
     rows, _ = sides
     solution = fitted("clades", study, numbers(study), rows)
-    depth = auto_depth(study)
+    depth = auto_depth(study.table.depth)
     spec = LearnerSpec(learner="clades", training=[], rarefaction=Rarefaction(depth=depth, draws=2))
     table = study.table
     foreign = tuple(f"{'ACGT' * 8}{'ACGT'[i % 4] * (1 + i)}" for i in range(table.n_asvs // 2))

@@ -8,7 +8,21 @@ import pandas as pd
 import pytest
 
 from aam.cli import main
-from aam.config import InspectConfig, PredictConfig, TrainConfig
+from aam.config import (
+    InspectConfig,
+    LearnersConfig,
+    PhylogenyConfig,
+    PredictConfig,
+    SamplingConfig,
+    TargetConfig,
+    TrainConfig,
+    UnifracConfig,
+)
+from aam.data.study import load_study
+from aam.data.tables import read_tables
+from aam.data.target_table import target_values
+from aam.learners.base import Labels
+from aam.learners.registry import make_learner
 from aam.learners.storage import load_learner
 from aam.workflows.inspect import inspect
 from aam.workflows.predict import predict
@@ -83,6 +97,75 @@ def test_rarefied_draws_are_those_of_the_run(study_folder, tmp_path):
     np.testing.assert_array_equal(table.loc[reported.index, "prediction"].astype(float), reported["prediction"])
     rarefaction = load_learner(run).spec.rarefaction
     assert (rarefaction.depth, rarefaction.draws) == (150, 2)
+
+
+def test_the_automatic_depth_is_as_if_its_number_were_given(study_folder, tmp_path, caplog):
+    """A fifth of the samples have no target; the depth is that of the others."""
+    lines = (study_folder / "metadata.tsv").read_text().splitlines()
+    at = lines[0].split("\t").index("acidity")
+    for number in range(2, len(lines), 5):
+        cells = lines[number].split("\t")
+        cells[at] = ""
+        lines[number] = "\t".join(cells)
+    metadata = tmp_path / "metadata.tsv"
+    metadata.write_text("\n".join(lines) + "\n")
+    kernel = {"learner": "kernel", "metadata": metadata}
+    train(options(study_folder, tmp_path / "auto", rarefy_depth="auto", **kernel))
+    trained = load_learner(tmp_path / "auto")
+    read = read_tables([study_folder / "table.biom"])
+    empty = {line.split("\t")[0] for line in lines[2::5]}
+    depth = sorted(int(reads) for sample, reads in zip(read.sample_ids, read.depth, strict=True) if sample not in empty)
+    kept = depth[len(depth) - int(np.ceil(0.95 * len(depth)))]
+    assert trained.spec.rarefaction.depth == kept
+    assert f"--rarefy-depth auto: {kept} reads" in caplog.text
+    assert json.loads((tmp_path / "auto/config.json").read_text())["sampling"]["rarefy_depth"] == kept
+    train(options(study_folder, tmp_path / "number", rarefy_depth=kept, **kernel))
+    same = [(tmp_path / name / "val_predictions.tsv").read_bytes() for name in ("auto", "number")]
+    assert same[0] == same[1]
+
+
+@pytest.fixture
+def sided(study_folder, tmp_path):
+    """Metadata with a column ``side`` that keeps subjects together, but for one sample of one of them."""
+    table = pd.read_csv(study_folder / "metadata.tsv", sep="\t", dtype=str, keep_default_na=False)
+    subjects = sorted(set(table["subject"][1:]))
+    side = table["subject"].map({name: ("train", "train", "val", "test")[at % 4] for at, name in enumerate(subjects)})
+    side.iloc[0] = "categorical"
+    mine = table.index[table["subject"] == subjects[0]]
+    side.loc[mine[0]] = "val"
+    table.assign(side=side).to_csv(tmp_path / "sided.tsv", sep="\t", index=False)
+    return tmp_path / "sided.tsv", subjects[0], dict(zip(table["sample-id"][1:], side[1:], strict=True))
+
+
+@pytest.mark.parametrize("learner", ["linear", "kernel", "neural"])
+def test_groups_beside_a_split_column_serve_inner_choices(learner, sided, study_folder, tmp_path, caplog):
+    metadata, subject, side = sided
+    more = {"metadata": metadata, "split_column": "side", "learner": learner}
+    if learner == "neural":
+        more |= {"embedding_dim": 8, "attention_layers": 1, "attention_heads": 1, "epochs": 1, "min_steps": 1}
+        more |= {"baselines": False}
+    train(options(study_folder, tmp_path / "run", **more))
+    written = pd.read_csv(tmp_path / "run" / "split.tsv", sep="\t", index_col=0, dtype=str)["split"]
+    assert written.to_dict() == side
+    told = "--split-column side puts 1 of 8 groups of subject on several sides"
+    assert f"{told}, so that scores of validation and test flatter for new ones: {subject}" in caplog.text
+    found = json.loads((tmp_path / "run" / "leakage.json").read_text())["findings"]
+    assert [one["text"].startswith(told) for one in found if one["column"] == "subject" and one["kind"] == "group"] == [
+        True
+    ]
+    if learner == "neural":
+        return
+    train(options(study_folder, tmp_path / "alone", **more, group_column=None))
+    grouped, alone = (load_learner(tmp_path / name).fitted.solutions[0] for name in ("run", "alone"))
+    assert (grouped.left_out.value != alone.left_out.value).any()
+    inputs = PhylogenyConfig(table=(study_folder / "table.biom",), metadata=metadata, tree=study_folder / "tree.nwk")
+    study = load_study(inputs, SamplingConfig(), UnifracConfig())
+    target = TargetConfig(metadata_column=("acidity",))
+    groups = study.metadata["subject"].to_numpy(dtype=np.str_)
+    rows = np.flatnonzero([side[sample] == "train" for sample in study.table.sample_ids])
+    labels = Labels(target_values(study.metadata, target), target, groups)
+    direct = make_learner(learner, LearnersConfig()).fit(study, rows, labels, 42).solutions[0]
+    np.testing.assert_array_equal(grouped.left_out.value, direct.left_out.value)
 
 
 def test_classes_are_weighed(study_folder, tmp_path):
