@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from aam.data.whole_files import whole_file, write_json, write_text
+from aam.data.whole_files import leftovers_of, whole_file, write_json, write_text
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -42,4 +42,20 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
     assert path.read_text() == "old"
     write_text(path, "new")
+    assert path.read_text() == "new"
+    (left,) = leftovers_of(path)
+    assert left.read_text() == "half"
+    assert set(tmp_path.iterdir()) == {path, left}
+
+
+def test_two_writers_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "report[1].json"
+    with whole_file(path) as first:
+        first.write_text("one")
+        with whole_file(path) as second:
+            second.write_text("two")
+            assert set(leftovers_of(path)) == {first, second}
+            assert leftovers_of(tmp_path / "report1.json") == []
+        assert path.read_text() == "two"
+    assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]

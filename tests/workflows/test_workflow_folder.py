@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aam.config import PredictConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig
+from aam.data.whole_files import draft_path
 from aam.errors import InputError
 from aam.workflows.folder import CONFIG, INPUT_FILES, LAUNCH, LOCK, RUN_FILES, check_folder, open_folder
 from aam.workflows.tables import check_outputs
@@ -56,7 +57,7 @@ def test_a_new_or_empty_folder_is_taken(tmp_path):
 def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     start(tmp_path / "run")
     write_run(tmp_path / "run")
-    (tmp_path / "run/.tmp-metrics.jsonl").write_text("unfinished")
+    (tmp_path / "run" / draft_path(Path("metrics.jsonl"))).write_text("unfinished")
     (tmp_path / "run/notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"not empty.*--resume.*--overwrite"):
         check(tmp_path / "run")
@@ -225,7 +226,7 @@ def test_other_peoples_files_are_never_replaced(tmp_path):
 
 
 def test_a_run_that_was_killed_in_its_first_moment_can_be_started_again(tmp_path):
-    (tmp_path / ".tmp-config.json").write_text('{"inp')
+    (tmp_path / draft_path(Path(CONFIG))).write_text('{"inp')
     (tmp_path / LOCK).touch()
     start(tmp_path)
     assert contents(tmp_path) == {CONFIG, LAUNCH, LOCK}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aam.config import EvaluateConfig, PretrainConfig, TrainConfig
+from aam.data.whole_files import draft_path
 from aam.errors import InputError
 from aam.training.objective import Objective
 from aam.workflows import folder as module
@@ -78,14 +79,19 @@ def test_a_restart_before_anything_was_begun_begins(tmp_path, launch):
     assert settle_folder(config) == config
 
 
-@pytest.mark.parametrize("left", [[LAUNCH], [f".tmp-{LAUNCH}"], [LAUNCH, f".tmp-{CONFIG}"]])
+@pytest.mark.parametrize(("whole", "drafts"), [([LAUNCH], []), ([], [LAUNCH]), ([LAUNCH], [CONFIG])])
 @pytest.mark.parametrize("restarts", [0, 1])
-def test_a_run_that_was_killed_before_its_options_were_written_can_be_started_again(tmp_path, launch, left, restarts):
+def test_a_run_that_was_killed_before_its_options_were_written_can_be_started_again(
+    tmp_path, launch, whole, drafts, restarts
+):
     begin(tmp_path / "before")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).touch()
-    for name in left:
-        (tmp_path / "run" / name).write_bytes((tmp_path / "before" / LAUNCH).read_bytes())
+    for place in [
+        *(tmp_path / "run" / name for name in whole),
+        *(draft_path(tmp_path / "run" / name) for name in drafts),
+    ]:
+        place.write_bytes((tmp_path / "before" / LAUNCH).read_bytes())
     launch(restarts)
     begin(tmp_path / "run")
     assert json.loads((tmp_path / "run" / CONFIG).read_text())
