@@ -202,7 +202,7 @@ class Toy:
 
     @property
     def metrics(self):
-        return {name: name == "val/r2" for name in self.validations[0]}
+        return {name: name.endswith("r2") for name in self.validations[0]}
 
 
 def square(step: int, weight: torch.Tensor) -> torch.Tensor:
