@@ -318,10 +318,10 @@ def test_pretraining_needs_some_loss():
 
 
 LEARNED = {
-    "unifrac": {"unifrac": 1.0, "nucleotide": 0.1, "faith_pd": 0.0, "taxonomy": 0.0},
-    "faith_pd": {"unifrac": 0.0, "nucleotide": 0.1, "faith_pd": 0.1, "taxonomy": 0.0},
-    "taxonomy": {"unifrac": 0.0, "nucleotide": 0.1, "faith_pd": 0.0, "taxonomy": 0.1},
-    "combined": {"unifrac": 1.0, "nucleotide": 0.1, "faith_pd": 0.1, "taxonomy": 0.1},
+    "unifrac": {"unifrac": 1.0, "nucleotide": 0.1, "faith_pd": 0.0, "taxonomy": 0.0, "abundance": 0.0},
+    "faith_pd": {"unifrac": 0.0, "nucleotide": 0.1, "faith_pd": 0.1, "taxonomy": 0.0, "abundance": 0.0},
+    "taxonomy": {"unifrac": 0.0, "nucleotide": 0.1, "faith_pd": 0.0, "taxonomy": 0.1, "abundance": 0.0},
+    "combined": {"unifrac": 1.0, "nucleotide": 0.1, "faith_pd": 0.1, "taxonomy": 0.1, "abundance": 0.0},
 }
 
 
