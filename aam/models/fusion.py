@@ -228,6 +228,15 @@ def build_fusion(config: CategoryConfig, spec: CategorySpec, width: int) -> Fusi
             return PerceiverFusion(width, config.categorical_dim, config.cross_attn_heads)
 
 
+class Conditioned(NamedTuple):
+    """What a prediction is made from, in the light of categories."""
+
+    inputs: Tensor
+    """[B, width]."""
+    attention: Tensor | None
+    """[B, H, S, K], how much each ASV attends to each column, 0 where padding; None unless asked for."""
+
+
 class Conditioning(nn.Module):
     """All of a model that depends on categories: their vectors, and how these meet the sample."""
 
@@ -242,19 +251,24 @@ class Conditioning(nn.Module):
         self.fusion = build_fusion(config, spec, width)
         self.width = self.fusion.width
 
-    def forward(self, samples: FusedSamples, categories: Tensor) -> Tensor:
-        """Give what the prediction is made from: samples and int64 [B, K] of all columns -> [B, width]."""
-        return self.fusion(samples, self._embed(categories))
+    def forward(self, samples: FusedSamples, categories: Tensor, with_attention: bool = False) -> Conditioned:
+        """Condition samples on their categories.
 
-    def attention(self, samples: FusedSamples, categories: Tensor) -> Tensor:
-        """How much each ASV attends to each column: [B, H, S, K], 0 where padding.
+        Args:
+            samples: encoded samples.
+            categories: int64 [B, K] of all columns.
+            with_attention: also give how much each ASV attends to each column.
 
         Raises:
             ValueError: ASVs do not attend to categories in this model.
         """
-        if not isinstance(self.fusion, CrossAttentionFusion):
-            raise ValueError("attention to categories needs a model built with categorical_fusion cross_attention")
-        return self.fusion.weights(samples, self._embed(categories))
+        vectors = self._embed(categories)
+        attention = None
+        if with_attention:
+            if not isinstance(self.fusion, CrossAttentionFusion):
+                raise ValueError("attention to categories needs a model built with categorical_fusion cross_attention")
+            attention = self.fusion.weights(samples, vectors)
+        return Conditioned(self.fusion(samples, vectors), attention)
 
     def _embed(self, categories: Tensor) -> CategoryVectors:
         with torch.autocast(categories.device.type, enabled=False):

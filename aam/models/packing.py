@@ -145,8 +145,9 @@ class Packed(NamedTuple):
 
     def unpack(self, x: Tensor) -> Tensor:
         """Put them back: [T, ...] -> [R, N, ...], zero where padding."""
-        padded = x.new_zeros(self.rows * self.positions, *x.shape[1:])
-        return padded.index_copy(0, self.place, x).view(self.rows, self.positions, *x.shape[1:])
+        # no view of a flat one: FSDP, which hooks what a level returns, warns of them
+        padded = x.new_zeros(self.rows, self.positions, *x.shape[1:])
+        return padded.index_put((self.place // self.positions, self.place % self.positions), x)
 
 
 def layout_of(padding: Tensor, implementation: AttnImplementation, head: int) -> Layout:

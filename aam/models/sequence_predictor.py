@@ -116,7 +116,9 @@ class SequencePredictor(nn.Module):
         """
         if self.conditioning is None or samples.categories is None:
             raise ValueError("attention to categories needs a model built with categories, and samples that have some")
-        return self.conditioning.attention(self._encode(samples)[0], samples.categories)
+        conditioned = self.conditioning(self._encode(samples)[0], samples.categories, with_attention=True)
+        attention: Tensor = conditioned.attention
+        return attention
 
     def _encode(self, samples: Samples) -> tuple[FusedSamples, Tensor | None]:
         """Samples, and their features [B, F] where the head reads some."""
@@ -136,7 +138,7 @@ class SequencePredictor(nn.Module):
     def _condition(self, fused: FusedSamples, features: Tensor | None, categories: Tensor | None) -> Tensor:
         if categories is None and (self.conditioning is not None or self.scaled is not None):
             raise ValueError("the prediction depends on categories, and none are given")
-        inputs: Tensor = fused.embedding if self.conditioning is None else self.conditioning(fused, categories)
+        inputs: Tensor = fused.embedding if self.conditioning is None else self.conditioning(fused, categories).inputs
         return inputs if features is None else torch.cat([inputs, features], dim=1)
 
 

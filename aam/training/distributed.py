@@ -72,7 +72,7 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
-    settings: ExitStack = field(default_factory=ExitStack, repr=False)
+    settings: ExitStack = field(default_factory=ExitStack, repr=False, kw_only=True)
     """What is set for the whole process, and set back when the world is left."""
 
     @property

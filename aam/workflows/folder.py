@@ -164,6 +164,8 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[Path]:
         _check_contents(config, output)
         if not _resumes(output):
             _set_aside(folder)
+            for draft in (*leftovers_of(folder / CONFIG), *leftovers_of(folder / LAUNCH)):
+                delete(draft)
             write_text(folder / LAUNCH, launch_name())
             write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
         delete(folder / REPLACED)

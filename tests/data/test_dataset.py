@@ -161,7 +161,7 @@ def test_a_step_knows_the_distances_of_all_its_samples(study):
 def test_every_sample_of_a_step_is_on_exactly_one_rank(sizes, ranks):
     rows = np.random.default_rng(len(sizes)).permutation(sum(sizes))
     plan = StepPlan(0, 0, False, tuple(np.split(rows, np.cumsum(sizes)[:-1])))
-    shares = plan.shares(ranks)
+    shares = plan.parts_of(ranks)
     assert len(shares) == ranks
     for batch, micro in enumerate(plan.micro):
         assert np.concatenate([share[batch] for share in shares]).tolist() == micro.tolist()

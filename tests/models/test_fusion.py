@@ -212,15 +212,17 @@ def test_an_unseen_city_is_predicted_from_its_region(name: str, combine: str):
         nn.init.normal_(parameter, std=0.4)
     given = samples(1)
     # a city, two more columns, and the region
-    here, there, known = (model(given, torch.tensor([row])) for row in ([1, 2, 3, 2], [1, 2, 3, 3], [3, 2, 3, 2]))
+    here, there, known = (
+        model(given, torch.tensor([row])).inputs for row in ([1, 2, 3, 2], [1, 2, 3, 3], [3, 2, 3, 2])
+    )
     assert (here - there).norm() > 1e-3
     assert (here - known).norm() > 1e-3
     with torch.no_grad():
         model.embedder.tables["0"].weight[3] = model.embedder.tables["3"].weight[2] * (combine == "gated")
-    torch.testing.assert_close(model(given, torch.tensor([[3, 2, 3, 2]])), here, **exact)
+    torch.testing.assert_close(model(given, torch.tensor([[3, 2, 3, 2]])).inputs, here, **exact)
 
 
 def test_only_cross_attention_has_weights_to_show():
     model = Conditioning(config("perceiver"), SPEC, WIDTH).double()
     with pytest.raises(ValueError, match="categorical_fusion cross_attention"):
-        model.attention(samples(), torch.full((4, 4), 2))
+        model(samples(), torch.full((4, 4), 2), with_attention=True)
