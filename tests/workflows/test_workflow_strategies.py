@@ -23,6 +23,8 @@ STRATEGIES = {
     "offload": {"fsdp": True, "fsdp_cpu_offload": True},
 }
 SAME = 1e-6
+CORRELATED = 1e-5
+"""A correlation over a handful of samples doubles what rounding does."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,14 @@ def assert_same(folder: Path, other: Path, report: str) -> None:
     """Compare curves, best weights and the report on them; where a strategy sums otherwise, the last digits differ."""
     assert len(lines(folder)) == len(lines(other))
     for one, two in zip(lines(folder), lines(other), strict=True):
-        assert one == pytest.approx(two, rel=SAME, abs=SAME)
+        pearson = {name for name in one if name.endswith("pearson")}
+        assert {name: one[name] for name in pearson} == pytest.approx(
+            {name: two[name] for name in pearson}, abs=CORRELATED
+        )
+        rest = one.keys() - pearson
+        assert {name: one[name] for name in rest} == pytest.approx(
+            {name: two[name] for name in rest}, rel=SAME, abs=SAME
+        )
     weights, others = (load_file(each / "checkpoints/best/model.safetensors") for each in (folder, other))
     assert weights.keys() == others.keys()
     for name, value in weights.items():
