@@ -25,8 +25,8 @@ from typing import Any
 
 import pandas as pd
 
-from aam.data.metadata import read_metadata
-from aam.data.whole_files import write_text
+from aam.data.files.metadata import read_metadata
+from aam.data.files.whole_files import write_text
 
 LEARNERS = "linear,clades,kernel,ensemble"
 SHOWN = ("null", "depth", "linear", "forest", "clades", "kernel", "ensemble")

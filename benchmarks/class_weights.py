@@ -18,8 +18,8 @@ import pandas as pd
 from _common import arguments, print_table, write_json
 
 from aam.config import SimulateConfig, TrainConfig
-from aam.data.metadata import read_metadata
-from aam.data.simulate import simulate_study, write_study
+from aam.data.files.metadata import read_metadata
+from aam.data.simulation.study import simulate_study, write_study
 from aam.workflows.train import train
 
 SHARE = 1 / 21

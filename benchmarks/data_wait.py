@@ -20,7 +20,7 @@ from _common import arguments, print_table, write_json
 from _flops import synchronise
 
 from aam.config import PretrainConfig
-from aam.training.checkpoint import CheckpointStore
+from aam.training.checkpoints.store import CheckpointStore
 from aam.training.loading import default_workers, step_loader
 from aam.training.trainer import Trainer
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining

@@ -31,21 +31,21 @@ from _common import arguments, print_table, write_json
 from torch import Tensor, nn
 
 from aam.config import InputConfig, ModelConfig, PretrainConfig, SamplingConfig, TargetConfig, TrainConfig
-from aam.data.dataset import FixedBatches
-from aam.data.rarefaction import SampleDraws
-from aam.data.samples import SampleBatch
-from aam.data.sequences import encode_sequences
+from aam.data.sampling.dataset import FixedBatches
+from aam.data.sampling.rarefaction import SampleDraws
+from aam.data.sampling.samples import SampleBatch
+from aam.data.files.sequences import encode_sequences
 from aam.data.study import Study, load_study
-from aam.data.tables import read_tables
+from aam.data.files.tables import read_tables
 from aam.models.heads import TargetSpec
 from aam.models.initial import initialise, materialise
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training.asv_embeddings import embeddings_of
-from aam.training.checkpoint import Checkpoint, CheckpointStore, write_checkpoint
-from aam.training.compute import CPU, Compute
+from aam.training.inference.asv_embeddings import embeddings_of
+from aam.training.checkpoints.store import Checkpoint, CheckpointStore, write_checkpoint
+from aam.training.machine.compute import CPU, Compute
 from aam.training.distributed import World
-from aam.training.inference import asvs_of, predict_outputs
+from aam.training.inference.samples import asvs_of, predict_outputs
 from aam.workflows.prepare import prepare_training
 from aam.workflows.restore import build_encoder
 

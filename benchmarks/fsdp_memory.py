@@ -24,10 +24,10 @@ from _common import arguments, print_table, write_json
 from torch import Tensor
 
 from aam.config import PretrainConfig, SimulateConfig
-from aam.data.simulate import simulate_study, write_study
-from aam.training.checkpoint import CheckpointStore
+from aam.data.simulation.study import simulate_study, write_study
+from aam.training.checkpoints.store import CheckpointStore
 from aam.training.distributed import setup_distributed
-from aam.training.divided import own_part
+from aam.training.distributed.sharding import own_part
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
 HELD = ["parameters", "gradients", "optimizer"]

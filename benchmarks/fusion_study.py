@@ -27,8 +27,8 @@ from _common import print_table
 from random_forest import centred_log_ratios, score_classes, score_values
 
 from aam.config import PretrainConfig, SimulateConfig, TrainConfig
-from aam.data.metadata import read_metadata
-from aam.data.simulate import simulate_study, write_study
+from aam.data.files.metadata import read_metadata
+from aam.data.simulation.study import simulate_study, write_study
 from aam.data.study import Study, load_study
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import pretrain

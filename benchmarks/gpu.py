@@ -28,10 +28,10 @@ from data_wait import trainer_of, waiting
 from pretrain_step import Work, step
 
 from aam.config import MaskConfig, ModelConfig, OptimConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import CHUNK_POSITIONS, compile_blocks
-from aam.training.masking import mask_nucleotides
+from aam.training.tasks.masking import mask_nucleotides
 from aam.training.optim import make_optimizer
 
 DTYPES = {"none": None, "bf16": torch.bfloat16}

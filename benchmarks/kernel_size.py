@@ -24,8 +24,8 @@ from scipy import sparse
 
 from aam.config.kernel import KernelConfig
 from aam.data.study import Study
-from aam.data.tables import FeatureTable
-from aam.data.unifrac import StudyTree
+from aam.data.files.tables import FeatureTable
+from aam.data.distances.unifrac import StudyTree
 from aam.learners.base import Problem
 from aam.learners.kernel import KernelLearner
 

@@ -24,19 +24,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from aam.config import MaskConfig, ModelConfig, SamplingConfig
-from aam.data.dataset import FixedBatches
-from aam.data.rarefaction import SampleDraws
-from aam.data.samples import Samples
-from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE, encode_sequences, sequence_keys
-from aam.data.tables import read_tables
+from aam.data.sampling.dataset import FixedBatches
+from aam.data.sampling.rarefaction import SampleDraws
+from aam.data.sampling.samples import Samples
+from aam.data.files.sequences import MASK, PAD, VOCABULARY_SIZE, encode_sequences, sequence_keys
+from aam.data.files.tables import read_tables
 from aam.models.asv_encoder import predict_masked
 from aam.models.initial import initialise
 from aam.models.packing import Attend, Lengths
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import SelfAttention, Transformer
 from aam.training.losses import pairwise_gradient
-from aam.training.masking import mask_nucleotides
-from aam.training.memory_profile import Allocations
+from aam.training.tasks.masking import mask_nucleotides
+from aam.training.memory.profile import Allocations
 
 STEP = "step"
 TOLERANCE = 1e-5

@@ -20,10 +20,10 @@ from _common import arguments, print_table, write_json
 from pretrain_step import Work, step
 
 from aam.config import ModelConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.evaluation.figures import figure_row
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.training.allocator import keep_freed_memory
+from aam.training.memory.allocator import keep_freed_memory
 
 LENGTH = 150
 ROUNDS = 3

@@ -34,8 +34,8 @@ from torch import Tensor
 
 from aam.config import PretrainConfig, SimulateConfig
 from aam.config.launch import launched_world_size
-from aam.data.simulate import simulate_study, write_study
-from aam.training.checkpoint import CheckpointStore
+from aam.data.simulation.study import simulate_study, write_study
+from aam.training.checkpoints.store import CheckpointStore
 from aam.training.distributed import World, setup_distributed
 from aam.training.losses import pairwise_gradient
 from aam.training.tasks.distances import UnifracTask

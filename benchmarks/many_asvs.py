@@ -23,9 +23,9 @@ from _common import arguments, print_table, write_json
 from pairwise_memory import Peak
 
 from aam.config import ModelConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.sample_encoder import SampleEncoder
-from aam.training.allocator import keep_freed_memory
+from aam.training.memory.allocator import keep_freed_memory
 
 ATTENTIONS = ("full", "induced")
 GROWTH = 1.3

@@ -21,7 +21,7 @@ from _flops import synchronise
 from torch._dynamo.utils import counters
 
 from aam.config import PretrainConfig
-from aam.data.dataset import StepBatch
+from aam.data.sampling.dataset import StepBatch
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import compile_blocks
 from aam.training.optim import make_optimizer

@@ -23,14 +23,14 @@ from skbio.diversity import beta_diversity
 from torch.nn import functional
 
 from aam.config import MaskConfig, ModelConfig, UnifracConfig, UnifracMetric
-from aam.data.distance_matrix import DistanceMatrix
-from aam.data.phylogeny import parse_newick
-from aam.data.samples import Samples
-from aam.data.sequences import A, T
-from aam.data.unifrac import StudyTree, cross_distances, distances
+from aam.data.distances.matrix import DistanceMatrix
+from aam.data.distances.phylogeny import parse_newick
+from aam.data.sampling.samples import Samples
+from aam.data.files.sequences import A, T
+from aam.data.distances.unifrac import StudyTree, cross_distances, distances
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.losses import pairwise_gradient
-from aam.training.masking import mask_nucleotides
+from aam.training.tasks.masking import mask_nucleotides
 
 BATCH, IN_A_SAMPLE, POOL = 32, 150, 2300
 PROJECTED = 300_000

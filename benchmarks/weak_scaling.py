@@ -23,7 +23,7 @@ from _common import arguments, print_table, write_json
 
 from aam.config import PretrainConfig
 from aam.config.launch import launched_world_size
-from aam.data.dataset import StepPlan
+from aam.data.sampling.dataset import StepPlan
 from aam.training.distributed import World, gather_counts, setup_distributed
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining

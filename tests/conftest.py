@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from aam.config import SimulateConfig
-from aam.data.samples import Samples
-from aam.data.simulate import simulate_study, write_study
+from aam.data.sampling.samples import Samples
+from aam.data.simulation.study import simulate_study, write_study
 
 
 @pytest.fixture(scope="session")

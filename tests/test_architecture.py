@@ -82,14 +82,14 @@ def test_imports_go_down_only():
 @pytest.mark.parametrize(
     ("module", "imported", "climbs"),
     [
-        ("aam.data.tables", "aam.models.heads", True),
+        ("aam.data.files.tables", "aam.models.heads", True),
         ("aam.models.heads", "aam.training", True),
         ("aam.errors", "aam.config", True),
-        ("aam.models.heads", "aam.data.sequences", False),
+        ("aam.models.heads", "aam.data.files.sequences", False),
         ("aam.models.heads", "aam.models.types", False),
         ("aam.cli.app", "aam.workflows.train", False),
         ("aam.__main__", "aam.cli", False),
-        ("aam.data.tables", "aam", True),
+        ("aam.data.files.tables", "aam", True),
         ("aam", "aam.estimators", False),
     ],
 )

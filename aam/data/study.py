@@ -12,16 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import InputConfig, PhylogenyConfig, TableConfig, TargetSamplingConfig, UnifracConfig
-from aam.data.branches import Rows, asv_shares, branch_shares
-from aam.data.counts import BLOCK, held_by
-from aam.data.dataset import DistanceSource
-from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix
-from aam.data.metadata import read_metadata, select_where
-from aam.data.phylogeny import Phylogeny, read_phylogeny
-from aam.data.sequences import encode_sequences, sequence_keys
-from aam.data.tables import FeatureTable, read_tables
-from aam.data.taxonomy import TaxonomyLabels, read_taxonomy
-from aam.data.unifrac import StudyTree, missing_tips
+from aam.data.distances.branches import Rows, asv_shares, branch_shares
+from aam.data.files.counts import BLOCK, held_by
+from aam.data.sampling.dataset import DistanceSource
+from aam.data.distances.matrix import DistanceMatrix, read_distance_matrix
+from aam.data.files.metadata import read_metadata, select_where
+from aam.data.distances.phylogeny import Phylogeny, read_phylogeny
+from aam.data.files.sequences import encode_sequences, sequence_keys
+from aam.data.files.tables import FeatureTable, read_tables
+from aam.data.labels.taxonomy import TaxonomyLabels, read_taxonomy
+from aam.data.distances.unifrac import StudyTree, missing_tips
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from aam.config import PretrainConfig, TrainConfig, refuse_renamed
 from aam.data.study import Study, assemble_study
-from aam.data.tables import FeatureTable, feature_table
+from aam.data.files.tables import FeatureTable, feature_table
 from aam.errors import InputError
 from aam.estimators.inputs import TableLike
 from aam.estimators.learned import (
@@ -27,8 +27,8 @@ from aam.estimators.learned import (
     targets_of,
 )
 from aam.learners.storage import TrainedLearner
-from aam.training.checkpoint import write_checkpoint
-from aam.training.compute import Compute
+from aam.training.checkpoints.store import write_checkpoint
+from aam.training.machine.compute import Compute
 from aam.training.distributed import World, setup_distributed
 from aam.workflows.embed import embed_study
 from aam.workflows.fit import Run

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from aam.config import EncoderType, PretrainConfig, RootChoice, TrainConfig, UnifracMetric
 from aam.data.study import Study, assemble_study, read_matrix, with_phylogeny, with_taxonomy
-from aam.data.tables import FeatureTable, feature_table
+from aam.data.files.tables import FeatureTable, feature_table
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.inputs import (
     MetadataLike,

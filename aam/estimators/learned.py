@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from aam.config import RootChoice, SamplingConfig, TargetSamplingConfig, TrainConfig, UnifracConfig
-from aam.data.phylogeny import MissingLengths, Phylogeny
+from aam.data.distances.phylogeny import MissingLengths, Phylogeny
 from aam.data.study import Study, with_phylogeny
-from aam.data.target_table import Targets
+from aam.data.labels.target_table import Targets
 from aam.errors import InputError
 from aam.estimators.inputs import TreeLike, as_phylogeny
 from aam.learners.storage import LearnerSpec, TrainedLearner
 from aam.learners.storage import checkpoint_of as checkpoint_of_learner
-from aam.training.checkpoint import Checkpoint, read_checkpoint
+from aam.training.checkpoints.store import Checkpoint, read_checkpoint
 from aam.workflows.makers import read_learner
 from aam.workflows.predict import NETWORK_READS_NO_TREE
 from aam.workflows.restore import Restored, checkpoint_of, restored

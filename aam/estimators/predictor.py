@@ -17,10 +17,10 @@ from aam.config import (
     TargetSamplingConfig,
     TrainConfig,
 )
-from aam.data.phylogeny import MissingLengths
+from aam.data.distances.phylogeny import MissingLengths
 from aam.data.study import Study, assemble_study
-from aam.data.tables import feature_table
-from aam.data.target_table import Targets, target_values
+from aam.data.files.tables import feature_table
+from aam.data.labels.target_table import Targets, target_values
 from aam.errors import InputError, first_ids
 from aam.estimators.base import SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder

@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
 from aam.config import OutputActivation, TargetTransform
-from aam.data.metadata import categorical_column
+from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, Sequences
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from aam.data.metadata import categorical_column
+from aam.data.files.metadata import categorical_column
 from aam.data.study import Study
 from aam.learners.base import Arrays, Floats, Learner, Output, Problem, Rows, Solution
 

@@ -5,9 +5,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from aam.data.target_column import TargetColumn
-from aam.data.target_table import Targets
-from aam.training.target_metrics import score
+from aam.data.labels.target_column import TargetColumn
+from aam.data.labels.target_table import Targets
+from aam.training.tasks.target_metrics import score
 
 LEAST_SPREAD: Final = 0.1
 """Deviation of predictions, as a share of the truth's, below which they are all but one number."""

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aam.data.whole_files import write_json
+from aam.data.files.whole_files import write_json
 from aam.evaluation.figures import figure
 from aam.models.types import EncoderOutput
 from aam.training.distributed import World
-from aam.training.inference import join_moments
+from aam.training.inference.samples import join_moments
 from aam.training.metrics import DistanceMetrics, Metrics
 from aam.training.objective import Objective
 from aam.training.tasks.distances import UnifracTask

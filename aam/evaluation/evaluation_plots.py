@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from sklearn.metrics import confusion_matrix
 
-from aam.data.whole_files import whole_file
+from aam.data.files.whole_files import whole_file
 from aam.evaluation.comparison import OutOfFold
 from aam.evaluation.outcome import Evaluation
 from aam.evaluation.scores import LOWER_IS_BETTER

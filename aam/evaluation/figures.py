@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aam.data.whole_files import whole_file
+from aam.data.files.whole_files import whole_file
 
 
 @contextmanager

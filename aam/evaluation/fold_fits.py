@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from aam.data.counts import Counts
+from aam.data.files.counts import Counts
 from aam.data.study import Study
 from aam.errors import InputError
 from aam.evaluation.choice import Solved, solve_chosen

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from aam.data.whole_files import write_text
+from aam.data.files.whole_files import write_text
 from aam.errors import InputError
 from aam.evaluation.fold_fits import FoldResult
 

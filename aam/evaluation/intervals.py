@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from aam.data.addressed import generator
+from aam.data.sampling.seeded import generator
 
 Floats = NDArray[np.float64]
 DRAWS = 2000

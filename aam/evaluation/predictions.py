@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
-from aam.data.target_column import TargetColumn
-from aam.data.target_table import Targets
-from aam.data.whole_files import whole_file, write_json
+from aam.data.labels.target_column import TargetColumn
+from aam.data.labels.target_table import Targets
+from aam.data.files.whole_files import whole_file, write_json
 from aam.evaluation.figures import figure, figure_row
 from aam.training.metrics import Metrics
-from aam.training.target_metrics import score
+from aam.training.tasks.target_metrics import score
 
 Side: TypeAlias = Literal["val", "test"]
 NAMES: Final[dict[Side, str]] = {"val": "validation", "test": "test"}

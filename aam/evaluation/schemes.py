@@ -20,7 +20,7 @@ from sklearn.model_selection import (
 )
 
 from aam.config.evaluate import FoldsConfig, Scheme
-from aam.data.metadata import categorical_column
+from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 
 Rows = NDArray[np.int64]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aam.config import TargetConfig
 from aam.data.study import Study
-from aam.data.target_table import Targets
+from aam.data.labels.target_table import Targets
 
 Rows: TypeAlias = NDArray[np.int64]
 """Rows of the table of a study."""

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aam.data.branches import distinct_branches
+from aam.data.distances.branches import distinct_branches
 from aam.data.study import Study
 from aam.learners.base import Floats, Rows
 

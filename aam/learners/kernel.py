@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from aam.config.kernel import KernelConfig
-from aam.data.addressed import generator
+from aam.data.sampling.seeded import generator
 from aam.data.study import Study
 from aam.learners.base import Floats, Learner, Output, Problem, Rows
 from aam.learners.class_scores import ClassScores

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aam.data.branches import Rows, asv_shares, branch_shares
-from aam.data.counts import Counts
+from aam.data.distances.branches import Rows, asv_shares, branch_shares
+from aam.data.files.counts import Counts
 from aam.data.study import Study
-from aam.data.unifrac import StudyTree
+from aam.data.distances.unifrac import StudyTree
 from aam.learners.base import Floats
 
 Places: TypeAlias = NDArray[np.int64]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from aam.data.study import Study
-from aam.data.unifrac import StudyTree
+from aam.data.distances.unifrac import StudyTree
 from aam.learners.base import Arrays, Floats, Output, Rows, Solution
 from aam.learners.class_scores import ClassScores
 from aam.learners.kernels import Basis

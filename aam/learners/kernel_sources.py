@@ -24,8 +24,8 @@ import pandas as pd
 
 from aam.config.learners import LearnersConfig
 from aam.data.categorical import KNOWN, CategoryEncoder, parse_hierarchy
-from aam.data.hierarchy import ancestors
-from aam.data.metadata import numeric_column
+from aam.data.labels.hierarchy import ancestors
+from aam.data.files.metadata import numeric_column
 from aam.data.study import Study
 from aam.errors import InputError, first_ids
 from aam.learners.base import Arrays, Floats

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from aam.config import SamplingConfig
-from aam.data.rarefaction import FIXED, SampleDraws
+from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, select_samples
-from aam.data.tables import FeatureTable
+from aam.data.files.tables import FeatureTable
 from aam.errors import InputError
 from aam.learners.base import Fitted, Output, Predictions, Rows
 

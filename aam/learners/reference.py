@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.data.phylogeny import Phylogeny
-from aam.data.placement import place_tips, with_tips
+from aam.data.distances.phylogeny import Phylogeny
+from aam.data.distances.placement import place_tips, with_tips
 from aam.data.study import Study
-from aam.data.tables import FeatureTable
-from aam.data.unifrac import StudyTree, missing_tips, tips_of
+from aam.data.files.tables import FeatureTable
+from aam.data.distances.unifrac import StudyTree, missing_tips, tips_of
 from aam.errors import InputError, first_ids
 from aam.learners.base import Arrays
 

@@ -9,16 +9,16 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aam.data.phylogeny import Phylogeny
+from aam.data.distances.phylogeny import Phylogeny
 from aam.data.study import Study, select_samples
-from aam.data.target_table import Targets
+from aam.data.labels.target_table import Targets
 from aam.errors import InputError
 from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
 from aam.learners.kernel_sources import metadata_of
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import SOLUTIONS, restore_solution
-from aam.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from aam.training.checkpoints.store import Checkpoint, read_checkpoint, write_checkpoint
 
 FORMAT = 1
 

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from aam.config import ModelConfig
-from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE
+from aam.data.files.sequences import MASK, PAD, VOCABULARY_SIZE
 from aam.models.initial import Drawn, Linear, normal
 from aam.models.pooling import AttentionPooling
 from aam.models.transformer import Transformer

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.initial import Drawn, normal
 
 FREQUENCY: Final = 4.0

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from aam.data.addressed import address_hash
+from aam.data.sampling.seeded import address_hash
 
 Model = TypeVar("Model", bound=nn.Module)
 Assign = Callable[[nn.Parameter, Tensor], object]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aam.config import ModelConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.induced import InducedAttention
 from aam.models.initial import Linear
 from aam.models.pooling import AttentionPooling

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from aam.config import ModelConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.asv_encoder import AsvEncoder, predict_masked
 from aam.models.distance_link import LINKS, LinkName
 from aam.models.heads import Head

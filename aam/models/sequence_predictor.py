@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aam.config import CategoryConfig, TargetConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.asv_features import AsvFeatures
 from aam.models.fusion import Conditioning, FusedSamples
 from aam.models.heads import AbundanceHead, TargetHead, TargetSpec

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from aam.config import PretrainConfig, TrainConfig
-from aam.data.addressed import address_hash, address_keys, uniforms
+from aam.data.sampling.seeded import address_hash, address_keys, uniforms
 from aam.data.categorical import MISSING, UNSEEN
-from aam.data.dataset import FixedBatches
-from aam.data.rarefaction import SampleDraws
-from aam.data.samples import SampleBatch, Samples
-from aam.data.sequences import sequence_keys
+from aam.data.sampling.dataset import FixedBatches
+from aam.data.sampling.rarefaction import SampleDraws
+from aam.data.sampling.samples import SampleBatch, Samples
+from aam.data.files.sequences import sequence_keys
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor, pool
-from aam.training.asv_embeddings import AsvEmbeddings, embeddings_of
-from aam.training.compute import Compute
-from aam.training.inference import hold_asvs, map_samples
-from aam.training.noise import substitute
+from aam.training.inference.asv_embeddings import AsvEmbeddings, embeddings_of
+from aam.training.machine.compute import Compute
+from aam.training.inference.samples import hold_asvs, map_samples
+from aam.training.substitution import substitute
 
 Work = Callable[[Samples, SampleBatch], Tensor]
 """Computes a row for each sample of a batch, [B, ...]."""

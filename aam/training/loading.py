@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from aam.config import MachineConfig
 from aam.config.launch import launched_local_world_size
-from aam.data.dataset import AddressedSampler, StepBatch, StepDataset
-from aam.training.signals import shield_worker
+from aam.data.sampling.dataset import AddressedSampler, StepBatch, StepDataset
+from aam.training.machine.signals import shield_worker
 
 GPU_WORKERS: Final = 2
 """Workers for each GPU where it is not said how many."""

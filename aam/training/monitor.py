@@ -15,9 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from aam.data.whole_files import whole_file
+from aam.data.files.whole_files import whole_file
 from aam.errors import InputError
-from aam.training.checkpoint_files import delete
+from aam.training.checkpoints.files import delete
 
 logger = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from aam.data.addressed import address_hash
-from aam.data.dataset import FixedBatches, StepBatch
-from aam.data.samples import SampleBatch, Samples
-from aam.training.compute import draws_dropout, seeded
+from aam.data.sampling.seeded import address_hash
+from aam.data.sampling.dataset import FixedBatches, StepBatch
+from aam.data.sampling.samples import SampleBatch, Samples
+from aam.training.machine.compute import draws_dropout, seeded
 from aam.training.distributed import gather_embeddings_for_unifrac
 from aam.training.inputs import Inputs
 from aam.training.losses import MultiTaskLoss
-from aam.training.parallel import Parallel
+from aam.training.distributed.strategies import Parallel
 from aam.training.tasks.base import VALIDATION, Comparison, Microbatch, OfStep, Output, Task
 
 Scale = Callable[[Tensor], Tensor]

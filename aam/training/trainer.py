@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from aam.config import PretrainConfig, TargetOptimConfig, TrainConfig
-from aam.data.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
-from aam.data.packing import MemoryBudget
+from aam.data.sampling.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
+from aam.data.sampling.packing import MemoryBudget
 from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
-from aam.training.agreement import Agreement, Verdict
-from aam.training.allocator import return_freed_memory
-from aam.training.divided import own_part
+from aam.training.distributed.agreement import Agreement, Verdict
+from aam.training.memory.allocator import return_freed_memory
+from aam.training.distributed.sharding import own_part
 from aam.training.loading import step_loader
-from aam.training.memory import GB, Watch, lowered, meter_of
-from aam.training.memory_profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
+from aam.training.memory.budget import GB, Watch, lowered, meter_of
+from aam.training.memory.profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule, own_rates
-from aam.training.run_checkpoints import RunCheckpoints
-from aam.training.signals import stop_signals
+from aam.training.checkpoints.run import RunCheckpoints
+from aam.training.machine.signals import stop_signals
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from aam.config import TargetSamplingConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
-from aam.data.loss_weights import CategoryWeights
-from aam.data.splits import Split, split_samples
+from aam.data.labels.loss_weights import CategoryWeights
+from aam.data.sampling.splits import Split, split_samples
 from aam.data.study import Study, select_samples
-from aam.data.target_table import Targets, target_values
+from aam.data.labels.target_table import Targets, target_values
 from aam.errors import InputError
 from aam.learners.rarefied import AUTO_SHARE, auto_depth
 

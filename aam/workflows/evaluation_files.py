@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from aam.data.whole_files import whole_file, write_json
+from aam.data.files.whole_files import whole_file, write_json
 from aam.evaluation.evaluation_plots import plot_predictions, plot_scores
 from aam.evaluation.outcome import Evaluation
 from aam.evaluation.variants import MAIN

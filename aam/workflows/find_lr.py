@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from aam.config import FindLrConfig, PretrainFindLrConfig
-from aam.data.dataset import StepBatch
+from aam.data.sampling.dataset import StepBatch
 from aam.errors import InputError
 from aam.evaluation.figures import figure
 from aam.training.loading import step_loader

@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
-from aam.data.augmentation import Augmentation, Mixing
-from aam.data.dataset import AddressedSampler, FixedBatches, PooledStepDataset, StepDataset
-from aam.data.packing import MemoryBudget
-from aam.data.rarefaction import SampleDraws
-from aam.data.splits import Split, write_split
+from aam.data.sampling.augmentation import Augmentation, Mixing
+from aam.data.sampling.dataset import AddressedSampler, FixedBatches, PooledStepDataset, StepDataset
+from aam.data.sampling.packing import MemoryBudget
+from aam.data.sampling.rarefaction import SampleDraws
+from aam.data.sampling.splits import Split, write_split
 from aam.data.study import Study, digest
-from aam.data.whole_files import whole_file
+from aam.data.files.whole_files import whole_file
 from aam.errors import InputError
 from aam.models.packing import has_varlen
 from aam.models.transformer import check_attention, compile_blocks
-from aam.training.allocator import keep_freed_memory, return_freed_memory
-from aam.training.checkpoint import CheckpointStore, Kind
-from aam.training.compute import Compute, settled_precision
+from aam.training.memory.allocator import keep_freed_memory, return_freed_memory
+from aam.training.checkpoints.store import CheckpointStore, Kind
+from aam.training.machine.compute import Compute, settled_precision
 from aam.training.distributed import World, setup_distributed
-from aam.training.hardware import Build, advise_attention, compile_allowed, describe
-from aam.training.memory import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
-from aam.training.memory_profile import MemoryProfile, NullProfile
+from aam.training.machine.hardware import Build, advise_attention, compile_allowed, describe
+from aam.training.memory.budget import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
+from aam.training.memory.profile import MemoryProfile, NullProfile
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
-from aam.training.parallel import check_compiler
-from aam.training.run_checkpoints import Identity, RunCheckpoints
+from aam.training.distributed.strategies import check_compiler
+from aam.training.checkpoints.run import Identity, RunCheckpoints
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
 from aam.workflows.restore import resumed_precision

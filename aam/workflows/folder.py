@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from aam.config import DistributedConfig, FolderConfig, PretrainConfig, ResumableConfig, RunConfig, TrainConfig, flag
 from aam.config.launch import launch_name, restart_count
-from aam.data.whole_files import leftovers_of, write_text
+from aam.data.files.whole_files import leftovers_of, write_text
 from aam.errors import InputError
-from aam.training.checkpoint_files import MANIFEST, delete
+from aam.training.checkpoints.files import MANIFEST, delete
 
 logger = logging.getLogger(__name__)
 

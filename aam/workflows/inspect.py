@@ -13,13 +13,13 @@ from aam.config import (
     flag,
 )
 from aam.data.categorical import CategoryEncoder
-from aam.data.loss_weights import CategoryWeights
-from aam.data.target_column import TargetColumn
-from aam.data.target_table import Targets
-from aam.data.taxonomy import TaxonomyClasses
+from aam.data.labels.loss_weights import CategoryWeights
+from aam.data.labels.target_column import TargetColumn
+from aam.data.labels.target_table import Targets
+from aam.data.labels.taxonomy import TaxonomyClasses
 from aam.errors import first_ids
 from aam.learners.storage import spec_of
-from aam.training.checkpoint import Checkpoint, read_checkpoint
+from aam.training.checkpoints.store import Checkpoint, read_checkpoint
 from aam.workflows.restore import Restored, outline
 
 _NAMES_SHOWN = 20

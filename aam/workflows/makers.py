@@ -7,7 +7,7 @@ from aam.learners.kernel import KernelLearner
 from aam.learners.kernel_sources import wanted_columns
 from aam.learners.registry import Maker
 from aam.learners.storage import TrainedLearner, learner_of
-from aam.training.checkpoint import Checkpoint
+from aam.training.checkpoints.store import Checkpoint
 from aam.workflows.encoder_source import WantedEmbedding
 from aam.workflows.neural_learner import NeuralLearner
 

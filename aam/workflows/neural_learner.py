@@ -28,16 +28,16 @@ from aam.config import (
     TrainConfig,
     TrainingConfig,
 )
-from aam.data.splits import split_samples
+from aam.data.sampling.splits import split_samples
 from aam.data.study import Study, digest
 from aam.errors import InputError, StoppedBySignalError, first_ids
 from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
 from aam.learners.registry import SOLUTIONS
 from aam.learners.simple import NullLearner
-from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
-from aam.training.compute import Compute
+from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint
+from aam.training.machine.compute import Compute
 from aam.training.distributed import World
-from aam.training.hardware import device_for
+from aam.training.machine.hardware import device_for
 from aam.workflows.fit import Run, check_best_metric, limit_memory
 from aam.workflows.predict_network import predict_study
 from aam.workflows.prepare import prepare_training

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aam.data.dataset import FixedBatches
-from aam.data.rarefaction import SampleDraws
+from aam.data.sampling.dataset import FixedBatches
+from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.study import Study
 from aam.errors import InputError, first_ids
-from aam.training.asv_embeddings import embeddings_of
-from aam.training.compute import Compute
-from aam.training.inference import asvs_of, predict_outputs
+from aam.training.inference.asv_embeddings import embeddings_of
+from aam.training.machine.compute import Compute
+from aam.training.inference.samples import asvs_of, predict_outputs
 from aam.workflows.restore import Restored
 
 

@@ -12,23 +12,23 @@ import torch
 from numpy.typing import NDArray
 
 from aam.config import ModelConfig, TargetOptimConfig, TrainConfig
-from aam.data.addressed import address_hash
-from aam.data.augmentation import Mixing
+from aam.data.sampling.seeded import address_hash
+from aam.data.sampling.augmentation import Mixing
 from aam.data.categorical import CategoryEncoder
-from aam.data.dataset import PooledStepDataset, StepDataset
-from aam.data.rarefaction import mean_log_abundance
-from aam.data.splits import Split
+from aam.data.sampling.dataset import PooledStepDataset, StepDataset
+from aam.data.sampling.rarefaction import mean_log_abundance
+from aam.data.sampling.splits import Split
 from aam.data.study import Study, digest
-from aam.data.target_table import Targets
+from aam.data.labels.target_table import Targets
 from aam.errors import InputError, first_ids
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
-from aam.training.checkpoint import Checkpoint, read_checkpoint
+from aam.training.checkpoints.store import Checkpoint, read_checkpoint
 from aam.training.distributed import World
 from aam.training.inputs import PooledInputs, inputs_of
 from aam.training.objective import Objective
-from aam.training.parallel import give_weights, parallelize
-from aam.training.standardize import fit_head_inputs
+from aam.training.distributed.strategies import give_weights, parallelize
+from aam.training.inference.standardize import fit_head_inputs
 from aam.training.tasks.abundances import TargetAbundances
 from aam.training.tasks.base import Task
 from aam.training.tasks.targets import TargetTable, TargetTask

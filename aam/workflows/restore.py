@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from aam.config import FinetuneConfig, MixedPrecision, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
-from aam.data.target_table import Targets
+from aam.data.labels.target_table import Targets
 from aam.errors import InputError
 from aam.models.distance_link import LinkName
 from aam.models.heads import TargetSpec
@@ -19,9 +19,9 @@ from aam.models.initial import materialise
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import CategorySpec
-from aam.training.checkpoint import Checkpoint, CheckpointStore, Kind, read_checkpoint
-from aam.training.compute import CPU
-from aam.training.divided import load_weights
+from aam.training.checkpoints.store import Checkpoint, CheckpointStore, Kind, read_checkpoint
+from aam.training.machine.compute import CPU
+from aam.training.distributed.sharding import load_weights
 from aam.training.tasks.table import heads_of
 from aam.workflows.old_configs import in_todays_names, in_todays_options
 

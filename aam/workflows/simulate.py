@@ -3,7 +3,7 @@
 import logging
 
 from aam.config import SimulateCommandConfig
-from aam.data.simulate import simulate_study, write_study
+from aam.data.simulation.study import simulate_study, write_study
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TextIO
 import pandas as pd
 
 from aam.config import RunConfig, flag
-from aam.data.whole_files import whole_file
+from aam.data.files.whole_files import whole_file
 from aam.errors import InputError
 from aam.workflows.folder import check_spares_run, input_paths
 

@@ -15,7 +15,7 @@ from aam.config import (
 )
 from aam.config.launch import launched_world_size
 from aam.config.training import READ_BY_ALL, options_read
-from aam.data.splits import Split
+from aam.data.sampling.splits import Split
 from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.predictions import Side, write_prediction_report
@@ -24,9 +24,9 @@ from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import make_learner
 from aam.learners.storage import LearnerSpec, TrainedLearner, checkpoint_of
-from aam.training.checkpoint import CheckpointStore
+from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
-from aam.training.target_metrics import score
+from aam.training.tasks.target_metrics import score
 from aam.workflows.columns import Columns, learn_columns, with_depth
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder

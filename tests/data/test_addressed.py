@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from aam.data.addressed import address_hash, generator, uniforms
+from aam.data.sampling.seeded import address_hash, generator, uniforms
 
 WORD = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15

@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from aam.data.artifacts import read_bytes, read_json_object, read_text
-from aam.data.fasta import read_fasta
+from aam.data.files.artifacts import read_bytes, read_json_object, read_text
+from aam.data.files.fasta import read_fasta
 from aam.errors import InputError
 
 TYPES = ("FeatureData[Sequence]",)

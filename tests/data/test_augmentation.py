@@ -9,14 +9,14 @@ from scipy.sparse import csr_array
 from torch.utils.data import DataLoader
 
 from aam.config import AugmentationConfig, InputConfig, SamplingConfig, UnifracConfig
-from aam.data.addressed import generator
-from aam.data.augmentation import Augmentation, Mixing
-from aam.data.dataset import FixedBatches, StepDataset, StepPlan
-from aam.data.rarefaction import FIXED, SampleDraws, row_of
-from aam.data.sequences import sequence_keys
+from aam.data.sampling.seeded import generator
+from aam.data.sampling.augmentation import Augmentation, Mixing
+from aam.data.sampling.dataset import FixedBatches, StepDataset, StepPlan
+from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
+from aam.data.files.sequences import sequence_keys
 from aam.data.study import load_study
-from aam.data.tables import FeatureTable
-from aam.data.unifrac import distances, faith_pd
+from aam.data.files.tables import FeatureTable
+from aam.data.distances.unifrac import distances, faith_pd
 
 COUNTS = np.array([[500, 300, 150, 40, 10, 0], [0, 3, 0, 2, 1, 0], [7, 0, 0, 0, 900, 0], [0, 0, 0, 0, 0, 800]])
 LABELS = ["gut", "gut", "gut", "skin"]

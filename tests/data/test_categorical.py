@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aam.config import CategoryConfig
 from aam.data.categorical import MISSING, UNSEEN, CategoryEncoder, parse_hierarchy
-from aam.data.metadata import read_metadata
+from aam.data.files.metadata import read_metadata
 from aam.errors import InputError
 
 CITIES = {"Torrox": "Andalucia", "Malaga": "Andalucia", "Vigo": "Galicia", "Porto": "Norte"}

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from aam.config import PretrainConfig
-from aam.data import counts as module
-from aam.data import sequences
-from aam.data.counts import (
+from aam.data.files import counts as module
+from aam.data.files import sequences
+from aam.data.files.counts import (
     Counts,
     CountsBuilder,
     Source,
@@ -32,7 +32,7 @@ from aam.data.counts import (
     row_sums,
     scratch,
 )
-from aam.data.tables import read_tables
+from aam.data.files.tables import read_tables
 from aam.errors import InputError
 from aam.workflows.fit import fit
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining

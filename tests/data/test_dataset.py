@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from aam.config import InputConfig, SamplingConfig, UnifracConfig
-from aam.data import dataset as module
-from aam.data.dataset import (
+from aam.data.sampling import dataset as module
+from aam.data.sampling.dataset import (
     AddressedSampler,
     DistanceSource,
     FixedBatches,
@@ -19,9 +19,9 @@ from aam.data.dataset import (
     StepPlan,
     collate,
 )
-from aam.data.distance_matrix import DistanceMatrix
-from aam.data.rarefaction import FIXED, SampleDraws
-from aam.data.samples import SampleBatch
+from aam.data.distances.matrix import DistanceMatrix
+from aam.data.sampling.rarefaction import FIXED, SampleDraws
+from aam.data.sampling.samples import SampleBatch
 from aam.data.study import Study, load_study
 
 SAMPLES = np.arange(3, 40)

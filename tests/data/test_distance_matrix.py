@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skbio import DistanceMatrix as SkbioMatrix
 
-from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix, write_distance_matrix
+from aam.data.distances.matrix import DistanceMatrix, read_distance_matrix, write_distance_matrix
 from aam.errors import InputError
 
 IDS = ("s1", "007", "10249.5")

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aam.data.embedding_files import UNKNOWN, EmbeddingFiles, check_cache_folder, token_keys
-from aam.data.sequences import encode_sequences
+from aam.data.files.embedding_files import UNKNOWN, EmbeddingFiles, check_cache_folder, token_keys
+from aam.data.files.sequences import encode_sequences
 from aam.errors import InputError
 
 WIDTH = 6

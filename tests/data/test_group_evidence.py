@@ -6,7 +6,7 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.spatial.distance import pdist, squareform
 
-from aam.data.group_evidence import (
+from aam.data.leakage.group_evidence import (
     bray_curtis,
     draw_of_groups,
     explained,
@@ -16,7 +16,7 @@ from aam.data.group_evidence import (
     target_differences,
 )
 from aam.data.study import Study
-from aam.data.tables import FeatureTable
+from aam.data.files.tables import FeatureTable
 
 
 def random(seed=0):
@@ -45,7 +45,7 @@ def test_fewer_samples_are_compared_where_they_hold_many_asvs(monkeypatch):
     study = Study(FeatureTable(counts, tuple(f"s{i}" for i in range(100)), names, names))
     codes = np.arange(100) // 2
     assert len(rows_to_compare(study, codes, 0)) == 100
-    monkeypatch.setattr("aam.data.group_evidence.CELLS", 80 * 50)
+    monkeypatch.setattr("aam.data.leakage.group_evidence.CELLS", 80 * 50)
     assert len(rows_to_compare(study, codes, 0)) == 75
 
 

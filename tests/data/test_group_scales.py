@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aam.data.group_scales import LEAST_SAMPLES, GroupScales
-from aam.data.targets import TargetScaler
+from aam.data.labels.group_scales import LEAST_SAMPLES, GroupScales
+from aam.data.labels.targets import TargetScaler
 from aam.errors import InputError
 
 RNG = np.random.default_rng(5)

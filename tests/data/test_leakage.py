@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aam.config import PhylogenyConfig, SamplingConfig, SimulateConfig, TableConfig, UnifracConfig
-from aam.data.leakage import find_leakage
-from aam.data.simulate import simulate_study, write_study
+from aam.data.leakage.guard import find_leakage
+from aam.data.simulation.study import simulate_study, write_study
 from aam.data.study import Study, load_study
 from aam.errors import InputError
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_sample_weight
 
 from aam.config import LossWeightConfig
-from aam.data.loss_weights import CategoryWeights, effective_weight, mean_one
-from aam.data.targets import ClassEncoder
+from aam.data.labels.loss_weights import CategoryWeights, effective_weight, mean_one
+from aam.data.labels.targets import ClassEncoder
 from aam.errors import InputError
 
 LOCATION = ["urban"] * 6 + ["rural"] * 2 + ["coast", None]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aam.data.metadata import categorical_column, numeric_column, read_metadata, select_where
+from aam.data.files.metadata import categorical_column, numeric_column, read_metadata, select_where
 from aam.errors import InputError
 
 STUDY = """\

@@ -5,11 +5,11 @@ import pytest
 from scipy.sparse import csr_array, vstack
 
 from aam.config import SimulateConfig
-from aam.data.group_evidence import bray_curtis, jaccard
-from aam.data.near_copies import CLOSE, CLOSE_SETS, _candidates, near_copies
-from aam.data.simulate import simulate_study
+from aam.data.leakage.group_evidence import bray_curtis, jaccard
+from aam.data.leakage.near_copies import CLOSE, CLOSE_SETS, _candidates, near_copies
+from aam.data.simulation.study import simulate_study
 from aam.data.study import Study
-from aam.data.tables import FeatureTable
+from aam.data.files.tables import FeatureTable
 
 ALONE = -1
 
@@ -63,8 +63,8 @@ def test_the_projection_loses_none(with_replicates, seed):
 
 
 def test_too_many_candidates_are_cut_to_the_closest(monkeypatch):
-    monkeypatch.setattr("aam.data.near_copies.MOST_CANDIDATES", 50)
-    monkeypatch.setattr("aam.data.near_copies.ROWS", 7)
+    monkeypatch.setattr("aam.data.leakage.near_copies.MOST_CANDIDATES", 50)
+    monkeypatch.setattr("aam.data.leakage.near_copies.ROWS", 7)
     points = np.sort(np.random.default_rng(0).random((40, 1)), axis=0) ** 2
     found, is_cut = _candidates(points, np.full(40, ALONE), 9.0)
     gaps = np.square(points - points.T)[np.triu_indices(40, 1)]

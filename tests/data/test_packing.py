@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aam.data.packing import BatchCost, MemoryBudget
+from aam.data.sampling.packing import BatchCost, MemoryBudget
 
 COST = BatchCost(unique=10.0, sampled=1.0)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skbio import TreeNode
 
-from aam.data.phylogeny import Phylogeny, parse_newick, read_phylogeny
+from aam.data.distances.phylogeny import Phylogeny, parse_newick, read_phylogeny
 from aam.errors import InputError
 
 

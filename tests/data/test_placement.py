@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aam.data.branches import branch_shares
-from aam.data.counts import Counts
-from aam.data.phylogeny import parse_newick
-from aam.data.placement import place_tips, with_tips
-from aam.data.unifrac import StudyTree
+from aam.data.distances.branches import branch_shares
+from aam.data.files.counts import Counts
+from aam.data.distances.phylogeny import parse_newick
+from aam.data.distances.placement import place_tips, with_tips
+from aam.data.distances.unifrac import StudyTree
 from aam.errors import InputError
 
 

@@ -15,9 +15,9 @@ from skbio import TreeNode
 from skbio.diversity import beta_diversity
 
 from aam.config import UnifracConfig
-from aam.data.phylogeny import Phylogeny, parse_newick, read_phylogeny
-from aam.data.rooting import _parents
-from aam.data.unifrac import StudyTree, distances
+from aam.data.distances.phylogeny import Phylogeny, parse_newick, read_phylogeny
+from aam.data.distances.rooting import _parents
+from aam.data.distances.unifrac import StudyTree, distances
 from aam.errors import InputError
 
 UNROOTED = "(a:1,(b:1,c:5):1,d:2);"

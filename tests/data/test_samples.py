@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from aam.data.samples import SampleBatch, Samples
+from aam.data.sampling.samples import SampleBatch, Samples
 
 
 def draw_samples(seed: int, samples: int = 7, unique: int = 12, longest: int = 14) -> Samples:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aam.data import sequences as seq
+from aam.data.files import sequences as seq
 from aam.errors import InputError
 
 LETTERS = "ACGTURYSWKMBDHVN"

@@ -14,12 +14,12 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from aam.config import SamplingConfig, SimulateConfig, SplitConfig
-from aam.data.metadata import read_metadata
-from aam.data.rarefaction import FIXED, SampleDraws
-from aam.data.simulate import FILES, SimulatedStudy, simulate_study, write_study
-from aam.data.splits import Split, split_samples
+from aam.data.files.metadata import read_metadata
+from aam.data.sampling.rarefaction import FIXED, SampleDraws
+from aam.data.simulation.study import FILES, SimulatedStudy, simulate_study, write_study
+from aam.data.sampling.splits import Split, split_samples
 from aam.data.study import digest
-from aam.data.tables import read_tables
+from aam.data.files.tables import read_tables
 from aam.errors import InputError
 
 SEEDS = (42, 43, 44)

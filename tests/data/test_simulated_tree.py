@@ -7,7 +7,7 @@ import pytest
 import skbio
 from scipy.stats import spearmanr
 
-from aam.data.simulated_tree import simulate_tree
+from aam.data.simulation.tree import simulate_tree
 
 TIPS, BP = 120, 80
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aam.config import SplitConfig, TargetSplitConfig
-from aam.data.splits import Split, read_split, split_samples, write_split
+from aam.data.sampling.splits import Split, read_split, split_samples, write_split
 from aam.errors import InputError
 
 IDS = [f"S{number:02d}" for number in range(60)]

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from aam.data.counts import canonical
-from aam.data.fasta import read_fasta
-from aam.data.tables import FeatureTable, feature_table, read_tables
+from aam.data.files.counts import canonical
+from aam.data.files.fasta import read_fasta
+from aam.data.files.tables import FeatureTable, feature_table, read_tables
 from aam.errors import InputError
 
 SEQUENCES = tuple("ACGT"[base] * 4 + "ACGTACGTACGTACGTACGT" + "TGCA"[base] * base for base in range(4))

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from aam.config import TargetConfig
-from aam.data.group_scales import LEAST_SAMPLES
-from aam.data.target_column import TargetColumn, check_range
+from aam.data.labels.group_scales import LEAST_SAMPLES
+from aam.data.labels.target_column import TargetColumn, check_range
 from aam.errors import InputError
 
 

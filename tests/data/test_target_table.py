@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from aam.config import TargetConfig
-from aam.data.target_table import Targets, target_values
+from aam.data.labels.target_table import Targets, target_values
 from aam.errors import InputError
 
 ALL = np.arange(6)

@@ -10,7 +10,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 
 from aam.config import TargetTransform
-from aam.data.targets import ClassEncoder, TargetScaler
+from aam.data.labels.targets import ClassEncoder, TargetScaler
 from aam.errors import InputError
 
 KINDS = get_args(TargetTransform)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aam.data.taxonomy import (
+from aam.data.labels.taxonomy import (
     RANKS,
     UNKNOWN,
     TaxonomyClasses,

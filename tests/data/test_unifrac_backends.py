@@ -21,12 +21,12 @@ from skbio import TreeNode
 from skbio.diversity import beta_diversity
 
 from aam.config import MatrixOutputConfig, PhylogenyConfig, UnifracCommandConfig, UnifracConfig, UnifracMetric
-from aam.data import unifrac_backends
-from aam.data.distance_matrix import DistanceMatrix, read_distance_matrix
-from aam.data.phylogeny import parse_newick, read_phylogeny
-from aam.data.tables import FeatureTable, feature_table
-from aam.data.unifrac import StudyTree, distances, missing_tips
-from aam.data.unifrac_backends import Backend, available_backend, compute_matrix, cut_newick
+from aam.data.distances import backends as unifrac_backends
+from aam.data.distances.matrix import DistanceMatrix, read_distance_matrix
+from aam.data.distances.phylogeny import parse_newick, read_phylogeny
+from aam.data.files.tables import FeatureTable, feature_table
+from aam.data.distances.unifrac import StudyTree, distances, missing_tips
+from aam.data.distances.backends import Backend, available_backend, compute_matrix, cut_newick
 from aam.errors import InputError
 from aam.workflows.unifrac import write_unifrac
 

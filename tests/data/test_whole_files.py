@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from aam.data.whole_files import leftovers_of, whole_file, write_json, write_text
+from aam.data.files.whole_files import leftovers_of, whole_file, write_json, write_text
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -34,7 +34,7 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     write_text(path, "old")
     code = (
         "import os, pathlib, sys\n"
-        "from aam.data.whole_files import whole_file\n"
+        "from aam.data.files.whole_files import whole_file\n"
         "with whole_file(pathlib.Path(sys.argv[1])) as draft:\n"
         "    draft.write_text('half')\n"
         "    os.kill(os.getpid(), 9)\n"

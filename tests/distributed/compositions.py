@@ -27,12 +27,12 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from aam.config import DistributedConfig
-from aam.data.dataset import StepBatch, StepPlan
-from aam.data.packing import MemoryBudget
+from aam.data.sampling.dataset import StepBatch, StepPlan
+from aam.data.sampling.packing import MemoryBudget
 from aam.models.transformer import Block, compile_blocks
-from aam.training.checkpoint import Checkpoint, CheckpointStore, write_checkpoint
+from aam.training.checkpoints.store import Checkpoint, CheckpointStore, write_checkpoint
 from aam.training.distributed import World, setup_distributed
-from aam.training.memory import LOWERED, Watch, predicted_cost
+from aam.training.memory.budget import LOWERED, Watch, predicted_cost
 from aam.training.optim import make_optimizer
 from aam.workflows.fit import Run
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aam.cli import main
 from aam.config.launch import launched_rank
-from aam.data.dataset import StepBatch
+from aam.data.sampling.dataset import StepBatch
 from aam.training.objective import Objective, Scale
 
 STEP = 2

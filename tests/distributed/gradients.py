@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from aam.config import DistributedConfig, PretrainConfig, TrainConfig
-from aam.data import dataset
-from aam.data.addressed import generator
-from aam.data.dataset import AddressedSampler, StepBatch, StepPlan
+from aam.data.sampling import dataset
+from aam.data.sampling.seeded import generator
+from aam.data.sampling.dataset import AddressedSampler, StepBatch, StepPlan
 from aam.data.study import Study, load_study
 from aam.training import losses
-from aam.training.checkpoint import Checkpoint, write_checkpoint
+from aam.training.checkpoints.store import Checkpoint, write_checkpoint
 from aam.training.distributed import ProcessGroup, World, setup_distributed
-from aam.training.divided import fill
+from aam.training.distributed.sharding import fill
 from aam.training.tasks.distances import UnifracTask
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.fit import Run

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aam.data.addressed import address_hash, address_keys, uniforms
-from aam.data.dataset import StepPlan
-from aam.data.rarefaction import row_of
-from aam.data.samples import Samples
-from aam.data.sequences import sequence_keys
-from aam.training.masking import mask_nucleotides
+from aam.data.sampling.seeded import address_hash, address_keys, uniforms
+from aam.data.sampling.dataset import StepPlan
+from aam.data.sampling.rarefaction import row_of
+from aam.data.sampling.samples import Samples
+from aam.data.files.sequences import sequence_keys
+from aam.training.tasks.masking import mask_nucleotides
 from aam.workflows.fit import Run
 
 SOFTENING = 1e-3

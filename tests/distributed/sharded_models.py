@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from aam.config import DistributedConfig
-from aam.data.dataset import FixedBatches
-from aam.data.samples import SampleBatch
+from aam.data.sampling.dataset import FixedBatches
+from aam.data.sampling.samples import SampleBatch
 from aam.data.study import Study, select_samples
-from aam.data.target_column import TargetColumn
-from aam.data.target_table import Targets
+from aam.data.labels.target_column import TargetColumn
+from aam.data.labels.target_table import Targets
 from aam.models.asv_encoder import predict_masked
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor, pool
-from aam.training.checkpoint import Checkpoint
-from aam.training.compute import Compute
+from aam.training.checkpoints.store import Checkpoint
+from aam.training.machine.compute import Compute
 from aam.training.distributed import World, wrap_model_fsdp
-from aam.training.divided import own_part
-from aam.training.inference import hold_asvs, predict_outputs
+from aam.training.distributed.sharding import own_part
+from aam.training.inference.samples import hold_asvs, predict_outputs
 from aam.training.optim import make_optimizer
-from aam.training.parallel import give_weights
+from aam.training.distributed.strategies import give_weights
 from aam.training.tasks.distances import UnifracTask
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.embed import embed_study, embed_study_asvs

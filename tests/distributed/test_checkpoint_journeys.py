@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from aam.training.checkpoint import read_checkpoint
+from aam.training.checkpoints.store import read_checkpoint
 
 SCRIPT = "checkpoint_journeys.py"
 SHARDED = ("sharded", "async", "hybrid")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aam.data.addressed import generator
+from aam.data.sampling.seeded import generator
 
 pytestmark = pytest.mark.slow
 

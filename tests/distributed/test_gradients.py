@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from aam.data.tables import read_tables
+from aam.data.files.tables import read_tables
 
 TOLERANCE = {"torch.float64": 1e-10, "torch.float32": 1e-5}
 STEPS = 7

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from skbio import TreeNode
 
-from aam.data.phylogeny import parse_newick
+from aam.data.distances.phylogeny import parse_newick
 from aam.errors import InputError
 from aam.estimators.inputs import as_metadata, as_phylogeny, as_target, with_target
 

@@ -10,8 +10,8 @@ from sklearn.model_selection import cross_val_score
 
 import aam
 from aam.config import PredictConfig, TrainConfig
-from aam.data.metadata import read_metadata
-from aam.data.tables import read_tables
+from aam.data.files.metadata import read_metadata
+from aam.data.files.tables import read_tables
 from aam.workflows.predict import predict
 from aam.workflows.train import train
 

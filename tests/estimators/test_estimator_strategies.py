@@ -12,8 +12,8 @@ import pytest
 import torch.distributed as dist
 
 import aam
-from aam.data.metadata import read_metadata
-from aam.data.tables import read_tables
+from aam.data.files.metadata import read_metadata
+from aam.data.files.tables import read_tables
 from aam.errors import InputError
 
 TINY = {
@@ -74,8 +74,8 @@ SCRIPT = """
 import json, os, sys
 import pandas as pd
 import aam
-from aam.data.metadata import read_metadata
-from aam.data.tables import read_tables
+from aam.data.files.metadata import read_metadata
+from aam.data.files.tables import read_tables
 
 folder, options, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 read = read_tables([f"{folder}/table.biom"])

@@ -26,8 +26,8 @@ from sklearn.utils import estimator_checks
 import aam
 from aam.config import PredictConfig, PretrainConfig, TrainConfig
 from aam.config.learning import ASV_FEATURES
-from aam.data.metadata import read_metadata
-from aam.data.tables import read_tables
+from aam.data.files.metadata import read_metadata
+from aam.data.files.tables import read_tables
 from aam.workflows.predict import predict
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train

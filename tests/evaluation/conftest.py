@@ -12,8 +12,8 @@ from sklearn.linear_model import Ridge
 
 from aam.config import EvaluateConfig, TargetConfig
 from aam.data.study import Study
-from aam.data.tables import FeatureTable
-from aam.data.target_table import target_values
+from aam.data.files.tables import FeatureTable
+from aam.data.labels.target_table import target_values
 from aam.learners.base import Labels, Learner, Output, Problem, Solution
 from aam.learners.simple import DepthLearner, NullLearner
 

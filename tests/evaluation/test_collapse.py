@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from aam.config import TargetConfig
-from aam.data.target_table import Targets
+from aam.data.labels.target_table import Targets
 from aam.evaluation.collapse import complaint
 
 IDS = [f"S{number:02d}" for number in range(40)]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from aam.config import TargetConfig
-from aam.data.target_table import Targets
+from aam.data.labels.target_table import Targets
 from aam.evaluation import predictions
 from aam.evaluation.figures import figure
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from aam.data.addressed import generator
+from aam.data.sampling.seeded import generator
 from aam.evaluation.intervals import GroupBootstrap
 from aam.evaluation.scores import draw_classes, draw_numbers, score_classes, score_numbers
 from aam.learners.calibration import LEAST

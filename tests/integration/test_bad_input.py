@@ -18,9 +18,9 @@ import torch
 from aam.cli import main
 from aam.config import SimulateConfig, flag
 from aam.config.evaluate import OUTSIDE
-from aam.data.addressed import address_hash
-from aam.data.phylogeny import parse_newick
-from aam.data.simulate import simulate_study, write_study
+from aam.data.sampling.seeded import address_hash
+from aam.data.distances.phylogeny import parse_newick
+from aam.data.simulation.study import simulate_study, write_study
 
 SMALL = {"epochs": 1, "batch_size": 8, "embedding_dim": 8, "attention_heads": 2, "attention_layers": 1}
 SEQUENCES = ("ACGTTGCA" * 4, "GGATTACA" * 4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aam.cli import main
-from aam.data.metadata import read_metadata
+from aam.data.files.metadata import read_metadata
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

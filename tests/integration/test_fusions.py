@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from aam.config import CategoricalFusion, PredictConfig, TrainConfig
-from aam.data.metadata import read_metadata
-from aam.data.tables import read_tables
-from aam.training.checkpoint import read_checkpoint
+from aam.data.files.metadata import read_metadata
+from aam.data.files.tables import read_tables
+from aam.training.checkpoints.store import read_checkpoint
 from aam.workflows.predict import predict
 from aam.workflows.restore import restore
 from aam.workflows.train import train

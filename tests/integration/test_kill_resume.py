@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aam.data.addressed import generator
+from aam.data.sampling.seeded import generator
 from aam.errors import InputError
-from aam.training.checkpoint import read_checkpoint
+from aam.training.checkpoints.store import read_checkpoint
 
 KILLS = int(os.environ.get("AAM_KILLS", "4"))
 LINES_BETWEEN_KILLS = 12

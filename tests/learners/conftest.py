@@ -6,7 +6,7 @@ from aam.config import InputConfig, LearnersConfig, PretrainConfig, SamplingConf
 from aam.data.study import Study, load_study
 from aam.learners.kernel_sources import Wanted, wanted_columns
 from aam.models.initial import initialise, materialise
-from aam.training.compute import CPU
+from aam.training.machine.compute import CPU
 from aam.workflows.encoder_source import Embedding, WantedEmbedding
 from aam.workflows.restore import Restored, build_encoder
 

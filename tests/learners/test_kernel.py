@@ -9,11 +9,11 @@ import scipy.sparse as sp
 
 from aam.config import TargetConfig
 from aam.config.kernel import KernelConfig
-from aam.data.phylogeny import parse_newick
-from aam.data.simulated_tree import simulate_tree
+from aam.data.distances.phylogeny import parse_newick
+from aam.data.simulation.tree import simulate_tree
 from aam.data.study import Study
-from aam.data.tables import FeatureTable
-from aam.data.unifrac import StudyTree
+from aam.data.files.tables import FeatureTable
+from aam.data.distances.unifrac import StudyTree
 from aam.learners.base import Labels, Problem
 from aam.learners.kernel import KernelLearner, balanced_draw
 from aam.learners.kernel_solution import KernelSolution

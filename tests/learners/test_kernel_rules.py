@@ -6,8 +6,8 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 
 from aam.config import UnifracConfig
-from aam.data.phylogeny import parse_newick
-from aam.data.unifrac import StudyTree, distances
+from aam.data.distances.phylogeny import parse_newick
+from aam.data.distances.unifrac import StudyTree, distances
 from aam.learners import kernel_features
 from aam.learners.kernel_features import Samples
 from aam.learners.kernels import KERNELS, Basis, kernel_names

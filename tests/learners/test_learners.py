@@ -19,7 +19,7 @@ from aam.config import (
     TreesConfig,
 )
 from aam.data.study import Study
-from aam.data.tables import FeatureTable
+from aam.data.files.tables import FeatureTable
 from aam.errors import InputError
 from aam.learners.base import Labels, Output, pose
 from aam.learners.calibration import Calibration

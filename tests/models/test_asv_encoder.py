@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from aam.config import ModelConfig
-from aam.data.sequences import MASK, PAD, VOCABULARY_SIZE
+from aam.data.files.sequences import MASK, PAD, VOCABULARY_SIZE
 from aam.models.asv_encoder import AsvEncoder, PatchStem, predict_masked
 
 exact = {"rtol": 1e-10, "atol": 1e-10}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.asv_features import FREQUENCY, AsvFeatures, standardizing, waves
 
 

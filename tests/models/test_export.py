@@ -5,7 +5,7 @@ import torch
 from torch.export import Dim, export
 
 from aam.config import CategoryConfig, ModelConfig, TargetConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.heads import TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aam.config import TargetConfig
-from aam.data.target_table import Targets
+from aam.data.labels.target_table import Targets
 from aam.models.heads import OutputScaling, TargetHead, TargetSpec
 
 WIDTH, SAMPLES, CATEGORIES = 5, 7, 3

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from aam.config import CategoricalFusion, CategoryConfig, TargetConfig
-from aam.data.sequences import VOCABULARY_SIZE
+from aam.data.files.sequences import VOCABULARY_SIZE
 from aam.models.fusion import CrossAttentionFusion
 from aam.models.heads import TargetSpec
 from aam.models.sequence_predictor import SequencePredictor

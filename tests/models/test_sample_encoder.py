@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from aam.config import ModelConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.sample_encoder import SampleEncoder
 
 each_attention = pytest.mark.parametrize("attention", ["full", "induced"])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from aam.config import CategoricalFusion, CategoryConfig, CountEmbedding, TargetConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.models.heads import TargetSpec
 from aam.models.initial import initialise
 from aam.models.sequence_predictor import SequencePredictor, pool

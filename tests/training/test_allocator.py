@@ -7,7 +7,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from aam.training.allocator import keep_freed_memory
+from aam.training.memory.allocator import keep_freed_memory
 torch.set_num_threads(1)
 {settings}
 def use():

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from aam.data.embedding_files import EmbeddingFiles
+from aam.data.files.embedding_files import EmbeddingFiles
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training import asv_embeddings
-from aam.training.asv_embeddings import HeldEmbeddings, MappedEmbeddings, cache_of, embed_asvs, embeddings_of
+from aam.training.inference import asv_embeddings
+from aam.training.inference.asv_embeddings import HeldEmbeddings, MappedEmbeddings, cache_of, embed_asvs, embeddings_of
 from aam.workflows.prepare import prepare_training
 
 

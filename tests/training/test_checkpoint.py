@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aam.config import OptimConfig
 from aam.errors import InputError
-from aam.training.checkpoint import (
+from aam.training.checkpoints.store import (
     Checkpoint,
     CheckpointStore,
     flatten_optimizer,
@@ -19,7 +19,7 @@ from aam.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from aam.training.checkpoint_files import VerifiedFolder
+from aam.training.checkpoints.files import VerifiedFolder
 from aam.training.optim import Schedule, make_optimizer, make_schedule
 
 FILES = ["config.json", "scaler.json", "model.safetensors", "state/optimizer.safetensors", "state/state.json"]
@@ -382,7 +382,7 @@ from pathlib import Path
 
 import torch
 
-from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
+from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint
 
 torch.set_num_threads(1)
 run = Path(sys.argv[1])

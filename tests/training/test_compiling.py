@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from aam.data.dataset import StepPlan
+from aam.data.sampling.dataset import StepPlan
 from aam.models.transformer import compile_blocks
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import prepare_pretraining

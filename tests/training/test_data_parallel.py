@@ -11,22 +11,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import replicate
 
 from aam.config import CategoricalFusion, CategoryConfig, ModelConfig, TargetConfig
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.errors import InputError
 from aam.models.heads import AbundanceHead, FaithPdHead, TargetSpec, TaxonomyHead
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.transformer import compile_blocks
 from aam.models.types import CategorySpec, EncoderOutput, PredictorOutput
-from aam.training import data_parallel as module
-from aam.training.compute import seeded
-from aam.training.data_parallel import (
+from aam.training.distributed import data_parallel as module
+from aam.training.machine.compute import seeded
+from aam.training.distributed.data_parallel import (
     SampleParallel,
     check_data_parallel,
     gather_encoder,
     in_precision_of_caller,
 )
-from aam.training.hardware import Build
+from aam.training.machine.hardware import Build
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)

@@ -19,8 +19,8 @@ from aam.training.distributed import (
     is_main_process,
     setup_distributed,
 )
-from aam.training.hardware import Build
-from aam.training.watchdog import Failure, Watchdog
+from aam.training.machine.hardware import Build
+from aam.training.distributed.watchdog import Failure, Watchdog
 
 CPU = torch.device("cpu")
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")

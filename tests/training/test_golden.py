@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from aam.config import PretrainConfig, SimulateConfig, TrainConfig
-from aam.data.simulate import simulate_study, write_study
+from aam.data.simulation.study import simulate_study, write_study
 from aam.data.study import load_study
-from aam.training.checkpoint import CheckpointStore
+from aam.training.checkpoints.store import CheckpointStore
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining

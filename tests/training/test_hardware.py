@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from aam.errors import InputError
-from aam.training.hardware import (
+from aam.training.machine.hardware import (
     Build,
     advise_attention,
     advise_precision,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aam.config import RuntimeConfig
-from aam.data.dataset import StepBatch
+from aam.data.sampling.dataset import StepBatch
 from aam.training.loading import GPU_WORKERS, default_workers, step_loader
 from aam.workflows.pretrain import prepare_pretraining
 

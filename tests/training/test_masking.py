@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aam.config import MaskConfig
-from aam.data.addressed import address_hash, uniforms
-from aam.data.sequences import PAD
-from aam.training.masking import mask_nucleotides
+from aam.data.sampling.seeded import address_hash, uniforms
+from aam.data.files.sequences import PAD
+from aam.training.tasks.masking import mask_nucleotides
 
 
 def tokens_of(asvs: int, length: int = 100, padded: int = 0) -> torch.Tensor:

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import torch
 
-from aam.training.memory_profile import (
+from aam.training.memory.profile import (
     BACKWARD,
     CLOSELY,
     FORWARD,

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aam.data.sequences import PAD, A, C, G, N, T
-from aam.training.noise import substitute
+from aam.data.files.sequences import PAD, A, C, G, N, T
+from aam.training.substitution import substitute
 
 
 def tokens_of(asvs: int, length: int = 60) -> torch.Tensor:

@@ -8,20 +8,20 @@ import skbio
 import torch
 
 from aam.config import UnifracConfig
-from aam.data import dataset
-from aam.data.addressed import address_hash, address_keys, uniforms
-from aam.data.dataset import StepPlan
-from aam.data.distance_matrix import DistanceMatrix
-from aam.data.rarefaction import FIXED, SampleDraws, row_of
-from aam.data.sequences import sequence_keys
-from aam.data.taxonomy import parse_lineage
+from aam.data.sampling import dataset
+from aam.data.sampling.seeded import address_hash, address_keys, uniforms
+from aam.data.sampling.dataset import StepPlan
+from aam.data.distances.matrix import DistanceMatrix
+from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
+from aam.data.files.sequences import sequence_keys
+from aam.data.labels.taxonomy import parse_lineage
 from aam.models import sequence_encoder
 from aam.models.asv_encoder import predict_masked
-from aam.training import inference
+from aam.training.inference import samples as inference
 from aam.training import losses as loss_module
 from aam.training.distributed import World
-from aam.training.masking import mask_nucleotides
-from aam.training.noise import substitute
+from aam.training.tasks.masking import mask_nucleotides
+from aam.training.substitution import substitute
 from aam.training.tasks import distances as distances_module
 from aam.training.tasks.base import VALIDATION
 from aam.training.tasks.distances import UnifracTask

@@ -12,8 +12,8 @@ import torch
 from scipy.sparse import csr_array
 
 from aam.config import FindLrConfig, PretrainConfig
-from aam.training.checkpoint import CheckpointStore
-from aam.training.compute import Compute
+from aam.training.checkpoints.store import CheckpointStore
+from aam.training.machine.compute import Compute
 from aam.training.optim import PLATEAU_PATIENCE, make_optimizer
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.find_lr import sweep

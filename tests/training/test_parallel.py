@@ -25,16 +25,16 @@ from aam.config import (
     TargetConfig,
     TrainConfig,
 )
-from aam.data.samples import Samples
+from aam.data.sampling.samples import Samples
 from aam.errors import InputError
 from aam.models.heads import TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.transformer import Block, compile_blocks
 from aam.models.types import CategorySpec
-from aam.training.compute import Compute, seeded
+from aam.training.machine.compute import Compute, seeded
 from aam.training.distributed import World, setup_distributed
-from aam.training.parallel import check_compiler, give_weights, parallelize
+from aam.training.distributed.strategies import check_compiler, give_weights, parallelize
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
 

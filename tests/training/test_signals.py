@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from aam.training.signals import stop_signals
+from aam.training.machine.signals import stop_signals
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
@@ -60,7 +60,7 @@ def test_outside_the_main_thread_nothing_is_set():
 LOADING = """
 import os, signal, sys, time
 from torch.utils.data import DataLoader
-from aam.training.signals import shield_worker, stop_signals
+from aam.training.machine.signals import shield_worker, stop_signals
 
 if __name__ == "__main__":
     with stop_signals() as request:

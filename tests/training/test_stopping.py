@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from aam.errors import StoppedBySignalError
-from aam.training.agreement import Agreement, Verdict
-from aam.training.checkpoint import read_checkpoint
+from aam.training.distributed.agreement import Agreement, Verdict
+from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import World
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run

@@ -6,8 +6,8 @@ import pytest
 from sklearn import metrics as reference
 
 from aam.config import TargetConfig
-from aam.data.target_table import Targets, target_values
-from aam.training.target_metrics import better_metrics, score
+from aam.data.labels.target_table import Targets, target_values
+from aam.training.tasks.target_metrics import better_metrics, score
 
 RNG = np.random.default_rng(8)
 METADATA = pd.DataFrame(

@@ -5,15 +5,15 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from aam.data.addressed import address_hash, address_keys, uniforms
-from aam.data.dataset import StepDataset, StepPlan
-from aam.data.rarefaction import FIXED, row_of
-from aam.data.samples import SampleBatch
-from aam.data.sequences import sequence_keys
+from aam.data.sampling.seeded import address_hash, address_keys, uniforms
+from aam.data.sampling.dataset import StepDataset, StepPlan
+from aam.data.sampling.rarefaction import FIXED, row_of
+from aam.data.sampling.samples import SampleBatch
+from aam.data.files.sequences import sequence_keys
 from aam.models.asv_features import waves
 from aam.models.transformer import Block
-from aam.training.checkpoint import Checkpoint, write_checkpoint
-from aam.training.inference import hold_asvs, predict_outputs
+from aam.training.checkpoints.store import Checkpoint, write_checkpoint
+from aam.training.inference.samples import hold_asvs, predict_outputs
 from aam.training.inputs import FrozenInputs, PooledInputs
 from aam.training.tasks.abundances import TargetAbundances
 from aam.training.tasks.base import VALIDATION

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from aam.data.packing import MemoryBudget
+from aam.data.sampling.packing import MemoryBudget
 from aam.errors import InputError
-from aam.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
-from aam.training.memory import predicted_cost
+from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
+from aam.training.memory.budget import predicted_cost
 from aam.training.monitor import Monitor
 from aam.training.objective import Objective
-from aam.training.parallel import Parallel
+from aam.training.distributed.strategies import Parallel
 from aam.training.trainer import Trainer, TrainingDivergedError
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run

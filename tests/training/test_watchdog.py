@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from torch.distributed import PrefixStore, TCPStore
 
-from aam.training import watchdog
-from aam.training.watchdog import Failure, Watchdog
+from aam.training.distributed import watchdog
+from aam.training.distributed.watchdog import Failure, Watchdog
 
 PATIENCE = 30.0
 """Seconds that a test waits for what must happen, on a busy machine."""
@@ -21,7 +21,7 @@ LONG = 60.0
 CHILD = """
 import sys, threading, time
 from torch.distributed import PrefixStore, TCPStore
-from aam.training.watchdog import Watchdog
+from aam.training.distributed.watchdog import Watchdog
 
 rank, size, port, hosts = (int(word) for word in sys.argv[1:5])
 limit = float(sys.argv[5])

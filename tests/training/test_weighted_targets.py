@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from aam.data.dataset import StepPlan
+from aam.data.sampling.dataset import StepPlan
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training

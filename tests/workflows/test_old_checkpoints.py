@@ -9,7 +9,7 @@ import pytest
 import aam
 from aam.config import InspectConfig, TrainConfig
 from aam.errors import InputError
-from aam.training.checkpoint import read_checkpoint
+from aam.training.checkpoints.store import read_checkpoint
 from aam.workflows.inspect import inspect
 from aam.workflows.old_configs import in_todays_names, in_todays_options
 from aam.workflows.restore import restore

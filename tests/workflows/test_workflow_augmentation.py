@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from aam.config import PretrainConfig, PretrainFindLrConfig, TrainConfig
-from aam.data.dataset import StepPlan
-from aam.data.rarefaction import FIXED
+from aam.data.sampling.dataset import StepPlan
+from aam.data.sampling.rarefaction import FIXED
 from aam.data.study import load_study
 from aam.errors import InputError
-from aam.training.noise import substitute
+from aam.training.substitution import substitute
 from aam.workflows.find_lr import find_lr
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining

@@ -7,7 +7,7 @@ import torch
 
 from aam.cli import main
 from aam.config import EstimatePretrainConfig, flag
-from aam.training.memory import GB
+from aam.training.memory.budget import GB
 from aam.workflows import estimate
 
 pytestmark = pytest.mark.skipif(not torch.sys.platform.startswith("linux"), reason="/proc tells the resident memory")

@@ -15,8 +15,8 @@ import pytest
 
 from aam.cli import main
 from aam.config import EvaluateConfig, SimulateConfig
-from aam.data import counts
-from aam.data.simulate import simulate_study, write_study
+from aam.data.files import counts
+from aam.data.simulation.study import simulate_study, write_study
 from aam.errors import InputError
 from aam.learners.trees import CladesLearner
 from aam.workflows.evaluate import evaluate

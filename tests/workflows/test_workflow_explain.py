@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from aam.config import ExplainConfig, SamplingConfig, TrainConfig, flag
-from aam.data.metadata import read_metadata
-from aam.data.rarefaction import FIXED, SampleDraws
-from aam.data.sequences import encode_sequences
+from aam.data.files.metadata import read_metadata
+from aam.data.sampling.rarefaction import FIXED, SampleDraws
+from aam.data.files.sequences import encode_sequences
 from aam.data.study import assemble_study
-from aam.data.tables import read_tables
+from aam.data.files.tables import read_tables
 from aam.errors import InputError
 from aam.workflows.explain import attended_columns, explain
 from aam.workflows.restore import restore

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aam.config import PredictConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig
-from aam.data.whole_files import draft_path
+from aam.data.files.whole_files import draft_path
 from aam.errors import InputError
 from aam.workflows.folder import CONFIG, INPUT_FILES, LAUNCH, LOCK, RUN_FILES, check_folder, open_folder
 from aam.workflows.tables import check_outputs

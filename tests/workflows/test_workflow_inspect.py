@@ -7,7 +7,7 @@ import pytest
 from aam.cli import main
 from aam.config import InspectConfig, PretrainConfig, TrainConfig
 from aam.errors import InputError
-from aam.training.checkpoint import read_checkpoint
+from aam.training.checkpoints.store import read_checkpoint
 from aam.workflows.inspect import inspect
 from aam.workflows.pretrain import pretrain
 from aam.workflows.restore import restore

@@ -10,7 +10,7 @@ import pytest
 import aam
 from aam.cli import main
 from aam.config import EvaluateConfig, InspectConfig, PredictConfig, TrainConfig
-from aam.data.metadata import read_metadata
+from aam.data.files.metadata import read_metadata
 from aam.learners.storage import load_learner
 from aam.workflows.evaluate import evaluate
 from aam.workflows.inspect import inspect

@@ -19,8 +19,8 @@ from aam.config import (
     UnifracConfig,
 )
 from aam.data.study import load_study
-from aam.data.tables import read_tables
-from aam.data.target_table import target_values
+from aam.data.files.tables import read_tables
+from aam.data.labels.target_table import target_values
 from aam.learners.base import Labels
 from aam.learners.registry import make_learner
 from aam.learners.storage import load_learner

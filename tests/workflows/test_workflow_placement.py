@@ -7,14 +7,14 @@ from skbio import TreeNode
 
 import aam
 from aam.config import PredictConfig, SamplingConfig, TableConfig, TrainConfig
-from aam.data.phylogeny import read_phylogeny
+from aam.data.distances.phylogeny import read_phylogeny
 from aam.data.study import load_study
-from aam.data.tables import read_tables
+from aam.data.files.tables import read_tables
 from aam.errors import InputError
 from aam.learners.kernel_features import FEATURES, Samples
 from aam.learners.kernels import KERNELS
 from aam.learners.storage import load_learner
-from aam.training.checkpoint import read_checkpoint
+from aam.training.checkpoints.store import read_checkpoint
 from aam.workflows.makers import read_learner
 from aam.workflows.predict import predict
 from aam.workflows.train import train

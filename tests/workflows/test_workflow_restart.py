@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aam.config import EvaluateConfig, PretrainConfig, TrainConfig
-from aam.data.whole_files import draft_path
+from aam.data.files.whole_files import draft_path
 from aam.errors import InputError
 from aam.training.objective import Objective
 from aam.workflows import folder as module

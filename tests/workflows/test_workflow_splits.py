@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.metrics import r2_score
 
 from aam.config import PretrainConfig, TrainConfig
-from aam.training.checkpoint import read_checkpoint
+from aam.training.checkpoints.store import read_checkpoint
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from aam.config import PretrainConfig, TrainConfig
-from aam.training.checkpoint import read_checkpoint
+from aam.training.checkpoints.store import read_checkpoint
 from aam.training.objective import Objective
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from aam.config import PredictConfig, TrainConfig
-from aam.data.metadata import read_metadata
-from aam.data.tables import read_tables
+from aam.data.files.metadata import read_metadata
+from aam.data.files.tables import read_tables
 from aam.errors import InputError
 from aam.workflows.predict import predict
 from aam.workflows.restore import restore

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from aam.config import PretrainConfig, PretrainFindLrConfig, TrainConfig
-from aam.data.taxonomy import TaxonomyClasses, read_taxonomy
-from aam.training.checkpoint import read_checkpoint
+from aam.data.labels.taxonomy import TaxonomyClasses, read_taxonomy
+from aam.training.checkpoints.store import read_checkpoint
 from aam.training.objective import Objective
 from aam.workflows.find_lr import find_lr
 from aam.workflows.pretrain import pretrain

@@ -10,11 +10,11 @@ import torch
 from sklearn import metrics as reference
 
 from aam.config import PredictConfig, PretrainConfig, TrainConfig
-from aam.data.metadata import read_metadata
+from aam.data.files.metadata import read_metadata
 from aam.data.study import load_study
-from aam.data.tables import read_tables
+from aam.data.files.tables import read_tables
 from aam.errors import InputError
-from aam.training.checkpoint import read_checkpoint
+from aam.training.checkpoints.store import read_checkpoint
 from aam.training.metrics import RegressionMetrics
 from aam.workflows.predict import predict
 from aam.workflows.prepare import prepare_training

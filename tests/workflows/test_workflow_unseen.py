@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from aam.config import EvaluateConfig, PredictConfig, TrainConfig
-from aam.data.tables import read_tables
+from aam.data.files.tables import read_tables
 from aam.workflows.evaluate import evaluate
 from aam.workflows.predict import predict
 from aam.workflows.train import train

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from aam.config import TrainConfig
-from aam.data.addressed import address_hash, uniforms
-from aam.data.samples import SampleBatch, Samples
+from aam.data.sampling.seeded import address_hash, uniforms
+from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.heads import AbundanceHead
 from aam.models.types import EncoderOutput, PredictorOutput
 from aam.training.inputs import Inputs

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from aam.data.dataset import StepBatch
-from aam.data.samples import SampleBatch, Samples
+from aam.data.sampling.dataset import StepBatch
+from aam.data.sampling.samples import SampleBatch, Samples
 from aam.training.metrics import Metrics
 
 Output = TypeVar("Output")

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aam.data.addressed import generator
-from aam.data.dataset import StepBatch
-from aam.data.samples import SampleBatch, Samples
+from aam.data.sampling.seeded import generator
+from aam.data.sampling.dataset import StepBatch
+from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.types import EncoderOutput
 from aam.training.distributed import gather_counts
-from aam.training.inference import join_moments
+from aam.training.inference.samples import join_moments
 from aam.training.losses import PAIR_BLOCK, pairwise_gradient
 from aam.training.metrics import DistanceMetrics
 from aam.training.tasks.base import Comparison, Judged, Microbatch, OfStep

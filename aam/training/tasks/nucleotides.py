@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from aam.config import MaskConfig
-from aam.data.samples import SampleBatch, Samples
+from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.asv_encoder import predict_masked
 from aam.models.types import EncoderOutput
-from aam.training.asv_embeddings import ROWS
-from aam.training.inference import share_asvs
+from aam.training.inference.asv_embeddings import ROWS
+from aam.training.inference.samples import share_asvs
 from aam.training.losses import nucleotide_loss
-from aam.training.masking import mask_nucleotides
+from aam.training.tasks.masking import mask_nucleotides
 from aam.training.tasks.base import VALIDATION, Judged, Microbatch, OfStep
 from aam.training.tasks.pretraining import Given, PretrainingTask
 

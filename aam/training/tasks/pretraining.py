@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aam.config import PretrainConfig
-from aam.data.dataset import DistanceSource, FixedBatches
+from aam.data.sampling.dataset import DistanceSource, FixedBatches
 from aam.data.study import Study
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.types import EncoderOutput
-from aam.training.compute import Compute
+from aam.training.machine.compute import Compute
 from aam.training.inputs import Inputs
 from aam.training.tasks.base import Task
 

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from aam.data.counts import held_by
+from aam.data.files.counts import held_by
 from aam.data.study import Study, digest
-from aam.data.taxonomy import TaxonomyClasses, TaxonomyLabels
+from aam.data.labels.taxonomy import TaxonomyClasses, TaxonomyLabels
 from aam.models.heads import TaxonomyHead
 from aam.models.types import EncoderOutput
-from aam.training.asv_embeddings import ROWS
-from aam.training.inference import share_asvs
+from aam.training.inference.asv_embeddings import ROWS
+from aam.training.inference.samples import share_asvs
 from aam.training.losses import taxonomy_losses
 from aam.training.tasks.base import Judged, Microbatch, OfStep
 from aam.training.tasks.pretraining import Given, PretrainingTask

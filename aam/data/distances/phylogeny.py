@@ -1,0 +1,263 @@
+"""Phylogenies as arrays: every branch is an interval of tips in preorder; no node objects and no recursion.
+
+Shape letters: N branches (one above every node, the root's included).
+
+Newick (https://phylipweb.github.io/phylip/newicktree.html) is read as it is written: an underscore stays an underscore,
+names of internal nodes (support values, taxa) are ignored, comments in square brackets are skipped.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aam.config import RootChoice
+from aam.data.files.artifacts import read_text
+from aam.data.distances.rooting import Branches, midpoint, root_children
+from aam.errors import InputError, first_ids
+
+MissingLengths = Literal["error", "zero"]
+
+# One match for each "(" "," ")" ";" with the name and the length before it. What cannot be read is swallowed whole and
+# quantifiers are possessive, so that a large file of another kind is refused at once.
+_EVENT = re.compile(
+    r"""\s*+('(?:[^']|'')*+'|[^\s()\[\]:;,']*+)\s*+
+    (?::\s*+([-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?)?\s*+)?+
+    ([(),;])
+    |([\s\S]++)""",
+    re.VERBOSE,
+)
+_QUOTED_OR_OPENING = re.compile(r"'[^']*+'|\[")
+_BRACKET = re.compile(r"[\[\]]")
+_WAYS_TO_ROOT = (
+    "UniFrac depends on where the root is. Put it halfway between the two tips farthest apart with --root midpoint "
+    "(root= in Python), or keep the one that is written with --root as-is"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Phylogeny:
+    """A rooted tree: branch n lies above the tips ``start[n] <= tip < stop[n]``, numbered in preorder.
+
+    Branches are in preorder: the root's own first, and every branch before those below it.
+    """
+
+    length: NDArray[np.float64]
+    """Length of every branch [N], in the tree's unit (substitutions per site as a rule)."""
+    start: NDArray[np.int64]
+    """First tip below every branch [N]."""
+    stop: NDArray[np.int64]
+    """One past the last tip below every branch [N]."""
+    tip_names: tuple[str, ...]
+    """Name of every tip."""
+
+
+class _Nodes(NamedTuple):
+    """What the text says of every node, in preorder; lengths as written, empty where missing."""
+
+    lengths: list[str]
+    start: list[int]
+    stop: list[int]
+    names: list[str]
+
+    def describe(self, node: int) -> str:
+        first, last = self.names[self.start[node]], self.names[self.stop[node] - 1]
+        if self.stop[node] - self.start[node] == 1:
+            return f"tip {first_ids([first])}"
+        return f"the branch above tips {first_ids([first])} to {first_ids([last])}"
+
+
+class _NewickError(Exception):
+    """The text breaks the grammar at an event."""
+
+    def __init__(self, event: int, reason: str) -> None:
+        super().__init__(reason)
+        self.event = event
+
+
+def read_phylogeny(
+    path: Path | str, missing_branch_lengths: MissingLengths = "error", root: RootChoice = "error"
+) -> Phylogeny:
+    """Read a tree from Newick, gzipped Newick or a QIIME 2 artifact; arguments as for `parse_newick`.
+
+    An artifact of type Phylogeny[Unrooted] is taken where `root` says what its root is.
+
+    Raises:
+        InputError: the file cannot be read or holds no such tree; the message says where.
+    """
+    types = ("Phylogeny[Rooted]", *(() if root == "error" else ("Phylogeny[Unrooted]",)))
+    try:
+        text = read_text(path, "tree", types)
+    except InputError as error:
+        if root == "error" and "Phylogeny[Unrooted]" in str(error):
+            raise InputError(f"{error}: {_WAYS_TO_ROOT}") from None
+        raise
+    return parse_newick(text, missing_branch_lengths, f"tree {path}", root)
+
+
+def parse_newick(
+    text: str, missing_branch_lengths: MissingLengths = "error", source: str = "tree", root: RootChoice = "error"
+) -> Phylogeny:
+    """Parse one tree in Newick format.
+
+    Args:
+        text: the tree; polytomies, nodes with one child, quoted names and comments are allowed.
+        missing_branch_lengths: stop where a length is missing, or take zero. The root needs none.
+        source: what the text is, for messages.
+        root: refuse a tree whose root has three children or more, as tree builders write trees that have no root;
+            or compute the root (``midpoint``, whatever the text has); or take the root that is written (``as-is``).
+
+    Raises:
+        InputError: the text is not one Newick tree, a length is missing or negative, two tips share a name, or the
+            tree is not rooted.
+    """
+    text = _blank_comments(text, source).rstrip()
+    if not text:
+        raise InputError(f"{source}: empty; a tree in Newick format is wanted")
+    try:
+        nodes = _walk(match.groups("") for match in _EVENT.finditer(text))
+    except _NewickError as fault:
+        where, excerpt = _locate(text, fault.event)
+        raise InputError(f"{source}, {where}: not a Newick tree: {fault} (at {excerpt!r})") from None
+    _check_names(nodes.names, source)
+    lengths = _branch_lengths(nodes, missing_branch_lengths, source)
+    branches = Branches(lengths, np.array(nodes.start, dtype=np.int64), np.array(nodes.stop, dtype=np.int64))
+    return _rooted(branches, nodes.names, root, source)
+
+
+def _rooted(branches: Branches, names: Sequence[str], root: RootChoice, source: str) -> Phylogeny:
+    """The one place that every tree passes: give it the root that was asked for, or refuse it."""
+    if root == "midpoint":
+        branches, tips = midpoint(branches)
+        names = [names[tip] for tip in tips.tolist()]
+    elif root == "error" and (children := root_children(branches)) > 2:
+        raise InputError(f"{source}: not rooted, its root has {children} children instead of two: {_WAYS_TO_ROOT}")
+    return Phylogeny(*branches, tuple(names))
+
+
+def _walk(events: Iterable[Sequence[str]]) -> _Nodes:
+    """Number nodes and tips in preorder in one pass over (name, length, mark, unreadable rest)."""
+    nodes = _Nodes([], [], [], [])
+    lengths, start, stop, names = nodes
+    above: list[int] = []
+    closed, event, previous, ended = -1, -1, "", False
+    for event, (name, length, mark, rest) in enumerate(events):
+        if ended:
+            raise _NewickError(event, "more follows after the first tree; give one tree")
+        if mark == "(":
+            if name or length or previous not in "(,":
+                raise _NewickError(event, "an opening parenthesis cannot stand here")
+            above.append(len(start))
+            start.append(len(names))
+            stop.append(-1)
+            lengths.append("")
+        elif not mark:
+            raise _NewickError(event, _unreadable(rest))
+        else:
+            if previous == ")":
+                lengths[closed] = length
+            else:
+                start.append(len(names))
+                names.append(_tip_name(event, name))
+                stop.append(len(names))
+                lengths.append(length)
+            if mark == ")" and above:
+                closed = above.pop()
+                stop[closed] = len(names)
+            elif mark != "," or not above:
+                _check_end(event, len(above), mark, previous)
+                ended = True
+        previous = mark
+    if previous != ";":
+        raise _NewickError(event, f"it ends without a semicolon, with {len(above)} parentheses open")
+    return nodes
+
+
+def _tip_name(event: int, written: str) -> str:
+    name = written[1:-1].replace("''", "'") if written.startswith("'") else written
+    if not name:
+        raise _NewickError(event, "a tip has no name")
+    return name
+
+
+def _check_end(event: int, still_open: int, mark: str, previous: str) -> None:
+    """Refuse a mark that neither continues nor ends the tree."""
+    if mark == ")":
+        raise _NewickError(event, "a closing parenthesis has no opening one")
+    if mark == ",":
+        raise _NewickError(event, "a comma stands outside all parentheses")
+    if still_open:
+        raise _NewickError(event, f"{still_open} parentheses are not closed")
+    if previous != ")":
+        raise _NewickError(event, "there are no parentheses")
+
+
+def _unreadable(rest: str) -> str:
+    if re.search(r"[(),;]", rest) is None:
+        return "it ends without a semicolon"
+    return "a name, a number after a colon, or one of ( ) , ; is expected"
+
+
+def _locate(text: str, event: int) -> tuple[str, str]:
+    """Place of an event for a person, and the text there."""
+    match = next(islice(_EVENT.finditer(text), event, None))
+    offset = match.start(3 if match[3] else 4)
+    offset += len(match[0]) - len(match[0].lstrip()) if match[4] else 0
+    line = text.count("\n", 0, offset) + 1
+    column = offset - text.rfind("\n", 0, offset)
+    return f"line {line}, column {column}", text[offset : offset + 30]
+
+
+def _blank_comments(text: str, source: str) -> str:
+    """Replace comments, which may be nested, by blanks: places in the text stay the same."""
+    if "[" not in text:
+        return text
+    pieces, done = [], 0
+    while found := _QUOTED_OR_OPENING.search(text, done):
+        pieces.append(text[done : found.end()] if found[0] != "[" else text[done : found.start()])
+        done = found.end()
+        if found[0] == "[":
+            done = _end_of_comment(text, found.start(), source)
+            pieces.append(re.sub(r"[^\n]", " ", text[found.start() : done]))
+    return "".join(pieces) + text[done:]
+
+
+def _end_of_comment(text: str, opening: int, source: str) -> int:
+    depth = 0
+    for bracket in _BRACKET.finditer(text, opening):
+        depth += 1 if bracket[0] == "[" else -1
+        if depth == 0:
+            return bracket.end()
+    raise InputError(f"{source}: not a Newick tree: the comment {text[opening : opening + 30]!r} is not closed")
+
+
+def _check_names(names: Sequence[str], source: str) -> None:
+    if len(set(names)) < len(names):
+        repeated = [name for name, times in Counter(names).items() if times > 1]
+        raise InputError(f"{source}: tips share the names {first_ids(repeated)}; every tip needs its own")
+
+
+def _branch_lengths(nodes: _Nodes, missing: MissingLengths, source: str) -> NDArray[np.float64]:
+    lengths = np.array([float(length) if length else np.nan for length in nodes.lengths])
+    if np.isnan(lengths[0]):
+        lengths[0] = 0.0
+    absent = np.flatnonzero(np.isnan(lengths))
+    if len(absent) and missing == "error":
+        raise InputError(
+            f"{source}: {len(absent)} of {len(lengths)} branches have no length, first {nodes.describe(absent[0])}; "
+            "give a tree with branch lengths, or take zero with --missing-branch-lengths zero"
+        )
+    lengths[absent] = 0.0
+    wrong = np.flatnonzero((lengths < 0) | np.isinf(lengths))
+    if len(wrong):
+        raise InputError(
+            f"{source}: {len(wrong)} of {len(lengths)} branches have a negative or infinite length, first "
+            f"{nodes.describe(wrong[0])}: {nodes.lengths[wrong[0]]}; correct the tree"
+        )
+    return lengths

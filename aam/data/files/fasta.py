@@ -1,0 +1,42 @@
+"""DNA sequences of ASVs from FASTA."""
+
+from collections import Counter
+from pathlib import Path
+
+from aam.data.files.artifacts import read_text
+from aam.errors import InputError, first_ids
+
+_KIND = "representative sequences"
+
+
+def read_fasta(path: Path | str) -> dict[str, str]:
+    """Read the sequence of every ASV; the id is the first word after ``>``.
+
+    Args:
+        path: FASTA, plain or gzipped, or a QIIME 2 artifact of type ``FeatureData[Sequence]``.
+
+    Returns:
+        Sequence as written (letters are not checked) by id, in the order of the file.
+
+    Raises:
+        InputError: the file cannot be read or is not FASTA; an id is missing or repeated; a sequence is empty.
+    """
+    text = read_text(path, _KIND, ("FeatureData[Sequence]",))
+    if not text.lstrip().startswith(">"):
+        raise InputError(f"{_KIND} {path}: not FASTA, whose first line starts with '>'")
+    records = [_record(block, path) for block in ("\n" + text.lstrip()).split("\n>")[1:]]
+    sequences = dict(records)
+    if len(sequences) < len(records):
+        repeated = [name for name, times in Counter(name for name, _ in records).items() if times > 1]
+        raise InputError(f"{_KIND} {path}: id given more than once: {first_ids(repeated)}; keep one of each")
+    empty = [name for name, sequence in records if not sequence]
+    if empty:
+        raise InputError(f"{_KIND} {path}: no sequence under {first_ids(empty)}")
+    return sequences
+
+
+def _record(block: str, path: Path | str) -> tuple[str, str]:
+    header, _, body = block.partition("\n")
+    if not header.strip() or header[0].isspace():
+        raise InputError(f"{_KIND} {path}: a '>' line has no id right after the '>'")
+    return header.split()[0], "".join(body.split())

@@ -1,0 +1,188 @@
+"""Sample metadata by the rules of QIIME 2 (https://docs.qiime2.org, "Metadata in QIIME 2").
+
+`skbio.metadata.SampleMetadata` implements the format. Two things are added: the id header ``sample_id``, which is
+common outside QIIME 2, and that the INSDC terms for missing values (``not applicable``, ``missing``, ``not collected``,
+``not provided``, ``restricted access``) are missing in every column, unless a ``#q2:missing`` row says otherwise.
+"""
+
+import csv
+import difflib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from skbio.metadata import SampleMetadata
+from skbio.metadata.io import MetadataFileError
+
+from aam.data.files.artifacts import read_text
+from aam.errors import InputError, first_ids
+
+_KIND = "sample metadata"
+_INDEX = "sample_id"
+
+
+def read_metadata(path: Path | str) -> pd.DataFrame:
+    """Read sample metadata.
+
+    Args:
+        path: tab-separated text, plain or gzipped.
+
+    Returns:
+        A row for each sample; the index holds the ids as text, numeric columns are float64 (NaN where missing), others
+        object (text, None where missing).
+
+    Raises:
+        InputError: the file cannot be read or breaks a rule of the format.
+    """
+    text = _accept_sample_id(read_text(path, _KIND))
+    try:
+        metadata = SampleMetadata.load(io.StringIO(text, newline=""), default_missing_scheme="INSDC:missing")
+    except MetadataFileError as error:
+        raise InputError(f"{_KIND} {path}: {_first_part(error)}") from None
+    except csv.Error as error:
+        raise InputError(f"{_KIND} {path}: {error}; look for an unpaired quote") from None
+    frame: pd.DataFrame = metadata.to_dataframe()
+    columns = {name: _plain_missing(frame[name]) for name in frame.columns}
+    return pd.DataFrame(columns, index=pd.Index(frame.index, name=_INDEX, dtype=object))
+
+
+def _accept_sample_id(text: str) -> str:
+    """Rename the id header ``sample_id``, which QIIME 2 does not list, to ``sample-id``."""
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        first, tab, rest = line.partition("\t")
+        if first.strip().strip('"').lower() == "sample_id":
+            lines[number] = ("sample-id\t" if tab else "sample-id\n") + rest
+        if line.strip() and not line.startswith("#"):
+            break
+    return "".join(lines)
+
+
+def _first_part(error: MetadataFileError) -> str:
+    """The message without the general advice that scikit-bio appends, on one line."""
+    return " ".join(str(error).split("\n\nThere may be more errors")[0].split())
+
+
+def _plain_missing(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return values.astype(np.float64)
+    return values.astype(object).where(values.notna(), None)
+
+
+def _column(metadata: pd.DataFrame, column: str) -> "pd.Series[Any]":
+    if column not in metadata.columns:
+        names = [str(name) for name in metadata.columns]
+        lowered = {name.lower(): name for name in names}
+        close = [lowered[name] for name in difflib.get_close_matches(column.lower(), lowered)]
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise InputError(f"{_KIND}: no column {column!r}; {hint}columns: {first_ids(names, limit=30) or 'none'}")
+    values = metadata[column]
+    if isinstance(values, pd.DataFrame):
+        raise InputError(f"{_KIND}: {values.shape[1]} columns are named {column!r}; rename them")
+    return values
+
+
+def numeric_column(
+    metadata: pd.DataFrame, column: str, otherwise: str = "predict classes with --classifier"
+) -> "pd.Series[float]":
+    """A column as numbers.
+
+    Args:
+        metadata: as `read_metadata` returns it.
+        column: name of the column.
+        otherwise: what to do with a column of something else, for the message.
+
+    Returns:
+        float64 by sample id, NaN where missing. Numbers that are stored as text are converted.
+
+    Raises:
+        InputError: the column is not there, or holds something else than finite numbers.
+    """
+    values = _column(metadata, column)
+    numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
+    bad = values[values.notna() & ~np.isfinite(numbers)]
+    if len(bad):
+        shown = first_ids(f"{value!r} (sample {sample_id})" for sample_id, value in bad.items())
+        raise InputError(
+            f"{_KIND}: column {column!r} is not numeric: {shown}; leave missing values blank, or {otherwise}"
+        )
+    return numbers
+
+
+def categorical_column(metadata: pd.DataFrame, column: str) -> "pd.Series[Any]":
+    """A column as text.
+
+    Args:
+        metadata: as `read_metadata` returns it.
+        column: name of the column.
+
+    Returns:
+        Text by sample id (object), None where missing. Numbers are written as short as they are exact: 1.0 as ``1``.
+
+    Raises:
+        InputError: the column is not there.
+    """
+    values = _column(metadata, column)
+    texts = [None if pd.isna(value) else _as_text(value) for value in values]
+    return pd.Series(texts, index=values.index, name=column, dtype=object)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, float | np.floating):
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
+    return str(value)
+
+
+def select_where(metadata: pd.DataFrame, clauses: Sequence[str]) -> pd.DataFrame:
+    """The samples whose metadata agree with every clause; a missing value agrees with none.
+
+    Args:
+        metadata: as `read_metadata` returns it.
+        clauses: each ``COLUMN=VALUE`` or ``COLUMN=VALUE,VALUE``; a value with a comma in it goes in double quotes.
+
+    Raises:
+        InputError: a clause is malformed, names an unknown column or a value that it lacks, or no sample is left.
+    """
+    agree = pd.Series(True, index=metadata.index)
+    for clause in clauses:
+        column, wanted = _parse_clause(metadata, clause)
+        values = categorical_column(metadata, column)
+        known = set(values.dropna())
+        wanted = [_spelling(metadata[column], value) for value in wanted]
+        unknown = [value for value in wanted if value not in known]
+        if unknown:
+            raise InputError(
+                f"--where {clause}: column {column!r} has no {first_ids(map(repr, unknown))}; "
+                f"it has {first_ids(sorted(known), limit=20) or 'only missing values'}"
+            )
+        agree &= values.isin(wanted)
+    if clauses and not agree.any():
+        raise InputError(f"no sample of the metadata agrees with {' and '.join(f'--where {c}' for c in clauses)}")
+    return metadata[agree]
+
+
+def _parse_clause(metadata: pd.DataFrame, clause: str) -> tuple[str, list[str]]:
+    """Column and values; where column names hold ``=``, the longest one that is there."""
+    cuts = [place for place, letter in enumerate(clause) if letter == "="]
+    if not cuts:
+        raise InputError(f"--where {clause}: write COLUMN=VALUE or COLUMN=VALUE,VALUE")
+    cut = next((cut for cut in reversed(cuts) if clause[:cut] in metadata.columns), cuts[0])
+    _column(metadata, clause[:cut])
+    values = next(csv.reader([clause[cut + 1 :]], skipinitialspace=True), [])
+    wanted = [value.strip() for value in values if value.strip()]
+    if not wanted:
+        raise InputError(f"--where {clause}: no value after '='")
+    return clause[:cut], wanted
+
+
+def _spelling(values: "pd.Series[Any]", wanted: str) -> str:
+    """How `categorical_column` writes the wanted value, so that ``6.0`` finds the number 6."""
+    if not pd.api.types.is_numeric_dtype(values.dtype):
+        return wanted
+    try:
+        return _as_text(float(wanted))
+    except ValueError:
+        return wanted

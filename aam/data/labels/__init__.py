@@ -1,0 +1,4 @@
+"""What is to be predicted, and what is known of samples or ASVs besides: targets, scales, weights, hierarchies, taxonomy.
+
+Fitted to training samples, and kept in checkpoints as JSON.
+"""

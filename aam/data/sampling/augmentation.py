@@ -1,0 +1,137 @@
+"""How training samples are varied: reads that are mixed, taken away, and ASVs that are left out, in every epoch anew.
+
+Sources of the idea of mixing: Zhang et al. 2018, mixup: beyond empirical risk minimization; Gordon-Rodriguez, Quinn and
+Cunningham 2022, Data augmentation for compositional data: advancing predictive models of the microbiome (here reads are
+pooled, not proportions added, and labels are equal).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aam.config import AugmentationConfig
+from aam.data.sampling.seeded import address_hash, generator, uniforms
+
+Reads = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Columns of the ASVs of a sample, ascending, and their counts, both int64 [ASVs of the sample]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """Which sample is mixed with which."""
+
+    probability: float
+    """Of a sample in an epoch."""
+    peers: Mapping[int, NDArray[np.int64]]
+    """For each row of the table that may be mixed, all rows of its label, in the order of their ids."""
+
+    @classmethod
+    def of(
+        cls, probability: float, samples: NDArray[np.int64], labels: Sequence[str], sample_ids: Sequence[str]
+    ) -> Self:
+        """Group samples by label.
+
+        Args:
+            probability: that a sample is mixed in an epoch.
+            samples: rows of the table that may be mixed.
+            labels: of every row of the table.
+            sample_ids: of every row of the table.
+        """
+        groups: dict[str, list[int]] = {}
+        for row in sorted(samples.tolist(), key=sample_ids.__getitem__):
+            groups.setdefault(labels[row], []).append(row)
+        arrays = [np.array(rows, dtype=np.int64) for rows in groups.values()]
+        return cls(probability, {row: rows for rows in arrays for row in rows.tolist()})
+
+    def largest_of_label(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The largest of some sizes, one for each row of the table, among the samples of its label; 0 if not mixed."""
+        largest = np.zeros_like(sizes)
+        if self.probability > 0:
+            for rows in {id(rows): rows for rows in self.peers.values()}.values():
+                if len(rows) > 1:
+                    largest[rows] = sizes[rows].max()
+        return largest
+
+    def partner(self, sample: int, rng: np.random.Generator) -> int | None:
+        """Choose one of the other samples of the label, all alike; None where the sample is not mixed."""
+        peers = self.peers.get(sample)
+        if peers is None or len(peers) < 2 or rng.random() >= self.probability:
+            return None
+        others = peers[peers != sample]
+        return int(others[rng.integers(len(others))])
+
+
+@dataclass(frozen=True, eq=False)
+class Augmentation:
+    """Variations of training samples, each a function of (seed, epoch, sample id) and, of an ASV, its sequence."""
+
+    config: AugmentationConfig
+    seed: int
+    sample_ids: Sequence[str]
+    """Of the samples of the table."""
+    asv_keys: Tensor
+    """int64 [ASVs of the table], addresses of the ASVs."""
+    mixing: Mixing | None = None
+
+    def reads(self, sample: int, epoch: int | str, reads_of: Callable[[int], Reads]) -> Reads:
+        """Vary the reads of one sample in an epoch.
+
+        Args:
+            sample: row of the table.
+            epoch: number of the epoch.
+            reads_of: gives the reads of a row of the table as they are without augmentation.
+
+        Returns:
+            Columns and counts: `depth_jitter` takes reads away, a mixed sample has as many reads as it would have had
+            by itself, and `asv_dropout` takes ASVs away last, with their reads.
+        """
+        own = reads_of(sample)
+        depth = self._depth(sample, epoch, int(own[1].sum()))
+        rng = self._generator("mix", sample, epoch)
+        other = None if self.mixing is None else self.mixing.partner(sample, rng)
+        if other is None:
+            return self._thin(sample, epoch, _draw(own, depth, self._generator("jitter reads", sample, epoch)))
+        others = reads_of(other)
+        # as many of the other's reads as it has, where these are too few
+        of_own = max(round(rng.random() * depth), depth - int(others[1].sum()))
+        pooled = _pool(_draw(own, of_own, rng), _draw(others, depth - of_own, rng))
+        return self._thin(sample, epoch, pooled)
+
+    def _depth(self, sample: int, epoch: int | str, available: int) -> int:
+        """Sampling depth, uniform between (1 - depth_jitter) and 1 times the reads that there are."""
+        spare = int(self.config.depth_jitter * available)
+        return available - int(self._generator("jitter depth", sample, epoch).integers(spare + 1))
+
+    def _thin(self, sample: int, epoch: int | str, reads: Reads) -> Reads:
+        """Leave ASVs out, each by itself; of a sample that would lose all, the one that was drawn highest stays."""
+        asv, count = reads
+        if self.config.asv_dropout == 0 or not len(asv):
+            return reads
+        address = address_hash(self.seed, "drop ASVs", epoch, self.sample_ids[sample])
+        draw = uniforms(address, self.asv_keys[torch.from_numpy(asv)], 1)[:, 0].numpy()
+        kept = draw >= min(self.config.asv_dropout, draw.max())
+        return asv[kept], count[kept]
+
+    def _generator(self, purpose: str, sample: int, epoch: int | str) -> np.random.Generator:
+        return generator(self.seed, purpose, epoch, self.sample_ids[sample])
+
+
+def _draw(reads: Reads, depth: int, rng: np.random.Generator) -> Reads:
+    """Draw reads without replacement; ASVs stay that are seen."""
+    asv, count = reads
+    if depth == count.sum():
+        return reads
+    drawn = rng.multivariate_hypergeometric(count, depth, method="marginals")
+    return asv[drawn > 0], drawn[drawn > 0]
+
+
+def _pool(one: Reads, other: Reads) -> Reads:
+    asv, place = np.unique(np.concatenate([one[0], other[0]]), return_inverse=True)
+    count = np.zeros(len(asv), dtype=np.int64)
+    np.add.at(count, place, np.concatenate([one[1], other[1]]))
+    return asv, count

@@ -1,0 +1,312 @@
+"""From plans of a training step to the tensors that the model reads.
+
+Shapes: B samples, S ASVs in a sample, U unique ASVs of a batch, G samples of a whole optimizer step.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from aam.config import UnifracConfig
+from aam.data.distances import unifrac
+from aam.data.sampling.seeded import generator
+from aam.data.files.counts import row_sizes
+from aam.data.distances.matrix import DistanceMatrix
+from aam.data.sampling.packing import MemoryBudget
+from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
+from aam.data.sampling.samples import SampleBatch, TensorRecord
+from aam.data.files.tables import FeatureTable
+from aam.data.distances.unifrac import StudyTree
+
+DENSE_SAMPLES = 1024
+"""Of a step of more samples than this, the true distances are computed where they are needed, block by block."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Which samples one step of the optimizer sees."""
+
+    step: int
+    epoch: int
+    closes_epoch: bool
+    micro: tuple[NDArray[np.int64], ...]
+    """Rows of the table, one array for each batch of the step, over all ranks."""
+    parts: tuple[tuple[NDArray[np.int64], ...], ...] | None = None
+    """For each rank its batches, equally many, where they were made to fit into memory."""
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """All rows of the step, int64 [G]."""
+        return np.concatenate(self.micro)
+
+    def parts_of(self, ranks: int) -> list[tuple[NDArray[np.int64], ...]]:
+        """Divide every batch among ranks: for each rank its part of each batch, which may be empty."""
+        if self.parts is not None:
+            return list(self.parts)
+        parts = [np.array_split(rows, ranks) for rows in self.micro]
+        return [tuple(part[rank] for part in parts) for rank in range(ranks)]
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatch(TensorRecord):
+    """Everything one rank needs for one step of the optimizer: its B samples, and how they differ from all G."""
+
+    plan: StepPlan
+    micro: tuple[SampleBatch, ...]
+    sizes: tuple[int, ...]
+    """Samples of each rank; the G samples of the step are in the order of ranks."""
+    start: int
+    """Where this rank's samples begin among them."""
+    distance: Tensor | None = None
+    """float64 [G, G], true distances between all samples, where this rank has them all and they are few."""
+    drawn: csr_array | None = None
+    """int64 [B, ASVs of the table], else: the counts of this rank's samples."""
+    faith_pd: Tensor | None = None
+    """float64 [B], Faith's PD of this rank's samples."""
+    pieces: int = 1
+    """In how many pieces every batch was cut; see `StepDataset`."""
+
+    @cached_property
+    def samples(self) -> NDArray[np.int64]:
+        """All rows of the step in the order of ranks, int64 [G]."""
+        return np.concatenate([rows for part in self.plan.parts_of(len(self.sizes)) for rows in part])
+
+
+@dataclass(frozen=True, eq=False)
+class DistanceSource:
+    """True distances between drawn samples, from the tree or from a precomputed matrix; never N x N in memory."""
+
+    table: FeatureTable
+    config: UnifracConfig
+    tree: StudyTree | None = None
+    matrix: DistanceMatrix | None = None
+
+    def distances(self, samples: NDArray[np.int64], drawn: csr_array) -> Tensor:
+        """Distances between samples, float64 [G, G], from their drawn counts [G, ASVs]."""
+        if self.matrix is not None:
+            rows = self._matrix_rows(samples)
+            return self.matrix.block(rows, rows)
+        assert self.tree is not None
+        return unifrac.distances(self.tree, drawn, self.config)
+
+    def cross(
+        self,
+        samples: tuple[NDArray[np.int64], NDArray[np.int64]],
+        drawn: tuple[csr_array, csr_array],
+        device: torch.device,
+    ) -> Tensor:
+        """Distances between two sets of samples, float64 [rows, columns] on a device, from their drawn counts."""
+        if self.matrix is not None:
+            return self.matrix.block(self._matrix_rows(samples[0]), self._matrix_rows(samples[1])).to(device)
+        assert self.tree is not None
+        return unifrac.cross_distances(self.tree, *drawn, self.config, device)
+
+    def _matrix_rows(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        assert self.matrix is not None
+        return self.matrix.index([self.table.sample_ids[i] for i in samples])
+
+
+def collate(draws: SampleDraws, samples: NDArray[np.int64], drawn: csr_array, epoch: int | str) -> SampleBatch:
+    """Index the ASVs of drawn samples: B rows, each padded to the largest of them.
+
+    Args:
+        draws: chooses ASVs where a sample has more than the model reads.
+        samples: rows of the table, int64 [B].
+        drawn: their counts, int64 [B, ASVs of the table].
+        epoch: the epoch they were drawn for.
+    """
+    chosen = [draws.choose(int(sample), epoch, row_of(drawn, i)) for i, sample in enumerate(samples)]
+    sizes = np.array([len(asv) for asv, _ in chosen])
+    unique, inverse, occurrence = np.unique(
+        np.concatenate([asv for asv, _ in chosen]), return_inverse=True, return_counts=True
+    )
+    filled = np.arange(sizes.max()) < sizes[:, None]
+    asv_index = np.zeros(filled.shape, dtype=np.int64)
+    counts = np.zeros(filled.shape, dtype=np.int64)
+    asv_index[filled] = inverse
+    counts[filled] = np.concatenate([count for _, count in chosen])
+    depth = drawn.sum(axis=1)
+    tensors = [torch.from_numpy(array) for array in (samples, unique, asv_index, counts, depth, ~filled, occurrence)]
+    return SampleBatch(*tensors)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class StepDataset(Dataset[StepBatch]):
+    """Turns a `StepPlan` into the `StepBatch` of one rank; addressed, so any worker or rank can make any of them."""
+
+    draws: SampleDraws
+    source: DistanceSource | None = None
+    faith_tree: StudyTree | None = None
+    rank: int = 0
+    ranks: int = 1
+    budget: MemoryBudget | None = None
+    """What a batch may take; None: batches are as planned."""
+    pieces: int = 1
+    """Batches to make of each one."""
+
+    def __getitem__(self, plan: StepPlan) -> StepBatch:
+        # the samples of other ranks are theirs to draw, but where their sizes decide how the step is cut
+        everyone = self.draws.rows(plan.samples, plan.epoch) if self.budget is not None else None
+        plan, unordered = self.fitted(plan, everyone), plan.samples
+        parts = plan.parts_of(self.ranks)
+        sizes = tuple(sum(map(len, part)) for part in parts)
+        own = np.concatenate(parts[self.rank])
+        drawn = self.draws.rows(own, plan.epoch) if everyone is None else everyone[_places(unordered, own)]
+        batch = StepBatch(plan, (), sizes, sum(sizes[: self.rank]))
+        if self.source is not None:
+            batch = self._with_distances(self.source, batch, own, drawn)
+        if self.faith_tree is not None:
+            batch = replace(batch, faith_pd=unifrac.faith_pd(self.faith_tree, drawn))
+        ends = np.cumsum([0] + [len(rows) for rows in parts[self.rank]])
+        micro = tuple(
+            collate(self.draws, rows, drawn[begin:end], plan.epoch) if len(rows) else self._padding_batch(plan)
+            for rows, begin, end in zip(parts[self.rank], ends[:-1], ends[1:], strict=True)
+        )
+        return replace(batch, micro=micro, pieces=self.pieces)
+
+    def read(self, samples: NDArray[np.int64], epoch: int, drawn: csr_array | None = None) -> list[NDArray[np.int64]]:
+        """The ASVs that the model reads of each sample, columns of the table; its counts may be drawn already."""
+        if drawn is None:
+            drawn = self.draws.rows(samples, epoch)
+        return [self.draws.choose(int(row), epoch, row_of(drawn, i))[0] for i, row in enumerate(samples)]
+
+    def fitted(self, plan: StepPlan, drawn: csr_array | None = None) -> StepPlan:
+        """Cut a step into batches that fit into the memory; the same on every rank, and of the same samples.
+
+        Args:
+            plan: the step.
+            drawn: counts of its samples, where they are drawn already.
+        """
+        plan = replace(plan, parts=None)
+        parts = plan.parts_of(self.ranks)
+        if self.budget is not None:
+            parts = self.budget.pack(plan.samples, self.read(plan.samples, plan.epoch, drawn), self.ranks)
+        elif self.pieces == 1:
+            return plan
+        cut = [tuple(piece for rows in of_rank for piece in np.array_split(rows, self.pieces)) for of_rank in parts]
+        # the first pieces are the larger ones: a batch of which no rank has a part is none
+        filled = [any(len(of_rank[i]) for of_rank in cut) for i in range(len(cut[0]))]
+        return replace(plan, parts=tuple(tuple(compress(of_rank, filled)) for of_rank in cut))
+
+    def _with_distances(
+        self, source: DistanceSource, batch: StepBatch, own: NDArray[np.int64], drawn: csr_array
+    ) -> StepBatch:
+        """Add the true distances, where this rank has all samples and few; else what they are computed from later."""
+        if self.ranks > 1 or len(own) > DENSE_SAMPLES:
+            return replace(batch, drawn=drawn)
+        return replace(batch, distance=source.distances(own, drawn))
+
+    def _padding_batch(self, plan: StepPlan) -> SampleBatch:
+        """Stand in for a share without samples, so that every rank makes the same calls."""
+        sample = plan.samples[:1]
+        batch = collate(self.draws, sample, self.draws.rows(sample, plan.epoch), plan.epoch)
+        return replace(batch, is_padding=True, occurrence=torch.zeros_like(batch.occurrence))
+
+
+@dataclass(frozen=True, eq=False)
+class PooledStepDataset(StepDataset):
+    """Gives the samples of a step without their reads, for a model that begins from embedded samples."""
+
+    def __getitem__(self, plan: StepPlan) -> StepBatch:
+        plan = replace(self, budget=None).fitted(plan)  # nothing of a sample depends on its ASVs
+        parts = plan.parts_of(self.ranks)
+        sizes = tuple(sum(map(len, part)) for part in parts)
+        micro = tuple(
+            SampleBatch.without_asvs(rows if len(rows) else plan.samples[:1], not len(rows))
+            for rows in parts[self.rank]
+        )
+        return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]), pieces=self.pieces)
+
+
+def _places(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of some different samples is among them in another order."""
+    order = np.argsort(samples)
+    return order[np.searchsorted(samples, wanted, sorter=order)]
+
+
+@dataclass(frozen=True, eq=False)
+class AddressedSampler(Sampler[StepPlan]):
+    """Plans the whole run; the plan of a step is a function of (seed, epoch, step) alone.
+
+    So a run continues at any step by starting the sampler there, and nobody has to announce a new epoch.
+    """
+
+    samples: NDArray[np.int64]
+    batch_size: int
+    accumulation_steps: int
+    epochs: int
+    seed: int
+    start: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimizer in an epoch; their sizes differ by one sample at most, and so do those of batches."""
+        return math.ceil(len(self.samples) / (self.batch_size * self.accumulation_steps))
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps_per_epoch - self.start
+
+    def __iter__(self) -> Iterator[StepPlan]:
+        for epoch in range(self.start // self.steps_per_epoch, self.epochs):
+            for plan in self.plan_epoch(epoch):
+                if plan.step >= self.start:
+                    yield plan
+
+    def plan_epoch(self, epoch: int) -> list[StepPlan]:
+        """Shuffle the samples and cut them into the steps of one epoch."""
+        shuffled = generator(self.seed, "shuffle", epoch).permutation(self.samples)
+        # a last step of a sample or two would have no pairs, and count as much as any other
+        steps = np.array_split(shuffled, self.steps_per_epoch)
+        return [
+            StepPlan(
+                step=epoch * self.steps_per_epoch + i,
+                epoch=epoch,
+                closes_epoch=i == len(steps) - 1,
+                micro=tuple(np.array_split(rows, math.ceil(len(rows) / self.batch_size))),
+            )
+            for i, rows in enumerate(steps)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedBatches(Dataset[SampleBatch]):
+    """Samples in order, drawn once: for validation, prediction and embedding."""
+
+    draws: SampleDraws
+    samples: NDArray[np.int64]
+    batch_size: int
+
+    @cached_property
+    def drawn(self) -> csr_array:
+        """Counts of the samples, int64 [samples, ASVs of the table]."""
+        return self.draws.rows(self.samples, FIXED)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """ASVs that the model reads of each sample, int64 [samples]."""
+        return self.draws.capped(row_sizes(self.drawn))
+
+    def take(self, positions: NDArray[np.int64]) -> Self:
+        """Some of the samples, by their positions; they are not drawn again."""
+        some = replace(self, samples=self.samples[positions])
+        some.__dict__["drawn"] = self.drawn[positions]  # where cached_property keeps it
+        return some
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.samples) / self.batch_size)
+
+    def __getitem__(self, index: int) -> SampleBatch:
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        if rows.start >= len(self.samples):
+            raise IndexError(index)
+        return collate(self.draws, self.samples[rows], self.drawn[rows], FIXED)

@@ -1,0 +1,251 @@
+"""Which samples train, which choose the checkpoint, which test it: drawn, by group or by class, or given by a column.
+
+Samples, or groups of them, are taken in the order of a hash of seed and id: first for the test, then, of the rest, for
+validation. So the order of the table does not matter, and most samples keep their side where others join or leave the
+study. Where groups are to divide the classes evenly, the best of many draws is taken, which another group may change.
+"""
+
+import csv
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from aam.config import SplitConfig, TargetSplitConfig
+from aam.data.sampling.seeded import address_hash, generator
+from aam.data.files.metadata import categorical_column
+from aam.errors import InputError, first_ids
+
+logger = logging.getLogger(__name__)
+
+HEADER = ["sample_id", "split"]
+SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+# Group splits that compete when classes should be balanced too; the draw that balances them best is taken.
+GROUP_DRAWS = 200
+
+TextArray = NDArray[np.str_]
+IndexArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row numbers of the sides, each sorted; a sample may be on none.
+
+    Attributes:
+        train: rows that train the model, int64.
+        val: rows that choose the checkpoint, int64.
+        test: rows that neither train nor choose it, scored once at the end of `aam train`, int64.
+    """
+
+    train: IndexArray
+    val: IndexArray
+    test: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+class Draw(NamedTuple):
+    """How one side is drawn."""
+
+    label: str
+    """Sets the draw apart from others of the same seed."""
+    share: float
+    option: str
+    seed: int
+
+
+def split_samples(
+    sample_ids: Sequence[str],
+    metadata: pd.DataFrame | None,
+    config: SplitConfig,
+    seed: int,
+    strata: Sequence[str] | None = None,
+) -> Split:
+    """Decide for every sample whether it trains, validates or tests.
+
+    Args:
+        sample_ids: distinct ids; the rows of the result count along them.
+        metadata: sample metadata by id, needed for ``split_column`` and ``group_column``.
+        config: the shares, and the columns that constrain them.
+        seed: seed of the draw.
+        strata: class of each sample, where every side is to have the same share of every class. A class too small for
+            that is refused if ``stratify`` was asked for; else its samples train, as far as groups allow.
+
+    Raises:
+        InputError: a column is missing or incomplete, a class or group is too small to divide, or a side is empty.
+    """
+    ids = np.asarray(sample_ids, dtype=np.str_)
+    groups = None
+    if config.group_column is not None:
+        groups = _groups(ids, _column(metadata, config.group_column, "--group-column"), config.group_column)
+    if config.split_column is not None:
+        return _given_split(ids, _column(metadata, config.split_column, "--split-column"), config.split_column)
+    classes = np.asarray(strata, dtype=np.str_) if strata is not None else None
+    draws = _draws(config, seed)
+    if classes is not None and isinstance(config, TargetSplitConfig) and config.stratify:
+        _refuse_small_classes(ids, groups, classes, sides=1 + len(draws))
+    left, sides = np.arange(ids.size), {"val": np.zeros(0, dtype=np.int64), "test": np.zeros(0, dtype=np.int64)}
+    for name, draw in draws.items():
+        drawn = _draw(
+            ids[left], None if groups is None else groups[left], None if classes is None else classes[left], draw
+        )
+        sides[name], left = left[drawn], left[~drawn]
+    return Split(left, sides["val"], sides["test"])
+
+
+def _draws(config: SplitConfig, seed: int) -> dict[str, Draw]:
+    """The sides besides training, in the order in which they are drawn."""
+    draws = {}
+    if isinstance(config, TargetSplitConfig) and config.test_fraction > 0:
+        draws["test"] = Draw("test", config.test_fraction, "--test-fraction", seed)
+    if config.val_fraction > 0:
+        draws["val"] = Draw("split", config.val_fraction, "--val-fraction", seed)
+    return draws
+
+
+def _draw(ids: TextArray, groups: TextArray | None, classes: TextArray | None, draw: Draw) -> BoolArray:
+    """Draw one side of samples that are on none yet: bool [samples]."""
+    if groups is not None:
+        return _draw_groups(groups, classes, draw)
+    if classes is not None:
+        return _draw_stratified(ids, classes, draw)
+    return _first(ids, _held_out(ids.size, draw, "samples"), draw)
+
+
+def write_split(path: Path, split: Split, sample_ids: Sequence[str]) -> None:
+    """Write the side of every sample that has one: a tab-separated table ``sample_id``, ``split``."""
+    side = {row: name for name in ("train", "val", "test") for row in getattr(split, name).tolist()}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(HEADER)
+        writer.writerows((sample_ids[row], side[row]) for row in sorted(side))
+
+
+def read_split(path: Path, sample_ids: Sequence[str]) -> Split:
+    """Read what `write_split` wrote, as rows of ``sample_ids`` (in any order).
+
+    Raises:
+        InputError: the file is missing or not such a table, or names a sample twice or one that is not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file of a split")
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = list(csv.reader(file, delimiter="\t")) or [[]]
+    if header != HEADER:
+        raise InputError(f"{path}: the first line is not '{' '.join(HEADER)}' (tab-separated)")
+    wrong = [number for number, row in enumerate(rows, 2) if len(row) != 2 or row[1] not in SIDES]
+    if wrong:
+        raise InputError(f"{path}: not a sample id and train, val or test in line {first_ids(wrong)}")
+    side: dict[str, str] = dict(rows)
+    if len(side) < len(rows):
+        raise InputError(f"{path}: {len(rows) - len(side)} lines repeat a sample id")
+    absent = sorted(side.keys() - set(sample_ids))
+    if absent:
+        raise InputError(f"{path}: samples that are not in the study: {first_ids(absent)}")
+    return _split_of_sides(np.array([side.get(sample, "") for sample in sample_ids]), str(path))
+
+
+def _column(metadata: pd.DataFrame | None, column: str, option: str) -> pd.Series:
+    if metadata is None:
+        raise InputError(f"{option} {column} is a column of the sample metadata: give --metadata too")
+    return categorical_column(metadata, column)
+
+
+def _values_of(ids: TextArray, values: pd.Series, column: str) -> "pd.Series[str]":
+    absent = [sample for sample in ids.tolist() if sample not in values.index]
+    if absent:
+        raise InputError(f"column '{column}': the metadata lack samples {first_ids(absent)}")
+    return values.reindex(ids.tolist())
+
+
+def _given_split(ids: TextArray, values: pd.Series, column: str) -> Split:
+    words = _values_of(ids, values, column).fillna("").astype(str).str.strip().str.lower()
+    unknown = words[~words.isin([*SIDES, ""])]
+    if len(unknown):
+        raise InputError(
+            f"column '{column}' should say train, val or test; it says {first_ids(sorted(set(unknown)))}"
+            f" for samples {first_ids(unknown.index)}"
+        )
+    return _split_of_sides(words.map(SIDES).fillna("").to_numpy(dtype=np.str_), f"column '{column}'")
+
+
+def _split_of_sides(side: TextArray, source: str) -> Split:
+    split = Split(*(np.flatnonzero(side == name) for name in ("train", "val", "test")))
+    for name, rows in (("train", split.train), ("val", split.val)):
+        if rows.size == 0:
+            raise InputError(f"{source} gives no sample to '{name}': give each side at least one")
+    left_out = side.size - split.train.size - split.val.size - split.test.size
+    if left_out:
+        logger.info("%d samples are on no side by %s", left_out, source)
+    return split
+
+
+def _groups(ids: TextArray, values: pd.Series, column: str) -> TextArray:
+    groups = _values_of(ids, values, column)
+    missing = groups.index[groups.isna()]
+    if len(missing):
+        raise InputError(f"--group-column '{column}' is empty for samples {first_ids(missing)}: fill in or leave out")
+    if groups.nunique() < 2:
+        raise InputError(f"--group-column '{column}' has one group, '{groups.iloc[0]}': two or more can be divided")
+    return groups.to_numpy(dtype=np.str_)
+
+
+def _held_out(total: int, draw: Draw, what: str) -> int:
+    count = max(1, round(draw.share * total))
+    if count >= total:
+        raise InputError(
+            f"{draw.option} {draw.share} of {total} {what} leaves none to train on: use less or add {what}"
+        )
+    return count
+
+
+def _first(names: TextArray, count: int, draw: Draw) -> BoolArray:
+    """Mark the first names in the order of their hashes: bool [names]."""
+    hashes = np.array([address_hash(draw.seed, draw.label, name) for name in names.tolist()], dtype=np.uint64)
+    first = np.zeros(names.size, dtype=np.bool_)
+    first[np.argsort(hashes)[:count]] = True
+    return first
+
+
+def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArray:
+    """Draw a share of every class, one sample at least where it has two."""
+    drawn = np.zeros(ids.size, dtype=np.bool_)
+    for name, size in zip(*np.unique(classes, return_counts=True), strict=True):
+        rows = np.flatnonzero(classes == name)
+        drawn[rows] = _first(ids[rows], min(max(1, round(draw.share * int(size))), int(size) - 1), draw)
+    if not drawn.any():
+        raise InputError(f"every class has one sample: none is left for {draw.option}; is this column one of classes?")
+    return drawn
+
+
+def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> BoolArray:
+    """Draw a share of the groups; where there are classes, by the draw of many that divides them best."""
+    names, members = np.unique(groups, return_inverse=True)
+    count = _held_out(names.size, draw, "groups")
+    if classes is None:
+        return _first(names, count, draw)[members]
+    kinds, codes, totals = np.unique(classes, return_inverse=True, return_counts=True)
+
+    def imbalance(drawn: BoolArray) -> tuple[int, int, float]:
+        shares = np.bincount(codes[drawn], minlength=kinds.size) / totals
+        return int((shares == 1).sum()), int((shares == 0).sum()), float(np.square(shares - draw.share).sum())
+
+    orders = (generator(draw.seed, draw.label, number).permutation(names.size) for number in range(GROUP_DRAWS))
+    return min(((order < count)[members] for order in orders), key=imbalance)
+
+
+def _refuse_small_classes(ids: TextArray, groups: TextArray | None, classes: TextArray, sides: int) -> None:
+    """Refuse classes that cannot be on every side, naming their samples."""
+    what, units = ("samples", ids) if groups is None else ("groups", groups)
+    small = [name for name in np.unique(classes).tolist() if np.unique(units[classes == name]).size < sides]
+    if small:
+        number = {2: "two", 3: "three"}[sides]
+        samples = sorted(ids[np.isin(classes, small)].tolist())
+        raise InputError(
+            f"--stratify needs every class in at least {number} {what}; too small: {first_ids(small)} (samples "
+            f"{first_ids(samples)}): leave these out with --where, which lists the classes to keep"
+        )

@@ -1,0 +1,1 @@
+"""Models applied to samples, with nothing learned: embeddings, outputs, attention, what a head reads."""

@@ -1,0 +1,46 @@
+"""What a head reads, brought to mean 0 and deviation 1 on training samples before the first step.
+
+Shapes: N samples, U unique ASVs, D width, F features.
+"""
+
+import torch
+
+from aam.data.sampling.dataset import FixedBatches
+from aam.models.asv_features import standardizing, waves
+from aam.models.sequence_predictor import SequencePredictor
+from aam.training.inference.asv_embeddings import ROWS
+from aam.training.distributed.sharding import fill, gather_whole
+from aam.training.inference.samples import asvs_of
+from aam.training.inputs import Inputs
+
+
+@torch.no_grad()
+def fit_head_inputs(model: SequencePredictor, inputs: Inputs, batches: FixedBatches, *, standardize: bool) -> None:
+    """Settle random features of ASVs, and let the head read its input standardized; every rank calls this.
+
+    Args:
+        model: the bare model, which may be sharded.
+        inputs: what it is given.
+        batches: some training samples; their ASVs count once each.
+        standardize: whether to standardize what the head reads.
+    """
+    model.eval()
+    if model.asv_features is not None:
+        _fit_features(model, inputs, batches)
+    if standardize:
+        rows = inputs.over(lambda samples, _: model(samples).head_input.float(), batches)
+        for name, value in model.target_head.standardizing(rows).items():
+            fill(getattr(model.target_head.norm, name), value.to(rows.device))
+    model.train()
+
+
+def _fit_features(model: SequencePredictor, inputs: Inputs, batches: FixedBatches) -> None:
+    features = model.asv_features
+    assert features is not None
+    asvs = torch.from_numpy(asvs_of(batches)).to(inputs.compute.device)
+    rows = inputs.embeddings(batches).of(asvs)
+    for name, value in standardizing(rows).items():
+        fill(getattr(features, name), value.to(rows.device))
+    whole = {name: value.to(rows.device) for name, value in gather_whole(features.state_dict(), keep=True).items()}
+    mean = torch.cat([waves(part, whole) for part in torch.split(rows, ROWS)]).double().mean(0)
+    fill(features.center, mean.float())

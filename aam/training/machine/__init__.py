@@ -1,0 +1,1 @@
+"""What the machine can do and is told: devices, precision, signals."""

@@ -1,0 +1,35 @@
+"""Which nucleotides are substituted: a function of (seed, step, ASV), so two ranks that hold the same ASV agree."""
+
+import torch
+from torch import Tensor
+
+from aam.data.sampling.seeded import address_hash, uniforms
+from aam.data.files.sequences import PAD, A, N
+
+BASES = 4
+"""A, C, G and T, whose tokens follow one another."""
+
+
+def substitute(tokens: Tensor, keys: Tensor, rate: float, seed: int, step: int) -> Tensor:
+    """Substitute nucleotides, each by itself.
+
+    Args:
+        tokens: uint8 [U, L], the nucleotides; padding stays.
+        keys: int64 [U], address of each ASV.
+        rate: probability of a substitution.
+        seed: seed of the run.
+        step: number of the optimizer step.
+
+    Returns:
+        uint8 [U, L]: a substituted nucleotide is one of the others of A, C, G and T, all alike; of an unknown one (N)
+        that is any of the four.
+    """
+    if rate == 0:
+        return tokens
+    draw = uniforms(address_hash(seed, "misread", step), keys, tokens.shape[1])
+    wrong = (draw < rate) & (tokens != PAD)
+    # below the rate, the draw is uniform again: it chooses the substitute
+    choices = torch.where(tokens == N, BASES, BASES - 1)
+    pick = torch.minimum((draw / rate * choices).long(), choices - 1)
+    other = A + torch.where(tokens == N, pick, (tokens.long() - A + 1 + pick) % BASES)
+    return torch.where(wrong, other.to(tokens.dtype), tokens)

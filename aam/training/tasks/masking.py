@@ -1,0 +1,37 @@
+"""Which nucleotides are masked: a function of (seed, step, ASV), so two ranks that hold the same ASV agree."""
+
+import torch
+from torch import Tensor
+
+from aam.config import MaskConfig
+from aam.data.sampling.seeded import address_hash, uniforms
+from aam.data.files.sequences import PAD
+
+
+def mask_nucleotides(tokens: Tensor, keys: Tensor, config: MaskConfig, seed: int, step: int | str) -> Tensor:
+    """Choose the nucleotides to mask.
+
+    Args:
+        tokens: uint8 [U, L], the nucleotides; padding is never masked.
+        keys: int64 [U], key of each ASV.
+        config: fraction of the ASVs, fraction of their nucleotides, strategy, and length of the stretches.
+        seed: seed of the run.
+        step: number of the optimizer step; a word for masks that stay the same, as in validation.
+
+    Returns:
+        bool [U, L]: ASVs have masked nucleotides with probability ``nuc_asv_share``. In these, stretches start at each
+        nucleotide with the probability that makes the expected fraction ``nuc_mask_ratio``; they may overlap.
+    """
+    span = config.nuc_mask_span if config.nuc_mask_strategy == "span" else 1
+    start_probability = 1 - (1 - config.nuc_mask_ratio) ** (1 / span)
+    # a stretch may start before the first nucleotide, so that the first ones are masked as often as the others
+    length = tokens.shape[1] + span - 1
+    starts = uniforms(address_hash(seed, "hide", step), keys, length) < start_probability
+    chosen = uniforms(address_hash(seed, "choose", step), keys, 1) < config.nuc_asv_share
+    return _spread(starts, span) & (tokens != PAD) & chosen
+
+
+def _spread(starts: Tensor, span: int) -> Tensor:
+    """Mark every position covered by a stretch: bool [U, L + span - 1] -> bool [U, L]."""
+    begun = torch.nn.functional.pad(starts.to(torch.int32).cumsum(1), (1, 0))
+    return begun[:, span:] > begun[:, :-span]
