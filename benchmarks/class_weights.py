@@ -4,7 +4,7 @@ usage: python benchmarks/class_weights.py FOLDER [--seeds 3] [--epochs N] [--sam
 
 The rare class is the samples in the highest 1/21 of the log-ratio that drives ``acidity``: of acidity itself, less
 the mean of its site, which leaves no trace in the community. For each seed a model is trained without weights and with
-them, and is otherwise the same: initial weights, order of samples, and split, which holds out the same share of both
+them, and is otherwise the same: initial weights, order of samples, and split, which holds out the same fraction of both
 classes and no subject of the other side. Figures are those after the last epoch, where nothing is chosen by the
 validation samples, and beside them the balanced accuracy of the checkpoint with the best loss of these samples, which a
 run keeps.

@@ -1,4 +1,4 @@
-"""Share of a pretraining step that is spent waiting for its batch, by the number of workers.
+"""Fraction of a pretraining step that is spent waiting for its batch, by the number of workers.
 
 A step is that of `aam pretrain` (the trainer's own, optimizer included); its batch is drawn, indexed and compared by
 UniFrac either by the process itself, between two steps, or by workers beside it. The first step is not counted, before
@@ -27,7 +27,7 @@ from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
 STUDIES = ("ecam", "moving_pictures")
 MOST = 0.05
-"""Share of a step that waiting may take with the default number of workers."""
+"""Fraction of a step that waiting may take with the default number of workers."""
 
 
 @contextmanager

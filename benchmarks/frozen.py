@@ -8,7 +8,7 @@ is the default, so that its samples are, too. The first epoch of a frozen encode
 
 Prediction of all samples of ``moving_pictures``: each ASV of the study once, as `aam predict` does; each ASV of a batch
 once; and a row for each ASV of each sample and for padding, as a model without de-duplication reads a batch. The slow
-ones run on an evenly spaced share of the batches, and are projected by the rows that they encode (--share 1: all).
+ones run on an evenly spaced fraction of the batches, and are projected by the rows that they encode (--share 1: all).
 
 All sides have the same weights, drawn and not trained. Times are CPU seconds of one thread.
 
@@ -31,21 +31,21 @@ from _common import arguments, print_table, write_json
 from torch import Tensor, nn
 
 from aam.config import InputConfig, ModelConfig, PretrainConfig, SamplingConfig, TargetConfig, TrainConfig
+from aam.data.files.sequences import encode_sequences
+from aam.data.files.tables import read_tables
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.sampling.samples import SampleBatch
-from aam.data.files.sequences import encode_sequences
 from aam.data.study import Study, load_study
-from aam.data.files.tables import read_tables
 from aam.models.heads import TargetSpec
-from aam.models.initial import initialise, materialise
+from aam.models.initial import allocate, initialize
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training.inference.asv_embeddings import embeddings_of
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, write_checkpoint
-from aam.training.machine.compute import CPU, Compute
 from aam.training.distributed import World
+from aam.training.inference.asv_embeddings import embeddings_of
 from aam.training.inference.samples import asvs_of, predict_outputs
+from aam.training.machine.compute import CPU, Compute
 from aam.workflows.prepare import prepare_training
 from aam.workflows.restore import build_encoder
 
@@ -85,8 +85,8 @@ def cpu_seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 def write_encoder(folder: Path, shape: dict[str, Any]) -> Path:
     """Write a pretrained encoder of random weights."""
     config = PretrainConfig.from_flat({"output_dir": folder, **shape})
-    encoder = materialise(build_encoder(config, {}), CPU)
-    initialise(encoder, SEED)
+    encoder = allocate(build_encoder(config, {}), CPU)
+    initialize(encoder, SEED)
     checkpoint = Checkpoint("pretrain", config.model_dump(mode="json"), {"training": []}, encoder.state_dict())
     write_checkpoint(checkpoint, folder / "encoder")
     return folder / "encoder"
@@ -154,7 +154,7 @@ def predict(options: argparse.Namespace, shape: dict[str, Any], folder: Path) ->
     nucleotides = torch.from_numpy(encode_sequences(table.sequences))
     encoder = SequenceEncoder(ModelConfig(max_bp=nucleotides.shape[1], **shape))
     model = SequencePredictor(encoder, TargetSpec((1,), ((),), (0.0,)), TargetConfig(metadata_column=("x",))).eval()
-    initialise(model, SEED)
+    initialize(model, SEED)
     samples = np.random.default_rng(SEED).permutation(table.n_samples)[: options.samples]
     batches = FixedBatches(SampleDraws(table, SamplingConfig(), SEED), np.sort(samples), options.batch_size)
     lines: list[dict[str, Any]] = []
@@ -182,7 +182,7 @@ def one_by_one(
     batches: FixedBatches,
     rest: tuple[float, np.ndarray],
 ) -> dict[str, Any]:
-    """Predict an evenly spaced share of the batches, each by itself; seconds and ASVs are projected to all of them."""
+    """Predict evenly spaced batches, each by itself; seconds and ASVs are projected to all of them."""
     share, expected = rest
     way(model, nucleotides, batches[0])
     chosen = np.unique(np.linspace(0, len(batches) - 1, max(1, round(share * len(batches)))).round().astype(int))

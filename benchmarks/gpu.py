@@ -4,7 +4,7 @@ A step of pretraining (forward, backward, optimizer) on one synthetic batch of u
 model FLOP utilisation is the rate of a step's operations (matrix products and attention, counted uncompiled; scores
 that fused attention computes again in its backward pass are counted again) over the rate of the GPU: that of
 `--peak-tflops`, if given, which is what the maker claims, and that which matrix products of the same shapes reach.
-With `--study` also the share of a step of `aam pretrain` that is spent waiting for its batch, at the same width.
+With `--study` also the fraction of a step of `aam pretrain` that is spent waiting for its batch, at the same width.
 
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --peak-tflops 989 --batch-size 64    # dense bf16 of an H100 SXM
@@ -31,8 +31,8 @@ from aam.config import MaskConfig, ModelConfig, OptimConfig
 from aam.data.sampling.samples import Samples
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import CHUNK_POSITIONS, compile_blocks
-from aam.training.tasks.masking import mask_nucleotides
 from aam.training.optim import make_optimizer
+from aam.training.tasks.masking import mask_nucleotides
 
 DTYPES = {"none": None, "bf16": torch.bfloat16}
 
@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def data_wait(options: argparse.Namespace) -> float:
-    """Share of a step of pretraining on a study that is spent waiting, with the default number of workers."""
+    """Fraction of a step of pretraining on a study that is spent waiting, with the default number of workers."""
     shape = {name: getattr(options, name) for name in ("batch_size", "device", "mixed_precision")}
     shape |= {"embedding_dim": options.width, "attention_heads": options.heads, "attention_layers": options.layers}
     with trainer_of(options.data / options.study, shape) as trainer:

@@ -2,7 +2,7 @@
 
 Samples are compared with landmarks once there are more than some thousand, so that time grows with their number and not
 with its square. The study is simulated in memory: some ASVs are in most samples, most in few, under a random tree; the
-target is the share of a clade. Each size runs in a process of its own, whose memory before the table is counted off.
+target is the fraction of a clade. Each size runs in a process of its own, whose memory before the table is counted off.
 
     python benchmarks/kernel_size.py --json kernel_size.json --plot kernel_size.png
 """
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from aam.config.kernel import KernelConfig
-from aam.data.study import Study
-from aam.data.files.tables import FeatureTable
 from aam.data.distances.unifrac import StudyTree
+from aam.data.files.tables import FeatureTable
+from aam.data.study import Study
 from aam.learners.base import Problem
 from aam.learners.kernel import KernelLearner
 
@@ -35,7 +35,7 @@ DRAWS = 300
 
 
 def simulate(samples: int, asvs: int) -> tuple[Study, NDArray[np.float64]]:
-    """Simulate a study, and as the target the logarithm of the share of an eighth of the tips, with noise."""
+    """Simulate a study, and as the target the logarithm of the fraction of an eighth of the tips, with noise."""
     random = np.random.default_rng(0)
     drawn = (asvs * random.random((samples, DRAWS)) ** 3).astype(np.int64)
     flat = np.unique(drawn + asvs * np.arange(samples)[:, None])

@@ -24,19 +24,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from aam.config import MaskConfig, ModelConfig, SamplingConfig
+from aam.data.files.sequences import MASK, PAD, VOCABULARY_SIZE, encode_sequences, sequence_keys
+from aam.data.files.tables import read_tables
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.sampling.samples import Samples
-from aam.data.files.sequences import MASK, PAD, VOCABULARY_SIZE, encode_sequences, sequence_keys
-from aam.data.files.tables import read_tables
 from aam.models.asv_encoder import predict_masked
-from aam.models.initial import initialise
+from aam.models.initial import initialize
 from aam.models.packing import Attend, Lengths
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import SelfAttention, Transformer
 from aam.training.losses import pairwise_gradient
-from aam.training.tasks.masking import mask_nucleotides
 from aam.training.memory.profile import Allocations
+from aam.training.tasks.masking import mask_nucleotides
 
 STEP = "step"
 TOLERANCE = 1e-5
@@ -164,7 +164,7 @@ def main() -> None:
     batch = load(options.data, options.batch_size)
     shape = {name: getattr(options, name) for name in ("embedding_dim", "attention_layers", "nucleotide_patch")}
     model = SequenceEncoder(ModelConfig(max_bp=batch.tokens.shape[1], **shape))
-    initialise(model, 0)
+    initialize(model, 0)
     _, expected = step(model, batch, Asked())
     lines: list[dict[str, Any]] = []
     for name, asked in CASES.items():

@@ -172,7 +172,7 @@ def launch(ranks: int, folder: Path, words: list[str]) -> list[Course]:
 
 
 def differences(found: list[Course], batch_size: int) -> list[dict[str, Any]]:
-    """Largest difference of the loss from that of one process, as a share of it, over the steps that are held to it."""
+    """Largest difference of the loss from that of one process, as a fraction of it, over the steps held to it."""
     alike = [course for course in found if not course.own_pairs and course.batch_size == batch_size]
     alone = {course.dtype: np.array(course.losses) for course in alike if course.ranks == 1}
     return [

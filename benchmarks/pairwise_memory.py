@@ -97,7 +97,7 @@ def all_at_once(own: Tensor, everyone: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_by_block(own: Tensor, everyone: Tensor) -> tuple[Tensor, Tensor]:
-    """This rank's share of the value, and the gradient at its samples [B, D]."""
+    """This rank's fraction of the value, and the gradient at its samples [B, D]."""
     return pairwise_gradient(own, everyone, 0, laplace, true_distance)
 
 

@@ -33,15 +33,15 @@ from _flops import flops_of, matmul_rate, products_of, synchronise
 from torch import Tensor
 
 from aam.config import MaskConfig, ModelConfig, SamplingConfig
+from aam.data.files.sequences import encode_sequences, sequence_keys
+from aam.data.files.tables import read_tables
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.sampling.samples import Samples
-from aam.data.files.sequences import encode_sequences, sequence_keys
-from aam.data.files.tables import read_tables
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import CHUNK_POSITIONS
-from aam.training.memory.allocator import keep_freed_memory
 from aam.training.losses import nucleotide_loss, pairwise_gradient
+from aam.training.memory.allocator import keep_freed_memory
 from aam.training.tasks.masking import mask_nucleotides
 
 GIB = 2**30

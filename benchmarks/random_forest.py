@@ -21,8 +21,8 @@ from scipy.sparse import csr_array
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from aam.config import TrainConfig
-from aam.data.study import Study, load_study, select_samples
 from aam.data.labels.target_table import target_values
+from aam.data.study import Study, load_study, select_samples
 from aam.training.metrics import ClassificationMetrics, Metrics, RegressionMetrics
 
 SEEDS = (0, 1, 2)

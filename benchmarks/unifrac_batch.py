@@ -25,9 +25,9 @@ from torch.nn import functional
 from aam.config import MaskConfig, ModelConfig, UnifracConfig, UnifracMetric
 from aam.data.distances.matrix import DistanceMatrix
 from aam.data.distances.phylogeny import parse_newick
-from aam.data.sampling.samples import Samples
-from aam.data.files.sequences import A, T
 from aam.data.distances.unifrac import StudyTree, cross_distances, distances
+from aam.data.files.sequences import A, T
+from aam.data.sampling.samples import Samples
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.losses import pairwise_gradient
 from aam.training.tasks.masking import mask_nucleotides
@@ -151,7 +151,7 @@ def batch_line(tips: int, rng: np.random.Generator) -> dict[str, Any]:
         "unifrac ms": None if package is None else 1e3 * package,
         "unifrac / exact": None if package is None else package / exact,
         "pretraining step ms": 1e3 * step,
-        "share of the step": exact / (step + exact),
+        "fraction of the step": exact / (step + exact),
         "largest difference": difference,
         "tree MB": sum(array.nbytes for array in vars(case.tree).values()) / 1e6,
     }

@@ -298,8 +298,8 @@ def test_some_nucleotides_are_hidden():
 
 def test_the_effective_share_of_hidden_nucleotides_is_in_the_help():
     masking = PretrainConfig.from_flat({"output_dir": "o"}).masking
-    share = f"{masking.nuc_mask_ratio} in {masking.nuc_asv_share} of the ASVs"
-    assert f"{share}, {masking.nuc_mask_ratio * masking.nuc_asv_share:.2f} of all" in (
+    share = f"{masking.nuc_mask_ratio} in {masking.nuc_asv_fraction} of the ASVs"
+    assert f"{share}, {masking.nuc_mask_ratio * masking.nuc_asv_fraction:.2f} of all" in (
         PretrainConfig.options()["nuc_mask_ratio"][1].description
     )
 

@@ -149,7 +149,7 @@ def _messages_to_stderr(level: int) -> Iterator[None]:
 def pretrain(config: PretrainConfig) -> None:
     """Learn from samples without labels.
 
-    The model predicts hidden nucleotides of ASVs and the UniFrac distances between samples; with --encoder-type, also
+    The model predicts masked nucleotides of ASVs and the UniFrac distances between samples; with --encoder-type, also
     Faith's PD of samples or the taxonomy of ASVs. The result is an encoder for `aam train` and `aam embed`.
 
     Example:

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from aam.errors import InputError
 
-RENAMED: Final[Mapping[str, str]] = {"test_size": "val_fraction"}
+RENAMED: Final[Mapping[str, str]] = {"test_size": "val_fraction", "nuc_asv_share": "nuc_asv_fraction"}
 """Options that have another name now, which are refused with it."""
 WHY_RENAMED: Final[Mapping[str, str]] = {"test_size": "these samples choose the checkpoint, so they are no test of it"}
 

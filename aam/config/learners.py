@@ -23,7 +23,7 @@ class TreesConfig(Section):
     trees: Positive = 500
     """Trees of a forest."""
     min_prevalence: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Share of the training samples that must hold an ASV or a clade for it to be looked at; linear uses it too."""
+    """Fraction of the training samples that must hold an ASV or a clade for it to be looked at; linear uses it too."""
 
 
 class LinearConfig(Section):

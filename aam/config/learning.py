@@ -29,7 +29,7 @@ LEARNED_BY: Final[dict[EncoderType, tuple[str, ...]]] = {
     "taxonomy": ("taxonomy",),
     "combined": ("unifrac", "faith_pd", "taxonomy"),
 }
-"""What an encoder type learns besides hidden nucleotides."""
+"""What an encoder type learns besides masked nucleotides."""
 
 
 LR_AT_64: Final = 3e-3
@@ -90,18 +90,18 @@ class ModelConfig(Section):
 
 
 class MaskConfig(Section):
-    """Which nucleotides are hidden for the model to predict."""
+    """Which nucleotides are masked for the model to predict."""
 
     panel: ClassVar[str] = "Masked nucleotides"
 
-    nuc_asv_share: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Share of a batch's ASVs that hide nucleotides, in a second pass; the distances are learned from whole ASVs."""
+    nuc_asv_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Fraction of a batch's ASVs that hide nucleotides, in a second pass; the distances are learned from whole ASVs."""
     nuc_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the nucleotides that such an ASV hides (the defaults: 0.15 in 0.25 of the ASVs, 0.04 of all)."""
+    """Fraction of the nucleotides that such an ASV hides (the defaults: 0.15 in 0.25 of the ASVs, 0.04 of all)."""
     nuc_mask_strategy: Literal["random", "span"] = "random"
     """Hide single nucleotides, or stretches of --nuc-mask-span."""
     nuc_mask_span: Positive = 5
-    """Nucleotides in a hidden stretch."""
+    """Nucleotides in a masked stretch."""
 
     @model_validator(mode="after")
     def _span_is_of_one_strategy(self) -> Self:
@@ -116,11 +116,11 @@ class PretrainLossConfig(Section):
     panel: ClassVar[str] = "Losses"
 
     encoder_type: EncoderType = "unifrac"
-    """What is learned besides hidden nucleotides: distances between samples, Faith's PD, taxonomy of ASVs, or all."""
+    """What is learned besides masked nucleotides: distances between samples, Faith's PD, taxonomy of ASVs, or all."""
     unifrac_weight: NonNegative | None = None
     """Weight of the squared error of the distances. Default: 1 if --encoder-type learns them, else 0."""
     nucleotide_weight: NonNegative | None = None
-    """Weight of the cross-entropy of the hidden nucleotides. Default: 0.1."""
+    """Weight of the cross-entropy of the masked nucleotides. Default: 0.1."""
     faith_pd_weight: NonNegative | None = None
     """Weight of the error of Faith's PD of samples. Default: 0.1 if --encoder-type learns it, else 0."""
     taxonomy_weight: NonNegative | None = None
@@ -201,7 +201,7 @@ class MemoryConfig(Section):
     max_memory_gb: Annotated[float, Field(gt=0)] | None = None
     """GB (10^9 bytes) that training may take, of each process: steps are cut into batches that fit. Same result."""
     max_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Share of the free memory that --batch-size auto may take, of the GPU or of the machine."""
+    """Fraction of the free memory that --batch-size auto may take, of the GPU or of the machine."""
 
     def check(self, step: StepConfig) -> None:
         """Refuse a fraction that says nothing.
@@ -223,7 +223,7 @@ class OptimConfig(StepConfig):
     scheduler: Scheduler = "cosine"
     """Course of the learning rate after the warm-up."""
     warmup_fraction: Fraction = 0.1
-    """Share of the run in which the learning rate rises."""
+    """Fraction of the run in which the learning rate rises."""
     validate_every: Positive = 1
     """Validate after every so many epochs, and after the last one."""
     patience: Positive | None = None
@@ -331,7 +331,7 @@ class DistributedConfig(Section):
     data_parallel: bool = False
     """DataParallel: one process drives every visible GPU of the machine."""
     fsdp: bool = False
-    """Fully sharded data parallel: weights, gradients and optimizer are divided among the processes."""
+    """Fully sharded data parallel: weights, gradients and optimizer are sharded among the processes."""
     fsdp_replicate: Positive = 1
     """Copies of the sharded model: with one for each node, weights only travel within a node."""
     fsdp_mixed_precision: bool = False

@@ -163,7 +163,7 @@ class SplitConfig(Section):
     """Whether groups have a use where a column fixes the split."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the samples (or of the groups) that chooses the best checkpoint, of those that are not for a test."""
+    """Fraction of the samples (or of the groups) that chooses the best checkpoint, of those that are not for a test."""
     split_column: str | None = None
     """Metadata column that says train, val or test for each sample; replaces a draw. Pretraining leaves test out."""
     group_column: str | None = None
@@ -187,11 +187,11 @@ class TargetSplitConfig(SplitConfig):
     """Metadata column of subjects or studies: no group is on two sides of a drawn split, nor of what learners choose
     within the training samples; with --split-column it serves these choices alone."""
     val_fraction: Fraction = 0.2
-    """Share of the samples (or of the groups) that chooses the network's checkpoint; 0 for learners that have none."""
+    """Fraction of the samples (or groups) that chooses the network's checkpoint; 0 for learners that have none."""
     test_fraction: Fraction = 0.0
-    """Share of the samples (or of the groups) held out to be scored once at the end; it neither trains nor chooses."""
+    """Fraction of the samples (or groups) held out to be scored once at the end; it neither trains nor chooses."""
     stratify: bool | None = None
-    """Give every side the same share of every class. Default: with --classifier, as far as small classes allow."""
+    """Give every side the same fraction of every class. Default: with --classifier, as far as small classes allow."""
 
     @model_validator(mode="after")
     def _one_way_to_stratify(self) -> Self:

@@ -46,7 +46,7 @@ class TargetConfig(Section):
     regressor_dropout: Fraction = 0.0
     """Dropout before the prediction."""
     label_smoothing: Fraction = 0.0
-    """Share of each class label that is spread evenly over all classes."""
+    """Fraction of each class label that is spread evenly over all classes."""
     target_weight: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the target's loss."""
     standardize_samples: bool = True
@@ -54,9 +54,9 @@ class TargetConfig(Section):
     asv_features: Annotated[int, Field(ge=0)] | None = None
     """Random features of ASVs that the head reads of a sample. Default: 1024 of a new encoder that stays as it is."""
     count_weight: NonNegative = 0.0
-    """Weight of predicting hidden abundances of ASVs, an auxiliary task (0: no such head)."""
+    """Weight of predicting masked abundances of ASVs, an auxiliary task (0: no such head)."""
     count_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of a sample's ASVs whose abundance is hidden for that task."""
+    """Fraction of a sample's ASVs whose abundance is masked for that task."""
 
     @property
     def transform(self) -> TargetTransform:

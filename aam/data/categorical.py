@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from aam.config import CategoryColumnsConfig, CategoryConfig
 from aam.data.files.artifacts import read_json_object
-from aam.data.labels.hierarchy import Texts, ancestors, check_known, cycle, fill, settle
 from aam.data.files.metadata import categorical_column
+from aam.data.labels.hierarchy import Texts, ancestors, check_known, cycle, fill, settle
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)

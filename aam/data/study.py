@@ -12,16 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import InputConfig, PhylogenyConfig, TableConfig, TargetSamplingConfig, UnifracConfig
-from aam.data.distances.branches import Rows, asv_shares, branch_shares
-from aam.data.files.counts import BLOCK, held_by
-from aam.data.sampling.dataset import DistanceSource
+from aam.data.distances.branches import Rows, asv_proportions, branch_proportions
 from aam.data.distances.matrix import DistanceMatrix, read_distance_matrix
-from aam.data.files.metadata import read_metadata, select_where
 from aam.data.distances.phylogeny import Phylogeny, read_phylogeny
+from aam.data.distances.unifrac import StudyTree, missing_tips
+from aam.data.files.counts import BLOCK, held_by
+from aam.data.files.metadata import read_metadata, select_where
 from aam.data.files.sequences import encode_sequences, sequence_keys
 from aam.data.files.tables import FeatureTable, read_tables
 from aam.data.labels.taxonomy import TaxonomyLabels, read_taxonomy
-from aam.data.distances.unifrac import StudyTree, missing_tips
+from aam.data.sampling.dataset import DistanceSource
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
@@ -61,15 +61,15 @@ class Study:
         return sequence_keys(self.table.sequences)
 
     @cached_property
-    def branch_shares(self) -> Rows:
-        """Share of each sample's reads below every branch of the tree, sparse rows: float64 [samples, N]."""
+    def branch_proportions(self) -> Rows:
+        """Fraction of each sample's reads below every branch of the tree, sparse rows: float64 [samples, N]."""
         assert self.tree is not None
-        return branch_shares(self.tree, self.table.counts)
+        return branch_proportions(self.tree, self.table.counts)
 
     @cached_property
-    def asv_shares(self) -> Rows:
-        """Share of each sample's reads that every ASV has, sparse rows: float64 [samples, ASVs]."""
-        return asv_shares(self.table.counts)
+    def asv_proportions(self) -> Rows:
+        """Fraction of each sample's reads that every ASV has, sparse rows: float64 [samples, ASVs]."""
+        return asv_proportions(self.table.counts)
 
     def distance_source(self, config: UnifracConfig) -> DistanceSource:
         """True distances between samples, from the matrix if there is one, else from the tree."""

@@ -13,8 +13,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from aam.config import PretrainConfig, TrainConfig, refuse_renamed
-from aam.data.study import Study, assemble_study
 from aam.data.files.tables import FeatureTable, feature_table
+from aam.data.study import Study, assemble_study
 from aam.errors import InputError
 from aam.estimators.inputs import TableLike
 from aam.estimators.learned import (
@@ -28,8 +28,8 @@ from aam.estimators.learned import (
 )
 from aam.learners.storage import TrainedLearner
 from aam.training.checkpoints.store import write_checkpoint
-from aam.training.machine.compute import Compute
 from aam.training.distributed import World, setup_distributed
+from aam.training.machine.compute import Compute
 from aam.workflows.embed import embed_study
 from aam.workflows.fit import Run
 from aam.workflows.restore import Restored, restore

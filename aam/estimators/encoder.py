@@ -12,8 +12,8 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from aam.config import EncoderType, PretrainConfig, RootChoice, TrainConfig, UnifracMetric
-from aam.data.study import Study, assemble_study, read_matrix, with_phylogeny, with_taxonomy
 from aam.data.files.tables import FeatureTable, feature_table
+from aam.data.study import Study, assemble_study, read_matrix, with_phylogeny, with_taxonomy
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.inputs import (
     MetadataLike,
@@ -31,7 +31,7 @@ from aam.workflows.pretrain import check_distances, check_taxonomy, pretrain_stu
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
-    """Learns, without labels, to encode ASVs and samples: hidden nucleotides, and UniFrac distances between samples.
+    """Learns, without labels, to encode ASVs and samples: masked nucleotides, and UniFrac distances between samples.
 
     Parameters have the names and defaults of the options of `aam pretrain`, whose help says more. They are checked by
     `fit`. ``encoder.embed(table)`` gives embeddings by sample id, ``encoder.transform(table)`` as an array.
@@ -43,7 +43,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         nucleotide_patch: nucleotides read as one position.
         rarefy_depth: sampling depth; samples with fewer reads cannot be used. None: all reads.
         max_asvs: the most ASVs of a sample that the model reads (0: all).
-        val_fraction: share of the samples that chooses the best checkpoint.
+        val_fraction: fraction of the samples that chooses the best checkpoint.
         epochs: passes over the training samples.
         batch_size: samples in a batch.
         lr: highest learning rate.
@@ -55,7 +55,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         options: any other option of `aam pretrain` by its name with underscores, such as
             ``{"weight_decay": 0.1, "group_column": "subject"}``.
         unifrac_metric: distance between samples that is learned.
-        encoder_type: what is learned besides hidden nucleotides: ``unifrac`` (distances between samples), ``faith_pd``,
+        encoder_type: what is learned besides masked nucleotides: ``unifrac`` (distances between samples), ``faith_pd``,
             ``taxonomy`` (of ASVs), or ``combined``, all of these.
         root: where the root of the tree is: ``as-is``, ``midpoint`` (halfway between the two tips farthest apart), or
             ``error``: as it is, and an error where it has three children or more, since no root was chosen then.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from skbio import TreeNode
 
 from aam.config import RootChoice
-from aam.data.files.metadata import read_metadata
 from aam.data.distances.phylogeny import MissingLengths, Phylogeny, parse_newick, read_phylogeny
+from aam.data.files.metadata import read_metadata
 from aam.data.labels.taxonomy import read_taxonomy, taxonomy_of_frame
 from aam.errors import InputError, first_ids
 

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 
 from aam.config import RootChoice, SamplingConfig, TargetSamplingConfig, TrainConfig, UnifracConfig
 from aam.data.distances.phylogeny import MissingLengths, Phylogeny
-from aam.data.study import Study, with_phylogeny
 from aam.data.labels.target_table import Targets
+from aam.data.study import Study, with_phylogeny
 from aam.errors import InputError
 from aam.estimators.inputs import TreeLike, as_phylogeny
 from aam.learners.storage import LearnerSpec, TrainedLearner

@@ -18,9 +18,9 @@ from aam.config import (
     TrainConfig,
 )
 from aam.data.distances.phylogeny import MissingLengths
-from aam.data.study import Study, assemble_study
 from aam.data.files.tables import feature_table
 from aam.data.labels.target_table import Targets, target_values
+from aam.data.study import Study, assemble_study
 from aam.errors import InputError, first_ids
 from aam.estimators.base import SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
@@ -167,8 +167,8 @@ class SamplePredictor(SampleModel):
         Returns:
             By sample id, a row for each sample of the table, in its order: ``prediction`` (of several targets
             ``prediction_NAME``), for quantiles also ``quantile_SHARE``, for classes (as text) ``probability_NAME``.
-            Learners besides the network add ``reads_lost``, the share of reads of ASVs that they do not know, with a
-            tree ``reads_placed``, the share of those put on its branches, and some ``spread``, a standard deviation.
+            Learners besides the network add ``reads_lost``, the fraction of reads of ASVs that they do not know, with a
+            tree ``reads_placed``, the fraction of those put on its branches, and some ``spread``, a standard deviation.
             ``note`` is the reason where a sample cannot be used and its values are missing.
 
         Raises:

@@ -24,8 +24,8 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
     """Predicts a number of every sample.
 
     ``fit(table, y, tree=...)`` pretrains an encoder on the table and then fine-tunes it; give `encoder` to start from
-    one that is pretrained already. A share of the samples, `val_fraction`, chooses the best checkpoint in both: judge
-    the result on samples that `fit` has not seen at all.
+    one that is pretrained already. A fraction of the samples, `val_fraction`, chooses the best checkpoint in both:
+    judge the result on samples that `fit` has not seen at all.
 
     Args:
         learner: what learns: ``neural`` is the network, which all that is said above is about. ``ensemble``,
@@ -113,7 +113,7 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
 
     Args:
         class_weights: ``balanced`` (inverse frequency), ``effective`` (effective number), or a JSON file of weights.
-        stratify: give every side of the split the same share of every class; None: as far as small classes allow.
+        stratify: give every side of the split the same fraction of every class; None: as far as small classes allow.
 
     Attributes:
         classes_: the classes, sorted, as they were in `y` (text where the model was trained by `aam train`).

@@ -10,7 +10,7 @@ from aam.data.labels.target_table import Targets
 from aam.training.tasks.target_metrics import score
 
 LEAST_SPREAD: Final = 0.1
-"""Deviation of predictions, as a share of the truth's, below which they are all but one number."""
+"""Deviation of predictions, as a fraction of the truth's, below which they are all but one number."""
 LEAST_R2: Final = 0.02
 ABOVE_CHANCE: Final = 0.05
 """Balanced accuracy beyond that of a guess, below which nothing has been learned."""

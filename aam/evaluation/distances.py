@@ -22,7 +22,7 @@ BINS = 120
 def write_distance_report(objective: Objective[EncoderOutput], folder: Path) -> Metrics:
     """Compare all pairs of validation samples and write ``val_distances.json`` and ``plots/val_distances.png``.
 
-    Every rank compares its share of the pairs; rank 0 writes.
+    Every rank compares its fraction of the pairs; rank 0 writes.
 
     Args:
         objective: holds the trained model and the validation samples.

@@ -129,7 +129,7 @@ def sendable(variant: Variant, with_branches: bool) -> Variant:
             copies[id(study)] = _in_memory(study)
     draws = tuple(copies[id(study)] for study in variant.draws)
     for study in draws if with_branches else ():
-        _ = study.branch_shares  # is kept, and goes with the study
+        _ = study.branch_proportions  # is kept, and goes with the study
     return replace(variant, study=copies[id(variant.study)], draws=draws)
 
 
@@ -182,7 +182,7 @@ def of_rows(study: Study, rows: Rows) -> Study:
     """Some samples of a study; ASVs and tree stay as they are, and so do shares that were computed already."""
     metadata = None if study.metadata is None else study.metadata.iloc[rows]
     part = replace(study, table=study.table.select_samples(rows), metadata=metadata, matrix=None, left_out=None)
-    for name in ("branch_shares", "asv_shares"):
+    for name in ("branch_proportions", "asv_proportions"):
         if name in vars(study):
             vars(part)[name] = vars(study)[name][rows]
     return part

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
+from aam.data.files.whole_files import whole_file, write_json
 from aam.data.labels.target_column import TargetColumn
 from aam.data.labels.target_table import Targets
-from aam.data.files.whole_files import whole_file, write_json
 from aam.evaluation.figures import figure, figure_row
 from aam.training.metrics import Metrics
 from aam.training.tasks.target_metrics import score

@@ -20,7 +20,7 @@ NAMES: Final = {
 }
 """How scores are spelled for readers."""
 NEAR: Final = 1 / 3
-"""Share of a lead; an interval of the lead that goes below it is close to zero."""
+"""Fraction of a lead; an interval of the lead that goes below it is close to zero."""
 NO_MODEL: Final = {
     "null": "a guess that looks at no sample",
     "depth": "sequencing depth alone",

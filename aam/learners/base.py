@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import TargetConfig
-from aam.data.study import Study
 from aam.data.labels.target_table import Targets
+from aam.data.study import Study
 
 Rows: TypeAlias = NDArray[np.int64]
 """Rows of the table of a study."""

@@ -22,7 +22,7 @@ from aam.learners.folds import inner_folds
 logger = logging.getLogger(__name__)
 
 STACK_SHARE = 0.5
-"""Share of the stacked weights; the rest are those of the plain mean."""
+"""Fraction of the stacked weights; the rest are those of the plain mean."""
 
 
 @dataclass(eq=False)

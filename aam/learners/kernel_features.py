@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aam.data.distances.branches import Rows, asv_shares, branch_shares
+from aam.data.distances.branches import Rows, asv_proportions, branch_proportions
+from aam.data.distances.unifrac import StudyTree
 from aam.data.files.counts import Counts
 from aam.data.study import Study
-from aam.data.distances.unifrac import StudyTree
 from aam.learners.base import Floats
 
 Places: TypeAlias = NDArray[np.int64]
@@ -27,7 +27,7 @@ Rule: TypeAlias = Literal["jaccard", "gaussian", "laplace", "linear", "inner"]
 """How inner products become a similarity."""
 
 _DETECTED = 1e-4
-"""Share of reads from which on abundance counts by its logarithm; below, in proportion."""
+"""Fraction of reads from which on abundance counts by its logarithm; below, in proportion."""
 _CACHED = 10_000
 """Samples of a study whose shares are kept."""
 _DENSE = 8
@@ -83,19 +83,19 @@ class Samples:
     def of(cls, study: Study, rows: Places, described: Mapping[str, Floats] | None = None) -> "Samples":
         """Take samples of a study; of one that is not large, shares are computed once for all of its samples."""
         cached = study.tree is not None and study.table.n_samples <= _CACHED
-        shares = study.branch_shares[rows] if cached else None
+        shares = study.branch_proportions[rows] if cached else None
         return cls(study.tree, study.table.counts[rows], shares, described or {})
 
     @cached_property
     def branches(self) -> Rows:
         """Shares below every branch [m, N]."""
         assert self.tree is not None
-        return branch_shares(self.tree, self.counts) if self.known is None else self.known
+        return branch_proportions(self.tree, self.counts) if self.known is None else self.known
 
     @cached_property
     def asvs(self) -> Rows:
         """Shares of every ASV [m, ASVs]."""
-        return asv_shares(self.counts)
+        return asv_proportions(self.counts)
 
 
 class Products(NamedTuple):

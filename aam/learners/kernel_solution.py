@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from aam.data.study import Study
 from aam.data.distances.unifrac import StudyTree
+from aam.data.study import Study
 from aam.learners.base import Arrays, Floats, Output, Rows, Solution
 from aam.learners.class_scores import ClassScores
 from aam.learners.kernels import Basis

@@ -3,7 +3,7 @@
 A `Wanted` says what is to be learned from, and `learn` makes of the training samples a `Described`, which gives the
 features of any samples. A kernel on them:
 
-- of a categorical column: the share of the levels (the column, its parent, and so on up the hierarchy) on which two
+- of a categorical column: the fraction of the levels (the column, its parent, and so on up the hierarchy) on which two
   samples agree. A value that is missing, or that training has not seen, agrees with no other sample's; the sample still
   agrees with itself, so that its variance holds what such a category may be.
 - of a numeric column: exp(-d^2 / h) of its standardised values, h the median of d^2. A missing one is taken for the
@@ -24,8 +24,8 @@ import pandas as pd
 
 from aam.config.learners import LearnersConfig
 from aam.data.categorical import KNOWN, CategoryEncoder, parse_hierarchy
-from aam.data.labels.hierarchy import ancestors
 from aam.data.files.metadata import numeric_column
+from aam.data.labels.hierarchy import ancestors
 from aam.data.study import Study
 from aam.errors import InputError, first_ids
 from aam.learners.base import Arrays, Floats

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from aam.data.study import Study
 from aam.data.distances.unifrac import StudyTree
+from aam.data.study import Study
 from aam.learners.base import Arrays, Floats, below, prefixed
 from aam.learners.kernel_features import FEATURES, Places, Products, Rule, Samples, Side, Source
 from aam.learners.kernel_sources import Described, describe, restore_described

@@ -29,7 +29,7 @@ Blocks: TypeAlias = Sequence[NDArray[np.int64]]
 _SPREAD = 3.0
 """Standard deviation of the prior of the logarithms of weights."""
 _EXPLAINED, _NOISE = 0.7, 0.3
-"""Share of the variance that kernels (together) and noise have before data are seen."""
+"""Fraction of the variance that kernels (together) and noise have before data are seen."""
 _BOUNDS, _NOISE_BOUNDS = (-12.0, 5.0), (-7.0, 3.0)
 
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression, enet_path
 from aam.config.learners import LinearConfig, Penalty, TreesConfig
 from aam.data.study import Study
 from aam.learners.base import Arrays, Floats, Learner, Output, Problem, Rows, Solution
-from aam.learners.features import log_ratios_of_shares, prevalent_asvs
+from aam.learners.features import log_ratios_of_proportions, prevalent_asvs
 from aam.learners.folds import inner_folds
 
 RIDGE_STRENGTHS = np.logspace(4, -4, 17)
@@ -43,7 +43,7 @@ class LinearSolution(Solution):
 
     def predict(self, study: Study, rows: Rows) -> Output:
         """Weigh the log-ratios."""
-        scores = log_ratios_of_shares(study, rows, self.columns) @ self.coefficients + self.intercept
+        scores = log_ratios_of_proportions(study, rows, self.columns) @ self.coefficients + self.intercept
         return _output(scores, self.classes)
 
     def arrays(self) -> Arrays:
@@ -100,7 +100,7 @@ class LinearLearner(Learner):
     def solve(self, problem: Problem) -> LinearSolution:
         """Choose prevalent ASVs and the penalty, and fit."""
         columns = prevalent_asvs(problem.study, problem.rows, self.trees.min_prevalence)
-        features = log_ratios_of_shares(problem.study, problem.rows, columns)
+        features = log_ratios_of_proportions(problem.study, problem.rows, columns)
         center = np.average(features, axis=0, weights=problem.weight)
         data = _Data(features - center, problem.y, problem.weight, problem.classes)
         best, left_out = self._choose(data, list(inner_folds(problem)))

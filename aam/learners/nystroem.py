@@ -33,7 +33,7 @@ Features: TypeAlias = Callable[[Rows], tuple[Floats, Floats]]
 _BLOCK = 1000
 """Samples whose kernels are in memory at a time."""
 _JITTER = 1e-6
-"""Share of the mean variance of landmarks that is added to each, as some may be copies of others."""
+"""Fraction of the mean variance of landmarks that is added to each, as some may be copies of others."""
 
 
 class Data(NamedTuple):

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from aam.config import SamplingConfig
+from aam.data.files.tables import FeatureTable
 from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, select_samples
-from aam.data.files.tables import FeatureTable
 from aam.errors import InputError
 from aam.learners.base import Fitted, Output, Predictions, Rows
 
 logger = logging.getLogger(__name__)
 
 AUTO_SHARE = 0.95
-"""Share of the samples that the depth of ``--rarefy-depth auto`` keeps."""
+"""Fraction of the samples that the depth of ``--rarefy-depth auto`` keeps."""
 
 
 class Rarefaction(BaseModel):

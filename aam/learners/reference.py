@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from aam.data.distances.phylogeny import Phylogeny
 from aam.data.distances.placement import place_tips, with_tips
-from aam.data.study import Study
-from aam.data.files.tables import FeatureTable
 from aam.data.distances.unifrac import StudyTree, missing_tips, tips_of
+from aam.data.files.tables import FeatureTable
+from aam.data.study import Study
 from aam.errors import InputError, first_ids
 from aam.learners.base import Arrays
 
@@ -84,7 +84,7 @@ class Reference:
             )
 
     def share_of_new(self, study: Study, base: "Reference") -> "pd.Series[float]":
-        """Share of the reads of each sample, by id, that are of ASVs which this has and another lacks; says so."""
+        """Fraction of the reads of each sample, by id, that are of ASVs which this has and another lacks; says so."""
         table = study.table
         new = np.flatnonzero((self._places(table) >= 0) & (base._places(table) < 0))
         share = np.asarray(table.select_asvs(new).counts.sum(axis=1), np.float64).ravel() / table.depth
@@ -96,7 +96,7 @@ class Reference:
         return pd.Series(share, index=list(table.sample_ids))
 
     def reads_lost(self, study: Study) -> "pd.Series[float]":
-        """Share of the reads of each sample, by id, that are of ASVs which this lacks; says so where there are some.
+        """Fraction of the reads of each sample, by id, that are of ASVs which this lacks; says so where there are some.
 
         Raises:
             InputError: all of them are.

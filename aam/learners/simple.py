@@ -47,7 +47,7 @@ class NullLearner(Learner):
     name: ClassVar[str] = "null"
 
     def solve(self, problem: Problem) -> NullSolution:
-        """Take the weighted median of the numbers, or the weighted share of each class."""
+        """Take the weighted median of the numbers, or the weighted fraction of each class."""
         if problem.classes:
             shares = np.bincount(problem.codes, problem.weight, problem.classes)
             return NullSolution(shares / shares.sum())

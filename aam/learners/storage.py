@@ -10,8 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aam.data.distances.phylogeny import Phylogeny
-from aam.data.study import Study, select_samples
 from aam.data.labels.target_table import Targets
+from aam.data.study import Study, select_samples
 from aam.errors import InputError
 from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
 from aam.learners.kernel_sources import metadata_of
@@ -61,9 +61,9 @@ class TrainedLearner:
     def predict(self, study: Study, phylogeny: Phylogeny | None = None) -> tuple[pd.DataFrame, Study]:
         """Predict the samples of any study, as `Predictions.table`, with the column ``reads_lost``.
 
-        That is the share of a sample's reads that are of ASVs which the training study lacked; these are dropped. With
-        a tree, ASVs that hang at branches of the training study's are not: they add to these branches, and the column
-        ``reads_placed`` is the share of their reads. Features of ASVs do not know them, but a proportion is of all
+        That is the fraction of a sample's reads of ASVs which the training study lacked; these are dropped. With a
+        tree, ASVs that hang at branches of the training study's are not: they add to these branches, and the column
+        ``reads_placed`` is the fraction of their reads. Features of ASVs do not know them, but a proportion is of all
         reads that are not lost: as in `aam evaluate`, where ASVs that only held-out samples hold lie in the tree.
 
         Args:

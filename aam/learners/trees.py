@@ -36,7 +36,7 @@ class Forest:
     """Column that a node looks at [N]."""
     threshold: NDArray[np.float32]
     value: NDArray[np.float64]
-    """What a leaf predicts: a number, or the share of each class [N, K]."""
+    """What a leaf predicts: a number, or the fraction of each class [N, K]."""
 
     def predict(self, features: Floats) -> Floats:
         """Mean of the trees: [m], or [m, K] of classes."""

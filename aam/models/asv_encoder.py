@@ -10,13 +10,13 @@ from torch.nn import functional
 
 from aam.config import ModelConfig
 from aam.data.files.sequences import MASK, PAD, VOCABULARY_SIZE
-from aam.models.initial import Drawn, Linear, normal
+from aam.models.initial import Linear, SeededModule, normal
 from aam.models.pooling import AttentionPooling
 from aam.models.transformer import Transformer
 from aam.models.types import EncodedAsvs
 
 
-class PatchStem(Drawn):
+class PatchStem(SeededModule):
     """Embed every nucleotide, concatenate the p of a patch, project to the width, and add the position.
 
     An embedding followed by a projection is one linear map of the one-hot nucleotides, and is computed as such.
@@ -28,8 +28,8 @@ class PatchStem(Drawn):
         self.position = nn.Parameter(torch.empty(patches, width))
         self.reset_parameters()
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw the positions; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw the positions; see `SeededModule`."""
         return {"position": normal(self.position.shape, 0.5, generator)}
 
     def forward(self, patches: Tensor) -> Tensor:

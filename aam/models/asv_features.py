@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from aam.data.sampling.samples import Samples
-from aam.models.initial import Drawn, normal
+from aam.models.initial import SeededModule, normal
 
 FREQUENCY: Final = 4.0
 """Deviation of the angle of a wave over ASVs: the higher, the closer ASVs must be related to count as alike."""
@@ -20,7 +20,7 @@ LEAST_SPREAD: Final = 1e-3
 """Of a dimension in which ASVs differ less no more is made: that would be noise."""
 
 
-class AsvFeatures(Drawn):
+class AsvFeatures(SeededModule):
     """Cosines of random projections of each ASV (Rahimi and Recht 2007), summed over a sample by log(1 + reads).
 
     A mean of ASV embeddings is nearly the same for all samples. A sum of waves keeps apart which ASVs a sample has, and
@@ -36,8 +36,8 @@ class AsvFeatures(Drawn):
         self.scale = nn.Parameter(torch.empty(width), requires_grad=False)
         self.reset_parameters()
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw directions and phases of the waves; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw directions and phases of the waves; see `SeededModule`."""
         features, width = self.weight.shape
         return {
             "weight": normal(self.weight.shape, FREQUENCY * width**-0.5, generator),

@@ -12,14 +12,14 @@ from torch import Generator, Tensor, nn
 
 from aam.config import HierarchyCombine
 from aam.data.categorical import UNSEEN
-from aam.models.initial import Drawn, Linear, normal
+from aam.models.initial import Linear, SeededModule, normal
 from aam.models.types import CategoryVectors
 
 FIRST: Final = 2
 """First index of a category of the training samples."""
 
 
-class Embedding(Drawn, nn.Embedding):
+class Embedding(SeededModule, nn.Embedding):
     """A table of categories: rows of unit length about, those of missing and unseen categories zero at first.
 
     The row of unseen categories gets no gradient and stays zero: nothing is known of them, not even on average.
@@ -28,8 +28,8 @@ class Embedding(Drawn, nn.Embedding):
     def __init__(self, rows: int, width: int) -> None:
         super().__init__(rows, width, padding_idx=UNSEEN)
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw the rows; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw the rows; see `SeededModule`."""
         weight = normal(self.weight.shape, self.weight.shape[1] ** -0.5, generator)
         weight[:FIRST] = 0
         return {"weight": weight}

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from aam.config import CategoryConfig
 from aam.models.categorical_embedder import CategoricalEmbedder, HierarchicalCategoricalEmbedder
-from aam.models.initial import Drawn, Linear, normal
+from aam.models.initial import Linear, SeededModule, normal
 from aam.models.types import CategorySpec, CategoryVectors
 
 LATENTS: Final = 8
@@ -104,7 +104,7 @@ class GatedFusion(nn.Module):
         return h
 
 
-class CategoryAttention(Drawn, nn.MultiheadAttention):
+class CategoryAttention(SeededModule, nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` with rows first, and weights drawn as those of other modules."""
 
     def __init__(self, width: int, heads: int, source: int, source_std: float, output_std: float) -> None:
@@ -127,8 +127,8 @@ class CategoryAttention(Drawn, nn.MultiheadAttention):
         self.out_proj = Linear(width, width, std=output_std)  # type: ignore[assignment]
         self.reset_parameters()
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw the maps to queries, keys and values; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw the maps to queries, keys and values; see `SeededModule`."""
         width = self.embed_dim
         query = normal(torch.Size((width, width)), width**-0.5, generator)
         key, value = (normal(torch.Size((width, self.kdim)), self.source_std, generator) for _ in range(2))
@@ -166,7 +166,7 @@ class CrossAttentionFusion(nn.Module):
         return real
 
 
-class PerceiverFusion(Drawn):
+class PerceiverFusion(SeededModule):
     """A few learned latents attend to ASVs and categories together (Jaegle et al. 2021).
 
     Their mean, through a linear map that is zero at first, is added to the sample's embedding.
@@ -186,8 +186,8 @@ class PerceiverFusion(Drawn):
         self.output = Linear(width, width, std=0.0)
         self.reset_parameters()
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw the latents; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw the latents; see `SeededModule`."""
         return {"latents": normal(self.latents.shape, 1.0, generator)}
 
     def forward(self, samples: FusedSamples, categories: CategoryVectors) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from aam.config import TargetConfig
-from aam.models.initial import Drawn, Linear
+from aam.models.initial import Linear, SeededModule
 
 Range = Literal["none", "relu", "softplus", "exp", "sigmoid"]
 
@@ -36,7 +36,7 @@ def output_range(config: TargetConfig) -> Range:
     return "sigmoid" if config.bounded_targets else config.output_activation
 
 
-class OutputScaling(Drawn):
+class OutputScaling(SeededModule):
     """A learned scale and offset of the predictions, for each category; identity at the start.
 
     The scale is an exponential, so that it is positive and the order of quantiles stays.
@@ -49,8 +49,8 @@ class OutputScaling(Drawn):
         self.offset = nn.Parameter(torch.empty(categories, len(spec.outputs)))
         self.reset_parameters()
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """The identity, which is no draw; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """The identity, which is no draw; see `SeededModule`."""
         return {name: torch.zeros(parameter.shape, device="cpu") for name, parameter in self.named_parameters()}
 
     def forward(self, prediction: Tensor, category: Tensor | None) -> Tensor:

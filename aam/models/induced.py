@@ -9,12 +9,12 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from aam.config import ModelConfig
-from aam.models.initial import Drawn, Linear, normal
+from aam.models.initial import Linear, SeededModule, normal
 from aam.models.packing import Attend, Lengths
 from aam.models.transformer import FeedForward, attention_kernel, residual_std
 
 
-class InducedAttention(Drawn):
+class InducedAttention(SeededModule):
     """Induced set attention (Lee et al. 2019, ISAB): learned points attend to ASVs, and these to what the points found.
 
     The points gather from all ASVs of a sample and go through a feed-forward network; each ASV then reads from the M
@@ -36,8 +36,8 @@ class InducedAttention(Drawn):
         self.output = Linear(width, width, std=residual_std(width, config), bias=False)
         self.reset_parameters()
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw the points; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw the points; see `SeededModule`."""
         return {"points": normal(self.points.shape, 1.0, generator)}
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:

@@ -10,18 +10,18 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from aam.data.sampling.seeded import address_hash
+from aam.data.sampling.seeded import derived_seed
 
 Model = TypeVar("Model", bound=nn.Module)
 Assign = Callable[[nn.Parameter, Tensor], object]
 """Gives a parameter its value, a tensor of its whole shape on the CPU."""
 
 
-class Drawn(nn.Module):
+class SeededModule(nn.Module):
     """A module that owns parameters; what its children own is theirs to draw."""
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw the module's own parameters.
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """The values of the module's own parameters, drawn from a seeded generator.
 
         Args:
             generator: of the CPU; None for torch's global one.
@@ -36,11 +36,11 @@ class Drawn(nn.Module):
         """Draw the module's own parameters anew from torch's global generator; on meta there is nothing to fill."""
         own = dict(self.named_parameters(recurse=False))
         if not any(parameter.is_meta for parameter in own.values()):
-            for name, value in self.draw(None).items():
+            for name, value in self.initial_values(None).items():
                 own[name].copy_(value)
 
 
-class Linear(Drawn, nn.Linear):
+class Linear(SeededModule, nn.Linear):
     """A linear map with normally distributed weights and no bias at first."""
 
     def __init__(self, inputs: int, outputs: int, std: float | None = None, bias: bool = True) -> None:
@@ -56,8 +56,8 @@ class Linear(Drawn, nn.Linear):
         self.std = std
         super().__init__(inputs, outputs, bias)
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """Draw weight and bias; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """Draw weight and bias; see `SeededModule`."""
         shapes = {name: parameter.shape for name, parameter in self.named_parameters(recurse=False)}
         if self.std is None:
             limit = self.in_features**-0.5
@@ -75,7 +75,7 @@ def _uniform(shape: torch.Size, limit: float, generator: Generator | None) -> Te
     return (2 * torch.rand(shape, generator=generator, device="cpu") - 1) * limit
 
 
-def drawn_parameters(module: nn.Module, name: str, seed: int) -> dict[str, Tensor]:
+def initial_parameters(module: nn.Module, name: str, seed: int) -> dict[str, Tensor]:
     """Draw the parameters that one module owns itself.
 
     Args:
@@ -89,8 +89,8 @@ def drawn_parameters(module: nn.Module, name: str, seed: int) -> dict[str, Tenso
     Raises:
         TypeError: it owns parameters and does not say how they are drawn.
     """
-    if isinstance(module, Drawn):
-        return module.draw(Generator().manual_seed(address_hash(seed, "weights", name)))
+    if isinstance(module, SeededModule):
+        return module.initial_values(Generator().manual_seed(derived_seed(seed, "weights", name)))
     if isinstance(module, nn.LayerNorm):
         fill = {"weight": 1.0, "bias": 0.0}
         own = module.named_parameters(recurse=False)
@@ -103,7 +103,7 @@ def _copy(parameter: nn.Parameter, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, seed: int, assign: Assign = _copy) -> None:
+def initialize(model: nn.Module, seed: int, assign: Assign = _copy) -> None:
     """Give a model the weights of its first step, module by module.
 
     Args:
@@ -113,11 +113,11 @@ def initialise(model: nn.Module, seed: int, assign: Assign = _copy) -> None:
     """
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        values = drawn_parameters(module, name, seed) if own else {}
+        values = initial_parameters(module, name, seed) if own else {}
         for part, parameter in own.items():
             assign(parameter, values[part])
 
 
-def materialise(model: Model, device: torch.device) -> Model:
+def allocate(model: Model, device: torch.device) -> Model:
     """Give the parameters of a model that was built on meta their memory, in place; what is in it is arbitrary."""
     return model.to_empty(device=device)

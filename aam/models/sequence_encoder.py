@@ -15,7 +15,7 @@ from aam.data.sampling.samples import Samples
 from aam.models.asv_encoder import AsvEncoder, predict_masked
 from aam.models.distance_link import LINKS, LinkName
 from aam.models.heads import Head
-from aam.models.initial import Drawn
+from aam.models.initial import SeededModule
 from aam.models.sample_encoder import SampleEncoder
 from aam.models.types import EncodedSamples, EncoderOutput
 
@@ -24,7 +24,7 @@ from aam.models.types import EncodedSamples, EncoderOutput
 INITIAL_TAU_PER_ROOT_WIDTH: Final = 1 / 18
 
 
-class Scale(Drawn):
+class Scale(SeededModule):
     """Divides embeddings by a learned tau."""
 
     def __init__(self, width: int) -> None:
@@ -33,8 +33,8 @@ class Scale(Drawn):
         self.log_tau = nn.Parameter(torch.empty(1))
         self.reset_parameters()
 
-    def draw(self, generator: Generator | None) -> dict[str, Tensor]:
-        """The first scale, which is no draw; see `Drawn`."""
+    def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
+        """The first scale, which is no draw; see `SeededModule`."""
         tau = INITIAL_TAU_PER_ROOT_WIDTH * self.width**0.5
         return {"log_tau": torch.full(self.log_tau.shape, math.log(tau), device="cpu")}
 

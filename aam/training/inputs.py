@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from aam.config import PretrainConfig, TrainConfig
-from aam.data.sampling.seeded import address_hash, address_keys, uniforms
 from aam.data.categorical import MISSING, UNSEEN
+from aam.data.files.sequences import sequence_keys
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.sampling.samples import SampleBatch, Samples
-from aam.data.files.sequences import sequence_keys
+from aam.data.sampling.seeded import derived_seed, text_keys, uniforms
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor, pool
 from aam.training.inference.asv_embeddings import AsvEmbeddings, embeddings_of
-from aam.training.machine.compute import Compute
 from aam.training.inference.samples import hold_asvs, map_samples
+from aam.training.machine.compute import Compute
 from aam.training.substitution import substitute
 
 Work = Callable[[Samples, SampleBatch], Tensor]
@@ -57,7 +57,7 @@ class Inputs:
         self.compute = compute
         self.categories = categories
         self.asv_keys = torch.from_numpy(sequence_keys(draws.table.sequences)).to(compute.device)
-        self.sample_keys = torch.from_numpy(address_keys(draws.table.sample_ids)).to(compute.device)
+        self.sample_keys = torch.from_numpy(text_keys(draws.table.sample_ids)).to(compute.device)
 
     def of_step(self, batch: SampleBatch, step: int) -> Samples:
         """What a training step gives the model, changed by (seed, step) and ASV or sample where that is asked for."""
@@ -80,7 +80,7 @@ class Inputs:
         rate = self.config.categories.categorical_dropout
         if rate == 0:
             return categories
-        address = address_hash(self.config.runtime.seed, "conceal categories", step)
+        address = derived_seed(self.config.runtime.seed, "conceal categories", step)
         draw = uniforms(address, self.sample_keys[batch.sample], categories.shape[1])
         return categories.masked_fill((draw < rate) & (categories != MISSING), UNSEEN)
 

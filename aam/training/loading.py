@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from aam.config import MachineConfig
 from aam.config.launch import launched_local_world_size
-from aam.data.sampling.dataset import AddressedSampler, StepBatch, StepDataset
+from aam.data.sampling.dataset import StepBatch, StepDataset, StepSampler
 from aam.training.machine.signals import shield_worker
 
 GPU_WORKERS: Final = 2
@@ -17,7 +17,7 @@ GPU_WORKERS: Final = 2
 
 
 def step_loader(
-    dataset: StepDataset, sampler: AddressedSampler, config: MachineConfig, device: torch.device
+    dataset: StepDataset, sampler: StepSampler, config: MachineConfig, device: torch.device
 ) -> DataLoader[StepBatch]:
     """Give the steps of a sampler in order; they are the same with any number of workers.
 

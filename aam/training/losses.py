@@ -1,6 +1,6 @@
 """The losses, each a pure function, and their weighted sum.
 
-Shapes: G samples of an optimizer step, B samples, U unique ASVs, M hidden nucleotides, V vocabulary, K outputs, T
+Shapes: G samples of an optimizer step, B samples, U unique ASVs, M masked nucleotides, V vocabulary, K outputs, T
 targets, R taxonomic ranks, C classes of all of them together. A loss is given the total weight of the whole optimizer
 step, so that it adds up over the batches of a step.
 """
@@ -78,10 +78,10 @@ def _blocks_of_pairs(own: int, everyone: int, start: int) -> Iterator[tuple[slic
 
 
 def nucleotide_loss(logits: Tensor, hidden: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    """Cross-entropy of hidden nucleotides, each ASV weighed by its occurrences in samples.
+    """Cross-entropy of masked nucleotides, each ASV weighed by its occurrences in samples.
 
     Args:
-        logits: [M, V] at hidden nucleotides.
+        logits: [M, V] at masked nucleotides.
         hidden: int64 [M], what they were.
         weight: [M], occurrences of the ASV that each belongs to.
         total: sum of the weights over the optimizer step.

@@ -81,7 +81,7 @@ class PairedMoments:
 
     @property
     def r2(self) -> float | None:
-        """Share of the variance of the truth that is explained; None where the truth is constant."""
+        """Fraction of the variance of the truth that is explained; None where the truth is constant."""
         return None if self._true_is_constant else 1 - self.squared_error / self.true_square
 
     @property

@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from aam.data.sampling.seeded import address_hash
 from aam.data.sampling.dataset import FixedBatches, StepBatch
 from aam.data.sampling.samples import SampleBatch, Samples
-from aam.training.machine.compute import draws_dropout, seeded
+from aam.data.sampling.seeded import derived_seed
 from aam.training.distributed import gather_embeddings_for_unifrac
+from aam.training.distributed.strategies import Parallel
 from aam.training.inputs import Inputs
 from aam.training.losses import MultiTaskLoss
-from aam.training.distributed.strategies import Parallel
+from aam.training.machine.compute import draws_dropout, seeded
 from aam.training.tasks.base import VALIDATION, Comparison, Microbatch, OfStep, Output, Task
 
 Scale = Callable[[Tensor], Tensor]
@@ -54,7 +54,7 @@ class Objective(Generic[Output]):
         self.held_out = held_out
         self.seed = seed
         self.draws_dropout = draws_dropout(model)
-        self.sound = torch.ones((), dtype=torch.bool, device=self.compute.device)
+        self.is_finite = torch.ones((), dtype=torch.bool, device=self.compute.device)
         """Whether what this rank computed in the last step without the others is a number: bool scalar."""
         self.total = MultiTaskLoss({_loss(task): task.weight for task in tasks})
 
@@ -82,14 +82,14 @@ class Objective(Generic[Output]):
         Returns:
             This rank's parts of the losses, detached: the loss of the step is their sum over ranks.
         """
-        self.sound = torch.ones_like(self.sound)
+        self.is_finite = torch.ones_like(self.is_finite)
         batches = self._batches(step)
         totals = self._totals(batches)
         first = self._call(batches[0]) if len(batches) == 1 else None
         comparisons = self._compare(step, batches, first)
         sums: dict[str, Tensor] = {}
         for micro in batches:
-            with self.parallel.quiet() if micro.number < len(batches) - 1 else nullcontext():
+            with self.parallel.no_sync() if micro.number < len(batches) - 1 else nullcontext():
                 output = first or self._call(micro)
                 parts = {
                     _loss(task): task.loss(output, micro, OfStep(totals[task.name], comparisons.get(task.name)))
@@ -101,7 +101,7 @@ class Objective(Generic[Output]):
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
         for task in self.tasks:
             if not task.compares:  # a comparison is no number either where another rank's embeddings are none
-                self.sound = self.sound & sums[_loss(task)].isfinite()
+                self.is_finite = self.is_finite & sums[_loss(task)].isfinite()
         return {"loss": self.total(sums)} | sums
 
     def _batches(self, step: StepBatch) -> list[Microbatch]:
@@ -119,7 +119,7 @@ class Objective(Generic[Output]):
         own = {}
         for task in self.tasks:
             weights = [weight for micro in batches if (weight := task.weigh(micro)) is not None]
-            own[task.name] = torch.stack(weights).double().sum(0) if weights else self.sound.new_zeros(0).double()
+            own[task.name] = torch.stack(weights).double().sum(0) if weights else self.is_finite.new_zeros(0).double()
         summed = self.parallel.world.sum(torch.cat(list(own.values())))
         return dict(zip(own, torch.split(summed, [len(part) for part in own.values()]), strict=True))
 
@@ -137,7 +137,7 @@ class Objective(Generic[Output]):
         comparisons = {}
         for task in comparing:
             rows = torch.cat(own[task.name])
-            self.sound = self.sound & rows.isfinite().all()
+            self.is_finite = self.is_finite & rows.isfinite().all()
             everyone = gather_embeddings_for_unifrac(self.parallel.world, rows, step.sizes)
             comparisons[task.name] = task.compare(step, rows, everyone)
         return comparisons
@@ -145,7 +145,7 @@ class Objective(Generic[Output]):
     def _call(self, micro: Microbatch, masked: bool = True) -> Any:
         # dropout is the one draw of torch's own generator: seeded, so that a batch can be run again
         number = micro.number * self.parallel.world.size + self.parallel.world.rank
-        seed = address_hash(self.seed, "dropout", micro.step.plan.step, number)
+        seed = derived_seed(self.seed, "dropout", micro.step.plan.step, number)
         samples = micro.samples if masked else micro.samples._replace(masked_nucleotides=None)
         with seeded(seed, self.compute.device) if self.draws_dropout else nullcontext(), self.compute.autocast():
             return self.parallel.call(samples)

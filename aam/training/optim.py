@@ -84,8 +84,8 @@ class Schedule:
     """Linear warm-up, then the course that `--scheduler` names.
 
     Step t (from 0) of the w warm-up steps has (t + 1) / (w + 1) of the highest rate, so that the first step learns too
-    and step w has all of it. ``onecycle`` (Smith & Topin 2019) brings its own warm-up over the same share of the run,
-    from 1/25 of the highest rate and two steps long at least. Every group of parameters follows it with its own rate.
+    and step w has all of it. ``onecycle`` (Smith & Topin 2019) brings its own warm-up over the same fraction of
+    the run, from 1/25 of the highest rate and two steps long at least. Every group of parameters follows with its own rate.
     """
 
     def __init__(self, optimizer: Optimizer, config: OptimConfig, total_steps: int) -> None:

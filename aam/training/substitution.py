@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from aam.data.sampling.seeded import address_hash, uniforms
 from aam.data.files.sequences import PAD, A, N
+from aam.data.sampling.seeded import derived_seed, uniforms
 
 BASES = 4
 """A, C, G and T, whose tokens follow one another."""
@@ -26,7 +26,7 @@ def substitute(tokens: Tensor, keys: Tensor, rate: float, seed: int, step: int) 
     """
     if rate == 0:
         return tokens
-    draw = uniforms(address_hash(seed, "misread", step), keys, tokens.shape[1])
+    draw = uniforms(derived_seed(seed, "misread", step), keys, tokens.shape[1])
     wrong = (draw < rate) & (tokens != PAD)
     # below the rate, the draw is uniform again: it chooses the substitute
     choices = torch.where(tokens == N, BASES, BASES - 1)

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from aam.config import PretrainConfig, TargetOptimConfig, TrainConfig
-from aam.data.sampling.dataset import AddressedSampler, StepBatch, StepDataset, StepPlan
+from aam.data.sampling.dataset import StepBatch, StepDataset, StepPlan, StepSampler
 from aam.data.sampling.packing import MemoryBudget
 from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
+from aam.training.checkpoints.run import RunCheckpoints
 from aam.training.distributed.agreement import Agreement, Verdict
-from aam.training.memory.allocator import return_freed_memory
 from aam.training.distributed.sharding import own_part
 from aam.training.loading import step_loader
+from aam.training.machine.signals import stop_signals
+from aam.training.memory.allocator import return_freed_memory
 from aam.training.memory.budget import GB, Watch, lowered, meter_of
 from aam.training.memory.profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule, own_rates
-from aam.training.checkpoints.run import RunCheckpoints
-from aam.training.machine.signals import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Trainer:
         self,
         model: nn.Module,
         objective: Objective[Any],
-        train_sampler: AddressedSampler,
+        train_sampler: StepSampler,
         dataset: StepDataset,
         config: PretrainConfig | TrainConfig,
         checkpoints: RunCheckpoints,
@@ -112,7 +112,7 @@ class Trainer:
                 stop, written = request.name is not None, self.checkpoints.finished()
                 exceeded = self.watch is not None and self.watch.is_exceeded()
                 finite = losses["loss"].isfinite()
-                self.agreement.report(step.plan, self.objective.sound, finite, stop, written, exceeded)
+                self.agreement.report(step.plan, self.objective.is_finite, finite, stop, written, exceeded)
                 self._log_losses(step, losses, rate)
                 due = self._is_judged(step.plan) or self._is_due(self.config.output.checkpoint_every)
                 stops = self._check(self.agreement.verdicts(wait=due))

@@ -7,8 +7,8 @@ from typing import Final
 
 from aam.config import LearnerName, SamplingConfig, TrainConfig, UnifracConfig
 from aam.data.distances.phylogeny import read_phylogeny
-from aam.data.study import Study, with_phylogeny
 from aam.data.files.whole_files import write_json
+from aam.data.study import Study, with_phylogeny
 from aam.evaluation.predictions import NAMES, Side
 from aam.training.metrics import Metrics
 from aam.workflows.columns import Columns

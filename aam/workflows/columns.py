@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from aam.config import TargetSamplingConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.loss_weights import CategoryWeights
+from aam.data.labels.target_table import Targets, target_values
 from aam.data.sampling.splits import Split, split_samples
 from aam.data.study import Study, select_samples
-from aam.data.labels.target_table import Targets, target_values
 from aam.errors import InputError
 from aam.learners.rarefied import AUTO_SHARE, auto_depth
 
@@ -110,9 +110,9 @@ def _hint_at_kind(targets: Targets, values: pd.DataFrame) -> None:
 
 
 def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
-    """The class of every sample, where the sides are to have the same share of each."""
+    """The class of every sample, where the sides are to have the same fraction of each."""
     if config.split.stratify and not config.target.classifier:
-        raise InputError("--stratify gives every side the same share of every class: it needs --classifier")
+        raise InputError("--stratify gives every side the same fraction of every class: it needs --classifier")
     if not config.target.classifier or config.split.stratify is False:
         return None
     return list(values[config.target.metadata_column[0]])

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import EvaluateConfig
-from aam.data.leakage.guard import Finding, find_leakage
 from aam.data.files.metadata import categorical_column
+from aam.data.leakage.guard import Finding, find_leakage
 from aam.data.study import Study, digest
 from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import Variant, conceal

@@ -10,10 +10,10 @@ import torch
 from aam.config import EmbedConfig
 from aam.data.files.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
-from aam.training.inference.asv_embeddings import AsvEmbeddings, embeddings_of
-from aam.training.machine.compute import Compute
 from aam.training.distributed import World, setup_distributed
+from aam.training.inference.asv_embeddings import AsvEmbeddings, embeddings_of
 from aam.training.inference.samples import asvs_of, embed_samples
+from aam.training.machine.compute import Compute
 from aam.workflows.predict import with_left_out
 from aam.workflows.predict_network import study_batches
 from aam.workflows.restore import Restored, restore

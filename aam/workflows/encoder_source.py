@@ -18,19 +18,19 @@ import numpy as np
 import torch
 
 from aam.config import MachineConfig
+from aam.data.files.tables import FeatureTable
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.study import Study, digest
-from aam.data.files.tables import FeatureTable
 from aam.learners.base import Arrays, Floats
 from aam.learners.kernel_features import Places, Rule
 from aam.learners.kernel_sources import DESCRIBED, Described, Wanted
-from aam.training.inference.asv_embeddings import HeldEmbeddings, embed_asvs, held
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint
-from aam.training.machine.compute import Compute
 from aam.training.distributed import World
-from aam.training.machine.hardware import device_for
+from aam.training.inference.asv_embeddings import HeldEmbeddings, embed_asvs, held
 from aam.training.inference.samples import embed_samples
+from aam.training.machine.compute import Compute
+from aam.training.machine.hardware import device_for
 from aam.workflows.restore import Restored, restored
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -12,8 +12,8 @@ from aam.config import EstimatePretrainConfig, EstimateTrainConfig
 from aam.data.sampling.dataset import PooledStepDataset, StepBatch, StepPlan
 from aam.data.sampling.packing import BatchCost, MemoryBudget
 from aam.data.study import load_study
-from aam.training.memory.allocator import keep_freed_memory
 from aam.training.checkpoints.store import CheckpointStore
+from aam.training.memory.allocator import keep_freed_memory
 from aam.training.memory.budget import GB, Held, held_by_training
 from aam.training.trainer import Trainer
 from aam.workflows.fit import Run, free_share, measured_budget, memory_limit, settle_allocator

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from aam.config import EvaluateConfig, LearnerName, SamplingConfig, UnifracConfig
 from aam.config.evaluate import OUTSIDE
-from aam.data.study import Study, load_study, select_samples
 from aam.data.labels.target_table import target_values
+from aam.data.study import Study, load_study, select_samples
 from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import FoldResult, Variant, fit_fold, sendable
 from aam.evaluation.fold_store import FoldStore

@@ -15,11 +15,11 @@ from aam.data.files.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.attention import ColumnMeans, plot_column_means
-from aam.training.inference.asv_embeddings import embeddings_of
-from aam.training.machine.compute import Compute
 from aam.training.distributed import World, setup_distributed
+from aam.training.inference.asv_embeddings import embeddings_of
 from aam.training.inference.attention import AttentionRows, attend_to_categories
 from aam.training.inference.samples import asvs_of
+from aam.training.machine.compute import Compute
 from aam.workflows.predict_network import categories_of, metadata_of, study_batches
 from aam.workflows.restore import Restored, restore
 from aam.workflows.tables import check_outputs, write_parts

@@ -28,11 +28,11 @@ DIVERGED = 4.0
 LAST = 5
 """Losses in that mean."""
 WIDTH = 0.05
-"""Standard deviation of the smoothing kernel, as a share of the steps."""
+"""Standard deviation of the smoothing kernel, as a fraction of the steps."""
 BEGINNING = 0.1
-"""Share of the steps, at rates too low to learn anything, of which none is suggested."""
+"""Fraction of the steps, at rates too low to learn anything, of which none is suggested."""
 CLEAR_FALL = 0.05
-"""Share of its value that the smoothed loss must lose for a suggestion to mean anything."""
+"""Fraction of its value that the smoothed loss must lose for a suggestion to mean anything."""
 
 FloatArray = NDArray[np.float64]
 

@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
+from aam.data.files.whole_files import whole_file
 from aam.data.sampling.augmentation import Augmentation, Mixing
-from aam.data.sampling.dataset import AddressedSampler, FixedBatches, PooledStepDataset, StepDataset
+from aam.data.sampling.dataset import FixedBatches, PooledStepDataset, StepDataset, StepSampler
 from aam.data.sampling.packing import MemoryBudget
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.sampling.splits import Split, write_split
 from aam.data.study import Study, digest
-from aam.data.files.whole_files import whole_file
 from aam.errors import InputError
 from aam.models.packing import has_varlen
 from aam.models.transformer import check_attention, compile_blocks
-from aam.training.memory.allocator import keep_freed_memory, return_freed_memory
+from aam.training.checkpoints.run import Identity, RunCheckpoints
 from aam.training.checkpoints.store import CheckpointStore, Kind
-from aam.training.machine.compute import Compute, settled_precision
 from aam.training.distributed import World, setup_distributed
+from aam.training.distributed.strategies import check_compiler
+from aam.training.machine.compute import Compute, settled_precision
 from aam.training.machine.hardware import Build, advise_attention, compile_allowed, describe
+from aam.training.memory.allocator import keep_freed_memory, return_freed_memory
 from aam.training.memory.budget import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
 from aam.training.memory.profile import MemoryProfile, NullProfile
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
-from aam.training.distributed.strategies import check_compiler
-from aam.training.checkpoints.run import Identity, RunCheckpoints
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
 from aam.workflows.restore import resumed_precision
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 NARROW = 32
 """Width of a model below which bf16 takes more time than float32 (``benchmarks/step_variants.py``)."""
 HELD_OUT_SHARE = 0.25
-"""Share of the memory that a batch of samples may take that are judged."""
+"""Fraction of the memory that a batch of samples may take that are judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +80,13 @@ class Material:
         cost = predicted_cost(model.model_copy(update={"attention_layers": 1}), None, frozen=True)
         return cost.of_batch(0, [asvs])
 
-    def sampler(self, config: PretrainConfig | TrainConfig) -> AddressedSampler:
+    def sampler(self, config: PretrainConfig | TrainConfig) -> StepSampler:
         """Plan the steps of the whole run over the training samples."""
         optim, ids = config.optim, self.study.table.sample_ids
         # shuffled from the order of their ids, so that the order of the table does not matter
         samples = np.array(sorted(self.split.train.tolist(), key=ids.__getitem__), dtype=np.int64)
         batches = optim.step_samples // optim.batch_samples
-        return AddressedSampler(samples, optim.batch_samples, batches, optim.epochs, config.runtime.seed)
+        return StepSampler(samples, optim.batch_samples, batches, optim.epochs, config.runtime.seed)
 
 
 @dataclass(frozen=True, eq=False)

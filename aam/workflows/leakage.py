@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from aam.config import SplitConfig, TrainConfig
+from aam.data.files.metadata import categorical_column
+from aam.data.files.whole_files import write_json
 from aam.data.leakage.group_columns import role_of
 from aam.data.leakage.guard import Finding, find_leakage
-from aam.data.files.metadata import categorical_column
 from aam.data.study import Study
-from aam.data.files.whole_files import write_json
 from aam.errors import first_ids
 from aam.workflows.columns import Columns
 

@@ -35,8 +35,8 @@ from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
 from aam.learners.registry import SOLUTIONS
 from aam.learners.simple import NullLearner
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint
-from aam.training.machine.compute import Compute
 from aam.training.distributed import World
+from aam.training.machine.compute import Compute
 from aam.training.machine.hardware import device_for
 from aam.workflows.fit import Run, check_best_metric, limit_memory
 from aam.workflows.predict_network import predict_study
@@ -46,7 +46,7 @@ from aam.workflows.restore import Restored, pretrained_model, restored
 TARGET, GROUP, SIDE = "target", "group", "side"
 """Columns of the metadata that a training is given."""
 VAL_FRACTION: Final = TargetSplitConfig().val_fraction
-"""Share of the training samples that chooses the checkpoint of a member, where the command holds out none."""
+"""Fraction of the training samples that chooses the checkpoint of a member, where the command holds out none."""
 DRAWS: Final = 10
 """Divisions of the training samples that are tried."""
 BATCH: Final = 64

@@ -22,7 +22,7 @@ def in_todays_options(config: Document) -> Document:
 
 
 def _validation_has_its_name(config: Document) -> Document:
-    """``test_size`` was the share of the samples that chose the checkpoint; there was no test."""
+    """``test_size`` was the fraction of the samples that chose the checkpoint; there was no test."""
     split = config.get("split", {})
     if "test_size" in split:
         share = split.pop("test_size")
@@ -47,10 +47,18 @@ def _head_read_embeddings_alone(config: Document) -> Document:
     return config
 
 
+def _a_fraction_was_a_share(config: Document) -> Document:
+    """``nuc_asv_fraction`` was called ``nuc_asv_share``."""
+    if "nuc_asv_share" in config.get("masking", {}):
+        config["masking"]["nuc_asv_fraction"] = config["masking"].pop("nuc_asv_share")
+    return config
+
+
 STEPS: Final[tuple[Callable[[Document], Document], ...]] = (
     _validation_has_its_name,
     _encoder_learned_as_the_head,
     _head_read_embeddings_alone,
+    _a_fraction_was_a_share,
 )
 
 

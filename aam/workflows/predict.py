@@ -5,14 +5,14 @@ import logging
 import pandas as pd
 
 from aam.config import PredictConfig, SamplingConfig
-from aam.data.files.embedding_files import check_cache_folder
 from aam.data.distances.phylogeny import read_phylogeny
+from aam.data.files.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.learners.storage import TrainedLearner
 from aam.training.checkpoints.store import read_checkpoint
-from aam.training.machine.compute import Compute
 from aam.training.distributed import setup_distributed
+from aam.training.machine.compute import Compute
 from aam.workflows.makers import read_learner
 from aam.workflows.predict_network import predict_study
 from aam.workflows.restore import restored

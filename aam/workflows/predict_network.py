@@ -11,8 +11,8 @@ from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.study import Study
 from aam.errors import InputError, first_ids
 from aam.training.inference.asv_embeddings import embeddings_of
-from aam.training.machine.compute import Compute
 from aam.training.inference.samples import asvs_of, predict_outputs
+from aam.training.machine.compute import Compute
 from aam.workflows.restore import Restored
 
 

@@ -12,23 +12,23 @@ import torch
 from numpy.typing import NDArray
 
 from aam.config import ModelConfig, TargetOptimConfig, TrainConfig
-from aam.data.sampling.seeded import address_hash
-from aam.data.sampling.augmentation import Mixing
 from aam.data.categorical import CategoryEncoder
+from aam.data.labels.target_table import Targets
+from aam.data.sampling.augmentation import Mixing
 from aam.data.sampling.dataset import PooledStepDataset, StepDataset
 from aam.data.sampling.rarefaction import mean_log_abundance
+from aam.data.sampling.seeded import derived_seed
 from aam.data.sampling.splits import Split
 from aam.data.study import Study, digest
-from aam.data.labels.target_table import Targets
 from aam.errors import InputError, first_ids
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import PredictorOutput
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint
 from aam.training.distributed import World
-from aam.training.inputs import PooledInputs, inputs_of
-from aam.training.objective import Objective
 from aam.training.distributed.strategies import give_weights, parallelize
 from aam.training.inference.standardize import fit_head_inputs
+from aam.training.inputs import PooledInputs, inputs_of
+from aam.training.objective import Objective
 from aam.training.tasks.abundances import TargetAbundances
 from aam.training.tasks.base import Task
 from aam.training.tasks.targets import TargetTable, TargetTask
@@ -120,7 +120,7 @@ def _settled_optim(config: TrainConfig, samples: int) -> TargetOptimConfig:
 def _some(rows: NDArray[np.int64], study: Study, config: TrainConfig) -> NDArray[np.int64]:
     """At most `STANDARDIZED` samples, drawn by their ids, in the order of the table."""
     ids, seed = study.table.sample_ids, config.runtime.seed
-    order = sorted(rows.tolist(), key=lambda row: address_hash(seed, "standardize", ids[row]))
+    order = sorted(rows.tolist(), key=lambda row: derived_seed(seed, "standardize", ids[row]))
     return np.array(sorted(order[:STANDARDIZED]), dtype=np.int64)
 
 

@@ -12,12 +12,12 @@ from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.distances import write_distance_report
 from aam.models.sequence_encoder import SequenceEncoder
-from aam.training.machine.compute import Compute
 from aam.training.distributed import World, setup_distributed
+from aam.training.distributed.strategies import give_weights, parallelize
 from aam.training.inputs import Inputs
+from aam.training.machine.compute import Compute
 from aam.training.monitor import early_records
 from aam.training.objective import Objective
-from aam.training.distributed.strategies import give_weights, parallelize
 from aam.training.tasks.pretraining import Given
 from aam.training.tasks.table import build_tasks, learn_documents, learned
 from aam.workflows.fit import Run, begin_compute, fit, gather_material, resolved_model

@@ -8,10 +8,10 @@ from typing import Final
 import pandas as pd
 
 from aam.config import TrainConfig
-from aam.data.sampling.dataset import FixedBatches
 from aam.data.files.embedding_files import check_cache_folder
-from aam.data.study import Study, load_study
 from aam.data.labels.target_table import Targets
+from aam.data.sampling.dataset import FixedBatches
+from aam.data.study import Study, load_study
 from aam.errors import first_ids
 from aam.evaluation.collapse import complaint
 from aam.evaluation.predictions import Side, write_prediction_report

@@ -3,9 +3,9 @@
 import logging
 
 from aam.config import SamplingConfig, UnifracCommandConfig
+from aam.data.distances.backends import available_backend, check_metric, compute_matrix
 from aam.data.distances.matrix import check_writable, write_distance_matrix
 from aam.data.study import load_study
-from aam.data.distances.backends import available_backend, check_metric, compute_matrix
 from aam.workflows.tables import check_outputs
 
 logger = logging.getLogger(__name__)

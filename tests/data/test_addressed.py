@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from aam.data.sampling.seeded import address_hash, generator, uniforms
+from aam.data.sampling.seeded import derived_seed, generator, uniforms
 
 WORD = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -41,14 +41,14 @@ def test_uniforms_are_those_of_plain_integers(address, keys, length):
 
 @pytest.mark.parametrize("keys", [torch.arange(2000), -torch.arange(2000), torch.arange(2000) << 40])
 def test_uniforms_are_uniform_and_uncorrelated(keys):
-    drawn = uniforms(address_hash(3, "test"), keys, 100).numpy()
+    drawn = uniforms(derived_seed(3, "test"), keys, 100).numpy()
     assert drawn.min() >= 0
     assert drawn.max() < 1
     size = drawn.size
     assert stats.kstest(drawn.ravel(), "uniform").statistic < 1.95 / np.sqrt(size)  # exceeded once in 1000
     for one, other in [(drawn[:-1], drawn[1:]), (drawn[:, :-1], drawn[:, 1:]), (drawn[:, :-7], drawn[:, 7:])]:
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(size)
-    next_step = uniforms(address_hash(4, "test"), keys, 100).numpy()
+    next_step = uniforms(derived_seed(4, "test"), keys, 100).numpy()
     assert abs(np.corrcoef(drawn.ravel(), next_step.ravel())[0, 1]) < 4 / np.sqrt(size)
 
 
@@ -79,7 +79,7 @@ def test_every_part_of_an_address_counts():
     ]
     first = {generator(*address).integers(2**62) for address in addresses}
     assert len(first) == len(addresses)
-    assert len({address_hash(*address) for address in addresses}) == len(addresses)
+    assert len({derived_seed(*address) for address in addresses}) == len(addresses)
 
 
 def test_equal_addresses_draw_equally_whatever_was_drawn_before():
@@ -89,10 +89,10 @@ def test_equal_addresses_draw_equally_whatever_was_drawn_before():
 
 
 def test_numbers_and_texts_of_numpy_are_the_same_address():
-    assert address_hash(np.int64(5), np.str_("a"), np.uint8(3)) == address_hash(5, "a", 3)
+    assert derived_seed(np.int64(5), np.str_("a"), np.uint8(3)) == derived_seed(5, "a", 3)
 
 
 def test_addresses_stay_the_same_from_one_version_to_the_next():
     """Else a run could not be resumed, nor `aam predict` repeat a validation, with the next version."""
-    assert address_hash(42, "hide", 7) == 5382490889766910590
+    assert derived_seed(42, "hide", 7) == 5382490889766910590
     assert generator(42, "shuffle", 0).permutation(8).tolist() == [7, 0, 2, 5, 4, 3, 6, 1]

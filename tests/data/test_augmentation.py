@@ -9,14 +9,14 @@ from scipy.sparse import csr_array
 from torch.utils.data import DataLoader
 
 from aam.config import AugmentationConfig, InputConfig, SamplingConfig, UnifracConfig
-from aam.data.sampling.seeded import generator
+from aam.data.distances.unifrac import distances, faith_pd
+from aam.data.files.sequences import sequence_keys
+from aam.data.files.tables import FeatureTable
 from aam.data.sampling.augmentation import Augmentation, Mixing
 from aam.data.sampling.dataset import FixedBatches, StepDataset, StepPlan
 from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
-from aam.data.files.sequences import sequence_keys
+from aam.data.sampling.seeded import generator
 from aam.data.study import load_study
-from aam.data.files.tables import FeatureTable
-from aam.data.distances.unifrac import distances, faith_pd
 
 COUNTS = np.array([[500, 300, 150, 40, 10, 0], [0, 3, 0, 2, 1, 0], [7, 0, 0, 0, 900, 0], [0, 0, 0, 0, 0, 800]])
 LABELS = ["gut", "gut", "gut", "skin"]
@@ -170,7 +170,7 @@ def test_the_depth_is_uniform_between_its_bounds(depth, base):
 
 
 def test_reads_at_the_jittered_depth_are_drawn_without_replacement():
-    """Over epochs, the share of an ASV is that of the sample."""
+    """Over epochs, the fraction of an ASV is that of the sample."""
     draws = draws_of(depth_jitter=0.9, rarefy_depth=400, keep_shallow=True)
     share = [found.get("asv0", 0) / sum(found.values()) for found in (drawn(draws, 0, e) for e in range(1500))]
     assert np.mean(share) == pytest.approx(0.5, abs=4.5 * np.std(share) / np.sqrt(1500))

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from aam.config import InputConfig, SamplingConfig, UnifracConfig
+from aam.data.distances.matrix import DistanceMatrix
 from aam.data.sampling import dataset as module
 from aam.data.sampling.dataset import (
-    AddressedSampler,
     DistanceSource,
     FixedBatches,
     StepBatch,
     StepDataset,
     StepPlan,
+    StepSampler,
     collate,
 )
-from aam.data.distances.matrix import DistanceMatrix
 from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.sampling.samples import SampleBatch
 from aam.data.study import Study, load_study
@@ -27,9 +27,9 @@ from aam.data.study import Study, load_study
 SAMPLES = np.arange(3, 40)
 
 
-def sampler(batch_size: int = 4, accumulation: int = 1, epochs: int = 3, start: int = 0, **options) -> AddressedSampler:
+def sampler(batch_size: int = 4, accumulation: int = 1, epochs: int = 3, start: int = 0, **options) -> StepSampler:
     given = {"samples": SAMPLES, "seed": 5, **options}
-    return AddressedSampler(batch_size=batch_size, accumulation_steps=accumulation, epochs=epochs, start=start, **given)
+    return StepSampler(batch_size=batch_size, accumulation_steps=accumulation, epochs=epochs, start=start, **given)
 
 
 def listed(plans) -> list[tuple]:

@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aam.data.leakage.group_columns import codes_of, determines, fold, groupings, is_place, place_columns, role_of, tokens
+from aam.data.leakage.group_columns import (
+    codes_of,
+    determines,
+    fold,
+    groupings,
+    is_place,
+    place_columns,
+    role_of,
+    tokens,
+)
 
 NO_TARGETS = pd.DataFrame(index=[f"s{i}" for i in range(60)])
 

@@ -6,6 +6,7 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.spatial.distance import pdist, squareform
 
+from aam.data.files.tables import FeatureTable
 from aam.data.leakage.group_evidence import (
     bray_curtis,
     draw_of_groups,
@@ -16,7 +17,6 @@ from aam.data.leakage.group_evidence import (
     target_differences,
 )
 from aam.data.study import Study
-from aam.data.files.tables import FeatureTable
 
 
 def random(seed=0):

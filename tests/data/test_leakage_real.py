@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from aam.config import PhylogenyConfig, SamplingConfig, UnifracConfig
-from aam.data.leakage.guard import Finding, find_leakage
 from aam.data.files.metadata import categorical_column, numeric_column
+from aam.data.leakage.guard import Finding, find_leakage
 from aam.data.study import load_study
 
 

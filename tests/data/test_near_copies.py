@@ -5,11 +5,11 @@ import pytest
 from scipy.sparse import csr_array, vstack
 
 from aam.config import SimulateConfig
+from aam.data.files.tables import FeatureTable
 from aam.data.leakage.group_evidence import bray_curtis, jaccard
 from aam.data.leakage.near_copies import CLOSE, CLOSE_SETS, _candidates, near_copies
 from aam.data.simulation.study import simulate_study
 from aam.data.study import Study
-from aam.data.files.tables import FeatureTable
 
 ALONE = -1
 

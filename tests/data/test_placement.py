@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aam.data.distances.branches import branch_shares
-from aam.data.files.counts import Counts
+from aam.data.distances.branches import branch_proportions
 from aam.data.distances.phylogeny import parse_newick
 from aam.data.distances.placement import place_tips, with_tips
 from aam.data.distances.unifrac import StudyTree
+from aam.data.files.counts import Counts
 from aam.errors import InputError
 
 
@@ -119,8 +119,8 @@ def test_against_sets(seed, some, more) -> None:
     np.testing.assert_array_equal(tree.order[tree.rank], np.arange(len(names)))
     counts = rng.integers(0, 3, (3, len(names)))
     counts[0, some:] = 0
-    shares = branch_shares(tree, Counts(counts)).toarray()
+    shares = branch_proportions(tree, Counts(counts)).toarray()
     direct = [[row[[names.index(tip) for tip in clade]].sum() for clade in expected] for row in counts]
     np.testing.assert_array_equal(shares, np.array(direct) / np.maximum(counts.sum(axis=1), 1)[:, None])
-    old = branch_shares(study, Counts(counts[:1, :some])).toarray()
+    old = branch_proportions(study, Counts(counts[:1, :some])).toarray()
     np.testing.assert_array_equal(shares[:1], old)

@@ -7,8 +7,8 @@ from scipy import stats
 from scipy.sparse import csr_array
 
 from aam.config import SamplingConfig
-from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.files.tables import FeatureTable
+from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
 
 COUNTS = np.array([[500, 300, 150, 40, 10], [0, 3, 0, 2, 1], [7, 0, 0, 0, 900]])
 

@@ -68,7 +68,7 @@ def test_parts_are_of_consecutive_samples_and_mask_each_nucleotide_once(
     assert torch.equal(times_masked, whole.masked_nucleotides.long())
 
 
-def test_parts_share_asvs():
+def test_parts_own_asvs():
     """Else nothing was said of ASVs that several parts hold."""
     assert sum(int((~part.owned).sum()) for part in draw_samples(0).split(3)) >= 6
 

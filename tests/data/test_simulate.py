@@ -15,11 +15,11 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from aam.config import SamplingConfig, SimulateConfig, SplitConfig
 from aam.data.files.metadata import read_metadata
-from aam.data.sampling.rarefaction import FIXED, SampleDraws
-from aam.data.simulation.study import FILES, SimulatedStudy, simulate_study, write_study
-from aam.data.sampling.splits import Split, split_samples
-from aam.data.study import digest
 from aam.data.files.tables import read_tables
+from aam.data.sampling.rarefaction import FIXED, SampleDraws
+from aam.data.sampling.splits import Split, split_samples
+from aam.data.simulation.study import FILES, SimulatedStudy, simulate_study, write_study
+from aam.data.study import digest
 from aam.errors import InputError
 
 SEEDS = (42, 43, 44)

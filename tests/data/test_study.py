@@ -9,13 +9,13 @@ import skbio
 from scipy.sparse import csr_array
 
 from aam.config import InputConfig, SamplingConfig, UnifracConfig
-from aam.data.sampling.dataset import DistanceSource
 from aam.data.distances.matrix import DistanceMatrix, write_distance_matrix
-from aam.data.files.metadata import read_metadata
 from aam.data.distances.phylogeny import parse_newick
+from aam.data.files.metadata import read_metadata
+from aam.data.files.tables import FeatureTable, read_tables
+from aam.data.sampling.dataset import DistanceSource
 from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, assemble_study, load_study, select_samples, with_phylogeny, with_taxonomy
-from aam.data.files.tables import FeatureTable, read_tables
 from aam.errors import InputError
 
 ASVS = ("ACGTACGTACGTACGTACGTACGT", "ACGTACGTACGTACGTACGTACGA", "TTGTACGTACGTACGTACGTACGT", "GGGTACGTACGTACGTACGTACGT")

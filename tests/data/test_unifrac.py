@@ -18,8 +18,8 @@ from skbio.diversity import alpha_diversity, beta_diversity
 from aam.config import UnifracConfig, UnifracMetric
 from aam.data.distances import unifrac
 from aam.data.distances.phylogeny import Phylogeny, parse_newick, read_phylogeny
-from aam.data.files.tables import FeatureTable, feature_table
 from aam.data.distances.unifrac import StudyTree, cross_distances, distances, faith_pd, missing_tips
+from aam.data.files.tables import FeatureTable, feature_table
 from aam.errors import InputError
 
 METRICS: list[UnifracMetric] = [

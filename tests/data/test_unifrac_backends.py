@@ -22,11 +22,11 @@ from skbio.diversity import beta_diversity
 
 from aam.config import MatrixOutputConfig, PhylogenyConfig, UnifracCommandConfig, UnifracConfig, UnifracMetric
 from aam.data.distances import backends as unifrac_backends
+from aam.data.distances.backends import Backend, available_backend, compute_matrix, cut_newick
 from aam.data.distances.matrix import DistanceMatrix, read_distance_matrix
 from aam.data.distances.phylogeny import parse_newick, read_phylogeny
-from aam.data.files.tables import FeatureTable, feature_table
 from aam.data.distances.unifrac import StudyTree, distances, missing_tips
-from aam.data.distances.backends import Backend, available_backend, compute_matrix, cut_newick
+from aam.data.files.tables import FeatureTable, feature_table
 from aam.errors import InputError
 from aam.workflows.unifrac import write_unifrac
 

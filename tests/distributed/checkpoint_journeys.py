@@ -24,10 +24,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from aam.config import DistributedConfig, PretrainConfig
 from aam.data.study import Study
+from aam.training.checkpoints.sharded import write_shards
 from aam.training.checkpoints.store import CheckpointStore, flatten_optimizer
 from aam.training.distributed import World, setup_distributed
 from aam.training.distributed.sharding import gather_whole
-from aam.training.checkpoints.sharded import write_shards
 from aam.training.trainer import Trainer
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 

@@ -344,7 +344,7 @@ def results_of(folder: Path, world: World) -> Iterator[Result]:
         yield from watched(folder, world)
         yield from sharded_models.levels(folder, world)
     if world.size == 4:
-        yield from sharded_models.materialised(folder, world)
+        yield from sharded_models.allocated(folder, world)
     else:
         yield from sharded_models.applied(folder, world)
 

@@ -25,8 +25,8 @@ from torch.distributed.tensor import DTensor
 
 from aam.config import DistributedConfig, PretrainConfig, TrainConfig
 from aam.data.sampling import dataset
+from aam.data.sampling.dataset import StepBatch, StepPlan, StepSampler
 from aam.data.sampling.seeded import generator
-from aam.data.sampling.dataset import AddressedSampler, StepBatch, StepPlan
 from aam.data.study import Study, load_study
 from aam.training import losses
 from aam.training.checkpoints.store import Checkpoint, write_checkpoint
@@ -49,7 +49,7 @@ SMALL = {
     "device": "cpu",
 }
 # weights that make the gradients of the parts about as long as each other
-PARTS = {"unifrac_weight": 2.5, "nucleotide_weight": 0.2, "nuc_asv_share": 0.6, "faith_pd_weight": 0.01}
+PARTS = {"unifrac_weight": 2.5, "nucleotide_weight": 0.2, "nuc_asv_fraction": 0.6, "faith_pd_weight": 0.01}
 RANKS = {"taxonomy_weight": 1.0}
 COUNTS = {"count_weight": 0.3, "target_weight": 0.7, "count_mask_ratio": 0.4, "regressor_hidden_dims": (6,)}
 NUMBERS = {"metadata_column": "acidity", **COUNTS}
@@ -176,7 +176,7 @@ def exact_targets(run: Run) -> None:
 def plan_of(run: Run, step: str) -> StepPlan:
     """The step that the sampler plans for so many samples, in an epoch and at a number that are not the first."""
     samples, batch_size, batches = STEPS[step]
-    plan = next(iter(AddressedSampler(run.material.split.train[:samples], batch_size, batches, 1, seed=7)))
+    plan = next(iter(StepSampler(run.material.split.train[:samples], batch_size, batches, 1, seed=7)))
     assert [len(rows) for rows in plan.micro][:-1] == [batch_size] * (len(plan.micro) - 1)
     assert len(plan.micro) == batches
     return replace(plan, step=31, epoch=4)
@@ -215,7 +215,7 @@ def write_references(folder: Path) -> None:
 
 
 def gradient(model: nn.Module) -> Tensor:
-    """Take the gradient as one vector, gathered from all ranks where it is divided among them, and clear it."""
+    """Take the gradient as one vector, gathered from all ranks where it is sharded among them, and clear it."""
     parts = []
     for parameter in model.parameters():
         part = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
@@ -271,7 +271,7 @@ def relative(value: float, expected: float) -> float:
 
 
 def worst_parameter(model: nn.Module, pull: Tensor, wanted: Tensor) -> float:
-    """Largest difference of a parameter's gradient, as a share of it, or of a thousandth of all where that is more."""
+    """Largest difference of a parameter's gradient, relative to it, or to a thousandth of all where that is more."""
     sizes = [parameter.numel() for parameter in model.parameters()]
     parts = zip(pull.split(sizes), wanted.split(sizes), strict=True)
     return max(float((one - other).norm() / max(other.norm(), 1e-3 * wanted.norm())) for one, other in parts)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aam.data.sampling.seeded import address_hash, address_keys, uniforms
+from aam.data.files.sequences import sequence_keys
 from aam.data.sampling.dataset import StepPlan
 from aam.data.sampling.rarefaction import row_of
 from aam.data.sampling.samples import Samples
-from aam.data.files.sequences import sequence_keys
+from aam.data.sampling.seeded import derived_seed, text_keys, uniforms
 from aam.training.tasks.masking import mask_nucleotides
 from aam.workflows.fit import Run
 
@@ -140,7 +140,7 @@ def alone(tokens: Tensor, asv: np.ndarray, count: np.ndarray) -> Samples:
 
 
 def target_losses(run: Run, plan: StepPlan) -> dict[str, Tensor]:
-    """Mean over targets of the weighted means of the errors of samples, and mean over their hidden abundances."""
+    """Mean over targets of the weighted means of the errors of samples, and mean over their masked abundances."""
     config, draws = run.config, run.material.draws
     values, weights = targets(run)
     errors, count_errors = [], []
@@ -175,8 +175,8 @@ def categories_of(run: Run, plan: StepPlan, sample: int) -> Tensor | None:
     codes = torch.tensor(
         [2 + sorted(set(each.iloc[run.material.split.train])).index(each.iloc[sample]) for each in columns]
     )
-    address = address_hash(run.config.runtime.seed, "conceal categories", plan.step)
-    keys = torch.from_numpy(address_keys([study.table.sample_ids[sample]]))
+    address = derived_seed(run.config.runtime.seed, "conceal categories", plan.step)
+    keys = torch.from_numpy(text_keys([study.table.sample_ids[sample]]))
     draw = uniforms(address, keys, len(columns))[0]
     return torch.where(draw < config.categorical_dropout, 1, codes)[None]
 
@@ -206,8 +206,8 @@ def sample_errors(run: Run, prediction: Tensor, values: np.ndarray) -> Tensor:
 def concealed(run: Run, plan: StepPlan, sample: int, asv: np.ndarray) -> Tensor:
     """Which abundances of a sample are hidden, by (seed, step, sample, ASV): bool [1, A]."""
     table, config = run.material.study.table, run.config
-    keys = address_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
-    draw = uniforms(address_hash(config.runtime.seed, "hide abundances", plan.step), torch.from_numpy(keys), 1)
+    keys = text_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
+    draw = uniforms(derived_seed(config.runtime.seed, "hide abundances", plan.step), torch.from_numpy(keys), 1)
     return (draw[:, 0] < config.target.count_mask_ratio)[None]
 
 

@@ -1,4 +1,4 @@
-"""What can be asked of a model that is divided among ranks, or applied by several: see `compositions`.
+"""What can be asked of a model that is sharded among ranks, or applied by several: see `compositions`.
 
 Shapes: B samples, S ASVs in a sample, U unique ASVs, L nucleotides, D width.
 """
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from aam.config import DistributedConfig
+from aam.data.labels.target_column import TargetColumn
+from aam.data.labels.target_table import Targets
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch
 from aam.data.study import Study, select_samples
-from aam.data.labels.target_column import TargetColumn
-from aam.data.labels.target_table import Targets
 from aam.models.asv_encoder import predict_masked
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor, pool
 from aam.training.checkpoints.store import Checkpoint
-from aam.training.machine.compute import Compute
 from aam.training.distributed import World, wrap_model_fsdp
 from aam.training.distributed.sharding import own_part
-from aam.training.inference.samples import hold_asvs, predict_outputs
-from aam.training.optim import make_optimizer
 from aam.training.distributed.strategies import give_weights
+from aam.training.inference.samples import hold_asvs, predict_outputs
+from aam.training.machine.compute import Compute
+from aam.training.optim import make_optimizer
 from aam.training.tasks.distances import UnifracTask
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.embed import embed_study, embed_study_asvs
@@ -152,7 +152,7 @@ def flat(output: Tensor | tuple[Any, ...]) -> Tensor:
     return torch.cat([part.flatten() for part in parts if part is not None])
 
 
-def materialised(folder: Path, world: World) -> Iterator[Result]:
+def allocated(folder: Path, world: World) -> Iterator[Result]:
     """Weights drawn into a model on meta: those of a plain one, in memory that never holds the whole."""
     config = pretrain_config(folder, **DEEP)
     plain = build_encoder(config, DOCUMENTS)
@@ -166,9 +166,9 @@ def materialised(folder: Path, world: World) -> Iterator[Result]:
         peak = peak_bytes(lambda model=model, strategy=strategy: give_weights(model, strategy, Compute(world), 7))
         held = sum(own_part(parameter).nbytes for parameter in model.parameters())
         share = strategy.fsdp_replicate / world.size
-        yield Result("share of the bytes held", name, held / size, 1.05 * share)
+        yield Result("fraction of the bytes held", name, held / size, 1.05 * share)
         # a module as it is drawn: the numbers, what they are scaled from, and the part that is cut off
-        yield Result("share of the bytes ever held", name, peak / size, 1.1 * share + 3 * largest / size)
+        yield Result("fraction of the bytes ever held", name, peak / size, 1.1 * share + 3 * largest / size)
         yield from differing(name, model, plain)
     yield from pretrained(folder, world)
 
@@ -184,7 +184,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def pretrained(folder: Path, world: World) -> Iterator[Result]:
-    """A pretrained encoder and a first bias go into a divided model as into a plain one."""
+    """A pretrained encoder and a first bias go into a sharded model as into a plain one."""
     encoder = build_encoder(pretrain_config(folder, **DEEP), DOCUMENTS)
     give_weights(encoder, DistributedConfig(), Compute(ALONE), 8)
     checkpoint = Checkpoint("pretrain", {}, {}, encoder.state_dict())

@@ -26,7 +26,7 @@ LEAST = {  # results of each kind, so that none of them is lost
         "limit": 1,
     },
     3: {"metrics": 14, "pairs": 6, "table": 16},
-    4: {"gradient": 9, "weights": 7, "differing numbers": 7, "share of the bytes ever held": 3, "embedding": 3},
+    4: {"gradient": 9, "weights": 7, "differing numbers": 7, "fraction of the bytes ever held": 3, "embedding": 3},
 }
 
 

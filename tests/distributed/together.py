@@ -1,4 +1,4 @@
-"""Runs on a simulated study, alone and on many ranks, and whole tensors from models that are divided among them."""
+"""Runs on a simulated study, alone and on many ranks, and whole tensors from models that are sharded among them."""
 
 import shutil
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ SMALL = {
     "device": "cpu",
 }
 WEIGHTS = {"unifrac_weight": 1.3, "nucleotide_weight": 0.4, "faith_pd_weight": 0.2, "taxonomy_weight": 0.3}
-PARTS = {**WEIGHTS, "nuc_asv_share": 0.6}
+PARTS = {**WEIGHTS, "nuc_asv_fraction": 0.6}
 TARGET = {"metadata_column": "acidity", "count_weight": 0.3, "count_mask_ratio": 0.4, "regressor_hidden_dims": (6,)}
 
 
@@ -87,7 +87,7 @@ def prepare(folder: Path, task: str, world: World, dtype: torch.dtype, **options
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Gather a tensor that may be divided among ranks, and copy it."""
+    """Gather a tensor that may be sharded among ranks, and copy it."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 

@@ -11,9 +11,9 @@ from scipy import sparse
 from sklearn.linear_model import Ridge
 
 from aam.config import EvaluateConfig, TargetConfig
-from aam.data.study import Study
 from aam.data.files.tables import FeatureTable
 from aam.data.labels.target_table import target_values
+from aam.data.study import Study
 from aam.learners.base import Labels, Learner, Output, Problem, Solution
 from aam.learners.simple import DepthLearner, NullLearner
 
@@ -41,10 +41,10 @@ class Shares(Learner):
 
     def solve(self, problem: Problem) -> Solution:
         target = np.eye(problem.classes)[problem.codes] if problem.classes else problem.y
-        model = Ridge(1e-2).fit(problem.study.asv_shares[problem.rows].toarray(), target)
+        model = Ridge(1e-2).fit(problem.study.asv_proportions[problem.rows].toarray(), target)
 
         def predict(study: Study, rows: np.ndarray) -> Output:
-            value = model.predict(study.asv_shares[rows].toarray())
+            value = model.predict(study.asv_proportions[rows].toarray())
             if not problem.classes:
                 return Output(value, np.full(len(rows), 0.5))
             value = np.clip(value, 0.01, 1)

@@ -124,10 +124,10 @@ def test_a_random_split_of_groups_looks_better_and_that_is_said(study_of, labels
     class Nearest(type(learners["linear"])):
         def solve(self, problem):
             solution = super().solve(problem)
-            known = problem.study.asv_shares[problem.rows].toarray()
+            known = problem.study.asv_proportions[problem.rows].toarray()
 
             def predict(study, rows):
-                new = study.asv_shares[rows].toarray()
+                new = study.asv_proportions[rows].toarray()
                 return Output(problem.y[((new[:, None] - known) ** 2).sum(axis=2).argmin(axis=1)])
 
             solution._predict = predict

@@ -69,7 +69,7 @@ def test_unseen_asvs_are_dropped_and_what_has_no_others_gets_the_guess(study_of,
     assert part.table.counts.shape == (len(fold.held_out), 6)
     assert part.table.depth[0] == 0
     row = kept.table.counts.toarray()[fold.held_out[1], :5]
-    np.testing.assert_allclose(part.asv_shares[[1]].toarray()[0, :5], row / row.sum())
+    np.testing.assert_allclose(part.asv_proportions[[1]].toarray()[0, :5], row / row.sum())
     result = fit_fold(variant, fold, learners)
     assert result.empty == [study.table.sample_ids[fold.held_out[0]]]
     assert result.learners["linear"]["prediction"][0] == result.learners["null"]["prediction"][0]

@@ -18,8 +18,8 @@ import torch
 from aam.cli import main
 from aam.config import SimulateConfig, flag
 from aam.config.evaluate import OUTSIDE
-from aam.data.sampling.seeded import address_hash
 from aam.data.distances.phylogeny import parse_newick
+from aam.data.sampling.seeded import derived_seed
 from aam.data.simulation.study import simulate_study, write_study
 
 SMALL = {"epochs": 1, "batch_size": 8, "embedding_dim": 8, "attention_heads": 2, "attention_layers": 1}
@@ -201,7 +201,7 @@ def several_processes() -> None:
 
 CHECKPOINTS_FOLDER = "trained/checkpoints"
 WEIGHTS = "trained/checkpoints/best/model.safetensors"
-HELD_OUT = min((f"S{number:04d}" for number in range(1, 25)), key=partial(address_hash, 42, "split"))
+HELD_OUT = min((f"S{number:04d}" for number in range(1, 25)), key=partial(derived_seed, 42, "split"))
 """The first sample that any split of the study holds out."""
 WITH_MATRIX = {"tree": None, "unifrac_matrix": "d.npy", "matrix_ids": "ids.txt"}
 
@@ -884,10 +884,10 @@ AUGMENTATION = {
         pretrain(target_effective_batch_size=64),
         ("--target-effective-batch-size 64 only has an effect with --batch-s",),
     ),
-    "share of the memory without choosing by it": Case(
+    "fraction of the memory without choosing by it": Case(
         train(max_memory_fraction=0.5), ("--max-memory-fraction 0.5 only has an effect with --batch-size auto",)
     ),
-    "share of the memory and a budget": Case(
+    "fraction of the memory and a budget": Case(
         pretrain(batch_size="auto", max_memory_fraction=0.5, max_memory_gb=1),
         ("--max-memory-fraction 0.5 only has an effect with --batch-size auto and without --max-memory-gb",),
     ),

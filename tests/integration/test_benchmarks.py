@@ -29,7 +29,7 @@ def test_distances_of_a_batch(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "figures.json").read_text())
     (line,) = written["figures"]["batch"]
     assert line["largest difference"] < 1e-9
-    assert 0 < line["share of the step"] < 1
+    assert 0 < line["fraction of the step"] < 1
     assert "300000" in table
     assert written["machine"]["torch"]
 

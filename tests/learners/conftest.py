@@ -5,7 +5,7 @@ import pytest
 from aam.config import InputConfig, LearnersConfig, PretrainConfig, SamplingConfig, UnifracConfig
 from aam.data.study import Study, load_study
 from aam.learners.kernel_sources import Wanted, wanted_columns
-from aam.models.initial import initialise, materialise
+from aam.models.initial import allocate, initialize
 from aam.training.machine.compute import CPU
 from aam.workflows.encoder_source import Embedding, WantedEmbedding
 from aam.workflows.restore import Restored, build_encoder
@@ -24,8 +24,8 @@ def embedding() -> Embedding:
     """By an encoder as it is drawn, which pretraining would only make better."""
     shape = {"embedding_dim": 8, "attention_heads": 2, "attention_layers": 1, "max_bp": 30}
     config = PretrainConfig.from_flat({"output_dir": "nowhere", "rarefy_depth": 200, **shape})
-    encoder = materialise(build_encoder(config), CPU)
-    initialise(encoder, 0)
+    encoder = allocate(build_encoder(config), CPU)
+    initialize(encoder, 0)
     return Embedding(Restored(config, encoder.eval(), None, None, None, {}), "cpu")
 
 

@@ -10,10 +10,10 @@ import scipy.sparse as sp
 from aam.config import TargetConfig
 from aam.config.kernel import KernelConfig
 from aam.data.distances.phylogeny import parse_newick
+from aam.data.distances.unifrac import StudyTree
+from aam.data.files.tables import FeatureTable
 from aam.data.simulation.tree import simulate_tree
 from aam.data.study import Study
-from aam.data.files.tables import FeatureTable
-from aam.data.distances.unifrac import StudyTree
 from aam.learners.base import Labels, Problem
 from aam.learners.kernel import KernelLearner, balanced_draw
 from aam.learners.kernel_solution import KernelSolution
@@ -138,7 +138,7 @@ def test_a_class_without_training_samples(config):
 @WAYS
 def test_a_signal_is_found(config):
     study = study_of(90)
-    share = study.asv_shares.toarray()[:, :8].sum(axis=1)
+    share = study.asv_proportions.toarray()[:, :8].sum(axis=1)
     problem = replace(problem_of(study, np.arange(60)), y=np.log(share[:60] + 0.01))
     solution = KernelLearner(config).solve(problem)
     predicted = solution.predict(study, np.arange(60, 90))

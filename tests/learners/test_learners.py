@@ -18,8 +18,8 @@ from aam.config import (
     TrainingConfig,
     TreesConfig,
 )
-from aam.data.study import Study
 from aam.data.files.tables import FeatureTable
+from aam.data.study import Study
 from aam.errors import InputError
 from aam.learners.base import Labels, Output, pose
 from aam.learners.calibration import Calibration

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aam.config import ModelConfig
-from aam.data.sampling.samples import Samples
 from aam.data.files.sequences import PAD
+from aam.data.sampling.samples import Samples
 from aam.models.distance_link import LinkName
 from aam.models.heads import AbundanceHead, FaithPdHead, TaxonomyHead
 from aam.models.sequence_encoder import SequenceEncoder

@@ -105,7 +105,7 @@ def test_nothing_masked_gives_no_logits_but_a_gradient_of_zero_everywhere(make_c
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_each_block_is_called_once_a_pass(make_config, make_batch, chunk: int, checkpointing: bool):
-    # where blocks are sharded, every process of a run must call them equally often, whatever its share of the ASVs
+    # where blocks are sharded, every process of a run must call them equally often, whatever its fraction of the ASVs
     model = encoder(make_config(asv_chunk_size=chunk, gradient_checkpointing=checkpointing))
     samples = make_batch(3)
     tokens, mask = samples.asvs, samples.masked_nucleotides

@@ -7,7 +7,7 @@ from torch import nn
 
 from aam.config import CategoricalFusion, CategoryConfig, TargetConfig
 from aam.models.heads import FaithPdHead, TargetSpec
-from aam.models.initial import Drawn, Linear, drawn_parameters, initialise, materialise
+from aam.models.initial import Linear, SeededModule, allocate, initial_parameters, initialize
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import CategorySpec
@@ -54,7 +54,7 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 
 def test_every_module_says_how_its_parameters_are_drawn(build_each):
     owners = [module for module in build_each().modules() if list(module.parameters(recurse=False))]
-    assert {type(module) for module in owners if not isinstance(module, Drawn)} == {nn.LayerNorm}
+    assert {type(module) for module in owners if not isinstance(module, SeededModule)} == {nn.LayerNorm}
 
 
 def test_a_model_from_meta_has_the_weights_of_one_that_was_built(build_each):
@@ -65,13 +65,13 @@ def test_a_model_from_meta_has_the_weights_of_one_that_was_built(build_each):
         hollow = build_each()
     assert all(parameter.is_meta for parameter in hollow.parameters())
     assert list(hollow.buffers()) == []
-    filled = materialise(hollow, CPU)
-    initialise(built, 7)
-    initialise(filled, 7)
+    filled = allocate(hollow, CPU)
+    initialize(built, 7)
+    initialize(filled, 7)
     assert torch.equal(torch.random.get_rng_state(), state), "the global generator goes on as if nothing had been"
     assert equal(built, filled)
     assert [p.requires_grad for p in built.parameters()] == [p.requires_grad for p in filled.parameters()]
-    initialise(filled, 8)
+    initialize(filled, 8)
     assert not equal(built, filled)
 
 
@@ -79,10 +79,10 @@ def test_a_model_from_meta_computes_the_same(build, make_batch):
     samples = make_batch(1)
     samples = samples._replace(masked_abundances=~samples.padding)
     built = build()
-    initialise(built, 7)
+    initialize(built, 7)
     with torch.device("meta"):
         hollow = build()
-    filled = materialise(hollow, CPU)
+    filled = allocate(hollow, CPU)
     filled.load_state_dict(built.state_dict())
     outputs = [model(samples) for model in (built, filled)]
     assert all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
@@ -90,10 +90,10 @@ def test_a_model_from_meta_computes_the_same(build, make_batch):
 
 def test_weights_depend_on_no_other_module(build):
     shallow, deep = build(attention_layers=1), build(attention_layers=1)
-    initialise(shallow, 7)
+    initialize(shallow, 7)
     blocks = deep.encoder.asv_encoder.transformer.blocks
     blocks.append(copy.deepcopy(blocks[0]))
-    initialise(deep, 7)
+    initialize(deep, 7)
     values = deep.state_dict()
     assert len(values) > len(shallow.state_dict())
     assert all(torch.equal(value, values[name]) for name, value in shallow.state_dict().items())
@@ -101,14 +101,14 @@ def test_weights_depend_on_no_other_module(build):
 
 def test_no_two_modules_have_the_same_weights(build):
     model = build(embedding_dim=32)
-    initialise(model, 7)
+    initialize(model, 7)
     firsts = [p.flatten()[0].item() for _, p in model.named_parameters() if p.ndim == 2]
     assert len(set(firsts)) == len(firsts)
 
 
 def test_each_parameter_can_be_given_its_value_otherwise(build):
     plain, other = build(), build()
-    initialise(plain, 7)
+    initialize(plain, 7)
     shapes = []
 
     def assign(parameter: nn.Parameter, value: torch.Tensor) -> None:
@@ -116,7 +116,7 @@ def test_each_parameter_can_be_given_its_value_otherwise(build):
         shapes.append(value.shape)
         parameter.data = value
 
-    initialise(other, 7, assign)
+    initialize(other, 7, assign)
     assert shapes == [parameter.shape for parameter in other.parameters()]
     assert equal(plain, other)
 
@@ -125,7 +125,7 @@ def test_fresh_weights_are_distributed_as_initial_ones(build):
     torch.manual_seed(0)
     model = build(embedding_dim=128, feedforward_ratio=4)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    initialise(model, 7)
+    initialize(model, 7)
     for name, value in model.state_dict().items():
         if value.numel() >= 1000:
             assert value.std().item() == pytest.approx(fresh[name].std().item(), rel=0.1), name
@@ -151,7 +151,7 @@ def test_fresh_weights_are_distributed_as_initial_ones(build):
 )
 def test_deviations(make_config, name: str, std: float):
     model = SequenceEncoder(make_config(embedding_dim=128, feedforward_ratio=4, max_bp=150))
-    initialise(model, 7)
+    initialize(model, 7)
     value = model.get_parameter(name)
     assert value.std().item() == pytest.approx(std, rel=0.05)
     assert abs(value.mean().item()) < 0.05 * std
@@ -159,7 +159,7 @@ def test_deviations(make_config, name: str, std: float):
 
 def test_biases_and_norms_start_at_their_constants(build):
     model = build()
-    initialise(model, 7)
+    initialize(model, 7)
     drawn = ("faith_pd_head.bias", "abundance.expand.bias", "target_head.hidden.0.bias")
     biases = {name: p for name, p in model.named_parameters() if name.endswith("bias") and not name.endswith(drawn)}
     assert not any(bias.any() for bias in biases.values())
@@ -177,4 +177,4 @@ def test_a_linear_map_without_a_deviation_is_as_torch_draws_it():
 
 def test_a_module_that_does_not_say_how_is_refused():
     with pytest.raises(TypeError, match="head: Embedding owns parameters"):
-        drawn_parameters(nn.Embedding(3, 2), "head", 0)
+        initial_parameters(nn.Embedding(3, 2), "head", 0)

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aam.config import ModelConfig, SamplingConfig
+from aam.data.files.sequences import encode_sequences
+from aam.data.files.tables import read_tables
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.sampling.samples import Samples
-from aam.data.files.sequences import encode_sequences
-from aam.data.files.tables import read_tables
 from aam.models.asv_encoder import predict_masked
 from aam.models.distance_link import LINKS
 from aam.models.sequence_encoder import SequenceEncoder

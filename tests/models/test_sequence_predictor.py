@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from aam.config import CategoricalFusion, CategoryConfig, CountEmbedding, TargetConfig
 from aam.data.sampling.samples import Samples
 from aam.models.heads import TargetSpec
-from aam.models.initial import initialise
+from aam.models.initial import initialize
 from aam.models.sequence_predictor import SequencePredictor, pool
 from aam.models.types import CategorySpec
 
@@ -42,7 +42,7 @@ def make_conditioned(make_encoder):
         nested = {"categorical_hierarchy": "city=region", "hierarchy_combine": combine} if spec is SPEC else {}
         torch.manual_seed(0)
         model = SequencePredictor(make_encoder(), TWO, target, CategoryConfig.model_validate(given | nested), spec)
-        initialise(model, 7)
+        initialize(model, 7)
         for parameter in model.conditioning.parameters():
             if started and not parameter.any():
                 nn.init.normal_(parameter, std=0.3)
@@ -275,7 +275,7 @@ def test_predictions_depend_on_categories_and_embeddings_do_not(make_conditioned
 @pytest.mark.parametrize("fusion", ["add", "cross_attention", "perceiver"])
 def test_a_model_with_categories_starts_as_one_without(make_conditioned, make_predictor, draw, fusion: str):
     samples, plain = draw(7, masked=True), make_predictor(2, count_weight=1.0)
-    initialise(plain, 7)
+    initialize(plain, 7)
     expected = plain(samples)
     output = make_conditioned(fusion, started=False)(samples._replace(categories=draw_categories()))
     assert all(torch.equal(one, other) for one, other in zip(output, expected, strict=True))

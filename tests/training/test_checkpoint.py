@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aam.config import OptimConfig
 from aam.errors import InputError
+from aam.training.checkpoints.files import VerifiedFolder
 from aam.training.checkpoints.store import (
     Checkpoint,
     CheckpointStore,
@@ -19,7 +20,6 @@ from aam.training.checkpoints.store import (
     read_checkpoint,
     write_checkpoint,
 )
-from aam.training.checkpoints.files import VerifiedFolder
 from aam.training.optim import Schedule, make_optimizer, make_schedule
 
 FILES = ["config.json", "scaler.json", "model.safetensors", "state/optimizer.safetensors", "state/state.json"]

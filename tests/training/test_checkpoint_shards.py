@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from aam.config import OptimConfig
 from aam.errors import InputError
+from aam.training.checkpoints.run import Identity, RunCheckpoints
 from aam.training.checkpoints.store import CheckpointStore, flatten_optimizer, read_checkpoint
 from aam.training.distributed import World
 from aam.training.optim import make_optimizer
-from aam.training.checkpoints.run import Identity, RunCheckpoints
 
 SHARDS = ["sharded/.metadata", "sharded/__0_0.distcp"]
 FILES = ["config.json", "scaler.json", *SHARDS, "state/state.json"]

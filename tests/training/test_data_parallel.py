@@ -19,13 +19,13 @@ from aam.models.sequence_predictor import SequencePredictor
 from aam.models.transformer import compile_blocks
 from aam.models.types import CategorySpec, EncoderOutput, PredictorOutput
 from aam.training.distributed import data_parallel as module
-from aam.training.machine.compute import seeded
 from aam.training.distributed.data_parallel import (
     SampleParallel,
     check_data_parallel,
     gather_encoder,
     in_precision_of_caller,
 )
+from aam.training.machine.compute import seeded
 from aam.training.machine.hardware import Build
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The processes of a run as one process sees them: its share of the work, a world of one, and wrong environments."""
+"""The processes of a run as one process sees them: its fraction of the work, a world of one, and wrong environments."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,8 @@ from aam.training.distributed import (
     is_main_process,
     setup_distributed,
 )
-from aam.training.machine.hardware import Build
 from aam.training.distributed.watchdog import Failure, Watchdog
+from aam.training.machine.hardware import Build
 
 CPU = torch.device("cpu")
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
@@ -55,7 +55,7 @@ class Everyone(World):
 @pytest.mark.parametrize("count", range(1, 14))
 def test_ranks_share_and_join_any_number_of_things(count, size):
     worlds = [Everyone(CPU, rank, size) for rank in range(size)]
-    shares = [world.share(count) for world in worlds]
+    shares = [world.part(count) for world in worlds]
     assert len({len(share.position) for share in shares}) == 1, "a rank would wait for another's collective"
     position, genuine = (np.concatenate(parts) for parts in zip(*shares, strict=True))
     assert position[genuine].tolist() == list(range(count))

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aam.config import MaskConfig
-from aam.data.sampling.seeded import address_hash, uniforms
 from aam.data.files.sequences import PAD
+from aam.data.sampling.seeded import derived_seed, uniforms
 from aam.training.tasks.masking import mask_nucleotides
 
 
@@ -21,7 +21,7 @@ def keys_of(asvs: int) -> torch.Tensor:
 
 
 def masks(tokens: torch.Tensor, keys: torch.Tensor, seed: int = 1, step: int | str = 0, **options) -> torch.Tensor:
-    return mask_nucleotides(tokens, keys, MaskConfig(**{"nuc_asv_share": 1.0, **options}), seed, step)
+    return mask_nucleotides(tokens, keys, MaskConfig(**{"nuc_asv_fraction": 1.0, **options}), seed, step)
 
 
 @pytest.mark.parametrize("options", [{}, {"nuc_mask_strategy": "span"}])
@@ -38,7 +38,7 @@ def test_spans_are_the_union_of_stretches_of_the_asked_length(ratio, span, lengt
     keys = keys_of(8)
     config = {"nuc_mask_ratio": ratio, "nuc_mask_strategy": "span", "nuc_mask_span": span}
     masked = masks(tokens_of(8, length), keys, step=step, **config)
-    starts = uniforms(address_hash(1, "hide", step), keys, length + span - 1) < 1 - (1 - ratio) ** (1 / span)
+    starts = uniforms(derived_seed(1, "hide", step), keys, length + span - 1) < 1 - (1 - ratio) ** (1 / span)
     expected = torch.zeros(8, length + 2 * span, dtype=torch.bool)
     for asv, start in starts.nonzero().tolist():
         expected[asv, start : start + span] = True
@@ -67,9 +67,9 @@ def test_masks_are_a_function_of_seed_step_and_asv():
 @pytest.mark.parametrize("share", [0.25, 0.8])
 def test_a_share_of_the_asvs_hides_nucleotides_and_each_as_if_alone(share):
     tokens, keys = tokens_of(4000), keys_of(4000)
-    some, every = masks(tokens, keys, nuc_asv_share=share), masks(tokens, keys)
+    some, every = masks(tokens, keys, nuc_asv_fraction=share), masks(tokens, keys)
     hiding = some.any(dim=1)
     assert hiding.double().mean() == pytest.approx(share, abs=4.5 * (share * (1 - share) / 4000) ** 0.5)
     assert torch.equal(some[hiding], every[hiding])
-    next_step = masks(tokens, keys, step=1, nuc_asv_share=share).any(dim=1)
+    next_step = masks(tokens, keys, step=1, nuc_asv_fraction=share).any(dim=1)
     assert (hiding & next_step).double().mean() == pytest.approx(share**2, abs=0.04)

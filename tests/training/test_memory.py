@@ -11,8 +11,8 @@ from aam.data.sampling.dataset import PooledStepDataset, StepPlan
 from aam.data.sampling.packing import MemoryBudget
 from aam.errors import InputError
 from aam.models.transformer import Block
-from aam.training.memory.allocator import return_freed_memory
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
+from aam.training.memory.allocator import return_freed_memory
 from aam.training.memory.budget import Watch, calibrate, free_memory, held_by_training, meter_of, predicted_cost
 from aam.training.tasks.targets import TargetTask
 from aam.training.trainer import Trainer

@@ -8,24 +8,24 @@ import skbio
 import torch
 
 from aam.config import UnifracConfig
-from aam.data.sampling import dataset
-from aam.data.sampling.seeded import address_hash, address_keys, uniforms
-from aam.data.sampling.dataset import StepPlan
 from aam.data.distances.matrix import DistanceMatrix
-from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.files.sequences import sequence_keys
 from aam.data.labels.taxonomy import parse_lineage
+from aam.data.sampling import dataset
+from aam.data.sampling.dataset import StepPlan
+from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
+from aam.data.sampling.seeded import derived_seed, text_keys, uniforms
 from aam.models import sequence_encoder
 from aam.models.asv_encoder import predict_masked
-from aam.training.inference import samples as inference
 from aam.training import losses as loss_module
 from aam.training.distributed import World
-from aam.training.tasks.masking import mask_nucleotides
+from aam.training.inference import samples as inference
 from aam.training.substitution import substitute
 from aam.training.tasks import distances as distances_module
 from aam.training.tasks.base import VALIDATION
 from aam.training.tasks.distances import UnifracTask
 from aam.training.tasks.faith_pd import FaithPdTask
+from aam.training.tasks.masking import mask_nucleotides
 from aam.training.tasks.nucleotides import NucleotideTask
 from aam.training.tasks.taxonomy import TaxonomyTask
 from aam.workflows.fit import Run
@@ -38,7 +38,7 @@ WEIGHTS = {
     "taxonomy_weight": 0.3,
     "abundance_weight": 0.1,
 }
-ALL_PARTS = WEIGHTS | {"nuc_asv_share": 0.6, "abundance_mask_ratio": 0.3}
+ALL_PARTS = WEIGHTS | {"nuc_asv_fraction": 0.6, "abundance_mask_ratio": 0.3}
 AUGMENTED = {"sequence_noise": 0.1, "asv_dropout": 0.2, "depth_jitter": 0.3}
 
 
@@ -119,7 +119,7 @@ def test_distances_computed_block_by_block_give_the_same_step(double_run, study,
     assert (pull - whole).norm() <= 1e-10 * whole.norm()
 
 
-def test_batches_of_a_step_share_asvs(double_run):
+def test_batches_of_a_step_own_asvs(double_run):
     """Else the test above would say nothing about ASVs that several batches hold."""
     run = double_run()
     step = run.dataset[cut(first_plan(run), 4, 4, 4)]
@@ -200,8 +200,8 @@ def reference_losses(run: Run, plan: StepPlan, newick, one_sample) -> dict[str, 
 def masked_abundances(run: Run, sample: int, asv: np.ndarray, step: int) -> torch.Tensor:
     """Which abundances of a sample are masked, by (seed, step, sample, ASV)."""
     table = run.material.study.table
-    keys = address_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
-    address = address_hash(run.config.runtime.seed, "hide abundances", step)
+    keys = text_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
+    address = derived_seed(run.config.runtime.seed, "hide abundances", step)
     return uniforms(address, torch.from_numpy(keys), 1)[:, 0] < run.config.losses.abundance_mask_ratio
 
 
@@ -320,7 +320,7 @@ def test_validation_weighs_masked_nucleotides_by_the_samples_that_hold_them(doub
     counts = run.material.study.table.counts[run.material.split.val].toarray()
     tokens = run.material.nucleotides
     keys = torch.from_numpy(run.material.study.asv_keys)
-    masking = run.config.masking.model_copy(update={"nuc_asv_share": 1.0})
+    masking = run.config.masking.model_copy(update={"nuc_asv_fraction": 1.0})
     mask = mask_nucleotides(tokens, keys, masking, run.config.runtime.seed, VALIDATION)
     losses, hits, weights = [], [], []
     for asv in np.flatnonzero(counts.sum(axis=0)):
@@ -432,7 +432,7 @@ def test_validation_masks_abundances_for_their_own_task_alone(double_run):
 
 @pytest.mark.parametrize("sizes", [(2,), (1, 1), (6, 6)])
 def test_a_step_that_masks_no_nucleotide_has_a_gradient(double_run, gradient, sizes):
-    run = double_run(**alone("nucleotide"), nuc_asv_share=1e-9)
+    run = double_run(**alone("nucleotide"), nuc_asv_fraction=1e-9)
     losses, pull = step_of(run, cut(first_plan(run, sum(sizes)), *sizes), gradient)
     assert losses["nucleotide_loss"] == 0
     assert not pull.any()

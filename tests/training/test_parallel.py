@@ -32,9 +32,9 @@ from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.transformer import Block, compile_blocks
 from aam.models.types import CategorySpec
-from aam.training.machine.compute import Compute, seeded
 from aam.training.distributed import World, setup_distributed
 from aam.training.distributed.strategies import check_compiler, give_weights, parallelize
+from aam.training.machine.compute import Compute, seeded
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
 
@@ -113,7 +113,7 @@ def test_a_step_calls_the_whole_model_on_nucleotides_and_on_embedded_asvs(name: 
         if name == "ddp":
             assert isinstance(parallel.call, DistributedDataParallel)
             assert parallel.call.module is model
-            with parallel.quiet():
+            with parallel.no_sync():
                 assert not parallel.call.require_backward_grad_sync
         else:
             assert parallel.call is model

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from aam.errors import StoppedBySignalError
-from aam.training.distributed.agreement import Agreement, Verdict
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import World
+from aam.training.distributed.agreement import Agreement, Verdict
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
@@ -32,7 +32,7 @@ class Signalled:
 
     @property
     def sound(self):
-        return self.objective.sound
+        return self.objective.is_finite
 
     def signal(self, validating: bool) -> None:
         if self.step == self.at and self.validating == validating:

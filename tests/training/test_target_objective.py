@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from aam.data.sampling.seeded import address_hash, address_keys, uniforms
+from aam.data.files.sequences import sequence_keys
 from aam.data.sampling.dataset import StepDataset, StepPlan
 from aam.data.sampling.rarefaction import FIXED, row_of
 from aam.data.sampling.samples import SampleBatch
-from aam.data.files.sequences import sequence_keys
+from aam.data.sampling.seeded import derived_seed, text_keys, uniforms
 from aam.models.asv_features import waves
 from aam.models.transformer import Block
 from aam.training.checkpoints.store import Checkpoint, write_checkpoint
@@ -64,12 +64,12 @@ def reference_losses(run: Run, plan: StepPlan, one_sample) -> dict[str, float]:
     """Losses by loops over the samples of a step, each alone, and over their ASVs."""
     study, config, model = run.material.study, run.config, run.model
     train = study.metadata.iloc[run.material.split.train]
-    address = address_hash(config.runtime.seed, "hide abundances", plan.step)
+    address = derived_seed(config.runtime.seed, "hide abundances", plan.step)
     errors, weights, count_errors = [], [], []
     for sample in plan.samples:
         asv, count = run.material.draws.counts(sample, plan.epoch)
         table = study.table
-        named = address_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
+        named = text_keys([table.sample_ids[sample]]) ^ sequence_keys([table.sequences[i] for i in asv])
         keys = torch.from_numpy(named)
         masked = uniforms(address, keys, 1)[:, 0] < config.target.count_mask_ratio
         output = model(one_sample(run.material.nucleotides[asv], count, masked_abundances=masked[None]))

@@ -14,10 +14,10 @@ from torch import nn
 from aam.data.sampling.packing import MemoryBudget
 from aam.errors import InputError
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
+from aam.training.distributed.strategies import Parallel
 from aam.training.memory.budget import predicted_cost
 from aam.training.monitor import Monitor
 from aam.training.objective import Objective
-from aam.training.distributed.strategies import Parallel
 from aam.training.trainer import Trainer, TrainingDivergedError
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
@@ -38,7 +38,7 @@ class Interrupted:
 
     @property
     def sound(self):
-        return self.objective.sound
+        return self.objective.is_finite
 
     def backward(self, step, scale):
         self.step = step.plan.step
@@ -194,7 +194,7 @@ class Toy:
         self.epoch = step.plan.epoch
         loss = self.losses(step.plan.step, self.parallel.call.weight.sum())
         scale(loss).backward()
-        self.sound = loss.isfinite()
+        self.is_finite = loss.isfinite()
         return {"loss": loss.detach()}
 
     def validate(self):

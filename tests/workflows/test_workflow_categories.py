@@ -14,8 +14,8 @@ from aam import InputError, SampleRegressor
 from aam.config import InspectConfig, PredictConfig, TrainConfig
 from aam.data.categorical import MISSING, UNSEEN
 from aam.data.files.metadata import read_metadata
-from aam.data.study import load_study
 from aam.data.files.tables import read_tables
+from aam.data.study import load_study
 from aam.training.checkpoints.store import CheckpointStore, read_checkpoint
 from aam.training.distributed import setup_distributed
 from aam.training.objective import Objective

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from aam.config import EmbedConfig, SamplingConfig, TrainConfig
-from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.files.sequences import encode_sequences
-from aam.data.study import assemble_study
 from aam.data.files.tables import read_tables
+from aam.data.sampling.rarefaction import FIXED, SampleDraws
+from aam.data.study import assemble_study
 from aam.errors import InputError
 from aam.workflows.embed import embed
 from aam.workflows.restore import restore

@@ -13,10 +13,10 @@ import torch
 
 from aam.config import ExplainConfig, SamplingConfig, TrainConfig, flag
 from aam.data.files.metadata import read_metadata
-from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.files.sequences import encode_sequences
-from aam.data.study import assemble_study
 from aam.data.files.tables import read_tables
+from aam.data.sampling.rarefaction import FIXED, SampleDraws
+from aam.data.study import assemble_study
 from aam.errors import InputError
 from aam.workflows.explain import attended_columns, explain
 from aam.workflows.restore import restore

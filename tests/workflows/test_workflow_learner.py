@@ -18,9 +18,9 @@ from aam.config import (
     TrainConfig,
     UnifracConfig,
 )
-from aam.data.study import load_study
 from aam.data.files.tables import read_tables
 from aam.data.labels.target_table import target_values
+from aam.data.study import load_study
 from aam.learners.base import Labels
 from aam.learners.registry import make_learner
 from aam.learners.storage import load_learner

@@ -8,8 +8,8 @@ from skbio import TreeNode
 import aam
 from aam.config import PredictConfig, SamplingConfig, TableConfig, TrainConfig
 from aam.data.distances.phylogeny import read_phylogeny
-from aam.data.study import load_study
 from aam.data.files.tables import read_tables
+from aam.data.study import load_study
 from aam.errors import InputError
 from aam.learners.kernel_features import FEATURES, Samples
 from aam.learners.kernels import KERNELS
@@ -124,7 +124,7 @@ def test_proportions_of_asvs_are_of_all_reads_that_are_not_lost(models, mixed, s
     np.testing.assert_array_equal(aligned.table.counts[:, :asvs].toarray(), old.table.counts.toarray())
     depth = aligned.table.depth[:, None]
     assert (depth.ravel() > old.table.depth).any()
-    np.testing.assert_allclose(aligned.asv_shares.toarray()[:, :asvs], old.table.counts.toarray() / depth)
+    np.testing.assert_allclose(aligned.asv_proportions.toarray()[:, :asvs], old.table.counts.toarray() / depth)
     kernel = trained.fitted.solutions[0].members["kernel"]
     rows = np.arange(study.table.n_samples)
     basis = kernel._basis_in(aligned.tree)

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from aam.config import PretrainConfig
-from aam.training.machine import compute
 from aam.training.checkpoints.store import read_checkpoint
+from aam.training.machine import compute
 from aam.workflows.pretrain import pretrain
 
 

@@ -9,14 +9,14 @@ from scipy import stats
 
 from aam.config import InputConfig, PretrainConfig, SamplingConfig, TrainConfig, UnifracConfig
 from aam.data.distances.matrix import DistanceMatrix, write_distance_matrix
-from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.files.sequences import encode_sequences
-from aam.data.study import load_study
 from aam.data.files.tables import read_tables
+from aam.data.sampling.rarefaction import FIXED, SampleDraws
+from aam.data.study import load_study
 from aam.errors import InputError
-from aam.training.machine import compute as compute_module
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import World
+from aam.training.machine import compute as compute_module
 from aam.workflows import fit
 from aam.workflows.fit import begin_compute
 from aam.workflows.pretrain import pretrain

@@ -134,7 +134,7 @@ def test_a_run_is_not_resumed_on_another_taxonomy(aam, options_of, study_folder,
 @pytest.mark.parametrize("kind", ["taxonomy", "combined"])
 def test_strategies_and_batches_give_the_same(options_of, tmp_path, kind, strategy, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    more = {"nuc_asv_share": 1.0}
+    more = {"nuc_asv_fraction": 1.0}
     for folder, each in ((tmp_path / "alone", {}), (tmp_path / "run", strategy)):
         pretrain(PretrainConfig.from_flat(options_of(kind, folder, **more, **each)))
     for one, two in zip(lines(tmp_path / "run"), lines(tmp_path / "alone"), strict=True):

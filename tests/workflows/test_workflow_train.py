@@ -11,8 +11,8 @@ from sklearn import metrics as reference
 
 from aam.config import PredictConfig, PretrainConfig, TrainConfig
 from aam.data.files.metadata import read_metadata
-from aam.data.study import load_study
 from aam.data.files.tables import read_tables
+from aam.data.study import load_study
 from aam.errors import InputError
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.metrics import RegressionMetrics

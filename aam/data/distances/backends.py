@@ -1,4 +1,4 @@
-"""UniFrac between all samples of a table by established programs, for `aam unifrac`; training uses `aam.data.distances.unifrac`.
+"""UniFrac between all samples of a table by established programs, for `aam unifrac`; training uses `unifrac`.
 
 The programs get the table and the tree as aam has joined them: counts by column number, and the tree cut to the table
 below a root of its own. So no id can be misread, every ASV is in the tree (in memory, `unifrac` returns wrong numbers
@@ -26,8 +26,8 @@ from skbio.diversity import beta_diversity
 
 from aam.config import UnifracConfig, UnifracMetric
 from aam.data.distances.matrix import DistanceMatrix
-from aam.data.files.tables import FeatureTable
 from aam.data.distances.unifrac import StudyTree, faith_pd
+from aam.data.files.tables import FeatureTable
 from aam.errors import InputError
 
 Backend = Literal["unifrac", "ssu", "scikit-bio"]

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aam.data.files.counts import Counts
 from aam.data.distances.unifrac import StudyTree
+from aam.data.files.counts import Counts
 
 Rows = sparse.csr_array
 """Sparse rows of float64, one for each sample."""
@@ -13,8 +13,8 @@ _CELLS = 4_000_000
 """Cells of the dense block in which the reads of some samples are summed."""
 
 
-def branch_shares(tree: StudyTree, counts: Counts) -> Rows:
-    """Share of each sample's reads below every branch: float64 [B, N], no zeros stored.
+def branch_proportions(tree: StudyTree, counts: Counts) -> Rows:
+    """Fraction of each sample's reads below every branch: float64 [B, N], no zeros stored.
 
     A branch lies above an interval of tips, so its reads are a difference of one running sum over the sample's tips.
     Samples without reads have empty rows.
@@ -29,7 +29,7 @@ def branch_shares(tree: StudyTree, counts: Counts) -> Rows:
 
 
 def _block(tree: StudyTree, counts: Counts) -> Rows:
-    """As `branch_shares`, of a few samples."""
+    """As `branch_proportions`, of a few samples."""
     rank = tree.rank[counts.indices]
     kept = np.unique(rank)
     place = np.searchsorted(kept, np.arange(len(tree.rank) + 1))  # tips that are kept before each
@@ -46,8 +46,8 @@ def _block(tree: StudyTree, counts: Counts) -> Rows:
     return sparse.csr_array((shares, (row, branch[column])), shape=(counts.shape[0], len(tree.start)))
 
 
-def asv_shares(counts: Counts) -> Rows:
-    """Share of each sample's reads that an ASV has, float64 [B, ASVs]; samples without reads have empty rows."""
+def asv_proportions(counts: Counts) -> Rows:
+    """Fraction of each sample's reads that an ASV has, float64 [B, ASVs]; samples without reads have empty rows."""
     sizes = np.diff(counts.indptr)
     depth = np.repeat(np.asarray(counts.sum(axis=1), np.float64), sizes)
     return sparse.csr_array((counts.data / np.maximum(depth, 1.0), counts.indices, counts.indptr), shape=counts.shape)

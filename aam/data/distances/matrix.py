@@ -27,7 +27,7 @@ from aam.errors import InputError, first_ids
 Values = NDArray[np.floating[Any]]
 
 _TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
-"""How far rounding may take a matrix from symmetry, as a share of its largest distance."""
+"""How far rounding may take a matrix from symmetry, as a fraction of its largest distance."""
 _ROWS = 1024
 """Rows that are checked together; bounds the memory."""
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aam.config import RootChoice
-from aam.data.files.artifacts import read_text
 from aam.data.distances.rooting import Branches, midpoint, root_children
+from aam.data.files.artifacts import read_text
 from aam.errors import InputError, first_ids
 
 MissingLengths = Literal["error", "zero"]

@@ -1,7 +1,7 @@
 """Where the root of a tree lies: how many branches leave it, and midpoint rooting, on arrays and without recursion.
 
-Arrays are those of `aam.data.distances.phylogeny.Phylogeny`: branch n lies above the tips ``start[n] <= tip < stop[n]``, branches
-in preorder. Shape letters: N branches, T tips, P branches of a path.
+Arrays are those of `Phylogeny`: branch n lies above the tips ``start[n] <= tip < stop[n]``, branches in
+preorder. Shape letters: N branches, T tips, P branches of a path.
 """
 
 from typing import NamedTuple

@@ -183,7 +183,7 @@ class _Reads(NamedTuple):
 
     @property
     def share(self) -> Tensor:
-        """Share of a sample's reads below each branch, 0 in a sample without reads: float64 [M, B]."""
+        """Fraction of a sample's reads below each branch, 0 in a sample without reads: float64 [M, B]."""
         return self.below.double() / self.depth.clamp(min=1)
 
     def of_samples(self, samples: slice) -> "_Reads":

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 LEAST_SAMPLES = 5
 """Training samples that a category needs for a scale of its own."""
 LEAST_SPREAD = 0.05
-"""Spread that it needs, as a share of the median over the categories: new values would be huge numbers on its scale."""
+"""Spread that it needs, as a fraction of the median over categories: new values would be huge numbers on its scale."""
 
 
 @dataclass(frozen=True)

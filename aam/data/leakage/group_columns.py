@@ -61,7 +61,7 @@ MOST_IN_UNNAMED: Final = 12
 MOST_VALUES: Final = 1 / 1.5
 """Values for each sample, above which a column without a subject's name tells samples rather than groups."""
 LEAST_REPEATED: Final = 0.05
-"""Share of the samples that must share their subject with another."""
+"""Fraction of the samples that must share their subject with another."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from aam.config import UnifracConfig
-from aam.data.sampling.seeded import address_hash, generator
-from aam.data.distances.branches import asv_shares
-from aam.data.files.counts import Counts
-from aam.data.study import Study
+from aam.data.distances.branches import asv_proportions
 from aam.data.distances.unifrac import StudyTree, distances
+from aam.data.files.counts import Counts
+from aam.data.sampling.seeded import derived_seed, generator
+from aam.data.study import Study
 
 Codes = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -28,7 +28,7 @@ SHUFFLES: Final = 99
 SURE: Final = 3.0
 """Standard deviations that the difference must be from what shuffled groups give."""
 LEAST_DIFFERENCE: Final = 0.02
-"""Share of the difference between groups by which samples of one group must be closer."""
+"""Fraction of the difference between groups by which samples of one group must be closer."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def draw_of_groups(ids: tuple[str, ...], codes: Codes, seed: int, most: int = CO
     Returns:
         Rows of samples that share their group with another, in ascending order.
     """
-    hashes = np.array([address_hash(seed, "leakage", name) for name in ids], dtype=np.uint64)
+    hashes = np.array([derived_seed(seed, "leakage", name) for name in ids], dtype=np.uint64)
     shared = np.flatnonzero((codes >= 0) & (np.bincount(codes[codes >= 0], minlength=1)[codes] > 1))
     frame = pd.DataFrame({"row": shared, "code": codes[shared], "hash": hashes[shared]}).sort_values("hash")
     frame["turn"] = frame.groupby("code").cumcount()
@@ -80,7 +80,7 @@ def rows_to_compare(study: Study, codes: Codes, seed: int) -> Codes:
 
 def bray_curtis(counts: Counts) -> FloatArray:
     """Bray-Curtis distances of relative abundances, [samples, samples] in [0, 1]."""
-    dense = asv_shares(counts)[:, np.unique(counts.indices)].toarray()
+    dense = asv_proportions(counts)[:, np.unique(counts.indices)].toarray()
     distance = np.empty((len(dense), len(dense)))
     for row in range(len(dense)):
         held = np.flatnonzero(dense[row])
@@ -172,9 +172,9 @@ def _shuffles(codes: Codes, units: Codes, seed: int) -> Iterator[Codes]:
 def explained(values: "pd.Series[Any]", codes: Codes) -> float | None:
     """How far the other samples of its group give away a sample's target, adjusted for the number of groups.
 
-    Numbers: the share of the variance that the mean of the group's other samples explains, compared with the mean of
+    Numbers: the fraction of the variance that the mean of the group's other samples explains, compared with the mean of
     all other samples. Classes: (accuracy - chance) / (1 - chance) of the most frequent class of the group's others,
-    where chance is the share of the most frequent class. A sample that is alone is given the whole study's answer.
+    where chance is the fraction of the most frequent class. A sample that is alone is given the whole study's answer.
 
     Args:
         values: target of each sample [n].

@@ -7,8 +7,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from aam.data.files.metadata import categorical_column
 from aam.data.leakage import text as sentences
-from aam.data.leakage.group_columns import Grouping, Role, codes_of, determines, groupings, place_columns, raw_codes, role_of
+from aam.data.leakage.group_columns import (
+    Grouping,
+    Role,
+    codes_of,
+    determines,
+    groupings,
+    place_columns,
+    raw_codes,
+    role_of,
+)
 from aam.data.leakage.group_evidence import (
     Likeness,
     community_distances,
@@ -17,7 +27,6 @@ from aam.data.leakage.group_evidence import (
     rows_to_compare,
     target_differences,
 )
-from aam.data.files.metadata import categorical_column
 from aam.data.leakage.near_copies import near_copies
 from aam.data.study import Study
 
@@ -32,7 +41,7 @@ GIVEN_AWAY: Final = 0.5
 SURE_UNNAMED: Final = 5.0
 """Standard deviations by which samples must be more alike within the groups of a column whose name says nothing."""
 DIFFERENCE_UNNAMED: Final = 0.1
-"""Share of the difference between groups by which they must be closer there."""
+"""Fraction of the difference between groups by which they must be closer there."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aam.data.sampling.seeded import address_hash, uniforms
-from aam.data.distances.branches import asv_shares
+from aam.data.distances.branches import asv_proportions
 from aam.data.files.counts import blocks_of, row_sizes
 from aam.data.leakage.group_evidence import bray_curtis, jaccard, rows_to_compare, unifrac
+from aam.data.sampling.seeded import derived_seed, uniforms
 from aam.data.study import Study
 
 Index = NDArray[np.int64]
@@ -33,7 +33,7 @@ MOST_PAIRS: Final = 5_000
 TOGETHER: Final = 100
 """Pairs that are compared at once."""
 CLOSE: Final = 0.15
-"""Share of the study's median Bray-Curtis distance below which two samples are near copies."""
+"""Fraction of the study's median Bray-Curtis distance below which two samples are near copies."""
 CLOSE_SETS: Final = 0.3
 """The same of unweighted UniFrac, or of Jaccard without a tree. Reads drawn again from samples of real studies, as a
 replicate is at best, stay below both in 94 to 100% of them."""
@@ -81,9 +81,9 @@ def _median(distance: FloatArray) -> float:
 def _projected(study: Study, seed: int) -> FloatArray:
     """Square roots of relative abundances in a few dimensions [samples, WIDTH]; signs are drawn by ASV."""
     keys = torch.from_numpy(study.asv_keys)
-    signs = np.where(uniforms(address_hash(seed, "near copies"), keys, WIDTH).numpy() < 0.5, -1.0, 1.0) / WIDTH**0.5
+    signs = np.where(uniforms(derived_seed(seed, "near copies"), keys, WIDTH).numpy() < 0.5, -1.0, 1.0) / WIDTH**0.5
     table = study.table.counts
-    parts = [asv_shares(table[block]).sqrt() @ signs for block in blocks_of(row_sizes(table))]
+    parts = [asv_proportions(table[block]).sqrt() @ signs for block in blocks_of(row_sizes(table))]
     return np.concatenate([np.zeros((0, WIDTH)), *parts])
 
 
@@ -111,7 +111,7 @@ def _bray_curtis_of(study: Study, pairs: Index) -> FloatArray:
     found = np.ones(len(pairs))
     for start in range(0, len(pairs), 10 * TOGETHER):
         block = slice(start, start + 10 * TOGETHER)
-        first, second = (asv_shares(study.table.counts[pairs[block, side]]) for side in (0, 1))
+        first, second = (asv_proportions(study.table.counts[pairs[block, side]]) for side in (0, 1))
         found[block] = 1 - np.asarray(first.minimum(second).sum(axis=1))
     return found
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import AugmentationConfig
-from aam.data.sampling.seeded import address_hash, generator, uniforms
+from aam.data.sampling.seeded import derived_seed, generator, uniforms
 
 Reads = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Columns of the ASVs of a sample, ascending, and their counts, both int64 [ASVs of the sample]."""
@@ -112,7 +112,7 @@ class Augmentation:
         asv, count = reads
         if self.config.asv_dropout == 0 or not len(asv):
             return reads
-        address = address_hash(self.seed, "drop ASVs", epoch, self.sample_ids[sample])
+        address = derived_seed(self.seed, "drop ASVs", epoch, self.sample_ids[sample])
         draw = uniforms(address, self.asv_keys[torch.from_numpy(asv)], 1)[:, 0].numpy()
         kept = draw >= min(self.config.asv_dropout, draw.max())
         return asv[kept], count[kept]

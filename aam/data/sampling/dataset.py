@@ -19,14 +19,14 @@ from torch.utils.data import Dataset, Sampler
 
 from aam.config import UnifracConfig
 from aam.data.distances import unifrac
-from aam.data.sampling.seeded import generator
-from aam.data.files.counts import row_sizes
 from aam.data.distances.matrix import DistanceMatrix
+from aam.data.distances.unifrac import StudyTree
+from aam.data.files.counts import row_sizes
+from aam.data.files.tables import FeatureTable
 from aam.data.sampling.packing import MemoryBudget
 from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.sampling.samples import SampleBatch, TensorRecord
-from aam.data.files.tables import FeatureTable
-from aam.data.distances.unifrac import StudyTree
+from aam.data.sampling.seeded import generator
 
 DENSE_SAMPLES = 1024
 """Of a step of more samples than this, the true distances are computed where they are needed, block by block."""
@@ -235,7 +235,7 @@ def _places(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
 
 
 @dataclass(frozen=True, eq=False)
-class AddressedSampler(Sampler[StepPlan]):
+class StepSampler(Sampler[StepPlan]):
     """Plans the whole run; the plan of a step is a function of (seed, epoch, step) alone.
 
     So a run continues at any step by starting the sampler there, and nobody has to announce a new epoch.

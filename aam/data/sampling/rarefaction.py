@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from aam.config import TargetSamplingConfig
-from aam.data.sampling.seeded import generator
-from aam.data.sampling.augmentation import Augmentation, Reads
 from aam.data.files.counts import blocks_of, row_sizes
 from aam.data.files.tables import FeatureTable
+from aam.data.sampling.augmentation import Augmentation, Reads
+from aam.data.sampling.seeded import generator
 
 FIXED = "fixed"
 """The epoch of draws that stay the same: validation, prediction, and ``--rarefaction fixed``."""

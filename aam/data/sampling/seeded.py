@@ -19,28 +19,28 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
-def address_hash(*address: int | str, bits: int = 64) -> int:
+def derived_seed(*address: int | str, bits: int = 64) -> int:
     """Hash an address to an unsigned integer, the same on every machine and in every run of Python."""
     # numpy's integers and strings are spelled differently by repr than Python's own
     plain = tuple(str(part) if isinstance(part, str) else int(part) for part in address)
     return int.from_bytes(blake2b(repr(plain).encode(), digest_size=bits // 8).digest(), "little")
 
 
-def address_keys(names: Iterable[str]) -> NDArray[np.int64]:
+def text_keys(names: Iterable[str]) -> NDArray[np.int64]:
     """Hash each name to a key for `uniforms`: int64 [names]."""
-    return np.array([address_hash(name) for name in names], dtype=np.uint64).view(np.int64)
+    return np.array([derived_seed(name) for name in names], dtype=np.uint64).view(np.int64)
 
 
 def generator(*address: int | str) -> np.random.Generator:
     """Return the generator of an address such as ``(seed, "shuffle", epoch)``."""
-    return np.random.Generator(np.random.Philox(key=address_hash(*address, bits=128)))
+    return np.random.Generator(np.random.Philox(key=derived_seed(*address, bits=128)))
 
 
 def uniforms(address: int, keys: Tensor, length: int) -> Tensor:
     """Draw uniform numbers in [0, 1) for keys and positions.
 
     Args:
-        address: an `address_hash`, of seed and step say.
+        address: an `derived_seed`, of seed and step say.
         keys: int64 [U], one for each row, such as the hash of an ASV's sequence.
         length: numbers a row.
 

@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import SplitConfig, TargetSplitConfig
-from aam.data.sampling.seeded import address_hash, generator
 from aam.data.files.metadata import categorical_column
+from aam.data.sampling.seeded import derived_seed, generator
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
@@ -72,8 +72,8 @@ def split_samples(
         metadata: sample metadata by id, needed for ``split_column`` and ``group_column``.
         config: the shares, and the columns that constrain them.
         seed: seed of the draw.
-        strata: class of each sample, where every side is to have the same share of every class. A class too small for
-            that is refused if ``stratify`` was asked for; else its samples train, as far as groups allow.
+        strata: class of each sample, where every side is to have the same fraction of every class. A class too small
+            for that is refused if ``stratify`` was asked for; else its samples train, as far as groups allow.
 
     Raises:
         InputError: a column is missing or incomplete, a class or group is too small to divide, or a side is empty.
@@ -205,14 +205,14 @@ def _held_out(total: int, draw: Draw, what: str) -> int:
 
 def _first(names: TextArray, count: int, draw: Draw) -> BoolArray:
     """Mark the first names in the order of their hashes: bool [names]."""
-    hashes = np.array([address_hash(draw.seed, draw.label, name) for name in names.tolist()], dtype=np.uint64)
+    hashes = np.array([derived_seed(draw.seed, draw.label, name) for name in names.tolist()], dtype=np.uint64)
     first = np.zeros(names.size, dtype=np.bool_)
     first[np.argsort(hashes)[:count]] = True
     return first
 
 
 def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArray:
-    """Draw a share of every class, one sample at least where it has two."""
+    """Draw a fraction of every class, one sample at least where it has two."""
     drawn = np.zeros(ids.size, dtype=np.bool_)
     for name, size in zip(*np.unique(classes, return_counts=True), strict=True):
         rows = np.flatnonzero(classes == name)
@@ -223,7 +223,7 @@ def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArra
 
 
 def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> BoolArray:
-    """Draw a share of the groups; where there are classes, by the draw of many that divides them best."""
+    """Draw a fraction of the groups; where there are classes, by the draw of many that divides them best."""
     names, members = np.unique(groups, return_inverse=True)
     count = _held_out(names.size, draw, "groups")
     if classes is None:

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix
 
 from aam.config import SimulateConfig
+from aam.data.files.tables import FeatureTable
 from aam.data.sampling.seeded import generator
 from aam.data.simulation.tree import SimulatedTree, simulate_tree
-from aam.data.files.tables import FeatureTable
 from aam.errors import InputError, first_ids
 
 FILES = ("table.biom", "tree.nwk", "metadata.tsv", "taxonomy.tsv")
@@ -44,7 +44,7 @@ OVERDISPERSION = 150.0  # concentration of the Dirichlet: lower is noisier
 DEPTH_SPREAD = 0.35  # standard deviation of the logarithm of the depth
 LEAST_DEPTH = 10
 SICK_SHARE = 0.4
-SHALLOW_SHARE = 0.2  # depth of group b, as a share of that of group a
+SHALLOW_SHARE = 0.2  # depth of group b, as a fraction of that of group a
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -204,7 +204,7 @@ def _drift(days: IntArray, width: int, random: np.random.Generator) -> FloatArra
 
 
 def _top(score: FloatArray, share: float) -> BoolArray:
-    """Mark the given share of the highest scores in every row."""
+    """Mark the given fraction of the highest scores in every row."""
     top: BoolArray = score >= np.quantile(score, 1 - share, axis=1, keepdims=True)
     return top
 

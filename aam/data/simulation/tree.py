@@ -18,7 +18,7 @@ HEIGHT = 0.4  # mean substitutions a site from the root to a tip
 CONSERVED_SHARE = 0.3
 CLOCK_SPREAD = 0.3  # log-normal spread of the rate among branches
 SHORTEST = 1e-4  # branch length
-# Rank prefix and name, and the age at which its clades are cut, as a share of the age of the root.
+# Rank prefix and name, and the age at which its clades are cut, as a fraction of the age of the root.
 RANKS = (
     ("p__Phylum", 0.75),
     ("c__Class", 0.6),

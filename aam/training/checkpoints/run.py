@@ -12,6 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aam.errors import InputError, first_ids
+from aam.training.checkpoints.files import Draft, Entry, VerifiedFolder
+from aam.training.checkpoints.optimizer_state import (
+    blank_state,
+    check_groups,
+    flatten_optimizer,
+    load_optimizer,
+    reshard,
+)
+from aam.training.checkpoints.sharded import ShardFiles, WholeFiles, stage, write_shards
 from aam.training.checkpoints.store import (
     MODEL,
     OPTIMIZER,
@@ -22,11 +31,8 @@ from aam.training.checkpoints.store import (
     text_files,
     verify_checkpoint,
 )
-from aam.training.checkpoints.files import Draft, Entry, VerifiedFolder
 from aam.training.distributed import World
 from aam.training.distributed.sharding import gather_whole
-from aam.training.checkpoints.optimizer_state import blank_state, check_groups, flatten_optimizer, load_optimizer, reshard
-from aam.training.checkpoints.sharded import ShardFiles, WholeFiles, stage, write_shards
 
 SHARDS = "sharded"
 

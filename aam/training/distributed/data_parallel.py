@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import parallel_apply, replicate
 
 from aam.config import AttnImplementation
-from aam.data.sampling.seeded import address_hash
 from aam.data.sampling.samples import SamplePart, Samples
+from aam.data.sampling.seeded import derived_seed
 from aam.errors import InputError
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
@@ -155,7 +155,7 @@ def seed_replicas(devices: Sequence[torch.device]) -> None:
     generators = torch.cuda.default_generators
     seed = generators[devices[0].index].initial_seed()
     for replica, device in enumerate(devices[1:], start=1):
-        generators[device.index].manual_seed(address_hash(seed, "replica", replica))
+        generators[device.index].manual_seed(derived_seed(seed, "replica", replica))
 
 
 def check_data_parallel(

@@ -1,24 +1,65 @@
-"""Tensors that may be divided among ranks: FSDP2's DTensors, or plain ones, alike."""
+"""Models that are sharded among ranks (FSDP2), and tensors that may be: DTensors, or plain ones, alike."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from aam.config import DistributedConfig
 from aam.errors import first_ids
+from aam.models.sequence_encoder import SequenceEncoder
+from aam.models.sequence_predictor import SequencePredictor
+from aam.models.transformer import Block
+from aam.training.distributed.world import World
+
+
+def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, config: DistributedConfig) -> None:
+    """Shard a bare model among the ranks, in place: each block, and each level that is called by itself (FSDP2).
+
+    A model on the meta device stays there until it is allocated: then each rank only ever holds its part.
+
+    Args:
+        model: bare; its parameters become DTensors, and modules gather what they need and free it again.
+        world: the ranks.
+        config: copies of the sharded model, precision of the blocks, and whether to keep weights in main memory.
+    """
+    mesh = _mesh(world, config.fsdp_replicate)
+    offload: OffloadPolicy = OffloadPolicy()
+    if config.fsdp_cpu_offload:
+        offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
+    # the rest stays in float32: samples differ by little of their embeddings
+    half = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
+    of_blocks = half if config.fsdp_mixed_precision else MixedPrecisionPolicy()
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh, mp_policy=of_blocks, offload_policy=offload)
+    # each is called by itself, and freed after each use: weights that change in between, such as those of the best
+    # checkpoint, are gathered anew
+    for unit in model.sharding_units:
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
+
+
+def _mesh(world: World, replicas: int) -> DeviceMesh:
+    if replicas == 1:
+        return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
+    return init_device_mesh(
+        world.device.type, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard")
+    )
 
 
 @torch.no_grad()
 def fill(tensor: Tensor, whole: Tensor) -> None:
-    """Copy a whole tensor into one that may be divided among ranks, each taking its part; nothing is communicated."""
+    """Copy a whole tensor into one that may be sharded among ranks, each taking its part; nothing is communicated."""
     if isinstance(tensor, DTensor):
         whole = distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
     tensor.copy_(whole)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy whole weights by name into a model that may be divided among ranks.
+    """Copy whole weights by name into a model that may be sharded among ranks.
 
     Raises:
         KeyError: the names are not those of the model.
@@ -31,7 +72,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that may be divided among ranks."""
+    """This rank's part of a tensor that may be sharded among ranks."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

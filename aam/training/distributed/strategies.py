@@ -12,13 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 from aam.config import DistributedConfig
 from aam.data.sampling.samples import Samples
 from aam.errors import InputError
-from aam.models.initial import initialise
+from aam.models.initial import initialize
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training.machine.compute import Compute
-from aam.training.distributed.data_parallel import SampleParallel, check_data_parallel
 from aam.training.distributed import World, wrap_model_fsdp
+from aam.training.distributed.data_parallel import SampleParallel, check_data_parallel
 from aam.training.distributed.sharding import fill
+from aam.training.machine.compute import Compute
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Parallel:
     call: Callable[[Samples], Any]
     """The model's forward pass."""
     compute: Compute
-    quiet: Callable[[], AbstractContextManager[object]] = nullcontext
+    no_sync: Callable[[], AbstractContextManager[object]] = nullcontext
     """Context for all but the last batch of a step: gradients are added up here and summed over ranks later."""
     settles: bool = False
     """Whether the first backward pass settles in which order gradients are summed over ranks, which rounds them."""
@@ -63,7 +63,7 @@ def give_weights(
         wrap_model_fsdp(model, compute.world, config)
     in_main_memory = config.fsdp and config.fsdp_cpu_offload
     model.to_empty(device="cpu" if in_main_memory else compute.device)
-    initialise(model, seed, fill)
+    initialize(model, seed, fill)
 
 
 def parallelize(model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute) -> Parallel:

@@ -22,13 +22,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
-    MixedPrecisionPolicy,
-    OffloadPolicy,
-    fully_shard,
-)
 
 from aam.config import DistributedConfig
 from aam.config.launch import launched_local_rank, launched_rank, launched_world_size, restart_count
@@ -39,12 +32,9 @@ from aam.errors import (
     StoppedBySignalError,
     TrainingDivergedError,
 )
-from aam.models.sequence_encoder import SequenceEncoder
-from aam.models.sequence_predictor import SequencePredictor
-from aam.models.transformer import Block
 from aam.training.distributed.data_parallel import check_data_parallel
-from aam.training.machine.hardware import Build, backend_for, device_for
 from aam.training.distributed.watchdog import Failure, Watchdog, leave
+from aam.training.machine.hardware import Build, backend_for, device_for
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +46,7 @@ AGREED = (TrainingDivergedError, StoppedBySignalError, ReportedInputError)
 """Ends of a run that every rank comes to by itself, at the same step."""
 
 
-class Share(NamedTuple):
+class Part(NamedTuple):
     """One rank's part of a number of things, equally many on every rank."""
 
     position: NDArray[np.int64]
@@ -94,14 +84,14 @@ class World:
         assert len(rows) == sizes[self.rank]
         return rows.detach()
 
-    def share(self, count: int) -> Share:
-        """This rank's share of `count` > 0 things."""
+    def part(self, count: int) -> Part:
+        """This rank's part of `count` > 0 things."""
         each = math.ceil(count / self.size)
         index = np.arange(self.rank * each, (self.rank + 1) * each)
-        return Share(np.minimum(index, count - 1), index < count)
+        return Part(np.minimum(index, count - 1), index < count)
 
     def join(self, rows: Tensor, count: int) -> Tensor:
-        """Undo `share`: from a row for each thing of this rank's share to the rows of all `count` things, in order."""
+        """Undo `part`: from a row for each thing of this rank's share to the rows of all `count` things, in order."""
         return self.gather(rows, [math.ceil(count / self.size)] * self.size)[:count]
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -339,37 +329,3 @@ def gather_counts(world: World, counts: csr_array, sizes: Sequence[int]) -> csr_
     indices, data = world.gather(own, entries).cpu().numpy().T
     ends = np.concatenate([[0], np.cumsum(lengths.numpy())])
     return csr_array((data, indices, ends), shape=(len(lengths), counts.shape[1]))
-
-
-def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, config: DistributedConfig) -> None:
-    """Shard a bare model among the ranks, in place: each block, and each level that is called by itself (FSDP2).
-
-    A model on the meta device stays there until it is materialized: then each rank only ever holds its part.
-
-    Args:
-        model: bare; its parameters become DTensors, and modules gather what they need and free it again.
-        world: the ranks.
-        config: copies of the sharded model, precision of the blocks, and whether to keep weights in main memory.
-    """
-    mesh = _mesh(world, config.fsdp_replicate)
-    offload: OffloadPolicy = OffloadPolicy()
-    if config.fsdp_cpu_offload:
-        offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
-    # the rest stays in float32: samples differ by little of their embeddings
-    half = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
-    of_blocks = half if config.fsdp_mixed_precision else MixedPrecisionPolicy()
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=mesh, mp_policy=of_blocks, offload_policy=offload)
-    # each is called by itself, and freed after each use: weights that change in between, such as those of the best
-    # checkpoint, are gathered anew
-    for unit in model.sharding_units:
-        fully_shard(unit, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
-
-
-def _mesh(world: World, replicas: int) -> DeviceMesh:
-    if replicas == 1:
-        return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
-    return init_device_mesh(
-        world.device.type, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard")
-    )

@@ -18,8 +18,8 @@ from aam.data.files.embedding_files import UNKNOWN, EmbeddingFiles, Keys, Places
 from aam.errors import InputError
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training.machine.compute import Compute
 from aam.training.distributed.sharding import gather_whole
+from aam.training.machine.compute import Compute
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def embed_asvs(model: AsvEncoding, nucleotides: Tensor, asv: NDArray[np.int64], 
     done: Tensor | None = None
     for start in range(0, len(asv), TOGETHER):
         some = asv[start : start + TOGETHER]
-        own = torch.from_numpy(some[compute.world.share(len(some)).position]).to(compute.device)
+        own = torch.from_numpy(some[compute.world.part(len(some)).position]).to(compute.device)
         with compute.autocast():
             rows = torch.cat([model.embed_asvs(nucleotides[part]) for part in torch.split(own, ROWS)])
         joined = compute.world.join(rows, len(some))

@@ -14,10 +14,10 @@ from torch import Tensor
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training.inference.asv_embeddings import AsvEmbeddings
-from aam.training.machine.compute import Compute
 from aam.training.distributed import World
+from aam.training.inference.asv_embeddings import AsvEmbeddings
 from aam.training.inference.samples import embed_batches
+from aam.training.machine.compute import Compute
 
 
 class AttentionRows(NamedTuple):
@@ -56,7 +56,7 @@ def attend_to_categories(
     world, samples = compute.world, len(batches.samples)
     # dealt out one by one, so that the batches of all ranks together are a stretch of the samples
     dealt = np.arange(math.ceil(samples / world.size) * world.size).reshape(-1, world.size).T.ravel()
-    own = dealt[world.share(len(dealt)).position]
+    own = dealt[world.part(len(dealt)).position]
     done = 0
     every = batches.take(np.minimum(dealt, samples - 1))
     for batch, asvs in embed_batches(embeddings, every, compute, num_workers):

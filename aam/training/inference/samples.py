@@ -17,9 +17,9 @@ from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
+from aam.training.distributed import World
 from aam.training.inference.asv_embeddings import AsvEmbeddings, AsvEncoding, embed_asvs, held
 from aam.training.machine.compute import Compute
-from aam.training.distributed import World
 from aam.training.metrics import PairedMoments
 
 
@@ -28,16 +28,16 @@ def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
     return np.flatnonzero(np.bincount(batches.drawn.indices))
 
 
-def share_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]:
-    """This rank's share of the ASVs that samples hold, whatever was drawn of them.
+def own_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]:
+    """This rank's fraction of the ASVs that samples hold, whatever was drawn of them.
 
     Returns:
         Columns of the table, int64 [U], and how many of the samples hold each, int64 [U]: zero for an ASV that another
-        rank has (see `World.share`). Both are on the device.
+        rank has (see `World.part`). Both are on the device.
     """
     times = held_by(batches.draws.table.counts, batches.samples)
     asvs = np.flatnonzero(times)
-    share = compute.world.share(len(asvs))
+    share = compute.world.part(len(asvs))
     own = asvs[share.position]
     return torch.from_numpy(own).to(compute.device), torch.from_numpy(times[own] * share.genuine).to(compute.device)
 
@@ -96,7 +96,7 @@ def map_samples(
     Returns:
         [samples, ...], in their order.
     """
-    own = compute.world.share(len(batches.samples)).position
+    own = compute.world.part(len(batches.samples)).position
     order = np.argsort(batches.sizes[own], kind="stable")
     rows = []
     for batch in _on_device(batches.take(own[order]), compute, num_workers):
@@ -144,12 +144,12 @@ def hold_asvs(model: AsvEncoding, nucleotides: Tensor, batches: FixedBatches, co
 def embed_batches(
     embeddings: AsvEmbeddings, batches: FixedBatches, compute: Compute, num_workers: int = 0
 ) -> Iterator[tuple[SampleBatch, Tensor]]:
-    """Give the batches of this rank's share of the samples (see `World.share`), in their order.
+    """Give the batches of this rank's fraction of the samples (see `World.part`), in their order.
 
     Yields:
         Each batch, on the device, with the embeddings [U, D] of its ASVs.
     """
-    own = batches.take(compute.world.share(len(batches.samples)).position)
+    own = batches.take(compute.world.part(len(batches.samples)).position)
     for batch in _on_device(own, compute, num_workers):
         yield batch, embeddings.of(batch.asv)
 

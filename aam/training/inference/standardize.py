@@ -8,8 +8,8 @@ import torch
 from aam.data.sampling.dataset import FixedBatches
 from aam.models.asv_features import standardizing, waves
 from aam.models.sequence_predictor import SequencePredictor
-from aam.training.inference.asv_embeddings import ROWS
 from aam.training.distributed.sharding import fill, gather_whole
+from aam.training.inference.asv_embeddings import ROWS
 from aam.training.inference.samples import asvs_of
 from aam.training.inputs import Inputs
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from aam.config import MachineConfig, MixedPrecision
 from aam.errors import InputError
-from aam.training.memory.allocator import kept_memory
 from aam.training.distributed import World
 from aam.training.machine.hardware import advise_precision, processor_flags
+from aam.training.memory.allocator import kept_memory
 
 logger = logging.getLogger(__name__)
 

@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 
 GB: Final = 10**9
 PROBED: Final = 0.6
-"""Share of the budget that the larger probe may take, as predicted before anything is measured."""
+"""Fraction of the budget that the larger probe may take, as predicted before anything is measured."""
 GUESSED_SCALE: Final = 1.25
 """What the prediction is multiplied by for that."""
 KEPT_FREE: Final = 0.05
-"""Share of the budget that batches leave for what varies."""
+"""Fraction of the budget that batches leave for what varies."""
 LOWERED: Final = 0.9
 """What the limit of a batch is multiplied by where a step has taken more than the process may."""
 LOWEST: Final = 0.5
-"""Share of what the process may take below which that is not done: the batches are not to blame."""
+"""Fraction of what the process may take below which that is not done: the batches are not to blame."""
 TIGHT: Final = 0.6
-"""Share of the budget up to which a process may keep the memory of freed tensors, with holes between others."""
+"""Fraction of the budget up to which a process may keep the memory of freed tensors, with holes between others."""
 _PROC: Final = Path("/proc/self")
 
 
@@ -196,7 +196,7 @@ def predicted_cost(
     width, layers = 4 * model.embedding_dim, model.attention_layers
     of_block = 1 if model.gradient_checkpointing else 8 + 2 * model.feedforward_ratio
     patches = -(-model.max_bp // model.nucleotide_patch)
-    passes = 1.0 + (masking.nuc_asv_share if masking is not None else 0.0)
+    passes = 1.0 + (masking.nuc_asv_fraction if masking is not None else 0.0)
     of_pairs = 4 * model.attention_heads if model.attn_implementation == "math" else 0
     kept = 0 if model.gradient_checkpointing else layers
     of_asv = patches * (width * (of_block * layers + 6) + of_pairs * kept * patches)

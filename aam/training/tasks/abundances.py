@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from aam.config import TrainConfig
-from aam.data.sampling.seeded import address_hash, uniforms
 from aam.data.sampling.samples import SampleBatch, Samples
+from aam.data.sampling.seeded import derived_seed, uniforms
 from aam.models.heads import AbundanceHead
 from aam.models.types import EncoderOutput, PredictorOutput
 from aam.training.inputs import Inputs
@@ -40,7 +40,7 @@ class MaskedAbundances:
         """Mask abundances by (seed, step, sample, ASV): bool [B, S]."""
         asv_keys, sample_keys = self.inputs.asv_keys, self.inputs.sample_keys
         keys = sample_keys[batch.sample][:, None] ^ asv_keys[batch.asv][batch.asv_index]
-        draw = uniforms(address_hash(self.seed, "hide abundances", step), keys.flatten(), 1).view(keys.shape)
+        draw = uniforms(derived_seed(self.seed, "hide abundances", step), keys.flatten(), 1).view(keys.shape)
         masked = (draw < self.fraction) & ~batch.padding & (not batch.is_padding)
         return samples._replace(masked_abundances=masked)
 

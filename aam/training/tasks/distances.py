@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aam.data.sampling.seeded import generator
 from aam.data.sampling.dataset import StepBatch
 from aam.data.sampling.samples import SampleBatch, Samples
+from aam.data.sampling.seeded import generator
 from aam.models.types import EncoderOutput
 from aam.training.distributed import gather_counts
 from aam.training.inference.samples import join_moments

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from aam.data.sampling.samples import SampleBatch, Samples
 from aam.data.distances.unifrac import faith_pd
+from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.heads import FaithPdHead
 from aam.models.types import EncoderOutput
 from aam.training.metrics import RegressionMetrics

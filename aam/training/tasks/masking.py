@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from aam.config import MaskConfig
-from aam.data.sampling.seeded import address_hash, uniforms
 from aam.data.files.sequences import PAD
+from aam.data.sampling.seeded import derived_seed, uniforms
 
 
 def mask_nucleotides(tokens: Tensor, keys: Tensor, config: MaskConfig, seed: int, step: int | str) -> Tensor:
@@ -19,15 +19,15 @@ def mask_nucleotides(tokens: Tensor, keys: Tensor, config: MaskConfig, seed: int
         step: number of the optimizer step; a word for masks that stay the same, as in validation.
 
     Returns:
-        bool [U, L]: ASVs have masked nucleotides with probability ``nuc_asv_share``. In these, stretches start at each
-        nucleotide with the probability that makes the expected fraction ``nuc_mask_ratio``; they may overlap.
+        bool [U, L]: ASVs have masked nucleotides with probability ``nuc_asv_fraction``. In these, stretches start at
+        each nucleotide with the probability that makes the expected fraction ``nuc_mask_ratio``; they may overlap.
     """
     span = config.nuc_mask_span if config.nuc_mask_strategy == "span" else 1
     start_probability = 1 - (1 - config.nuc_mask_ratio) ** (1 / span)
     # a stretch may start before the first nucleotide, so that the first ones are masked as often as the others
     length = tokens.shape[1] + span - 1
-    starts = uniforms(address_hash(seed, "hide", step), keys, length) < start_probability
-    chosen = uniforms(address_hash(seed, "choose", step), keys, 1) < config.nuc_asv_share
+    starts = uniforms(derived_seed(seed, "hide", step), keys, length) < start_probability
+    chosen = uniforms(derived_seed(seed, "choose", step), keys, 1) < config.nuc_asv_fraction
     return _spread(starts, span) & (tokens != PAD) & chosen
 
 

@@ -14,10 +14,10 @@ from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.asv_encoder import predict_masked
 from aam.models.types import EncoderOutput
 from aam.training.inference.asv_embeddings import ROWS
-from aam.training.inference.samples import share_asvs
+from aam.training.inference.samples import own_asvs
 from aam.training.losses import nucleotide_loss
-from aam.training.tasks.masking import mask_nucleotides
 from aam.training.tasks.base import VALIDATION, Judged, Microbatch, OfStep
+from aam.training.tasks.masking import mask_nucleotides
 from aam.training.tasks.pretraining import Given, PretrainingTask
 
 
@@ -58,8 +58,8 @@ class NucleotideTask(PretrainingTask):
 
     def validate(self, rows: Tensor | None) -> Judged:
         """Loss and accuracy over every ASV of validation samples, weighed by the samples that hold it."""
-        masking = self.masking.model_copy(update={"nuc_asv_share": 1.0})
-        own, occurrence = share_asvs(self.held_out, self.compute)
+        masking = self.masking.model_copy(update={"nuc_asv_fraction": 1.0})
+        own, occurrence = own_asvs(self.held_out, self.compute)
         sums = torch.zeros(3, dtype=torch.float64, device=self.compute.device)
         for asv, weight_of_asv in zip(torch.split(own, ROWS), torch.split(occurrence, ROWS), strict=True):
             mask, tokens = self._mask(asv, VALIDATION, masking), self.inputs.nucleotides[asv]

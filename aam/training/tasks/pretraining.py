@@ -14,8 +14,8 @@ from aam.data.sampling.dataset import DistanceSource, FixedBatches
 from aam.data.study import Study
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.types import EncoderOutput
-from aam.training.machine.compute import Compute
 from aam.training.inputs import Inputs
+from aam.training.machine.compute import Compute
 from aam.training.tasks.base import Task
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import TrainConfig
+from aam.data.labels.target_table import Targets
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch, Samples
-from aam.data.labels.target_table import Targets
 from aam.models.types import PredictorOutput
 from aam.training.losses import RegressionLoss, at_least_single, class_errors, target_loss
-from aam.training.tasks.target_metrics import better_metrics, score
 from aam.training.tasks.base import Judged, Microbatch, OfStep, Task
+from aam.training.tasks.target_metrics import better_metrics, score
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aam.data.files.counts import held_by
-from aam.data.study import Study, digest
 from aam.data.labels.taxonomy import TaxonomyClasses, TaxonomyLabels
+from aam.data.study import Study, digest
 from aam.models.heads import TaxonomyHead
 from aam.models.types import EncoderOutput
 from aam.training.inference.asv_embeddings import ROWS
-from aam.training.inference.samples import share_asvs
+from aam.training.inference.samples import own_asvs
 from aam.training.losses import taxonomy_losses
 from aam.training.tasks.base import Judged, Microbatch, OfStep
 from aam.training.tasks.pretraining import Given, PretrainingTask
@@ -89,7 +89,7 @@ class TaxonomyTask(PretrainingTask):
         By rank loss and accuracy, and accuracy on ASVs that no training sample holds.
         """
         sums = torch.zeros(5, len(self.sizes), dtype=torch.float64, device=self.compute.device)
-        own, occurrence = share_asvs(self.held_out, self.compute)
+        own, occurrence = own_asvs(self.held_out, self.compute)
         head = self.model.head(self.name)
         for asv, weight in zip(torch.split(own, ROWS), torch.split(occurrence, ROWS), strict=True):
             with self.compute.autocast():
