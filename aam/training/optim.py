@@ -85,7 +85,7 @@ class Schedule:
 
     Step t (from 0) of the w warm-up steps has (t + 1) / (w + 1) of the highest rate, so that the first step learns too
     and step w has all of it. ``onecycle`` (Smith & Topin 2019) brings its own warm-up over the same fraction of
-    the run, from 1/25 of the highest rate and two steps long at least. Every group of parameters follows with its own rate.
+    the run, from 1/25 of the highest rate and two steps long at least. Every group of parameters has its own rate.
     """
 
     def __init__(self, optimizer: Optimizer, config: OptimConfig, total_steps: int) -> None:

@@ -31,7 +31,7 @@ class Signalled:
         self.at, self.name, self.validating, self.step = at, name, validating, -1
 
     @property
-    def sound(self):
+    def is_finite(self):
         return self.objective.is_finite
 
     def signal(self, validating: bool) -> None:

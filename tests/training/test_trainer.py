@@ -37,7 +37,7 @@ class Interrupted:
         self.parallel = objective.parallel
 
     @property
-    def sound(self):
+    def is_finite(self):
         return self.objective.is_finite
 
     def backward(self, step, scale):
