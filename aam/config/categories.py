@@ -50,7 +50,7 @@ class CategoryConfig(CategoryColumnsConfig):
     hierarchy_combine: HierarchyCombine = "sum"
     """A category's vector and its parent's: their sum, or weighed by a learned gate."""
     categorical_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability that a category is concealed in a training step, so that new ones are met too."""
+    """Probability that a category is made unknown in a training step, so that new ones are met too."""
     conditional_output_scaling: str | None = None
     """Column whose every category gets a learned scale and offset of the predictions; identity at the start."""
     categorical_lr: Annotated[float, Field(gt=0)] | None = None

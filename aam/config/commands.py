@@ -73,7 +73,7 @@ class ExplanationConfig(Section):
     panel: ClassVar[str] = "Explanation"
 
     what: Literal["category-attention"]
-    """What to write: category-attention is how much each ASV of a sample heeds each categorical column."""
+    """What to write: category-attention is how much each ASV of a sample attends to each categorical column."""
     plot: Path | None = None
     """Also draw the weights of each column, as means of samples, to this .png file."""
 

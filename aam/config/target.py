@@ -38,7 +38,7 @@ class TargetConfig(Section):
     output_activation: OutputActivation = "none"
     """Make predictions that cannot be negative, for concentrations or counts; they are so by construction."""
     bounded_targets: bool = False
-    """Make predictions that stay between 0 and 1, for shares and probabilities."""
+    """Make predictions that stay between 0 and 1, for fractions and probabilities."""
     learnable_output_scale: bool = False
     """Learn a scale and an offset of each prediction too, after the last layer."""
     regressor_hidden_dims: tuple[Positive, ...] = ()
@@ -64,7 +64,7 @@ class TargetConfig(Section):
         return self.target_transform or ("none" if self.bounded_targets else "zscore")
 
     @property
-    def shares(self) -> tuple[float, ...]:
+    def levels(self) -> tuple[float, ...]:
         """The quantiles, resolved."""
         return self.quantiles or (0.1, 0.5, 0.9)
 
@@ -115,9 +115,9 @@ class TargetConfig(Section):
         used = set() if self.classifier else set(self.losses.values())
         if "quantile" not in used:
             self._refuse_unused("quantiles", "--target-loss quantile")
-        elif not _rising(self.shares) or 0.5 not in self.shares:
+        elif not _rising(self.levels) or 0.5 not in self.levels:
             raise ValueError(
-                f"--quantiles {','.join(map(str, self.quantiles))}: give rising shares that differ in their first six "
+                f"--quantiles {','.join(map(str, self.quantiles))}: give rising levels that differ in their first six "
                 "digits, 0.5 (the prediction) among them"
             )
         if "asymmetric" not in used:
@@ -167,10 +167,10 @@ class TargetConfig(Section):
         return self
 
 
-def _rising(shares: tuple[float, ...]) -> bool:
-    """Whether shares rise, also as they are written in the names of columns."""
-    names = [f"{share:g}" for share in shares]
-    return list(shares) == sorted(shares) and len(set(names)) == len(names)
+def _rising(levels: tuple[float, ...]) -> bool:
+    """Whether levels rise, also as they are written in the names of columns."""
+    names = [f"{level:g}" for level in levels]
+    return list(levels) == sorted(levels) and len(set(names)) == len(names)
 
 
 class LossWeightConfig(Section):

@@ -48,10 +48,10 @@ def prediction_table(results: Sequence[FoldResult], variant: Variant) -> pd.Data
             true = truth.loc[result.sample_id].to_numpy()
             frames.append(pd.DataFrame(head | {"true": true} | columns))
     table = pd.concat(frames, ignore_index=True)
-    shares = sorted(str(name) for name in table if str(name).startswith(PROBABILITY))
-    table[shares] = table[shares].fillna(0.0)  # of a class that a fold's training lacks
+    probabilities = sorted(str(name) for name in table if str(name).startswith(PROBABILITY))
+    table[probabilities] = table[probabilities].fillna(0.0)  # of a class that a fold's training lacks
     first = ["sample_id", "learner", "repeat", "fold", "true", "prediction"]
-    return table[[*first, *(["spread"] if "spread" in table else []), *shares]]
+    return table[[*first, *(["spread"] if "spread" in table else []), *probabilities]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +88,13 @@ class OutOfFold:
             groups: group of each sample, by id.
             seed: of the bootstrap.
         """
-        shares = [name for name in table if str(name).startswith(PROBABILITY)]
+        probabilities = [name for name in table if str(name).startswith(PROBABILITY)]
         names = list(dict.fromkeys(table["learner"]))
-        means = table.groupby(["learner", "sample_id"])[shares or ["prediction"]].mean()
+        means = table.groupby(["learner", "sample_id"])[probabilities or ["prediction"]].mean()
         ids = sorted(set(table["sample_id"]))
         predicted = {name: means.loc[name].loc[ids].to_numpy(np.float64) for name in names}
         truth = table.drop_duplicates("sample_id").set_index("sample_id")["true"].loc[ids]
-        classes = tuple(str(name).removeprefix(PROBABILITY) for name in shares)
+        classes = tuple(str(name).removeprefix(PROBABILITY) for name in probabilities)
         true = _places(truth, classes) if classes else truth
         if not classes:
             predicted = {name: value[:, 0] for name, value in predicted.items()}

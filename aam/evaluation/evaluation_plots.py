@@ -86,15 +86,15 @@ def _draw_points(axes: Axes, out: OutOfFold, name: str) -> None:
 
 
 def _draw_confusion(axes: Axes, out: OutOfFold, name: str, first: bool) -> None:
-    """Shares of each true class, and counts where they can be read."""
+    """Fractions of each true class, and counts where they can be read."""
     count = len(out.classes)
     counts = confusion_matrix(out.true, out.predicted[name].argmax(axis=1), labels=range(count))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Greys" if name in NO_MODEL else "Blues", vmin=0, vmax=1.3)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Greys" if name in NO_MODEL else "Blues", vmin=0, vmax=1.3)
     if count <= COUNTED_CLASSES:
         for (row, col), cell in np.ndenumerate(counts):
             if cell:
-                colour = "white" if shares[row, col] > 0.6 else "black"
+                colour = "white" if fractions[row, col] > 0.6 else "black"
                 axes.text(col, row, str(cell), ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(count), out.classes, rotation=90, fontsize=8)
     axes.set_yticks(range(count), out.classes if first else [""] * count, fontsize=8)

@@ -71,7 +71,7 @@ def fit_fold(
 
     Args:
         variant: the samples.
-        fold: which of them are held out; their values of the target are concealed.
+        fold: which of them are held out; their values of the target are removed.
         learners: by name; those that combine others come after these.
         done: told of every learner that is done.
 
@@ -90,7 +90,7 @@ def fit_fold(
 def _fit_fold(
     variant: Variant, fold: Fold, learners: Mapping[str, Learner], done: Callable[[str], object]
 ) -> FoldResult:
-    labels = conceal(variant.labels, fold.held_out)
+    labels = without_values(variant.labels, fold.held_out)
     targets, (problem,) = pose(variant.draws[0], fold.train, labels, variant.seed + fold.repeat)
     held_out, empty = held_out_studies(variant, fold)
     metadata = held_out[0].metadata
@@ -121,7 +121,7 @@ def sendable(variant: Variant, with_branches: bool) -> Variant:
 
     Args:
         variant: the samples.
-        with_branches: whether shares of branches are needed, to be computed once and not by every process.
+        with_branches: whether proportions of branches are needed, to be computed once and not by every process.
     """
     copies: dict[int, Study] = {}
     for study in (variant.study, *variant.draws):
@@ -150,7 +150,7 @@ def _is_mapped(array: object) -> bool:
     return isinstance(array, np.memmap)
 
 
-def conceal(labels: Labels, rows: Rows) -> Labels:
+def without_values(labels: Labels, rows: Rows) -> Labels:
     """The labels without the values of some samples."""
     values = labels.values.copy()
     values.iloc[rows] = None if labels.config.classifier else np.nan
@@ -179,7 +179,7 @@ def held_out_studies(variant: Variant, fold: Fold) -> tuple[list[Study], Mask]:
 
 
 def of_rows(study: Study, rows: Rows) -> Study:
-    """Some samples of a study; ASVs and tree stay as they are, and so do shares that were computed already."""
+    """Some samples of a study; ASVs and tree stay as they are, and so do proportions that were computed already."""
     metadata = None if study.metadata is None else study.metadata.iloc[rows]
     part = replace(study, table=study.table.select_samples(rows), metadata=metadata, matrix=None, left_out=None)
     for name in ("branch_proportions", "asv_proportions"):
@@ -189,7 +189,7 @@ def of_rows(study: Study, rows: Rows) -> Study:
 
 
 def with_asvs(study: Study, kept: Mask) -> Study:
-    """The study without the reads of some ASVs, whose columns stay; shares are of what is left."""
+    """The study without the reads of some ASVs, whose columns stay; proportions are of what is left."""
     counts: Counts = study.table.counts.copy()
     counts.data = np.where(kept[counts.indices], counts.data, 0)
     counts.eliminate_zeros()

@@ -57,10 +57,10 @@ class GroupBootstrap:
         """
         names, code = np.unique(groups, return_inverse=True)
         count = len(names)
-        source, shares = generator(seed, "bootstrap"), np.full(count, 1 / count)
+        source, chances = generator(seed, "bootstrap"), np.full(count, 1 / count)
         times = np.empty((draws, count), dtype=np.min_scalar_type(count))
         for block in _blocks(draws, count):
-            times[block] = source.multinomial(count, shares, size=block.stop - block.start)
+            times[block] = source.multinomial(count, chances, size=block.stop - block.start)
         return cls(code, times)
 
     @property

@@ -78,7 +78,7 @@ def _draw_column(
     ends = [min(true.min(), points.min()), max(true.max(), points.max())]
     axes.plot(ends, ends, color="black", linewidth=0.8, linestyle="--")
     if column.quantiles:
-        low, high = (predicted[f"quantile_{share:g}"] for share in (column.quantiles[0], column.quantiles[-1]))
+        low, high = (predicted[f"quantile_{level:g}"] for level in (column.quantiles[0], column.quantiles[-1]))
         axes.vlines(true, low, high, linewidth=0.6, alpha=0.4)
     axes.scatter(true, points, s=10, alpha=0.6, linewidths=0)
     axes.set(xlabel=f"true {column.name}", ylabel=f"predicted {column.name}")
@@ -96,14 +96,19 @@ def _draw_classes(
     assert column.classes is not None
     classes = column.classes.with_unseen(list(true)).classes
     counts = confusion_matrix(true, predicted, labels=list(classes))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.5 + 0.45 * len(classes)
     with figure(path, size + 1, size) as axes:
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         for (row, col), count in np.ndenumerate(counts):
             if count:
                 axes.text(
-                    col, row, str(count), ha="center", va="center", color="white" if shares[row, col] > 0.5 else "black"
+                    col,
+                    row,
+                    str(count),
+                    ha="center",
+                    va="center",
+                    color="white" if fractions[row, col] > 0.5 else "black",
                 )
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axes.set_yticks(range(len(classes)), classes)

@@ -153,11 +153,11 @@ def _hidden(out: OutOfFold, learner: str) -> list[str]:
     """What to say where a learner ranks samples well and its balanced accuracy does not tell."""
     if telling(out, learner) == out.main:
         return []
-    shares = np.bincount(out.true.astype(np.int64), minlength=len(out.classes)) / len(out.true)
-    rarest, scores = int(shares.argmin()), out.scores[learner]
+    fractions = np.bincount(out.true.astype(np.int64), minlength=len(out.classes)) / len(out.true)
+    rarest, scores = int(fractions.argmin()), out.scores[learner]
     return [
         f"and balanced accuracy hides what it knows, as the likeliest class alone counts and classes are unbalanced "
-        f"({out.classes[rarest]}: {shares[rarest]:.0%} of the samples): it ranks samples well, AUROC "
+        f"({out.classes[rarest]}: {fractions[rarest]:.0%} of the samples): it ranks samples well, AUROC "
         f"{scores['auroc']:.2f} ({shown_interval(out.interval(learner, 'auroc'))}), and its log loss "
         f"{scores['log_loss']:.2f} is below that of null ({out.scores['null']['log_loss']:.2f}) beyond noise"
     ]

@@ -1,4 +1,4 @@
-"""Features of samples as sparse rows: shares of reads by ASV, and below every branch of the tree, seen in several ways.
+"""Features of samples as sparse rows: proportions of reads by ASV, and below every branch of the tree.
 
 Kernels are made of inner products of these rows (`kernels`), so that no dense row of all features is needed.
 
@@ -29,17 +29,17 @@ Rule: TypeAlias = Literal["jaccard", "gaussian", "laplace", "linear", "inner"]
 _DETECTED = 1e-4
 """Fraction of reads from which on abundance counts by its logarithm; below, in proportion."""
 _CACHED = 10_000
-"""Samples of a study whose shares are kept."""
+"""Samples of a study whose proportions are kept."""
 _DENSE = 8
 """A feature that one in so many samples has is multiplied as a dense column: faster than sparse ones."""
 
 
 class Features(NamedTuple):
-    """A `Source`: how shares of reads become the features of a sample."""
+    """A `Source`: how proportions of reads become the features of a sample."""
 
     level: Literal["branches", "asvs"]
     value: Callable[[Floats], Floats]
-    """Of the shares that are not 0; it is 0 at 0."""
+    """Of the proportions that are not 0; it is 0 at 0."""
     centred: bool = False
     """Subtract from a sample's features their mean over the ASVs that samples of the basis hold."""
 
@@ -48,12 +48,12 @@ class Features(NamedTuple):
         return ReadSide.of(self, basis)
 
 
-def _presence(share: Floats) -> Floats:
-    return np.ones_like(share)
+def _presence(proportion: Floats) -> Floats:
+    return np.ones_like(proportion)
 
 
-def _log(share: Floats) -> Floats:
-    return np.log1p(share / _DETECTED)
+def _log(proportion: Floats) -> Floats:
+    return np.log1p(proportion / _DETECTED)
 
 
 FEATURES: dict[str, Features] = {
@@ -69,32 +69,32 @@ FEATURES: dict[str, Features] = {
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Reads of some samples, their shares once they are asked for, and what else is known of them."""
+    """Reads of some samples, their proportions once they are asked for, and what else is known of them."""
 
     tree: StudyTree | None
     counts: Counts
     """[m, ASVs], in the order of the columns of the study."""
     known: Rows | None = None
-    """Their shares below every branch, where they are known [m, N]."""
+    """Their proportions below every branch, where they are known [m, N]."""
     described: Mapping[str, Floats] = field(default_factory=dict)
-    """Features that do not come from shares of reads, by the name of their source [m, F]."""
+    """Features that do not come from proportions of reads, by the name of their source [m, F]."""
 
     @classmethod
     def of(cls, study: Study, rows: Places, described: Mapping[str, Floats] | None = None) -> "Samples":
-        """Take samples of a study; of one that is not large, shares are computed once for all of its samples."""
+        """Take samples of a study; of one that is not large, proportions are computed once for all of its samples."""
         cached = study.tree is not None and study.table.n_samples <= _CACHED
-        shares = study.branch_proportions[rows] if cached else None
-        return cls(study.tree, study.table.counts[rows], shares, described or {})
+        proportions = study.branch_proportions[rows] if cached else None
+        return cls(study.tree, study.table.counts[rows], proportions, described or {})
 
     @cached_property
     def branches(self) -> Rows:
-        """Shares below every branch [m, N]."""
+        """Proportions below every branch [m, N]."""
         assert self.tree is not None
         return branch_proportions(self.tree, self.counts) if self.known is None else self.known
 
     @cached_property
     def asvs(self) -> Rows:
-        """Shares of every ASV [m, ASVs]."""
+        """Proportions of every ASV [m, ASVs]."""
         return asv_proportions(self.counts)
 
 
@@ -164,11 +164,11 @@ class ReadSide:
     def of(cls, features: Features, basis: Samples) -> "ReadSide":
         """Prepare the features of the basis."""
         root = None if basis.tree is None or features.level == "asvs" else np.sqrt(basis.tree.length)
-        shares = basis.branches if features.level == "branches" else basis.asvs
-        often = np.bincount(shares.indices, minlength=shares.shape[1])
-        common = np.flatnonzero(often * _DENSE > shares.shape[0])
+        proportions = basis.branches if features.level == "branches" else basis.asvs
+        often = np.bincount(proportions.indices, minlength=proportions.shape[1])
+        common = np.flatnonzero(often * _DENSE > proportions.shape[0])
         empty = np.empty((0, 0))
-        side = cls(features, root, (often > 0).astype(np.float64), common, empty, shares, empty, empty)
+        side = cls(features, root, (often > 0).astype(np.float64), common, empty, proportions, empty, empty)
         values = side.values(basis)
         dense = values.rows[:, common].toarray().T
         rest = sparse.csr_array(_without(values.rows, common).T)
@@ -176,13 +176,13 @@ class ReadSide:
 
     def values(self, samples: Samples) -> _Values:
         """Features of some samples; ASVs that follow those of the basis are none."""
-        shares = samples.branches if self.features.level == "branches" else samples.asvs[:, : len(self.held)]
-        data = self.features.value(shares.data)
+        proportions = samples.branches if self.features.level == "branches" else samples.asvs[:, : len(self.held)]
+        data = self.features.value(proportions.data)
         if self.root is not None:
-            data = data * self.root[shares.indices]
+            data = data * self.root[proportions.indices]
         if self.features.centred:
-            data = data * self.held[shares.indices]
-        rows = sparse.csr_array((data, shares.indices, shares.indptr), shape=shares.shape)
+            data = data * self.held[proportions.indices]
+        rows = sparse.csr_array((data, proportions.indices, proportions.indptr), shape=proportions.shape)
         mean = np.zeros(rows.shape[0])
         if self.features.centred:
             mean = _row_sums(rows, data) / np.sqrt(max(1.0, self.held.sum()))

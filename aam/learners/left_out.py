@@ -79,18 +79,18 @@ def project(covariance: Floats) -> Projected:
     return Projected(inverse - np.outer(halved, halved), towards / total, 1 / total)
 
 
-def left_out(q: Floats, pulled: Floats, blocks: Blocks) -> tuple[Floats, Floats]:
+def left_out(q: Floats, projected_y: Floats, blocks: Blocks) -> tuple[Floats, Floats]:
     """Errors of the predictions of every sample from other groups alone [n, C], and their variances, with noise [n].
 
     Args:
         q: the projected inverse [n, n].
-        pulled: Q y [n, C].
+        projected_y: Q y [n, C].
         blocks: the groups.
     """
-    error, variance = np.empty_like(pulled), np.empty(len(q))
+    error, variance = np.empty_like(projected_y), np.empty(len(q))
     for block in blocks:
         inverse = _inverse(q, block)
-        error[block] = inverse @ pulled[block]
+        error[block] = inverse @ projected_y[block]
         variance[block] = np.diagonal(inverse, axis1=1, axis2=2)
     return error, variance
 

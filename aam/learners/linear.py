@@ -166,14 +166,14 @@ def _ridge_path(data: _Data, steps: int | None) -> _Path:
     return _Path(coefficients[:, :, None], mean_y - (coefficients @ mean)[:, None])
 
 
-def _sparse_path(data: _Data, share: float, steps: int | None) -> _Path:
+def _sparse_path(data: _Data, l1_ratio: float, steps: int | None) -> _Path:
     """Lasso or elastic net (Zou and Hastie 2005)."""
     mean, mean_y, features, y = _weighed(data)
-    most = (np.abs(features.T @ y).max() or 1.0) / (len(y) * share)
+    most = (np.abs(features.T @ y).max() or 1.0) / (len(y) * l1_ratio)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # close enough at the weakest penalties
         alphas = most * SPARSE_STRENGTHS[:steps]
-        coefficients = enet_path(features, y, l1_ratio=share, alphas=alphas, max_iter=2000)[1].T
+        coefficients = enet_path(features, y, l1_ratio=l1_ratio, alphas=alphas, max_iter=2000)[1].T
     return _Path(coefficients[:, :, None], mean_y - (coefficients @ mean)[:, None])
 
 

@@ -83,17 +83,17 @@ class Reference:
                 f"{first_ids(phylogeny.tip_names[i] for i in found[times > 1])}; name tips by sequences"
             )
 
-    def share_of_new(self, study: Study, base: "Reference") -> "pd.Series[float]":
+    def fraction_of_new(self, study: Study, base: "Reference") -> "pd.Series[float]":
         """Fraction of the reads of each sample, by id, that are of ASVs which this has and another lacks; says so."""
         table = study.table
         new = np.flatnonzero((self._places(table) >= 0) & (base._places(table) < 0))
-        share = np.asarray(table.select_asvs(new).counts.sum(axis=1), np.float64).ravel() / table.depth
+        fraction = np.asarray(table.select_asvs(new).counts.sum(axis=1), np.float64).ravel() / table.depth
         logger.info(
             "placed %d ASVs that the model was not fitted to on branches that it knows, with %.1f %% of the reads (at "
             "most %.0f %% of those of a sample)",
-            *(len(new), 100 * float(share.mean()), 100 * float(share.max())),
+            *(len(new), 100 * float(fraction.mean()), 100 * float(fraction.max())),
         )
-        return pd.Series(share, index=list(table.sample_ids))
+        return pd.Series(fraction, index=list(table.sample_ids))
 
     def reads_lost(self, study: Study) -> "pd.Series[float]":
         """Fraction of the reads of each sample, by id, that are of ASVs which this lacks; says so where there are some.

@@ -49,8 +49,8 @@ class NullLearner(Learner):
     def solve(self, problem: Problem) -> NullSolution:
         """Take the weighted median of the numbers, or the weighted fraction of each class."""
         if problem.classes:
-            shares = np.bincount(problem.codes, problem.weight, problem.classes)
-            return NullSolution(shares / shares.sum())
+            frequencies = np.bincount(problem.codes, problem.weight, problem.classes)
+            return NullSolution(frequencies / frequencies.sum())
         order = np.argsort(problem.y, kind="stable")
         below = np.cumsum(problem.weight[order])
         y, half = problem.y[order], below[-1] / 2

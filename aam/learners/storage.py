@@ -82,19 +82,19 @@ class TrainedLearner:
         for solution in self.fitted.solutions:
             solution.meet(study)
         reference = self.reference
-        shares = {}
+        fractions = {}
         if phylogeny is not None:
             self.check_reads_branches()
             reference = self.reference.extended(study.table, phylogeny)
-        shares["reads_lost"] = reference.reads_lost(study)
+        fractions["reads_lost"] = reference.reads_lost(study)
         if phylogeny is not None:
-            shares["reads_placed"] = reference.share_of_new(study, self.reference)
+            fractions["reads_placed"] = reference.fraction_of_new(study, self.reference)
         # in this order: reads are drawn from all, as they were when the learner was judged
         drawn = [reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
         known = np.flatnonzero(np.all([draw.table.depth > 0 for draw in drawn], axis=0))
         drawn = [select_samples(draw, known, "no read of an ASV that the model knows") for draw in drawn]
         table = predict_averaged(self.fitted, drawn, np.arange(len(known)))
-        columns = {name: share.loc[list(table.index)].to_numpy() for name, share in shares.items()}
+        columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
         return table.assign(**columns), drawn[0]
 
     def check_reads_branches(self) -> None:

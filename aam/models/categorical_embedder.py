@@ -62,8 +62,8 @@ class ParentGate(nn.Module):
 
     def forward(self, own: Tensor, parent: Tensor, known: Tensor) -> Tensor:
         """Mix: [B, C], [B, C] and bool [B] -> [B, C]; the parent's vector alone where the category is not known."""
-        share = self.weigh(torch.cat([own, parent], dim=1)).sigmoid() * known[:, None]
-        mixed: Tensor = share * own + (1 - share) * parent
+        gate = self.weigh(torch.cat([own, parent], dim=1)).sigmoid() * known[:, None]
+        mixed: Tensor = gate * own + (1 - gate) * parent
         return mixed
 
 

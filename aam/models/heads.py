@@ -26,7 +26,7 @@ class TargetSpec(NamedTuple):
     outputs: tuple[int, ...]
     """Numbers of each target: its classes, its quantiles, or one."""
     quantiles: tuple[tuple[float, ...], ...]
-    """Rising shares of each target; empty where no quantiles are predicted."""
+    """Rising levels of each target; empty where no quantiles are predicted."""
     start: tuple[float, ...]
     """Prediction of each target at the start, where its range is limited."""
 
@@ -122,7 +122,7 @@ class TargetHead(nn.Module):
         with torch.autocast(sample.device.type, enabled=False):
             raw: Tensor = self.output(self.hidden(self.norm(sample)))
             parts = zip(torch.split(raw, list(self.spec.outputs), dim=1), self.spec.quantiles, strict=True)
-            prediction = torch.cat([_rising(part, shares) if shares else part for part, shares in parts], dim=1)
+            prediction = torch.cat([_rising(part, levels) if levels else part for part, levels in parts], dim=1)
             if self.scaling is not None:
                 prediction = self.scaling(prediction, None)
             if self.category_scaling is not None:
@@ -152,9 +152,9 @@ def _start(limit: Range, mean: float) -> float:
     return mean
 
 
-def _rising(raw: Tensor, shares: Sequence[float]) -> Tensor:
+def _rising(raw: Tensor, levels: Sequence[float]) -> Tensor:
     """Quantiles [B, Q] that never fall, from free numbers [B, Q]; at zeros those of a standard normal variable."""
-    normal = [NormalDist().inv_cdf(share) for share in shares]
+    normal = [NormalDist().inv_cdf(level) for level in levels]
     steps = [_start("softplus", above - below) for below, above in pairwise(normal)]
     lowest = raw[:, :1] + normal[0]
     rises = functional.softplus(raw[:, 1:] + raw.new_tensor(steps)).cumsum(dim=1)

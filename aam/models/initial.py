@@ -109,7 +109,7 @@ def initialize(model: nn.Module, seed: int, assign: Assign = _copy) -> None:
     Args:
         model: bare, so that its modules have their own names; its parameters exist on their devices.
         seed: of the run.
-        assign: how a parameter is given its value; a sharded one takes its share.
+        assign: how a parameter is given its value; a sharded one takes its part.
     """
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))

@@ -30,7 +30,7 @@ def pairwise_gradient(
     distance: Callable[[Tensor, Tensor], Tensor],
     true: Callable[[slice, slice], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Mean over all pairs of samples of the squared error of their distances: this rank's share, and its gradient.
+    """Mean over all pairs of samples of the squared error of their distances: this rank's part, and its gradient.
 
     A pair of two own samples counts here alone. A pair with another rank's sample counts half here and half there in
     the value; its gradient at the own embedding is whole, since the other rank does not see that embedding as its own.
@@ -59,10 +59,10 @@ def pairwise_gradient(
             if is_own and columns.start - start == rows.start:
                 error = error.triu(1)
             part = error.sum() / total
-            pulls = torch.autograd.grad(part, [mine, others] if is_own else [mine])
-            gradient[rows] += pulls[0]
+            slopes = torch.autograd.grad(part, [mine, others] if is_own else [mine])
+            gradient[rows] += slopes[0]
             if is_own:
-                gradient[columns.start - start : columns.stop - start] += pulls[1]
+                gradient[columns.start - start : columns.stop - start] += slopes[1]
             value += part.detach() * (1.0 if is_own else 0.5)
     return value, gradient
 
@@ -77,16 +77,16 @@ def _blocks_of_pairs(own: int, everyone: int, start: int) -> Iterator[tuple[slic
                 yield slice(at, min(at + PAIR_BLOCK, own)), column
 
 
-def nucleotide_loss(logits: Tensor, hidden: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+def nucleotide_loss(logits: Tensor, true: Tensor, weight: Tensor, total: Tensor) -> Tensor:
     """Cross-entropy of masked nucleotides, each ASV weighed by its occurrences in samples.
 
     Args:
         logits: [M, V] at masked nucleotides.
-        hidden: int64 [M], what they were.
+        true: int64 [M], what they were.
         weight: [M], occurrences of the ASV that each belongs to.
         total: sum of the weights over the optimizer step.
     """
-    loss = functional.cross_entropy(at_least_single(logits), hidden, reduction="none")
+    loss = functional.cross_entropy(at_least_single(logits), true, reduction="none")
     return (loss * weight.to(loss.dtype)).sum() / total.to(loss.dtype).clamp_min(1)
 
 
@@ -112,7 +112,7 @@ class RegressionLoss(NamedTuple):
 
     kind: TargetLoss
     quantiles: tuple[float, ...] = ()
-    """Of the quantile loss: the shares that are predicted."""
+    """Of the quantile loss: the levels that are predicted."""
     over_penalty: float = 1.0
     """Of the asymmetric loss, for each unit too high."""
     under_penalty: float = 1.0
@@ -140,8 +140,8 @@ class RegressionLoss(NamedTuple):
             case "mae":
                 each = excess.abs()
             case "quantile":
-                share = excess.new_tensor(self.quantiles)
-                each = torch.maximum(-share * excess, (1 - share) * excess)
+                level = excess.new_tensor(self.quantiles)
+                each = torch.maximum(-level * excess, (1 - level) * excess)
             case "asymmetric":
                 each = torch.maximum(self.over_penalty * excess, -self.under_penalty * excess)
         return each.mean(dim=1)

@@ -59,12 +59,12 @@ class PairedMoments:
         if count == 0:
             return self
         dx, dy = other.predicted_mean - self.predicted_mean, other.true_mean - self.true_mean
-        share = other.count / count
-        between = self.count * share
+        fraction = other.count / count
+        between = self.count * fraction
         return PairedMoments(
             count=count,
-            predicted_mean=self.predicted_mean + dx * share,
-            true_mean=self.true_mean + dy * share,
+            predicted_mean=self.predicted_mean + dx * fraction,
+            true_mean=self.true_mean + dy * fraction,
             predicted_square=self.predicted_square + other.predicted_square + dx * dx * between,
             true_square=self.true_square + other.true_square + dy * dy * between,
             product=self.product + other.product + dx * dy * between,
@@ -177,20 +177,20 @@ class QuantileMetrics:
     better: ClassVar[Mapping[str, bool | None]] = {"pinball": False, "coverage": None}
     """Whether a higher value is better, by metric; None where neither is."""
 
-    def __init__(self, shares: tuple[float, ...]) -> None:
-        self.shares = torch.tensor(shares, dtype=torch.float64)
+    def __init__(self, levels: tuple[float, ...]) -> None:
+        self.levels = torch.tensor(levels, dtype=torch.float64)
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def update(self, predicted: Tensor, true: Tensor) -> None:
         """Add samples: rising quantiles [B, Q], and the truth [B]."""
         quantiles, value = predicted.detach().double().cpu(), true.detach().double().cpu()
         error = value[:, None] - quantiles
-        pinball = torch.maximum(self.shares * error, (self.shares - 1) * error).mean(dim=1)
+        pinball = torch.maximum(self.levels * error, (self.levels - 1) * error).mean(dim=1)
         inside = (quantiles[:, 0] <= value) & (value <= quantiles[:, -1])
         self._sums += torch.stack([pinball.sum(), inside.double().sum(), torch.tensor(float(len(value)))])
 
     def compute(self) -> Metrics:
-        """Give pinball (mean quantile loss, in the column's own unit) and coverage (share between the outer ones)."""
+        """Give pinball (mean quantile loss, in the column's own unit) and coverage (fraction between outer ones)."""
         pinball, inside, count = self._sums.tolist()
         return {"pinball": pinball / count if count else None, "coverage": inside / count if count else None}
 

@@ -129,7 +129,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
-        """Make one step of the optimizer; returns this rank's shares of the losses, still on the device."""
+        """Make one step of the optimizer; returns this rank's parts of the losses, still on the device."""
         losses = self._add_gradient(step)
         self.profile.enter(OPTIMIZER)
         self.scaler.unscale_(self.optimizer)

@@ -11,7 +11,7 @@ from aam.data.files.metadata import categorical_column
 from aam.data.leakage.guard import Finding, find_leakage
 from aam.data.study import Study, digest
 from aam.errors import InputError, first_ids
-from aam.evaluation.fold_fits import Variant, conceal
+from aam.evaluation.fold_fits import Variant, without_values
 from aam.evaluation.schemes import BY_SAMPLE, check_classes
 from aam.evaluation.variants import samples_of
 from aam.learners.base import Learner, pose
@@ -45,7 +45,7 @@ def check_folds(variant: Variant) -> None:
     for fold in variant.folds:
         check_classes(fold, samples)
         try:
-            pose(variant.study, fold.train, conceal(variant.labels, fold.held_out), variant.seed)
+            pose(variant.study, fold.train, without_values(variant.labels, fold.held_out), variant.seed)
         except InputError as error:
             raise InputError(f"fold {fold.name} cannot be learned from its training samples: {error}") from None
 

@@ -209,7 +209,7 @@ def _target(column: TargetColumn, config: TargetConfig) -> list[str]:
 
 def _loss(column: TargetColumn, config: TargetConfig) -> str:
     if column.loss == "quantile":
-        return f"the quantile loss: a column for each of {', '.join(f'{share:g}' for share in column.quantiles)}"
+        return f"the quantile loss: a column for each of {', '.join(f'{level:g}' for level in column.quantiles)}"
     if column.loss == "asymmetric":
         return f"the asymmetric loss: {config.over_penalty:g} for too high, {config.under_penalty:g} for too low"
     return f"the {column.loss} loss"
@@ -237,7 +237,7 @@ def _categories(config: TrainConfig, categories: CategoryEncoder) -> list[str]:
     if categories.parents:
         lines.append(f"a category and its parent: {options.hierarchy_combine}")
     if options.categorical_dropout:
-        lines.append(f"concealed in training: {options.categorical_dropout:g} of all")
+        lines.append(f"made unknown in training: {options.categorical_dropout:g} of all")
     heading, *schema = categories.describe().splitlines()
     return ["", heading, *(f"  {line}" for line in lines), *schema]
 

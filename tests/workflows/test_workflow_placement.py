@@ -183,7 +183,7 @@ def test_a_network_in_an_ensemble_reads_the_new_sequences(known, mixed, study_fo
     network = trained.fitted.solutions[0].members["neural"]
     rows = np.arange(study.table.n_samples)
     plain, extended = (network.predict(one.align(study), rows).value for one in (trained.reference, reference))
-    new = reference.share_of_new(study, trained.reference).to_numpy() > 0
+    new = reference.fraction_of_new(study, trained.reference).to_numpy() > 0
     assert new.any()
     np.testing.assert_allclose(extended[~new], plain[~new], rtol=1e-4, atol=1e-6)
     assert (np.abs(extended - plain)[new] > 1e-6).mean() > 0.9

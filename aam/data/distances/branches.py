@@ -42,8 +42,8 @@ def _block(tree: StudyTree, counts: Counts) -> Rows:
     below = dense[:, stop[branch]] - dense[:, start[branch]]
     depth = np.maximum(dense[:, -1:], 1.0)
     row, column = np.nonzero(below)
-    shares = below[row, column] / depth[row, 0]
-    return sparse.csr_array((shares, (row, branch[column])), shape=(counts.shape[0], len(tree.start)))
+    proportions = below[row, column] / depth[row, 0]
+    return sparse.csr_array((proportions, (row, branch[column])), shape=(counts.shape[0], len(tree.start)))
 
 
 def asv_proportions(counts: Counts) -> Rows:

@@ -98,7 +98,7 @@ def distances(
 ) -> Tensor:
     """UniFrac distances between all pairs of samples.
 
-    With l the length of a branch, p and q the shares of the reads of two samples below it, and sums over branches:
+    With l the length of a branch, p and q the proportions of the reads of two samples below it, and sums over branches:
 
     - unweighted (Lozupone & Knight 2005): 1 - (sum of l below which both have reads) / (sum where either has);
     - weighted (Lozupone et al. 2007): sum l |p - q|; normalized: that / sum l (p + q);
@@ -182,7 +182,7 @@ class _Reads(NamedTuple):
         return (self.below > 0).double()
 
     @property
-    def share(self) -> Tensor:
+    def proportion(self) -> Tensor:
         """Fraction of a sample's reads below each branch, 0 in a sample without reads: float64 [M, B]."""
         return self.below.double() / self.depth.clamp(min=1)
 
@@ -240,7 +240,7 @@ def _between(a: _Reads, b: _Reads, config: UnifracConfig) -> Tensor:
     if config.unifrac_metric == "weighted_unifrac":
         return _weighted(a, b)
     if config.unifrac_metric == "weighted_normalized_unifrac":
-        longest = (a.length @ a.share)[:, None] + b.length @ b.share
+        longest = (a.length @ a.proportion)[:, None] + b.length @ b.proportion
         return _ratio(_weighted(a, b), longest)
     return _generalized(a, b, config.generalized_alpha)
 
@@ -253,19 +253,21 @@ def _unweighted(a: _Reads, b: _Reads) -> Tensor:
 
 
 def _weighted(a: _Reads, b: _Reads) -> Tensor:
-    return torch.cdist((a.share * a.length[:, None]).T.contiguous(), (b.share * b.length[:, None]).T.contiguous(), p=1)
+    return torch.cdist(
+        (a.proportion * a.length[:, None]).T.contiguous(), (b.proportion * b.length[:, None]).T.contiguous(), p=1
+    )
 
 
 def _generalized(a: _Reads, b: _Reads, alpha: float) -> Tensor:
     """One sample of `a` at a time, over its own branches: memory and time follow the ASVs of one sample."""
-    share_a, share_b, length = a.share, b.share, a.length[:, None]
-    powered = torch.where(share_b > 0, share_b**alpha, 0.0) * length
+    proportion_a, proportion_b, length = a.proportion, b.proportion, a.length[:, None]
+    powered = torch.where(proportion_b > 0, proportion_b**alpha, 0.0) * length
     # where only the other sample has reads, numerator and denominator are both l q^alpha
     only_b = (1 - a.present).T @ powered
     rows = []
-    for sample in range(share_a.shape[1]):
-        branch = share_a[:, sample].nonzero()[:, 0]
-        p, q = share_a[branch, sample, None], share_b[branch]
+    for sample in range(proportion_a.shape[1]):
+        branch = proportion_a[:, sample].nonzero()[:, 0]
+        p, q = proportion_a[branch, sample, None], proportion_b[branch]
         weight = length[branch] * (p + q) ** alpha
         different = (weight * (p - q).abs() / (p + q)).sum(0) + only_b[sample]
         rows.append(_ratio(different, weight.sum(0) + only_b[sample]))

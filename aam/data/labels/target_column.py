@@ -30,7 +30,7 @@ class TargetColumn:
     loss: TargetLoss = "huber"
     """Of a number."""
     quantiles: tuple[float, ...] = ()
-    """Shares whose quantiles are predicted; empty where one number is."""
+    """Levels whose quantiles are predicted; empty where one number is."""
     start: float = 0.0
     """Mean of the training samples on a scale that keeps zero: where predictions of a limited range begin."""
 
@@ -66,7 +66,7 @@ class TargetColumn:
         if config.normalize_by:
             groups = GroupScales.fit(values, metadata, config.normalize_by, scale)
         loss = config.losses[name]
-        quantiles = config.shares if loss == "quantile" else ()
+        quantiles = config.levels if loss == "quantile" else ()
         start = float(scale.transform(numbers).mean()) if limited else 0.0
         return cls(name, scale, groups, loss=loss, quantiles=quantiles, start=start)
 
@@ -105,7 +105,7 @@ class TargetColumn:
         values = [scale.inverse(column) for column in outputs.T]
         columns = {"prediction": values[self.point]}
         if self.quantiles:
-            columns |= {f"quantile_{share:g}": value for share, value in zip(self.quantiles, values, strict=True)}
+            columns |= {f"quantile_{level:g}": value for level, value in zip(self.quantiles, values, strict=True)}
         return pd.DataFrame(columns, index=index)
 
     def spread(self, outputs: FloatArray, spread: FloatArray, metadata: pd.DataFrame) -> FloatArray:

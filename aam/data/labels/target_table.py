@@ -85,7 +85,7 @@ class Targets:
         if len(self.columns) == 1:
             return table
         end = f"_{column.name}"
-        own = ["prediction", *(f"quantile_{share:g}" for share in column.quantiles)]
+        own = ["prediction", *(f"quantile_{level:g}" for level in column.quantiles)]
         return table[[name + end for name in own]].set_axis(own, axis=1)
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -211,13 +211,13 @@ def _given_away(view: _View, groups: list[Grouping]) -> list[Finding]:
     found: list[Finding] = []
     for name in view.targets:
         values = view.targets[name]
-        told = [(share, column) for column in columns if (share := explained(values, column.codes)) is not None]
+        told = [(fraction, column) for column in columns if (fraction := explained(values, column.codes)) is not None]
         kept: list[Grouping] = []
-        for share, column in sorted(told, key=lambda pair: (-round(pair[0], 6), pair[1].column)):
-            if share >= GIVEN_AWAY and not any(determines(finer.codes, column.codes) for finer in kept):
+        for fraction, column in sorted(told, key=lambda pair: (-round(pair[0], 6), pair[1].column)):
+            if fraction >= GIVEN_AWAY and not any(determines(finer.codes, column.codes) for finer in kept):
                 kept.append(column)
                 known = values.notna().to_numpy()
-                text = sentences.given_away(str(name), view.numeric(str(name)), column, known, share)
+                text = sentences.given_away(str(name), view.numeric(str(name)), column, known, fraction)
                 found.append(Finding("determined", column.column, column.role, text, refuses=False))
     return found
 

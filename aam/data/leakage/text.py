@@ -91,7 +91,7 @@ def what_to_do(group: Grouping, refuses: bool, alike: bool, split: str) -> str:
     return f"{which} has the same {one} on both sides and {flatters} the model: split by --group-column {column}"
 
 
-def given_away(target: str, numeric: bool, column: Grouping, known: NDArray[np.bool_], share: float) -> str:
+def given_away(target: str, numeric: bool, column: Grouping, known: NDArray[np.bool_], fraction: float) -> str:
     """That a column tells the target.
 
     Args:
@@ -99,12 +99,12 @@ def given_away(target: str, numeric: bool, column: Grouping, known: NDArray[np.b
         numeric: whether it is a number.
         column: what tells it.
         known: samples that have the target.
-        share: how far it is explained, up to 1.
+        fraction: how far it is explained, up to 1.
     """
     name, codes = column.column, column.codes[known & (column.codes >= 0)]
-    how = f"the mean of the other samples of the same {name} explains {share:.0%} of its variance"
+    how = f"the mean of the other samples of the same {name} explains {fraction:.0%} of its variance"
     if not numeric:
-        how = f"the other samples of the same {name} lead {share:.0%} of the way from chance to always right"
+        how = f"the other samples of the same {name} lead {fraction:.0%} of the way from chance to always right"
     return (
         f"{name} gives {target} away: {how} ({len(np.unique(codes))} values in {len(codes)} samples), so a model may "
         f"recognise the {name} instead of learning {target}; see by --group-column {name} how it does on a new one."

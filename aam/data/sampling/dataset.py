@@ -207,7 +207,7 @@ class StepDataset(Dataset[StepBatch]):
         return replace(batch, distance=source.distances(own, drawn))
 
     def _padding_batch(self, plan: StepPlan) -> SampleBatch:
-        """Stand in for a share without samples, so that every rank makes the same calls."""
+        """Stand in for a part without samples, so that every rank makes the same calls."""
         sample = plan.samples[:1]
         batch = collate(self.draws, sample, self.draws.rows(sample, plan.epoch), plan.epoch)
         return replace(batch, is_padding=True, occurrence=torch.zeros_like(batch.occurrence))

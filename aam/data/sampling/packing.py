@@ -69,7 +69,7 @@ class MemoryBudget:
         return cls(**document | {"cost": BatchCost(**document["cost"])})
 
     def pack(self, samples: Rows, asvs: Sequence[Rows], ranks: int) -> list[tuple[Rows, ...]]:
-        """Share samples out among ranks, and cut each share into batches within the limit.
+        """Divide samples among ranks, and cut each part into batches within the limit.
 
         Samples of similar size share a batch, so that there is little padding. Every rank gets equally many batches, of
         which the last ones may be empty. A sample above the limit makes a batch of its own.
@@ -77,7 +77,7 @@ class MemoryBudget:
         Args:
             samples: rows of the table.
             asvs: the ASVs of each sample, columns of the table.
-            ranks: over which to share.
+            ranks: among which to divide.
 
         Returns:
             For each rank, the rows of each of its batches.
@@ -85,12 +85,11 @@ class MemoryBudget:
         by_size = sorted(range(len(samples)), key=lambda i: (-len(asvs[i]), samples[i]))
         known, codes = np.unique(np.concatenate([*asvs, np.zeros(0, np.int64)]), return_inverse=True)
         numbered = np.split(codes, np.cumsum([len(asv) for asv in asvs])[:-1])
-        shares = [self._cut(by_size[rank::ranks], numbered, len(known)) for rank in range(ranks)]
-        most = max(map(len, shares))
+        parts = [self._cut(by_size[rank::ranks], numbered, len(known)) for rank in range(ranks)]
+        most = max(map(len, parts))
         empty: list[list[int]] = [[]]
         return [
-            tuple(samples[np.array(batch, np.int64)] for batch in share + (most - len(share)) * empty)
-            for share in shares
+            tuple(samples[np.array(batch, np.int64)] for batch in part + (most - len(part)) * empty) for part in parts
         ]
 
     def largest_batch(self, asvs: Sequence[Rows]) -> int:

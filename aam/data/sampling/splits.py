@@ -53,7 +53,7 @@ class Draw(NamedTuple):
 
     label: str
     """Sets the draw apart from others of the same seed."""
-    share: float
+    fraction: float
     option: str
     seed: int
 
@@ -70,7 +70,7 @@ def split_samples(
     Args:
         sample_ids: distinct ids; the rows of the result count along them.
         metadata: sample metadata by id, needed for ``split_column`` and ``group_column``.
-        config: the shares, and the columns that constrain them.
+        config: the fractions, and the columns that constrain them.
         seed: seed of the draw.
         strata: class of each sample, where every side is to have the same fraction of every class. A class too small
             for that is refused if ``stratify`` was asked for; else its samples train, as far as groups allow.
@@ -195,10 +195,10 @@ def _groups(ids: TextArray, values: pd.Series, column: str) -> TextArray:
 
 
 def _held_out(total: int, draw: Draw, what: str) -> int:
-    count = max(1, round(draw.share * total))
+    count = max(1, round(draw.fraction * total))
     if count >= total:
         raise InputError(
-            f"{draw.option} {draw.share} of {total} {what} leaves none to train on: use less or add {what}"
+            f"{draw.option} {draw.fraction} of {total} {what} leaves none to train on: use less or add {what}"
         )
     return count
 
@@ -216,7 +216,7 @@ def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArra
     drawn = np.zeros(ids.size, dtype=np.bool_)
     for name, size in zip(*np.unique(classes, return_counts=True), strict=True):
         rows = np.flatnonzero(classes == name)
-        drawn[rows] = _first(ids[rows], min(max(1, round(draw.share * int(size))), int(size) - 1), draw)
+        drawn[rows] = _first(ids[rows], min(max(1, round(draw.fraction * int(size))), int(size) - 1), draw)
     if not drawn.any():
         raise InputError(f"every class has one sample: none is left for {draw.option}; is this column one of classes?")
     return drawn
@@ -231,8 +231,12 @@ def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> Bo
     kinds, codes, totals = np.unique(classes, return_inverse=True, return_counts=True)
 
     def imbalance(drawn: BoolArray) -> tuple[int, int, float]:
-        shares = np.bincount(codes[drawn], minlength=kinds.size) / totals
-        return int((shares == 1).sum()), int((shares == 0).sum()), float(np.square(shares - draw.share).sum())
+        fractions = np.bincount(codes[drawn], minlength=kinds.size) / totals
+        return (
+            int((fractions == 1).sum()),
+            int((fractions == 0).sum()),
+            float(np.square(fractions - draw.fraction).sum()),
+        )
 
     orders = (generator(draw.seed, draw.label, number).permutation(names.size) for number in range(GROUP_DRAWS))
     return min(((order < count)[members] for order in orders), key=imbalance)

@@ -203,9 +203,9 @@ def _drift(days: IntArray, width: int, random: np.random.Generator) -> FloatArra
     return drift
 
 
-def _top(score: FloatArray, share: float) -> BoolArray:
+def _top(score: FloatArray, fraction: float) -> BoolArray:
     """Mark the given fraction of the highest scores in every row."""
-    top: BoolArray = score >= np.quantile(score, 1 - share, axis=1, keepdims=True)
+    top: BoolArray = score >= np.quantile(score, 1 - fraction, axis=1, keepdims=True)
     return top
 
 

@@ -80,7 +80,9 @@ class SimulatedTree:
     def taxonomy(self) -> pd.DataFrame:
         """Taxon and confidence of every ASV, in the format of QIIME 2: the clades alive at the age of each rank."""
         random = generator(self.seed, "simulate", "taxonomy")
-        columns = [[f"{name}{number + 1}" for number in self._lineages(share * self.age[-1])] for name, share in RANKS]
+        columns = [
+            [f"{name}{number + 1}" for number in self._lineages(fraction * self.age[-1])] for name, fraction in RANKS
+        ]
         unnamed = random.random(len(self.sequences)) < UNNAMED_GENERA
         named = [
             "; ".join(("d__Bacteria", *(ranks[:-1] if short else ranks)))

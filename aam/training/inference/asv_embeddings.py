@@ -143,7 +143,9 @@ def embeddings_of(
         _keep(files, keys[some], embed_asvs(model, nucleotides, asv[some], compute), compute)
     places = compute.world.on_main(lambda: files.find(keys))
     if not files.folder.exists():
-        raise InputError(f"--embedding-cache {cache} is not to be seen from process {compute.world.rank}: share it")
+        raise InputError(
+            f"--embedding-cache {cache} cannot be seen from process {compute.world.rank}: put it on a shared disk"
+        )
     return MappedEmbeddings(files, places, _place(asv, len(nucleotides)))
 
 

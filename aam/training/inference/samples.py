@@ -29,7 +29,7 @@ def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
 
 
 def own_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]:
-    """This rank's fraction of the ASVs that samples hold, whatever was drawn of them.
+    """This rank's part of the ASVs that samples hold, whatever was drawn of them.
 
     Returns:
         Columns of the table, int64 [U], and how many of the samples hold each, int64 [U]: zero for an ASV that another
@@ -37,9 +37,9 @@ def own_asvs(batches: FixedBatches, compute: Compute) -> tuple[Tensor, Tensor]:
     """
     times = held_by(batches.draws.table.counts, batches.samples)
     asvs = np.flatnonzero(times)
-    share = compute.world.part(len(asvs))
-    own = asvs[share.position]
-    return torch.from_numpy(own).to(compute.device), torch.from_numpy(times[own] * share.genuine).to(compute.device)
+    part = compute.world.part(len(asvs))
+    own = asvs[part.position]
+    return torch.from_numpy(own).to(compute.device), torch.from_numpy(times[own] * part.genuine).to(compute.device)
 
 
 @torch.no_grad()
@@ -144,7 +144,7 @@ def hold_asvs(model: AsvEncoding, nucleotides: Tensor, batches: FixedBatches, co
 def embed_batches(
     embeddings: AsvEmbeddings, batches: FixedBatches, compute: Compute, num_workers: int = 0
 ) -> Iterator[tuple[SampleBatch, Tensor]]:
-    """Give the batches of this rank's fraction of the samples (see `World.part`), in their order.
+    """Give the batches of this rank's part of the samples (see `World.part`), in their order.
 
     Yields:
         Each batch, on the device, with the embeddings [U, D] of its ASVs.

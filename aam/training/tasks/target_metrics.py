@@ -69,7 +69,7 @@ def _score(column: TargetColumn, predicted: pd.DataFrame, true: pd.DataFrame) ->
     yield from regression.compute().items()
     if column.quantiles:
         quantiles = QuantileMetrics(column.quantiles)
-        quantiles.update(_tensor(predicted[[f"quantile_{share:g}" for share in column.quantiles]], known), numbers)
+        quantiles.update(_tensor(predicted[[f"quantile_{level:g}" for level in column.quantiles]], known), numbers)
         yield from quantiles.compute().items()
 
 
