@@ -282,7 +282,7 @@ def inspect(config: InspectConfig) -> None:
 def explain(config: ExplainConfig) -> None:
     """Write what a prediction was made from.
 
-    For a model of `aam train` with --categorical-fusion cross_attention: how much each ASV of each sample attends to each
+    For a model of `aam train` with --categorical-fusion cross_attention: how much each ASV of a sample attends to each
     categorical column, as weights that sum to 1 over the columns.
 
     Example:

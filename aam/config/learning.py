@@ -95,11 +95,11 @@ class MaskConfig(Section):
     panel: ClassVar[str] = "Masked nucleotides"
 
     nuc_asv_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Fraction of a batch's ASVs that hide nucleotides, in a second pass; the distances are learned from whole ASVs."""
+    """Fraction of a batch's ASVs with masked nucleotides, in a second pass; distances are learned from whole ASVs."""
     nuc_mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Fraction of the nucleotides that are masked in such an ASV (the defaults: 0.15 in 0.25 of the ASVs, 0.04 of all)."""
+    """Fraction of the nucleotides of such an ASV that are masked (by default 0.15 in 0.25 of the ASVs, 0.04 of all)."""
     nuc_mask_strategy: Literal["random", "span"] = "random"
-    """Hide single nucleotides, or stretches of --nuc-mask-span."""
+    """Mask single nucleotides, or stretches of --nuc-mask-span."""
     nuc_mask_span: Positive = 5
     """Nucleotides in a masked stretch."""
 

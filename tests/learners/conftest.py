@@ -24,7 +24,7 @@ def embedding() -> Embedding:
     """By an encoder as it is drawn, which pretraining would only make better."""
     shape = {"embedding_dim": 8, "attention_heads": 2, "attention_layers": 1, "max_bp": 30}
     config = PretrainConfig.from_flat({"output_dir": "nowhere", "rarefy_depth": 200, **shape})
-    encoder = allocate(build_encoder(config), CPU)
+    encoder = allocate(build_encoder(config, {}), CPU)
     initialize(encoder, 0)
     return Embedding(Restored(config, encoder.eval(), None, None, None, {}), "cpu")
 
