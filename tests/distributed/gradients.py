@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from aam.config import DistributedConfig, PretrainConfig, TrainConfig
 from aam.data.sampling import dataset
-from aam.data.sampling.dataset import StepBatch, StepPlan, StepSampler
+from aam.data.sampling.dataset import StepBatch, StepPlan
 from aam.data.sampling.seeded import generator
 from aam.data.study import Study, load_study
 from aam.training import losses
@@ -174,15 +174,17 @@ def exact_targets(run: Run) -> None:
 
 
 def plan_of(run: Run, step: str) -> StepPlan:
-    """The step that the sampler plans for so many samples, in an epoch and at a number that are not the first."""
+    """A step of so many samples in batches of which the last is short, in an epoch and at a number that are not the first.
+
+    A sampler would make batches even; a budget of memory does not.
+    """
     samples, batch_size, batches = STEPS[step]
-    plan = next(iter(StepSampler(run.material.split.train[:samples], batch_size, batches, 1, seed=7)))
-    assert [len(rows) for rows in plan.micro][:-1] == [batch_size] * (len(plan.micro) - 1)
-    assert len(plan.micro) == batches
-    return replace(plan, step=31, epoch=4)
+    rows = generator(7, "shuffle", 0).permutation(run.material.split.train[:samples])
+    micro = tuple(rows[start : start + batch_size] for start in range(0, samples, batch_size))
+    assert len(micro) == batches
+    return StepPlan(step=31, epoch=4, closes_epoch=False, micro=micro)
 
 
-@contextmanager
 def precision(dtype: torch.dtype) -> Iterator[None]:
     torch.set_default_dtype(dtype)
     yield
