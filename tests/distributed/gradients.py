@@ -174,7 +174,7 @@ def exact_targets(run: Run) -> None:
 
 
 def plan_of(run: Run, step: str) -> StepPlan:
-    """A step of so many samples in batches of which the last is short, in an epoch and at a number that are not the first.
+    """A step of so many samples in batches of which the last is short, neither the first step nor of the first epoch.
 
     A sampler would make batches even; a budget of memory does not.
     """
