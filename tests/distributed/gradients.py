@@ -180,11 +180,12 @@ def plan_of(run: Run, step: str) -> StepPlan:
     """
     samples, batch_size, batches = STEPS[step]
     rows = generator(7, "shuffle", 0).permutation(run.material.split.train[:samples])
-    micro = tuple(rows[start : start + batch_size] for start in range(0, samples, batch_size))
+    micro = tuple(rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
     assert len(micro) == batches
     return StepPlan(step=31, epoch=4, closes_epoch=False, micro=micro)
 
 
+@contextmanager
 def precision(dtype: torch.dtype) -> Iterator[None]:
     torch.set_default_dtype(dtype)
     yield
