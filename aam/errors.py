@@ -1,6 +1,11 @@
 """The exceptions whose message alone tells the user what to do."""
 
+import re
 from collections.abc import Iterable
+from typing import ClassVar, Final
+
+_OPTION: Final = re.compile(r"(`[^`]*`)|(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
+"""A command in backquotes, which stays as it is, or an option."""
 
 
 class InputError(ValueError):
@@ -8,7 +13,22 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with code 2. A defect in aam is never raised as an `InputError`,
     so that it stays a loud traceback.
+
+    Messages name options as the command line does, ``--rarefy-depth``. Floors below do not know who speaks to the user:
+    in Python the same message names the parameter, ``rarefy_depth``.
     """
+
+    names_options: ClassVar[bool] = False
+    """Whether the command line speaks to the user; it says so when it begins."""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if InputError.names_options else _OPTION.sub(_parameter, message)
+
+
+def _parameter(found: re.Match[str]) -> str:
+    """The parameter that an option is in Python."""
+    return found[1] or found[2].replace("-", "_")
 
 
 class ReportedInputError(InputError):

@@ -12,6 +12,13 @@ from torch import Tensor
 from aam.config import SimulateConfig
 from aam.data.sampling.samples import Samples
 from aam.data.simulation.study import simulate_study, write_study
+from aam.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _options_in_messages(request, monkeypatch) -> None:
+    """Messages name options, as most tests are of what the command line says; those of estimators name parameters."""
+    monkeypatch.setattr(InputError, "names_options", "tests/estimators" not in request.path.as_posix())
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: the words after ``aam``; by default those of the process.
     """
+    before, InputError.names_options = InputError.names_options, True
     try:
         code = app.main(arguments, prog_name="aam", standalone_mode=False)
     except click.ClickException as error:
@@ -49,4 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.Abort:
         click.echo("Interrupted.", err=True)
         sys.exit(130)
+    finally:
+        InputError.names_options = before
     sys.exit(code or 0)

@@ -129,9 +129,7 @@ def metadata_of(study: Study, columns: Sequence[str]) -> pd.DataFrame:
         InputError: there is none.
     """
     if study.metadata is None:
-        raise InputError(
-            f"the model reads columns of the metadata ({first_ids(columns)}): give --metadata (metadata= in Python)"
-        )
+        raise InputError(f"the model reads columns of the metadata ({first_ids(columns)}): give --metadata")
     return study.metadata
 
 

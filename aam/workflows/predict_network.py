@@ -62,7 +62,7 @@ def metadata_of(study: Study, trained: Restored) -> pd.DataFrame:
     categories = () if trained.categories is None else trained.categories.needed
     needed = first_ids(dict.fromkeys([*categories, *trained.targets.metadata_columns]), limit=20)
     if needed:
-        raise InputError(f"the model reads columns of the metadata ({needed}): give --metadata (metadata= in Python)")
+        raise InputError(f"the model reads columns of the metadata ({needed}): give --metadata")
     return pd.DataFrame(index=pd.Index(study.table.sample_ids, name="sample_id", dtype=object))
 
 

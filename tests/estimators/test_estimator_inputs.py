@@ -49,7 +49,7 @@ def test_a_tree_without_a_root_needs_the_choice(kind, tmp_path):
     (tmp_path / "tree.nwk").write_text(text)
     tree = {"file": tmp_path / "tree.nwk", "text": text, "object": TreeNode.read([text])}[kind]
     source = {"file": r"tree\.nwk", "text": "the Newick string", "object": "the TreeNode"}[kind]
-    with pytest.raises(InputError, match=source + r": not rooted, its root has 3 children.*root= in Python"):
+    with pytest.raises(InputError, match=source + r": not rooted, its root has 3 children.*with root midpoint"):
         as_phylogeny(tree, "error")
     assert as_phylogeny(tree, "error", "as-is").tip_names == ("a", "b", "c", "d")
     assert as_phylogeny(tree, "error", "midpoint").tip_names == ("c", "b", "a", "d")
@@ -127,3 +127,10 @@ def test_target_and_metadata_are_joined_by_id():
     metadata = pd.DataFrame({"age": [1, 2, 3], "subject": ["a", "b", "c"]}, index=["s1", "s2", "s3"])
     joined = with_target(metadata, pd.DataFrame({"age": [30, 20, 40]}, index=["s3", "s2", "s4"]))
     assert joined.to_dict("index") == {"s2": {"subject": "b", "age": 20}, "s3": {"subject": "c", "age": 30}}
+
+
+def test_messages_name_parameters_in_python_and_options_on_the_command_line(monkeypatch):
+    error = InputError("--rarefy-depth 5 keeps nothing: use a lower --rarefy-depth, or see `aam train --help` -- there")
+    assert str(error) == "rarefy_depth 5 keeps nothing: use a lower rarefy_depth, or see `aam train --help` -- there"
+    monkeypatch.setattr(InputError, "names_options", True)
+    assert str(error).startswith("--rarefy-depth 5 keeps nothing")

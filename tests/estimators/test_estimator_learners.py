@@ -104,7 +104,7 @@ def test_the_automatic_depth(table, tree, metadata):
     model.fit(table, metadata["acidity"], tree=tree)
     reads = table.sum(axis=1).sort_values()
     assert model.trained_.spec.rarefaction.depth == reads.iloc[2]
-    with pytest.raises(aam.InputError, match="--rarefy-depth auto is of other learners"):
+    with pytest.raises(aam.InputError, match="rarefy_depth auto is of other learners"):
         aam.SampleRegressor(rarefy_depth="auto").fit(table, metadata["acidity"])
 
 
@@ -140,13 +140,13 @@ def test_a_learner_is_loaded_by_the_estimator_of_its_task(clades, tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"epochs": 3}, "--epochs 3 only has an effect with another --learner than forest"),
-        ({"embedding_dim": 8}, "--embedding-dim 8 only has an effect"),
-        ({"encoder": "pretrained"}, "--pretrained-encoder pretrained only has an effect"),
+        ({"epochs": 3}, "epochs 3 only has an effect with another learner than forest"),
+        ({"embedding_dim": 8}, "embedding_dim 8 only has an effect"),
+        ({"encoder": "pretrained"}, "pretrained_encoder pretrained only has an effect"),
         ({"pretrain_epochs": 3}, 'pretrain_epochs 3 only has an effect with learner="neural"'),
-        ({"options": {"kernel_steps": 3}}, "--kernel-steps 3 only has an effect"),
-        ({"learner": "clades"}, "give --tree"),
-        ({"learner": "wood"}, "--learner wood"),
+        ({"options": {"kernel_steps": 3}}, "kernel_steps 3 only has an effect"),
+        ({"learner": "clades"}, "give tree"),
+        ({"learner": "wood"}, "learner wood"),
     ],
 )
 def test_parameters_of_another_learner_are_refused(table, metadata, parameters, said, tmp_path):

@@ -64,7 +64,7 @@ def test_a_strategy_gives_the_same_model(learn, table, tmp_path, strategy):
 
 @pytest.mark.parametrize("strategy", ["distributed", "fsdp"])
 def test_a_fit_that_fails_leaves_no_group(learn, strategy):
-    with pytest.raises(InputError, match="--best-metric"):
+    with pytest.raises(InputError, match="best_metric"):
         learn(**{strategy: True}, best_metric="val/auroc")
     assert not dist.is_initialized()
     learn(**{strategy: True})

@@ -36,8 +36,8 @@ _EVENT = re.compile(
 _QUOTED_OR_OPENING = re.compile(r"'[^']*+'|\[")
 _BRACKET = re.compile(r"[\[\]]")
 _WAYS_TO_ROOT = (
-    "UniFrac depends on where the root is. Put it halfway between the two tips farthest apart with --root midpoint "
-    "(root= in Python), or keep the one that is written with --root as-is"
+    "UniFrac depends on where the root is. Put it halfway between the two tips farthest apart with --root midpoint, "
+    "or keep the one that is written with --root as-is"
 )
 
 
