@@ -5,7 +5,8 @@ Shapes: U unique ASVs of a batch, S ASVs in a sample.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from itertools import compress
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class MemoryBudget:
         return cls(**document | {"cost": BatchCost(**document["cost"])})
 
     def pack(self, samples: Rows, asvs: Sequence[Rows], ranks: int) -> list[tuple[Rows, ...]]:
-        """Share samples out among ranks, and cut each share into batches within the limit.
+        """Divide samples among ranks, and cut the part of each into batches within the limit.
 
         Samples of similar size share a batch, so that there is little padding. Every rank gets equally many batches, of
         which the last ones may be empty. A sample above the limit makes a batch of its own.
@@ -77,7 +78,7 @@ class MemoryBudget:
         Args:
             samples: rows of the table.
             asvs: the ASVs of each sample, columns of the table.
-            ranks: over which to share.
+            ranks: among which they are divided.
 
         Returns:
             For each rank, the rows of each of its batches.
@@ -85,12 +86,11 @@ class MemoryBudget:
         by_size = sorted(range(len(samples)), key=lambda i: (-len(asvs[i]), samples[i]))
         known, codes = np.unique(np.concatenate([*asvs, np.zeros(0, np.int64)]), return_inverse=True)
         numbered = np.split(codes, np.cumsum([len(asv) for asv in asvs])[:-1])
-        shares = [self._cut(by_size[rank::ranks], numbered, len(known)) for rank in range(ranks)]
-        most = max(map(len, shares))
+        parts = [self._cut(by_size[rank::ranks], numbered, len(known)) for rank in range(ranks)]
+        most = max(map(len, parts))
         empty: list[list[int]] = [[]]
         return [
-            tuple(samples[np.array(batch, np.int64)] for batch in share + (most - len(share)) * empty)
-            for share in shares
+            tuple(samples[np.array(batch, np.int64)] for batch in part + (most - len(part)) * empty) for part in parts
         ]
 
     def largest_batch(self, asvs: Sequence[Rows]) -> int:
@@ -122,3 +122,35 @@ class MemoryBudget:
             last[own] = len(batches) - 1
             unique, sampled, pairs = unique + fresh, sampled + size, pairs + size * size
         return batches
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """Into which batches the samples of a step are cut: the same on every rank, without a word between them."""
+
+    budget: MemoryBudget | None = None
+    """What a batch may take; None: batches are as planned."""
+    pieces: int = 1
+    """Batches to make of each one."""
+
+    def parts(
+        self, samples: Rows, asvs: Sequence[Rows], planned: Sequence[tuple[Rows, ...]]
+    ) -> tuple[tuple[Rows, ...], ...]:
+        """Cut a step.
+
+        Args:
+            samples: rows of the table, int64 [G].
+            asvs: the ASVs of each sample, which a budget asks for.
+            planned: for each rank the rows of each of its batches, as planned.
+
+        Returns:
+            The same as they are to be: equally many for each rank, none of them empty on all ranks.
+        """
+        parts = planned if self.budget is None else self.budget.pack(samples, asvs, len(planned))
+        cut = [tuple(piece for rows in part for piece in np.array_split(rows, self.pieces)) for part in parts]
+        # the first pieces are the larger ones: a batch of which no rank has a part is none
+        filled = [any(map(len, batch)) for batch in zip(*cut, strict=True)]
+        return tuple(tuple(compress(part, filled)) for part in cut)
+
+
+AS_PLANNED: Final = Cutting()
