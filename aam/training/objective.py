@@ -192,17 +192,11 @@ class Objective(Generic[Output]):
 
     def documents(self) -> dict[str, Any]:
         """What a checkpoint keeps of the tasks."""
-        documents: dict[str, Any] = {}
-        for task in self.tasks:
-            documents |= task.documents()
-        return documents
+        return {name: document for task in self.tasks for name, document in task.documents().items()}
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes of what is learned from besides the study and its split."""
-        hashes: dict[str, str] = {}
-        for task in self.tasks:
-            hashes |= task.fingerprint()
-        return hashes
+        return {name: digest for task in self.tasks for name, digest in task.fingerprint().items()}
 
 
 def _loss(task: Task[Any]) -> str:

@@ -55,7 +55,6 @@ class Trainer:
         memory: turns a plan into this rank's tensors, cut into batches that fit.
         config: the run's options (`optim`, `runtime` and `output` are read).
         checkpoints: where checkpoints go, and what they say of themselves.
-        monitor: metrics, logs and the progress bar.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class Trainer:
         memory: StepMemory,
         config: PretrainConfig | TrainConfig,
         checkpoints: RunCheckpoints,
-        monitor: NullMonitor | None = None,
     ) -> None:
         self.objective, self.model = objective, objective.model
         self.train_sampler, self.memory = train_sampler, memory
@@ -73,7 +71,7 @@ class Trainer:
         self.compute = objective.parallel.compute
         self.world = self.compute.world
         self.checkpoints = checkpoints
-        self.monitor = monitor or NullMonitor()
+        self.monitor = NullMonitor()
         self.optimizer = make_optimizer(self.model, config.optim, own_rates(config))
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()

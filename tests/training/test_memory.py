@@ -12,8 +12,8 @@ from aam.data.sampling.packing import Cutting, MemoryBudget
 from aam.errors import InputError
 from aam.models.transformer import Block
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
-from aam.training.memory.allocator import return_freed_memory
 from aam.training.memory import budget as budgets
+from aam.training.memory.allocator import return_freed_memory
 from aam.training.memory.budget import Trial, held_by_training, predicted_cost
 from aam.training.memory.meters import Watch, free_memory, meter_of
 from aam.training.tasks.targets import TargetTask
@@ -89,12 +89,8 @@ def test_ranks_cut_a_step_alike(study, make_pretrain_config, ranks: int, pieces:
     cost = predicted_cost(run.config.model, run.config.masking)
     plan = StepPlan(0, 0, False, (run.material.split.train[:11],))
     for limit in (0.0, cost.of(60, 200), 1e12):
-        cuts = [
-            replace(run.dataset, rank=rank, ranks=ranks, cutting=Cutting(MemoryBudget(limit, cost), pieces)).fitted(
-                plan
-            )
-            for rank in range(ranks)
-        ]
+        cutting = Cutting(MemoryBudget(limit, cost), pieces)
+        cuts = [replace(run.dataset, rank=rank, ranks=ranks, cutting=cutting).fitted(plan) for rank in range(ranks)]
         for cut in cuts:
             shares = cut.parts_of(ranks)
             assert len({len(share) for share in shares}) == 1

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
+Parts = tuple[Rows, ...]
+"""Rows of each batch of one rank."""
 
 
 @dataclass(frozen=True)
@@ -133,18 +135,13 @@ class Cutting:
     pieces: int = 1
     """Batches to make of each one."""
 
-    def parts(
-        self, samples: Rows, asvs: Sequence[Rows], planned: Sequence[tuple[Rows, ...]]
-    ) -> tuple[tuple[Rows, ...], ...]:
-        """Cut a step.
+    def parts(self, samples: Rows, asvs: Sequence[Rows], planned: Sequence[Parts]) -> tuple[Parts, ...]:
+        """Cut a step; each rank gets equally many batches, none of them empty on all ranks.
 
         Args:
             samples: rows of the table, int64 [G].
             asvs: the ASVs of each sample, which a budget asks for.
-            planned: for each rank the rows of each of its batches, as planned.
-
-        Returns:
-            The same as they are to be: equally many for each rank, none of them empty on all ranks.
+            planned: of each rank, as planned.
         """
         parts = planned if self.budget is None else self.budget.pack(samples, asvs, len(planned))
         cut = [tuple(piece for rows in part for piece in np.array_split(rows, self.pieces)) for part in parts]

@@ -9,12 +9,11 @@ from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from aam.config import MaskConfig, ModelConfig, PretrainConfig, TrainConfig
 from aam.data.sampling.dataset import StepDataset, StepPlan
-from aam.data.sampling.packing import BatchCost, MemoryBudget
+from aam.data.sampling.packing import BatchCost, MemoryBudget, Rows
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.errors import InputError, first_ids
 from aam.models.packing import has_varlen
@@ -58,9 +57,7 @@ def memory_limit(config: PretrainConfig | TrainConfig, world: World) -> float:
     return config.memory.max_memory_fraction * least / (1 if world.device.type == "cuda" else world.size)
 
 
-def judged_at_once(
-    config: PretrainConfig | TrainConfig, draws: SampleDraws, samples: NDArray[np.int64], world: World
-) -> int:
+def judged_at_once(config: PretrainConfig | TrainConfig, draws: SampleDraws, samples: Rows, world: World) -> int:
     """How many samples are judged at once: as many as in training, or fewer that surely fit; every rank calls this."""
     size = config.optim.batch_samples
     if not is_limited(config):
@@ -112,17 +109,12 @@ def cost_of_run(config: PretrainConfig | TrainConfig, compute: Compute) -> Batch
     """Bytes that a batch of a run takes, as its options and its device tell."""
     frozen = isinstance(config, TrainConfig) and bool(config.finetune.freeze_base)
     masking = config.masking if isinstance(config, PretrainConfig) and config.losses.learns("nucleotide") else None
-    return predicted_cost(config.model, masking, frozen, _pads(config, compute))
-
-
-def _pads(config: PretrainConfig | TrainConfig, compute: Compute) -> bool:
-    """Whether samples go through the model padded to the largest of their batch."""
     model, device = config.model, compute.device
-    if config.runtime.compile_model and compile_obstacle(device) is None:
-        return True
     with compute.autocast():
         head = model.embedding_dim // model.attention_heads
-        return device.type == "cuda" and not has_varlen(device, model.attn_implementation, head)
+        padded = device.type == "cuda" and not has_varlen(device, model.attn_implementation, head)
+    compiled = config.runtime.compile_model and compile_obstacle(device) is None
+    return predicted_cost(model, masking, frozen, compiled or padded)
 
 
 class Held(NamedTuple):
@@ -149,13 +141,13 @@ class Trial:
     objective: Objective[Any]
     dataset: StepDataset
     """Makes the batches, as planned."""
-    samples: NDArray[np.int64]
+    samples: Rows
     """Rows of the training samples, the largest first."""
     most: int
     """Samples in a step."""
 
     @classmethod
-    def of(cls, objective: Objective[Any], dataset: StepDataset, samples: NDArray[np.int64], most: int) -> Self:
+    def of(cls, objective: Objective[Any], dataset: StepDataset, samples: Rows, most: int) -> Self:
         """Order the training samples by their ASVs."""
         return cls(objective, dataset, samples[np.argsort(-dataset.draws.most_asvs(samples), kind="stable")], most)
 
@@ -168,12 +160,11 @@ class Trial:
         Raises:
             InputError: a sample by itself takes more than the limit, or the system does not tell what is taken.
         """
-        model = self.objective.model
-        held = held_by_training(model, self.objective.parallel.world.device)
+        held = held_by_training(self.objective.model, self.objective.parallel.world.device)
         guess = replace(budget.cost, scale=GUESSED_SCALE, fixed=held.gradients)
         small, large = self._probes(MemoryBudget(PROBED * budget.limit, guess))
         cost = self._measured(budget.cost, small, large)
-        model.zero_grad(set_to_none=True)
+        self.objective.model.zero_grad(set_to_none=True)
         fitted = replace(budget, cost=replace(cost, fixed=cost.fixed + held.optimizer))
         self._check(fitted)
         logger.info(
@@ -195,14 +186,14 @@ class Trial:
         logger.info("a batch of the %d largest samples fits into the memory, of the %d of a step", fits, len(asvs))
         return replace(budget, limit=TIGHT * budget.limit).largest_batch(asvs) < len(asvs)
 
-    def _probes(self, guess: MemoryBudget) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _probes(self, guess: MemoryBudget) -> tuple[Rows, Rows]:
         """Two sets of samples: a quarter of the largest that surely fit, and all; one for each rank at least."""
         least = self.dataset.ranks
         ordered = self.samples[: max(2 * least, self.most)]
         many = max(2 * least, least * guess.largest_batch(self.dataset.read(ordered[::least], 0)))
         return ordered[: max(least, many // 4)], ordered[:many]
 
-    def _measured(self, cost: BatchCost, *probes: NDArray[np.int64]) -> BatchCost:
+    def _measured(self, cost: BatchCost, *probes: Rows) -> BatchCost:
         """Fit a cost to the peaks of two probes, the smaller one first, on the rank where they are highest."""
         world = self.objective.parallel.world
         meter = meter_of(world.device)
@@ -218,7 +209,7 @@ class Trial:
         (least, small), (most, large) = worst
         return cost.fit((small, large), (least, most))
 
-    def _run(self, rows: NDArray[np.int64]) -> tuple[int, list[int]]:
+    def _run(self, rows: Rows) -> tuple[int, list[int]]:
         """Add the gradient of a batch; returns its unique ASVs, and the ASVs of each of its samples."""
         step = self.dataset[StepPlan(step=0, epoch=0, closes_epoch=False, micro=(rows,))]
         self.objective.backward(step.to(self.objective.parallel.world.device), lambda loss: loss)

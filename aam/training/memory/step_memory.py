@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from aam.config import PretrainConfig, TrainConfig
 from aam.data.sampling.dataset import PooledStepDataset, StepBatch, StepDataset, StepPlan
-from aam.data.sampling.packing import AS_PLANNED, MemoryBudget
+from aam.data.sampling.packing import AS_PLANNED, MemoryBudget, Rows
 from aam.errors import InputError
 from aam.training.distributed.sharding import own_part
 from aam.training.memory.allocator import keep_freed_memory, return_freed_memory
@@ -40,11 +38,7 @@ class StepMemory:
     """
 
     def __init__(
-        self,
-        objective: Objective[Any],
-        dataset: StepDataset,
-        samples: NDArray[np.int64],
-        config: PretrainConfig | TrainConfig,
+        self, objective: Objective[Any], dataset: StepDataset, samples: Rows, config: PretrainConfig | TrainConfig
     ) -> None:
         self.objective, self.dataset = objective, dataset
         self.samples, self.config = samples, config
