@@ -45,7 +45,7 @@ def waiting(trainer: Trainer, workers: int | None, steps: int) -> dict[str, floa
     device = trainer.compute.device
     runtime = trainer.config.runtime.model_copy(update={"num_workers": workers})
     begun = time.perf_counter()
-    batches = iter(step_loader(trainer.dataset, trainer.train_sampler, runtime, device))
+    batches = iter(step_loader(trainer.memory.dataset, trainer.train_sampler, runtime, device))
     trainer.train_step(next(batches))
     synchronise(device)
     first = time.perf_counter() - begun

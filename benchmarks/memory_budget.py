@@ -21,7 +21,8 @@ import torch
 from _common import arguments, print_table, write_json
 
 from aam.config import PretrainConfig
-from aam.training.memory.budget import GB, ResidentMeter
+from aam.training.memory.budget import GB
+from aam.training.memory.meters import ResidentMeter
 from aam.workflows.fit import fit
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 

@@ -29,31 +29,23 @@ class Objective(Generic[Output]):
     """Adds up the losses of tasks.
 
     Args:
-        model: the bare model.
-        parallel: how a step calls it.
-        inputs: what it is given of a batch.
+        parallel: how a step calls the model.
+        inputs: the bare model, what it is given of a batch, and the seed of dropout.
         tasks: what is learned; each has a name of its own.
         held_out: the validation samples.
-        seed: of dropout.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        parallel: Parallel,
-        inputs: Inputs,
-        tasks: Sequence[Task[Output]],
-        held_out: FixedBatches,
-        seed: int,
+        self, parallel: Parallel, inputs: Inputs, tasks: Sequence[Task[Output]], held_out: FixedBatches
     ) -> None:
-        self.model = model
+        self.model: nn.Module = inputs.model
         self.parallel = parallel
         self.compute = parallel.compute
         self.inputs = inputs
         self.tasks: tuple[Task[Output], ...] = tuple(tasks)
         self.held_out = held_out
-        self.seed = seed
-        self.draws_dropout = draws_dropout(model)
+        self.seed = inputs.config.runtime.seed
+        self.draws_dropout = draws_dropout(self.model)
         self.is_finite = torch.ones((), dtype=torch.bool, device=self.compute.device)
         """Whether what this rank computed in the last step without the others is a number: bool scalar."""
         self.total = MultiTaskLoss({_loss(task): task.weight for task in tasks})
@@ -200,17 +192,11 @@ class Objective(Generic[Output]):
 
     def documents(self) -> dict[str, Any]:
         """What a checkpoint keeps of the tasks."""
-        documents: dict[str, Any] = {}
-        for task in self.tasks:
-            documents |= task.documents()
-        return documents
+        return {name: document for task in self.tasks for name, document in task.documents().items()}
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes of what is learned from besides the study and its split."""
-        hashes: dict[str, str] = {}
-        for task in self.tasks:
-            hashes |= task.fingerprint()
-        return hashes
+        return {name: digest for task in self.tasks for name, digest in task.fingerprint().items()}
 
 
 def _loss(task: Task[Any]) -> str:

@@ -9,21 +9,19 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from aam.config import PretrainConfig, TargetOptimConfig, TrainConfig
-from aam.data.sampling.dataset import StepBatch, StepDataset, StepPlan, StepSampler
-from aam.data.sampling.packing import MemoryBudget
-from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
+from aam.data.sampling.dataset import StepBatch, StepPlan, StepSampler
+from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
 from aam.training.checkpoints.run import RunCheckpoints
 from aam.training.distributed.agreement import Agreement, Verdict
 from aam.training.distributed.sharding import own_part
 from aam.training.loading import step_loader
 from aam.training.machine.signals import stop_signals
-from aam.training.memory.allocator import return_freed_memory
-from aam.training.memory.budget import GB, Watch, lowered, meter_of
 from aam.training.memory.profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
+from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import NullMonitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule, own_rates
@@ -51,42 +49,35 @@ class Trainer:
     Every rank runs one; all of them stop, save and fail at the same step.
 
     Args:
-        model: the bare model; its parameters that require a gradient are learned.
-        objective: adds the gradient of a step, and validates.
+        objective: adds the gradient of a step to the parameters of its model that require one, and validates.
         train_sampler: plans the steps of the whole run, so that nobody has to announce an epoch; the same plan, of the
             samples of all ranks, whatever their number.
-        dataset: turns a plan into this rank's tensors.
+        memory: turns a plan into this rank's tensors, cut into batches that fit.
         config: the run's options (`optim`, `runtime` and `output` are read).
         checkpoints: where checkpoints go, and what they say of themselves.
-        monitor: metrics, logs and the progress bar.
     """
 
     def __init__(
         self,
-        model: nn.Module,
         objective: Objective[Any],
         train_sampler: StepSampler,
-        dataset: StepDataset,
+        memory: StepMemory,
         config: PretrainConfig | TrainConfig,
         checkpoints: RunCheckpoints,
-        monitor: NullMonitor | None = None,
     ) -> None:
-        self.model = model
-        self.objective = objective
-        self.train_sampler, self.dataset = train_sampler, dataset
+        self.objective, self.model = objective, objective.model
+        self.train_sampler, self.memory = train_sampler, memory
         self.config = config
         self.compute = objective.parallel.compute
         self.world = self.compute.world
         self.checkpoints = checkpoints
-        self.monitor = monitor or NullMonitor()
-        self.optimizer = make_optimizer(model, config.optim, own_rates(config))
+        self.monitor = NullMonitor()
+        self.optimizer = make_optimizer(self.model, config.optim, own_rates(config))
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()
         self.profile = NullProfile()
         self.progress = Progress()
         self.agreement = Agreement(self.world)
-        self.watch: Watch | None = None
-        self._has_exceeded = False
 
     def fit(self) -> None:
         """Train to the last step of the sampler, or until validation has not improved for `patience` epochs.
@@ -96,7 +87,7 @@ class Trainer:
             StoppedBySignalError: SIGTERM or SIGUSR1 came to some rank; a checkpoint has been written.
         """
         self.model.train()
-        self.watch = self._make_watch()
+        self.memory.begin(self.optimizer)
         settles = self.objective.parallel.settles
         with stop_signals() as request:
             for step in self._steps():
@@ -110,8 +101,7 @@ class Trainer:
                     settles = False
                 losses = self.train_step(step)
                 stop, written = request.name is not None, self.checkpoints.finished()
-                exceeded = self.watch is not None and self.watch.is_exceeded()
-                finite = losses["loss"].isfinite()
+                exceeded, finite = self.memory.watch.is_exceeded(), losses["loss"].isfinite()
                 self.agreement.report(step.plan, self.objective.is_finite, finite, stop, written, exceeded)
                 self._log_losses(step, losses, rate)
                 due = self._is_judged(step.plan) or self._is_due(self.config.output.checkpoint_every)
@@ -130,7 +120,7 @@ class Trainer:
 
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
         """Make one step of the optimizer; returns this rank's parts of the losses, still on the device."""
-        losses = self._add_gradient(step)
+        losses = self.memory.backward(step, self.profile.watched(self.scaler.scale))
         self.profile.enter(OPTIMIZER)
         self.scaler.unscale_(self.optimizer)
         clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
@@ -142,39 +132,6 @@ class Trainer:
         self.monitor.advance()
         self.profile.step_done()
         return losses
-
-    def _add_gradient(self, step: StepBatch) -> Mapping[str, Tensor]:
-        """Add the gradient of a step; from when a GPU's memory does not suffice, in batches half as large."""
-        while True:
-            if step.pieces != self.dataset.pieces:  # made before they were halved
-                step = self.dataset[step.plan]
-            try:
-                moved = step.to(self.compute.device, non_blocking=True)
-                return self.objective.backward(moved, self.profile.watched(self.scaler.scale))
-            except torch.OutOfMemoryError as error:
-                self._halve(step, error)
-
-    def _halve(self, step: StepBatch, error: torch.OutOfMemoryError) -> None:
-        """Cut batches in two from now on, and begin the step anew.
-
-        Raises:
-            InputError: the batches are of one sample already, or other processes wait for this one within the step.
-        """
-        largest = max(len(batch.sample) for batch in step.micro)
-        where = f"rank {self.world.rank}, step {step.plan.step + 1}: a batch of {largest} samples does not fit"
-        if self.world.size > 1 or largest == 1:
-            raise InputError(
-                f"{where} into the memory of {self.compute.device}: give --max-memory-gb, which cuts steps into "
-                "smaller batches with the same result; or --gradient-checkpointing or a lower --max-asvs"
-            ) from error
-        self.optimizer.zero_grad(set_to_none=True)
-        self.dataset = replace(self.dataset, pieces=2 * self.dataset.pieces)
-        logger.warning("%s into the memory: batches are half as large from now on, %s", where, self._same_result)
-
-    @property
-    def _same_result(self) -> str:
-        """What other batches change of a step; dropout is drawn by batch."""
-        return "with the same result" + (" but for what dropout draws" if self.objective.draws_dropout else "")
 
     def _check(self, verdicts: list[Verdict]) -> bool:
         """Fail on every rank where one has failed to compute a number; returns whether to stop."""
@@ -189,40 +146,13 @@ class Trainer:
             if verdict.written:
                 self.checkpoints.finish()
             if verdict.exceeded:
-                self._lower_limit(verdict.plan)
+                self.memory.shrink(verdict.plan)
         return any(verdict.stop for verdict in verdicts)
-
-    def _make_watch(self) -> Watch | None:
-        """Watch the memory of a CPU, which unlike a GPU gives more than a process may take."""
-        budget = self.dataset.budget
-        if self.compute.device.type != "cpu" or budget is None or budget.ceiling is None:
-            return None
-        # of a resumed run the optimizer is there already
-        states = self.optimizer.state_dict()["state"].values()
-        held = sum(own_part(value).nbytes for state in states for value in state.values() if isinstance(value, Tensor))
-        return Watch(meter_of(self.compute.device), budget.ceiling - held)
-
-    def _lower_limit(self, plan: StepPlan) -> None:
-        """Let batches be smaller from now on, since a step took more memory than the budget."""
-        budget = self.dataset.budget
-        assert budget is not None
-        assert budget.ceiling is not None
-        self.dataset = replace(self.dataset, budget=lowered(budget))
-        return_freed_memory()
-        if not self._has_exceeded:
-            self._has_exceeded = True
-            logger.warning(
-                "step %d took more than the %.2f GB that may be used: batches are smaller from now on, %s",
-                plan.step + 1,
-                budget.ceiling / GB,
-                self._same_result,
-            )
 
     def _save(self, step: StepBatch) -> None:
         best = self._is_judged(step.plan) and self.validate(step.plan.epoch)
         self.save_checkpoint(best)
-        if self.watch is not None:
-            self.watch.forget()
+        self.memory.watch.forget()
 
     def _stop(self, saved: bool) -> NoReturn:
         if not saved:
@@ -234,7 +164,7 @@ class Trainer:
 
     def _samples(self, plan: StepPlan, rank: int) -> str:
         rows = np.concatenate(plan.parts_of(self.world.size)[rank])
-        ids = self.dataset.draws.table.sample_ids
+        ids = self.memory.dataset.draws.table.sample_ids
         return f"samples {first_ids(ids[row] for row in rows)}" if len(rows) else "no samples"
 
     def validate(self, epoch: int) -> bool:
@@ -267,9 +197,7 @@ class Trainer:
     def save_checkpoint(self, best: bool) -> None:
         """Write weights and everything that resuming needs."""
         self._check_finite(f"step {self.progress.step}")
-        state = {
-            "memory": None if self.dataset.budget is None else asdict(self.dataset.budget),
-            "pieces": self.dataset.pieces,
+        state = self.memory.state_dict() | {
             "progress": asdict(self.progress),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -283,10 +211,7 @@ class Trainer:
             InputError: the checkpoint is damaged, or was written on another study.
         """
         state = self.checkpoints.load(path, self.model, self.optimizer)
-        self.dataset = replace(self.dataset, pieces=state["pieces"])
-        if state["memory"] is not None:
-            # as measured when the run began, so that it goes on with the same batches
-            self.dataset = replace(self.dataset, budget=MemoryBudget.from_json(state["memory"]))
+        self.memory.load_state_dict(state)
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
@@ -295,12 +220,12 @@ class Trainer:
     def _steps(self) -> Iterator[StepBatch]:
         """All steps that are left; made anew from where it has changed into which batches they are cut."""
         dataset = None
-        while dataset is not self.dataset:
-            dataset = self.dataset
+        while dataset is not self.memory.dataset:
+            dataset = self.memory.dataset
             sampler = replace(self.train_sampler, start=self.progress.step)
             for step in step_loader(dataset, sampler, self.config.runtime, self.compute.device):
                 yield step
-                if self.dataset is not dataset:
+                if self.memory.dataset is not dataset:
                     break
 
     def _log_losses(self, step: StepBatch, losses: Mapping[str, Tensor], rate: float) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from aam.training.checkpoints.store import CheckpointStore
 from aam.training.memory.allocator import keep_freed_memory
 from aam.training.memory.budget import GB, Held, held_by_training
 from aam.training.trainer import Trainer
-from aam.workflows.fit import Run, free_share, measured_budget, memory_limit, settle_allocator
+from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
@@ -50,22 +49,14 @@ def describe(run: Run) -> str:
 
     The steps change the weights of the model.
     """
-    limit = memory_limit(run.config, run.world)
-    # of embedded samples any number fits
-    pooled = isinstance(run.dataset, PooledStepDataset)
     held = held_by_training(run.model, run.world.device)
-    may_take = limit or free_share(run.config, run.world)
-    budget = _held_alone(held) if pooled else measured_budget(run, may_take)
     trainer = run.trainer(CheckpointStore(run.config.output.output_dir))
-    if limit is None or pooled:
-        keep_freed_memory()  # as `aam` begins
-    else:
-        trainer.dataset = replace(run.dataset, budget=budget)
-        settle_allocator(run, budget)
+    trainer.memory.settle()
+    budget = trainer.memory.budget or _unlimited(trainer, held)
     whole = [run.dataset[plan] for plan in _plans(run)]
     seconds = _seconds(trainer, run)
     sizes = [_size(step) for step in whole]
-    cut = [trainer.dataset[plan] for plan in _plans(run)]
+    cut = [trainer.memory.dataset[plan] for plan in _plans(run)]
     learned = [weight for weight in run.model.parameters() if weight.requires_grad]
     steps = run.material.sampler(run.config).steps_per_epoch
     epochs = run.config.optim.epochs
@@ -92,9 +83,13 @@ def describe(run: Run) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 
 
-def _held_alone(held: Held) -> MemoryBudget:
-    """Say that batches take nothing that is worth counting."""
-    return MemoryBudget(math.inf, BatchCost(0.0, 0.0, fixed=held.gradients + held.optimizer))
+def _unlimited(trainer: Trainer, held: Held) -> MemoryBudget:
+    """What batches take where steps are not cut; of embedded samples nothing that is worth counting."""
+    if isinstance(trainer.memory.dataset, PooledStepDataset):
+        return MemoryBudget(math.inf, BatchCost(0.0, 0.0, fixed=held.gradients + held.optimizer))
+    budget = trainer.memory.measured()
+    keep_freed_memory()  # as `aam` begins
+    return budget
 
 
 def _plans(run: Run) -> list[StepPlan]:
@@ -119,7 +114,7 @@ def _seconds(trainer: Trainer, run: Run) -> float:
     times = []
     for plan in _plans(run):
         start = time.perf_counter()
-        float(trainer.train_step(trainer.dataset[plan])["loss"])
+        float(trainer.train_step(trainer.memory.dataset[plan])["loss"])
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:] or times))
 

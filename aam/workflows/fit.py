@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,23 +15,21 @@ from torch import Tensor, nn
 from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
 from aam.data.files.whole_files import whole_file
 from aam.data.sampling.augmentation import Augmentation, Mixing
-from aam.data.sampling.dataset import FixedBatches, PooledStepDataset, StepDataset, StepSampler
-from aam.data.sampling.packing import MemoryBudget
+from aam.data.sampling.dataset import FixedBatches, StepDataset, StepSampler
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.sampling.splits import Split, write_split
 from aam.data.study import Study, digest
 from aam.errors import InputError
-from aam.models.packing import has_varlen
 from aam.models.transformer import check_attention, compile_blocks
 from aam.training.checkpoints.run import Identity, RunCheckpoints
 from aam.training.checkpoints.store import CheckpointStore, Kind
 from aam.training.distributed import World, setup_distributed
 from aam.training.distributed.strategies import check_compiler
 from aam.training.machine.compute import Compute, settled_precision
-from aam.training.machine.hardware import Build, advise_attention, compile_allowed, describe
-from aam.training.memory.allocator import keep_freed_memory, return_freed_memory
-from aam.training.memory.budget import GB, KEPT_FREE, calibrate, free_memory, is_tight, predicted_cost
+from aam.training.machine.hardware import Build, advise_attention, compile_obstacle, describe
+from aam.training.memory.budget import judged_at_once
 from aam.training.memory.profile import MemoryProfile, NullProfile
+from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import LogMonitor, Monitor, NullMonitor
 from aam.training.objective import Objective
 from aam.training.trainer import Trainer
@@ -45,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 NARROW = 32
 """Width of a model below which bf16 takes more time than float32 (``benchmarks/step_variants.py``)."""
-HELD_OUT_SHARE = 0.25
-"""Fraction of the memory that a batch of samples may take that are judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +65,7 @@ class Material:
 
         Every rank calls this.
         """
-        size, limit = config.optim.batch_samples, memory_limit(config, self.compute.world)
-        if limit is not None:
-            size = min(size, max(1, int(HELD_OUT_SHARE * limit / self._bytes_of_sample(config.model, samples))))
-        return FixedBatches(self.draws, samples, size)
-
-    def _bytes_of_sample(self, model: ModelConfig, samples: NDArray[np.int64]) -> float:
-        """The most bytes that a sample takes to be judged, which keeps nothing for a backward pass."""
-        asvs = int(self.draws.most_asvs(samples, mixed=False).max(initial=1))
-        cost = predicted_cost(model.model_copy(update={"attention_layers": 1}), None, frozen=True)
-        return cost.of_batch(0, [asvs])
+        return FixedBatches(self.draws, samples, judged_at_once(config, self.draws, samples, self.compute.world))
 
     def sampler(self, config: PretrainConfig | TrainConfig) -> StepSampler:
         """Plan the steps of the whole run over the training samples."""
@@ -121,7 +108,8 @@ class Run:
             store, identity, self.world, distribution.fsdp_sharded_checkpoint, distribution.async_checkpoint
         )
         sampler = self.material.sampler(self.config)
-        return Trainer(self.model, self.objective, sampler, self.dataset, self.config, checkpoints)
+        memory = StepMemory(self.objective, self.dataset, split.train, self.config)
+        return Trainer(self.objective, sampler, memory, self.config, checkpoints)
 
 
 def begin_compute(config: AnyConfig, world: World | None) -> tuple[AnyConfig, Compute]:
@@ -162,7 +150,7 @@ def gather_material(
         InputError: the device does not have the attention kernel that was asked for.
     """
     check_attention(config.model.attn_implementation, compute.device, config.runtime.mixed_precision)
-    if config.runtime.compile_model and _compile_obstacle(compute.device) is None:
+    if config.runtime.compile_model and compile_obstacle(compute.device) is None:
         check_compiler(compute.device)
     tokens = study.nucleotides(config.model.max_bp)
     augmentation = None
@@ -214,7 +202,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
     if run.config.runtime.compile_model:
         compile_if_supported(run.model, run.world)
     if not output.resume:
-        limit_memory(run, trainer)
+        trainer.memory.settle()
     with ExitStack() as stack:
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
         if not folder.exists():
@@ -223,7 +211,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         if last is not None:
             trainer.load_checkpoint(last)
         if output.resume:
-            limit_memory(run, trainer)
+            trainer.memory.settle()
         if world.is_main:
             write_samples(run.material.study, run.material.split, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
@@ -239,66 +227,6 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         world.barrier()
         logger.info("wrote %s", folder)
     return folder
-
-
-def limit_memory(run: Run, trainer: Trainer) -> None:
-    """Let steps be cut into batches that fit into the memory, where that was asked for; measured if not known already.
-
-    Raises:
-        InputError: a sample does not fit by itself, or the system does not tell how much memory is taken.
-    """
-    limit = memory_limit(run.config, run.world)
-    # of embedded samples any number fits
-    if limit is None or isinstance(trainer.dataset, PooledStepDataset):
-        return
-    if trainer.dataset.budget is None:
-        trainer.dataset = replace(trainer.dataset, budget=measured_budget(run, limit))
-    assert trainer.dataset.budget is not None
-    settle_allocator(run, trainer.dataset.budget)
-
-
-def settle_allocator(run: Run, budget: MemoryBudget) -> None:
-    """Keep the memory of freed tensors, which is faster, unless steps come near the limit."""
-    tight = is_tight(budget, run.dataset, run.material.split.train, run.config.optim.step_samples)
-    if run.world.device.type == "cpu":
-        (return_freed_memory if tight else keep_freed_memory)()
-
-
-def memory_limit(config: PretrainConfig | TrainConfig, world: World) -> float | None:
-    """Bytes that a process of a run may take; None where nothing limits it. Every rank calls this."""
-    if config.memory.max_memory_gb is not None:
-        return GB * config.memory.max_memory_gb
-    return free_share(config, world) if config.optim.batch_size == "auto" else None
-
-
-def free_share(config: PretrainConfig | TrainConfig, world: World) -> float:
-    """Bytes of the free memory that each process may take, the same on every rank; every rank calls this."""
-    free = torch.tensor([[float(free_memory(world.device))]], dtype=torch.float64, device=world.device)
-    least = float(world.gather(free, [1] * world.size).min())
-    return config.memory.max_memory_fraction * least / (1 if world.device.type == "cuda" else world.size)
-
-
-def measured_budget(run: Run, limit: float) -> MemoryBudget:
-    """Measure what batches of a run take, and so how many samples may share one within so many bytes."""
-    config, device = run.config, run.world.device
-    if device.type == "cpu":
-        return_freed_memory()
-    frozen = isinstance(config, TrainConfig) and bool(config.finetune.freeze_base)
-    masking = config.masking if isinstance(config, PretrainConfig) and config.losses.learns("nucleotide") else None
-    cost = predicted_cost(config.model, masking, frozen, _pads(run))
-    budget = MemoryBudget((1 - KEPT_FREE) * limit, cost, ceiling=limit)
-    samples, most = run.material.split.train, config.optim.step_samples
-    return calibrate(run.objective, run.model, run.dataset, samples, budget, most)
-
-
-def _pads(run: Run) -> bool:
-    """Whether samples go through the model padded to the largest of their batch."""
-    model, device = run.config.model, run.world.device
-    if run.config.runtime.compile_model and _compile_obstacle(device) is None:
-        return True
-    with run.material.compute.autocast():
-        head = model.embedding_dim // model.attention_heads
-        return device.type == "cuda" and not has_varlen(device, model.attn_implementation, head)
 
 
 def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
@@ -319,15 +247,11 @@ def _profile(trainer: Trainer, folder: Path) -> NullProfile:
 
 def compile_if_supported(model: nn.Module, world: World) -> None:
     """Compile the blocks of a model, or say why not."""
-    obstacle = _compile_obstacle(world.device)
+    obstacle = compile_obstacle(world.device)
     if obstacle is None:
         compile_blocks(model)
     else:
         logger.warning("%s", obstacle)
-
-
-def _compile_obstacle(device: torch.device) -> str | None:
-    return compile_allowed(Build.of_torch()) if device.type == "cuda" else None
 
 
 def write_samples(study: Study, split: Split, folder: Path) -> None:

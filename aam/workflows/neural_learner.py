@@ -38,7 +38,7 @@ from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_che
 from aam.training.distributed import World
 from aam.training.machine.compute import Compute
 from aam.training.machine.hardware import device_for
-from aam.workflows.fit import Run, check_best_metric, limit_memory
+from aam.workflows.fit import Run, check_best_metric
 from aam.workflows.predict_network import predict_study
 from aam.workflows.prepare import prepare_training
 from aam.workflows.restore import Restored, pretrained_model, restored
@@ -174,7 +174,7 @@ def _train(run: Run, folder: Path) -> None:
     """
     check_best_metric(run)
     trainer = run.trainer(CheckpointStore(folder / "checkpoints"))
-    limit_memory(run, trainer)
+    trainer.memory.settle()
     try:
         trainer.fit()
     except StoppedBySignalError:

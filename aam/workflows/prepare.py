@@ -82,7 +82,7 @@ def prepare_training(
     tasks: list[Task[PredictorOutput]] = [TargetTask(table, config, held_out)]
     if config.target.count_weight > 0:
         tasks.append(TargetAbundances.build(inputs, config))
-    objective = Objective(model, parallel, inputs, tasks, held_out, config.runtime.seed)
+    objective = Objective(parallel, inputs, tasks, held_out)
     if resumed_model(config.output) is None:
         some = material.batches(_some(split.train, study, config), config)
         fit_head_inputs(model, inputs, some, standardize=config.target.standardize_samples)

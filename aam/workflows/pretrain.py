@@ -144,7 +144,7 @@ def prepare_pretraining(study: Study, config: PretrainConfig, world: World | Non
     held_out = material.batches(split.val, config)
     given = Given(config, study, split.train, held_out, source, model, inputs, compute)
     parallel = parallelize(model, config.distribution, compute)
-    objective = Objective(model, parallel, inputs, build_tasks(given), held_out, config.runtime.seed)
+    objective = Objective(parallel, inputs, build_tasks(given), held_out)
     dataset = StepDataset(
         material.draws,
         source if config.losses.learns("unifrac") else None,

@@ -93,7 +93,7 @@ def trainer_of(folder: Path, world: World, strategy: str, written: Written) -> T
 def steps(trainer: Trainer, numbers: range) -> list[float]:
     """Train; returns the loss of each step."""
     plans = list(trainer.train_sampler)
-    shares = [trainer.train_step(trainer.dataset[plans[number]])["loss"] for number in numbers]
+    shares = [trainer.train_step(trainer.memory.dataset[plans[number]])["loss"] for number in numbers]
     return [float(trainer.world.sum(share)) for share in shares]
 
 

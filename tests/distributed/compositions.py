@@ -28,11 +28,12 @@ from torch.utils.data import DataLoader
 
 from aam.config import DistributedConfig
 from aam.data.sampling.dataset import StepBatch, StepPlan
-from aam.data.sampling.packing import MemoryBudget
+from aam.data.sampling.packing import Cutting, MemoryBudget
 from aam.models.transformer import Block, compile_blocks
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, write_checkpoint
 from aam.training.distributed import World, setup_distributed
-from aam.training.memory.budget import LOWERED, Watch, predicted_cost
+from aam.training.memory.budget import LOWERED, predicted_cost
+from aam.training.memory.meters import Watch
 from aam.training.optim import make_optimizer
 from aam.workflows.fit import Run
 
@@ -166,7 +167,7 @@ def within(run: Run, case: Case) -> Run:
     plan = plan_of(run, case.batches)
     asvs = run.dataset.read(plan.samples, plan.epoch)
     limit = case.share * cost.of_batch(len(np.unique(np.concatenate(asvs))), [len(each) for each in asvs])
-    run = replace(run, dataset=replace(run.dataset, budget=MemoryBudget(limit, cost)))
+    run = replace(run, dataset=replace(run.dataset, cutting=Cutting(MemoryBudget(limit, cost))))
     assert len(run.dataset[plan].micro) > 1
     return run
 
@@ -316,10 +317,11 @@ def watched(folder: Path, world: World) -> Iterator[Result]:
     run = prepare(folder, "pretrain", world, torch.float32, **DDP, epochs=1, output_dir=folder / "watched")
     cost = predicted_cost(run.config.model, run.config.masking)
     trainer = run.trainer(CheckpointStore(folder / "watched" / "checkpoints"))
-    trainer.dataset = replace(run.dataset, budget=MemoryBudget(0.95, cost, 1.0))
-    trainer._make_watch = lambda: Watch(Greedy(2.0 if world.rank == 1 else 0.0), 1.0)
+    memory = trainer.memory
+    memory.dataset = replace(run.dataset, cutting=Cutting(MemoryBudget(0.95, cost, 1.0)))
+    memory.begin = lambda _: setattr(memory, "watch", Watch(Greedy(2.0 if world.rank == 1 else 0.0), 1.0))
     trainer.fit()
-    yield Result("limit", "watched", abs(trainer.dataset.budget.limit / 0.95 - LOWERED), 1e-12)
+    yield Result("limit", "watched", abs(memory.budget.limit / 0.95 - LOWERED), 1e-12)
 
 
 def write_encoder(folder: Path, world: World) -> None:

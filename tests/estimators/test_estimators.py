@@ -144,7 +144,11 @@ def test_choices_are_those_of_the_command_line(kind):
 def test_a_tree_without_a_root_needs_the_choice(kind, table, tree, metadata):
     """Ends before training: the tips are of another table."""
     y = None if kind is aam.SampleEncoder else metadata["health" if kind is aam.SampleClassifier else "acidity"]
-    for root, said in [("error", "not rooted.*with root midpoint"), ("midpoint", "the tree has no tip"), ("as-is", "tip")]:
+    for root, said in [
+        ("error", "not rooted.*with root midpoint"),
+        ("midpoint", "the tree has no tip"),
+        ("as-is", "tip"),
+    ]:
         with pytest.raises(aam.InputError, match=said):
             kind(**FAST, root=root).fit(table, y, tree="(a:1,b:1,c:1);")
     with pytest.raises(aam.InputError, match="root outgroup"):

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from aam.data.sampling.dataset import PooledStepDataset, StepPlan
-from aam.data.sampling.packing import MemoryBudget
+from aam.data.sampling.packing import Cutting, MemoryBudget
 from aam.errors import InputError
 from aam.models.transformer import Block
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
+from aam.training.memory import budget as budgets
 from aam.training.memory.allocator import return_freed_memory
-from aam.training.memory.budget import Watch, calibrate, free_memory, held_by_training, meter_of, predicted_cost
+from aam.training.memory.budget import Trial, held_by_training, predicted_cost
+from aam.training.memory.meters import Watch, free_memory, meter_of
 from aam.training.tasks.targets import TargetTask
 from aam.training.trainer import Trainer
-from aam.workflows import fit as workflow
-from aam.workflows.fit import Run, limit_memory, measured_budget
+from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
 from aam.workflows.pretrain import prepare_pretraining
 
@@ -68,14 +69,14 @@ def test_no_budget_changes_losses_or_gradient(study, make_pretrain_config, make_
     for share in (0.0, 0.2, 0.5, 1.0):
         whole = run.dataset[run.material.sampler(run.config).plan_epoch(0)[0]].micro[0]
         limit = share * cost.of(len(whole.asv), int((~whole.padding).sum()))
-        batches, cut, pull = gradient_of(run, replace(run.dataset, budget=MemoryBudget(limit, cost)))
+        batches, cut, pull = gradient_of(run, replace(run.dataset, cutting=Cutting(MemoryBudget(limit, cost))))
         seen.add(batches)
         assert cut == pytest.approx(losses, rel=1e-10)
         torch.testing.assert_close(pull, gradient, rtol=1e-9, atol=1e-12)
     assert 1 in seen
     assert 16 in seen  # of 32 training samples, in two even steps
     assert len(seen) > 2
-    batches, cut, pull = gradient_of(run, replace(run.dataset, pieces=4))
+    batches, cut, pull = gradient_of(run, replace(run.dataset, cutting=Cutting(pieces=4)))
     assert batches == 4
     assert cut == pytest.approx(losses, rel=1e-10)
     torch.testing.assert_close(pull, gradient, rtol=1e-9, atol=1e-12)
@@ -88,10 +89,8 @@ def test_ranks_cut_a_step_alike(study, make_pretrain_config, ranks: int, pieces:
     cost = predicted_cost(run.config.model, run.config.masking)
     plan = StepPlan(0, 0, False, (run.material.split.train[:11],))
     for limit in (0.0, cost.of(60, 200), 1e12):
-        cuts = [
-            replace(run.dataset, rank=rank, ranks=ranks, budget=MemoryBudget(limit, cost), pieces=pieces).fitted(plan)
-            for rank in range(ranks)
-        ]
+        cutting = Cutting(MemoryBudget(limit, cost), pieces)
+        cuts = [replace(run.dataset, rank=rank, ranks=ranks, cutting=cutting).fitted(plan) for rank in range(ranks)]
         for cut in cuts:
             shares = cut.parts_of(ranks)
             assert len({len(share) for share in shares}) == 1
@@ -108,14 +107,15 @@ def test_a_calibration_leaves_no_trace(study, make_pretrain_config):
     state = torch.get_rng_state()
     cost = predicted_cost(run.config.model, run.config.masking)
     train = run.material.split.train
-    budget = calibrate(run.objective, run.model, run.dataset, train, MemoryBudget(1e9, cost), 8)
+    trial = Trial.of(run.objective, run.dataset, train, 8)
+    budget = trial.fit(MemoryBudget(1e9, cost))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in run.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert budget.cost.scale >= 0.5
     assert budget.cost.fixed > 0
     with pytest.raises(InputError, match=r"training samples take more memory than the 0\.00 GB .* --max-memory-gb"):
-        calibrate(run.objective, run.model, run.dataset, train, MemoryBudget(1e3, cost), 8)
+        trial.fit(MemoryBudget(1e3, cost))
 
 
 @on_linux
@@ -169,10 +169,10 @@ def test_batches_are_smaller_from_where_a_step_took_too_much(study, make_pretrai
     limit = 0.5 * cost.of_batch(len(whole.asv), (~whole.padding).sum(1).tolist())
     store = CheckpointStore(config.output.output_dir / "checkpoints", 9)
     trainer = run.trainer(store)
-    trainer.dataset = replace(run.dataset, budget=MemoryBudget(limit, cost, limit / 0.95))
+    trainer.memory.dataset = replace(run.dataset, cutting=Cutting(MemoryBudget(limit, cost, limit / 0.95)))
     ceiling = limit / 0.95
     peaks = [ceiling - 1, ceiling + 1, ceiling - 1, ceiling + 1]
-    monkeypatch.setattr("aam.training.trainer.meter_of", lambda _: Scripted(peaks))
+    monkeypatch.setattr("aam.training.memory.step_memory.meter_of", lambda _: Scripted(peaks))
     seen = []
     learn = trainer.train_step
     monkeypatch.setattr(trainer, "train_step", lambda step: (seen.append(step), learn(step))[1])
@@ -185,11 +185,11 @@ def test_batches_are_smaller_from_where_a_step_took_too_much(study, make_pretrai
         for step in (1, 2, 3, 4)
     }
     assert limits == pytest.approx({1: limit, 2: 0.9 * limit, 3: 0.9 * limit, 4: 0.81 * limit})
-    again = replace(run.dataset, budget=MemoryBudget(limits[2], cost))
+    again = replace(run.dataset, cutting=Cutting(MemoryBudget(limits[2], cost)))
     assert [len(batch.sample) for batch in seen[2].micro] == [len(batch.sample) for batch in again[plans[2]].micro]
     trainer.load_checkpoint(store.folder / "step-00000003")
-    assert trainer.dataset.budget.limit == limits[3]
-    assert trainer.dataset.budget.ceiling == ceiling
+    assert trainer.memory.budget.limit == limits[3]
+    assert trainer.memory.budget.ceiling == ceiling
 
 
 def test_gradients_and_optimizer_are_counted(study, make_train_config, make_pretrain_config, tmp_path):
@@ -208,9 +208,11 @@ def test_gradients_and_optimizer_are_counted(study, make_train_config, make_pret
 @on_linux
 def test_a_calibration_holds_the_gradients(study, make_pretrain_config):
     """A wide model on small batches: nearly all that training takes are weights, gradients and the optimizer."""
-    run = prepare_pretraining(study, make_pretrain_config(embedding_dim=768, attention_layers=2, max_asvs=4))
+    run = prepare_pretraining(
+        study, make_pretrain_config(embedding_dim=768, attention_layers=2, max_asvs=4, max_memory_gb=4.0)
+    )
     held = held_by_training(run.model, CPU)
-    budget = measured_budget(run, 4e9)
+    budget = trainer_of(run).memory.measured()
     assert budget.ceiling == 4e9
     assert budget.cost.fixed > 0.9 * (held.gradients + held.optimizer)
 
@@ -242,12 +244,12 @@ def test_batches_are_halved_until_they_fit(study, make_pretrain_config, caplog):
 
     run.model.sample_encoder.transformer.blocks[0].register_forward_pre_hook(refuse)
     for number, plan in enumerate(run.material.sampler(run.config).plan_epoch(0)[:2]):
-        losses, expected = trainer.train_step(trainer.dataset[plan]), undisturbed.train_step(calm.dataset[plan])
+        losses, expected = trainer.train_step(trainer.memory.dataset[plan]), undisturbed.train_step(calm.dataset[plan])
         assert {n: float(v) for n, v in losses.items()} == pytest.approx(
             {n: float(v) for n, v in expected.items()}, 1e-5
         )
         assert len([line for line in caplog.messages if "half as large" in line]) == 2
-        assert trainer.dataset.pieces == 4, number
+        assert trainer.memory.dataset.cutting.pieces == 4, number
 
 
 def test_a_sample_that_does_not_fit_ends_the_run(study, make_pretrain_config):
@@ -267,19 +269,19 @@ def test_the_batch_is_chosen_by_the_free_memory(study, make_pretrain_config, cap
     caplog.set_level("INFO")
     run = prepare_pretraining(study, make_pretrain_config(batch_size="auto", target_effective_batch_size=20))
     trainer = trainer_of(run)
-    limit_memory(run, trainer)
-    budget = trainer.dataset.budget
+    trainer.memory.settle()
+    budget = trainer.memory.budget
     assert budget is not None
     assert 0.5 * free_memory(CPU) < budget.limit < free_memory(CPU)
     plans = run.material.sampler(run.config).plan_epoch(0)
     assert [len(plan.samples) for plan in plans] == [16, 16]  # even steps of up to 20
-    assert len(trainer.dataset[plans[0]].micro) == 1
+    assert len(trainer.memory.dataset[plans[0]].micro) == 1
     assert budget.ceiling == pytest.approx(budget.limit / 0.95)
     assert "a batch of the 20 largest samples fits into the memory, of the 20 of a step" in caplog.text
 
 
 def test_held_out_samples_are_fewer_where_little_memory_is_free(study, make_pretrain_config, monkeypatch):
-    monkeypatch.setattr(workflow, "free_memory", lambda _: 10**6)
+    monkeypatch.setattr(budgets, "free_memory", lambda _: 10**6)
     run = prepare_pretraining(study, make_pretrain_config(batch_size="auto", target_effective_batch_size=32))
     size = run.objective.held_out.batch_size
     assert 1 <= size < 32
@@ -294,7 +296,7 @@ def test_embedded_samples_need_no_budget(study, make_pretrain_config, make_train
     run = prepare_training(study, make_train_config(batch_size=24, **options))
     assert isinstance(run.dataset, PooledStepDataset)
     trainer = trainer_of(run)
-    limit_memory(run, trainer)
-    assert trainer.dataset.budget is None
+    trainer.memory.settle()
+    assert trainer.memory.budget is None
     plan = run.material.sampler(run.config).plan_epoch(0)[0]
-    assert [len(batch.sample) for batch in replace(run.dataset, pieces=4)[plan].micro] == [4, 4, 4, 4]
+    assert [len(batch.sample) for batch in replace(run.dataset, cutting=Cutting(pieces=4))[plan].micro] == [4, 4, 4, 4]

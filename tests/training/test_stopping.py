@@ -27,7 +27,7 @@ class Signalled:
     """An objective to which a signal comes at a step, or in the validation after it."""
 
     def __init__(self, objective, at: int, name: str, validating: bool = False) -> None:
-        self.objective, self.parallel = objective, objective.parallel
+        self.objective, self.parallel, self.model = objective, objective.parallel, objective.model
         self.at, self.name, self.validating, self.step = at, name, validating, -1
 
     @property

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from aam.data.sampling.packing import MemoryBudget
+from aam.data.sampling.packing import Cutting, MemoryBudget
 from aam.errors import InputError
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint, write_checkpoint
 from aam.training.distributed.strategies import Parallel
-from aam.training.memory.budget import predicted_cost
+from aam.training.memory.budget import memory_limit, predicted_cost
+from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor
 from aam.training.objective import Objective
 from aam.training.trainer import Trainer, TrainingDivergedError
@@ -34,7 +35,7 @@ class Interrupted:
 
     def __init__(self, objective, at: int, validating: bool = False) -> None:
         self.objective, self.at, self.validating, self.step = objective, at, validating, -1
-        self.parallel = objective.parallel
+        self.parallel, self.model = objective.parallel, objective.model
 
     @property
     def is_finite(self):
@@ -116,23 +117,23 @@ def test_a_run_goes_on_with_the_batches_that_it_had(study, make_pretrain_config,
     """What a run measured, and into how many pieces it cut batches, are those of the checkpoint."""
     cuts = []
 
-    def measured(run: Run, limit: float) -> MemoryBudget:
-        cost = predicted_cost(run.config.model, run.config.masking)
-        assert limit == 0.5e9
+    def measured(memory: StepMemory) -> MemoryBudget:
+        cost = predicted_cost(memory.config.model, memory.config.masking)
+        assert memory_limit(memory.config, memory.world) == 0.5e9
         return MemoryBudget(cost.of(45, 60), cost)
 
     def prepare(**more) -> Run:
         run = prepare_pretraining(study, make_pretrain_config(batch_size=12, max_memory_gb=0.5, epochs=4, **more))
         if more.get("resume"):
-            monkeypatch.setattr(workflow, "measured_budget", None)
+            monkeypatch.setattr(StepMemory, "measured", None)
             return run
-        monkeypatch.setattr(workflow, "measured_budget", measured)
-        return replace(run, dataset=replace(run.dataset, pieces=pieces))
+        monkeypatch.setattr(StepMemory, "measured", measured)
+        return replace(run, dataset=replace(run.dataset, cutting=Cutting(pieces=pieces)))
 
     backward = Objective.backward
 
     def watched(objective, step, scale):
-        cuts.append((step.plan.step, step.pieces, [len(batch.sample) for batch in step.micro]))
+        cuts.append((step.plan.step, step.cutting.pieces, [len(batch.sample) for batch in step.micro]))
         return backward(objective, step, scale)
 
     monkeypatch.setattr(Objective, "backward", watched)
@@ -188,7 +189,8 @@ class Toy:
     """A line through a point: an objective whose losses and validations a test can script."""
 
     def __init__(self, parallel: Parallel, losses: Callable[[int, torch.Tensor], torch.Tensor], validations) -> None:
-        self.parallel, self.losses, self.validations, self.epoch = parallel, losses, validations, 0
+        self.parallel, self.model = parallel, parallel.call
+        self.losses, self.validations, self.epoch = losses, validations, 0
 
     def backward(self, step, scale):
         self.epoch = step.plan.epoch
@@ -343,10 +345,10 @@ def test_a_trainer_loads_what_it_saved(toy_run, tmp_path):
     assert isinstance(trainer, Trainer)
     steps = iter(trainer.train_sampler)
     for _ in range(3):
-        trainer.train_step(trainer.dataset[next(steps)])
+        trainer.train_step(trainer.memory.dataset[next(steps)])
     trainer.save_checkpoint(best=False)
     weight, moments = run.model.weight.clone(), trainer.optimizer.state_dict()["state"][0]["exp_avg"].clone()
-    trainer.train_step(trainer.dataset[next(steps)])
+    trainer.train_step(trainer.memory.dataset[next(steps)])
     assert not torch.equal(run.model.weight, weight)
     rate = trainer.schedule.lr
     trainer.load_checkpoint(tmp_path / "checkpoints/last")
@@ -362,7 +364,7 @@ def test_long_gradients_are_shortened(toy_run, tmp_path):
     for limit in (0.5, 1e9):
         run = toy_run([1.0], lambda step, weight: 100 * weight, max_grad_norm=limit)
         trainer = run.trainer(CheckpointStore(tmp_path / str(limit)))
-        trainer.train_step(trainer.dataset[next(iter(trainer.train_sampler))])
+        trainer.train_step(trainer.memory.dataset[next(iter(trainer.train_sampler))])
         moments[limit] = float(trainer.optimizer.state_dict()["state"][0]["exp_avg"])
     assert moments[1e9] == pytest.approx(10)
     assert moments[0.5] == pytest.approx(0.05, rel=1e-4)

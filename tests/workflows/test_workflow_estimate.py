@@ -99,8 +99,8 @@ def test_steps_are_timed_with_the_memory_settings_of_a_run(flat, monkeypatch):
     """Freed memory goes back at once only where the budget is tight; the last setting before a step counts."""
     settings = []
     monkeypatch.setattr("aam.workflows.estimate.keep_freed_memory", lambda: settings.append("keep"))
-    monkeypatch.setattr("aam.workflows.fit.keep_freed_memory", lambda: settings.append("keep"))
-    monkeypatch.setattr("aam.workflows.fit.return_freed_memory", lambda: settings.append("return"))
+    monkeypatch.setattr("aam.training.memory.step_memory.keep_freed_memory", lambda: settings.append("keep"))
+    monkeypatch.setattr("aam.training.memory.step_memory.return_freed_memory", lambda: settings.append("return"))
     seconds = estimate._seconds
     monkeypatch.setattr(estimate, "_seconds", lambda *given: (settings.append("steps"), seconds(*given))[1])
     options = flat("pretrain", rarefy_depth=150)

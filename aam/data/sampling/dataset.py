@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import compress
 from typing import Self
 
 import numpy as np
@@ -23,7 +22,7 @@ from aam.data.distances.matrix import DistanceMatrix
 from aam.data.distances.unifrac import StudyTree
 from aam.data.files.counts import row_sizes
 from aam.data.files.tables import FeatureTable
-from aam.data.sampling.packing import MemoryBudget
+from aam.data.sampling.packing import AS_PLANNED, Cutting
 from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.sampling.samples import SampleBatch, TensorRecord
 from aam.data.sampling.seeded import generator
@@ -73,8 +72,8 @@ class StepBatch(TensorRecord):
     """int64 [B, ASVs of the table], else: the counts of this rank's samples."""
     faith_pd: Tensor | None = None
     """float64 [B], Faith's PD of this rank's samples."""
-    pieces: int = 1
-    """In how many pieces every batch was cut; see `StepDataset`."""
+    cutting: Cutting = AS_PLANNED
+    """How it was cut into batches."""
 
     @cached_property
     def samples(self) -> NDArray[np.int64]:
@@ -149,14 +148,12 @@ class StepDataset(Dataset[StepBatch]):
     faith_tree: StudyTree | None = None
     rank: int = 0
     ranks: int = 1
-    budget: MemoryBudget | None = None
-    """What a batch may take; None: batches are as planned."""
-    pieces: int = 1
-    """Batches to make of each one."""
+    cutting: Cutting = AS_PLANNED
+    """Into which batches steps are cut."""
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
         # the samples of other ranks are theirs to draw, but where their sizes decide how the step is cut
-        everyone = self.draws.rows(plan.samples, plan.epoch) if self.budget is not None else None
+        everyone = self.draws.rows(plan.samples, plan.epoch) if self.cutting.budget is not None else None
         plan, unordered = self.fitted(plan, everyone), plan.samples
         parts = plan.parts_of(self.ranks)
         sizes = tuple(sum(map(len, part)) for part in parts)
@@ -172,7 +169,7 @@ class StepDataset(Dataset[StepBatch]):
             collate(self.draws, rows, drawn[begin:end], plan.epoch) if len(rows) else self._padding_batch(plan)
             for rows, begin, end in zip(parts[self.rank], ends[:-1], ends[1:], strict=True)
         )
-        return replace(batch, micro=micro, pieces=self.pieces)
+        return replace(batch, micro=micro, cutting=self.cutting)
 
     def read(self, samples: NDArray[np.int64], epoch: int, drawn: csr_array | None = None) -> list[NDArray[np.int64]]:
         """The ASVs that the model reads of each sample, columns of the table; its counts may be drawn already."""
@@ -187,16 +184,9 @@ class StepDataset(Dataset[StepBatch]):
             plan: the step.
             drawn: counts of its samples, where they are drawn already.
         """
-        plan = replace(plan, parts=None)
-        parts = plan.parts_of(self.ranks)
-        if self.budget is not None:
-            parts = self.budget.pack(plan.samples, self.read(plan.samples, plan.epoch, drawn), self.ranks)
-        elif self.pieces == 1:
-            return plan
-        cut = [tuple(piece for rows in of_rank for piece in np.array_split(rows, self.pieces)) for of_rank in parts]
-        # the first pieces are the larger ones: a batch of which no rank has a part is none
-        filled = [any(len(of_rank[i]) for of_rank in cut) for i in range(len(cut[0]))]
-        return replace(plan, parts=tuple(tuple(compress(of_rank, filled)) for of_rank in cut))
+        asvs = [] if self.cutting.budget is None else self.read(plan.samples, plan.epoch, drawn)
+        planned = replace(plan, parts=None).parts_of(self.ranks)
+        return replace(plan, parts=self.cutting.parts(plan.samples, asvs, planned))
 
     def _with_distances(
         self, source: DistanceSource, batch: StepBatch, own: NDArray[np.int64], drawn: csr_array
@@ -218,14 +208,15 @@ class PooledStepDataset(StepDataset):
     """Gives the samples of a step without their reads, for a model that begins from embedded samples."""
 
     def __getitem__(self, plan: StepPlan) -> StepBatch:
-        plan = replace(self, budget=None).fitted(plan)  # nothing of a sample depends on its ASVs
+        # nothing of a sample depends on its ASVs
+        plan = replace(self, cutting=replace(self.cutting, budget=None)).fitted(plan)
         parts = plan.parts_of(self.ranks)
         sizes = tuple(sum(map(len, part)) for part in parts)
         micro = tuple(
             SampleBatch.without_asvs(rows if len(rows) else plan.samples[:1], not len(rows))
             for rows in parts[self.rank]
         )
-        return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]), pieces=self.pieces)
+        return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]), cutting=self.cutting)
 
 
 def _places(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,12 +5,15 @@ Shapes: U unique ASVs of a batch, S ASVs in a sample.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from itertools import compress
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
+Parts = tuple[Rows, ...]
+"""Rows of each batch of one rank."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class MemoryBudget:
         return cls(**document | {"cost": BatchCost(**document["cost"])})
 
     def pack(self, samples: Rows, asvs: Sequence[Rows], ranks: int) -> list[tuple[Rows, ...]]:
-        """Divide samples among ranks, and cut each part into batches within the limit.
+        """Divide samples among ranks, and cut the part of each into batches within the limit.
 
         Samples of similar size share a batch, so that there is little padding. Every rank gets equally many batches, of
         which the last ones may be empty. A sample above the limit makes a batch of its own.
@@ -77,7 +80,7 @@ class MemoryBudget:
         Args:
             samples: rows of the table.
             asvs: the ASVs of each sample, columns of the table.
-            ranks: among which to divide.
+            ranks: among which they are divided.
 
         Returns:
             For each rank, the rows of each of its batches.
@@ -121,3 +124,30 @@ class MemoryBudget:
             last[own] = len(batches) - 1
             unique, sampled, pairs = unique + fresh, sampled + size, pairs + size * size
         return batches
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """Into which batches the samples of a step are cut: the same on every rank, without a word between them."""
+
+    budget: MemoryBudget | None = None
+    """What a batch may take; None: batches are as planned."""
+    pieces: int = 1
+    """Batches to make of each one."""
+
+    def parts(self, samples: Rows, asvs: Sequence[Rows], planned: Sequence[Parts]) -> tuple[Parts, ...]:
+        """Cut a step; each rank gets equally many batches, none of them empty on all ranks.
+
+        Args:
+            samples: rows of the table, int64 [G].
+            asvs: the ASVs of each sample, which a budget asks for.
+            planned: of each rank, as planned.
+        """
+        parts = planned if self.budget is None else self.budget.pack(samples, asvs, len(planned))
+        cut = [tuple(piece for rows in part for piece in np.array_split(rows, self.pieces)) for part in parts]
+        # the first pieces are the larger ones: a batch of which no rank has a part is none
+        filled = [any(map(len, batch)) for batch in zip(*cut, strict=True)]
+        return tuple(tuple(compress(part, filled)) for part in cut)
+
+
+AS_PLANNED: Final = Cutting()

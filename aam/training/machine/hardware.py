@@ -109,6 +109,11 @@ def compile_allowed(build: Build) -> str | None:
     return None
 
 
+def compile_obstacle(device: torch.device) -> str | None:
+    """Say why ``--compile-model`` is skipped on a device, by the PyTorch that is installed; None where it is not."""
+    return compile_allowed(Build.of_torch()) if device.type == "cuda" else None
+
+
 def backend_for(device: torch.device) -> Backend:
     """Name the backend of torch.distributed for the tensors of a device; objects and flags travel on the CPU."""
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
