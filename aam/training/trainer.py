@@ -24,7 +24,7 @@ from aam.training.machine.signals import stop_signals
 from aam.training.memory.allocator import return_freed_memory
 from aam.training.memory.budget import GB, Watch, lowered, meter_of
 from aam.training.memory.profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
-from aam.training.monitor import NullMonitor
+from aam.training.monitor import Monitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule, own_rates
 
@@ -58,7 +58,7 @@ class Trainer:
         dataset: turns a plan into this rank's tensors.
         config: the run's options (`optim`, `runtime` and `output` are read).
         checkpoints: where checkpoints go, and what they say of themselves.
-        monitor: metrics, logs and the progress bar.
+        monitor: is told of steps and metrics; by default it is silent.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Trainer:
         dataset: StepDataset,
         config: PretrainConfig | TrainConfig,
         checkpoints: RunCheckpoints,
-        monitor: NullMonitor | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -78,7 +78,7 @@ class Trainer:
         self.compute = objective.parallel.compute
         self.world = self.compute.world
         self.checkpoints = checkpoints
-        self.monitor = monitor or NullMonitor()
+        self.monitor = monitor or Monitor()
         self.optimizer = make_optimizer(model, config.optim, own_rates(config))
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()
