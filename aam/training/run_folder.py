@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final, Generic, Literal, Self, TypeAlias, TypeVar, overload
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 Side: TypeAlias = Literal["val", "test"]
 """Samples that do not train: those that validate, and those of a test."""
@@ -36,17 +36,8 @@ class Known:
 class File(Known):
     """A file, or a folder with all that is in it; of a `RunFolder`, its path."""
 
-    @property
-    def name(self) -> str:
-        """Within the folder."""
-        return self.names[0]
-
-    @overload
-    def __get__(self, folder: None, owner: type["RunFolder"]) -> Self: ...
-    @overload
-    def __get__(self, folder: "RunFolder", owner: type["RunFolder"]) -> Path: ...
-    def __get__(self, folder: "RunFolder | None", owner: type["RunFolder"]) -> Self | Path:
-        return self if folder is None else folder.path / self.name
+    def __get__(self, folder: "RunFolder", owner: type["RunFolder"]) -> Path:
+        return folder.path / self.names[0]
 
 
 class Files(Known, Generic[Kind]):
@@ -61,14 +52,7 @@ class Files(Known, Generic[Kind]):
         super().__init__(*(pattern.format(kind) for kind in kinds or ("*",)))
         self._pattern, self._kinds = pattern, kinds
 
-    @overload
-    def __get__(self, folder: None, owner: type["RunFolder"]) -> Self: ...
-    @overload
-    def __get__(self, folder: "RunFolder", owner: type["RunFolder"]) -> Callable[[Kind], Path]: ...
-    def __get__(self, folder: "RunFolder | None", owner: type["RunFolder"]) -> Self | Callable[[Kind], Path]:
-        if folder is None:
-            return self
-
+    def __get__(self, folder: "RunFolder", owner: type["RunFolder"]) -> Callable[[Kind], Path]:
         def path_of(kind: Kind) -> Path:
             if self._kinds and kind not in self._kinds:
                 raise ValueError(f"{self._pattern} has no {kind!r}: list it in {__name__}")

@@ -261,8 +261,10 @@ def check_spares_run(option: str, path: Path, config: RunConfig) -> None:
 
 def _runs_of(checkpoint: Path) -> set[RunFolder]:
     """Folders of the run that a path means, or whose checkpoint it means: as it is written, and with links followed."""
-    written, checkpoints = {checkpoint.absolute(), checkpoint.resolve()}, RunFolder.checkpoints.name
-    folders = {RunFolder(path.parent.parent if path.parent.name == checkpoints else path) for path in written}
+    folders = set()
+    for path in (checkpoint.absolute(), checkpoint.resolve()):
+        above = RunFolder(path.parent.parent)
+        folders.add(above if path.parent == above.checkpoints else RunFolder(path))
     return {folder for folder in folders if folder.config.exists() and folder.checkpoints.is_dir()}
 
 

@@ -26,7 +26,7 @@ from aam.workflows.train_command import train_command
 
 RESULTS = ("evaluation", "fold_table", "predictions", "scores", "differences", "errors_by_group")
 PLOTS = ("predictions_plot", "scores_plot")
-EVALUATION_FILES = [name for each in (*RESULTS, *PLOTS) for name in getattr(RunFolder, each).names]
+EVALUATION_FILES = [name for each in (*RESULTS, *PLOTS) for name in vars(RunFolder)[each].names]
 
 FOLDS = ["1.1", "1.2", "2.1", "2.2"]
 

@@ -12,11 +12,11 @@ import pytest
 from aam.config import PredictConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig
 from aam.data.files.whole_files import draft_path
 from aam.errors import InputError
-from aam.training.run_folder import RUN_FILES, RunFolder
+from aam.training.run_folder import RUN_FILES
 from aam.workflows.folder import INPUT_FILES, check_folder, open_folder
 from aam.workflows.tables import check_outputs
 
-CONFIG, LAUNCH, LOCK = RunFolder.config.name, RunFolder.launch.name, RunFolder.lock.name
+CONFIG, LAUNCH, LOCK = "config.json", ".launch", ".lock"
 
 
 def config_of(folder, **options) -> PretrainConfig:
