@@ -27,6 +27,7 @@ import pandas as pd
 
 from aam.data.files.metadata import read_metadata
 from aam.data.files.whole_files import write_text
+from aam.training.run_folder import RunFolder
 
 LEARNERS = "linear,clades,kernel,ensemble"
 SHOWN = ("null", "depth", "linear", "forest", "clades", "kernel", "ensemble")
@@ -129,7 +130,7 @@ def pretrained(study: str, options: argparse.Namespace) -> Path:
     """The encoder of a study, pretrained unless it is there."""
     folder: Path = options.results / f"{study}.encoder"
     data = options.data / study
-    if not (folder / "checkpoints" / "best").exists():
+    if not (RunFolder(folder).checkpoints / "best").exists():
         words = ["aam", "pretrain", "--table", data / "table.biom", "--tree", data / "tree.nwk", *ENCODER]
         words += ["--output-dir", folder, *(["--resume"] if folder.exists() else [])]
         call([str(word) for word in words])
@@ -154,7 +155,7 @@ def run(name: str, options: argparse.Namespace, network: str | None = None) -> N
 
 def read(name: str, results: Path) -> dict[str, Any] | None:
     """What the folder of a row says; None where it is not done."""
-    path = results / name / "evaluation.json"
+    path = RunFolder(results / name).evaluation
     return json.loads(path.read_text()) if path.exists() else None
 
 

@@ -20,6 +20,7 @@ from _common import arguments, print_table, write_json
 from aam.config import SimulateConfig, TrainConfig
 from aam.data.files.metadata import read_metadata
 from aam.data.simulation.study import simulate_study, write_study
+from aam.training.run_folder import RunFolder
 from aam.workflows.train import train
 
 SHARE = 1 / 21
@@ -42,7 +43,7 @@ def main() -> None:
         for kind in KINDS:
             output = given.folder / f"{kind}-{seed}"
             train(config_of(files, output, seed=seed, epochs=given.epochs, categorical_loss_weights=kind))
-            kept = json.loads((output / "val_metrics.json").read_text())["balanced_accuracy"]
+            kept = json.loads(RunFolder(output).side_metrics("val").read_text())["balanced_accuracy"]
             figures.append({"seed": seed, "weights": kind, **last_metrics(output), "kept checkpoint": kept})
     print_table(list(figures[0]), [list(row.values()) for row in figures])
     write_json(given.json, figures)
@@ -79,7 +80,7 @@ def config_of(files: dict[str, Any], output: Path, **options: Any) -> TrainConfi
 
 def last_metrics(output: Path) -> dict[str, float]:
     """Metrics of validation samples after the last epoch."""
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in RunFolder(output).metrics.read_text().splitlines()]
     last = [line for line in lines if "val/loss" in line][-1]
     return {name: last[f"val/{name}"] for name in METRICS}
 

@@ -22,6 +22,7 @@ from _flops import synchronise
 from aam.config import PretrainConfig
 from aam.training.checkpoints.store import CheckpointStore
 from aam.training.loading import default_workers, step_loader
+from aam.training.run_folder import RunFolder
 from aam.training.trainer import Trainer
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
@@ -37,7 +38,7 @@ def trainer_of(study: Path, options: Mapping[str, Any]) -> Iterator[Trainer]:
         flat = {"table": (study / "table.biom",), "tree": study / "tree.nwk", "output_dir": Path(folder) / "run"}
         config = PretrainConfig.from_flat({**flat, **options})
         run = prepare_pretraining(load_pretraining_study(config), config)
-        yield run.trainer(CheckpointStore(Path(folder) / "checkpoints"))
+        yield run.trainer(CheckpointStore(RunFolder(Path(folder)).checkpoints))
 
 
 def waiting(trainer: Trainer, workers: int | None, steps: int) -> dict[str, float]:

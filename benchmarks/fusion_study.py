@@ -30,6 +30,7 @@ from aam.config import PretrainConfig, SimulateConfig, TrainConfig
 from aam.data.files.metadata import read_metadata
 from aam.data.simulation.study import simulate_study, write_study
 from aam.data.study import Study, load_study
+from aam.training.run_folder import RunFolder
 from aam.workflows.fit import Run
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train_study
@@ -135,7 +136,7 @@ def study_files(design: Design, data: Path | None, folder: Path) -> dict[str, Pa
 def pretrained(design: Design, files: dict[str, Path], folder: Path) -> Path:
     """Pretrain the encoder, unless it is there."""
     place = folder / "encoder"
-    if not (place / "val_distances.json").exists():
+    if not RunFolder(place).distances.exists():
         inputs = {"table": (files["table"],), "tree": files["tree"], "rarefy_depth": design.rarefy_depth}
         run = {"epochs": design.pretrain_epochs, "output_dir": place, "overwrite": True, "device": "cpu"}
         pretrain(PretrainConfig.from_flat({**SHAPE, **inputs, **run}))
@@ -188,7 +189,7 @@ def rows(
 
 def last_metric(output: Path, metric: str) -> float:
     """The metric after the last epoch."""
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in RunFolder(output).metrics.read_text().splitlines()]
     return float([line[f"val/{metric}"] for line in lines if f"val/{metric}" in line][-1])
 
 

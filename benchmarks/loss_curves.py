@@ -38,6 +38,7 @@ from aam.data.simulation.study import simulate_study, write_study
 from aam.training.checkpoints.store import CheckpointStore
 from aam.training.distributed import World, setup_distributed
 from aam.training.losses import pairwise_gradient
+from aam.training.run_folder import RunFolder
 from aam.training.tasks.distances import UnifracTask
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
@@ -128,7 +129,7 @@ def follow(course: Course, folder: Path, world: World) -> None:
     run = prepare_pretraining(study, config, world)
     optim = config.optim.model_copy(update={"epochs": -(-course.steps // run.material.sampler(config).steps_per_epoch)})
     run = prepare_pretraining(study, config.model_copy(update={"optim": optim}), world)
-    trainer = run.trainer(CheckpointStore(folder / "checkpoints"))
+    trainer = run.trainer(CheckpointStore(RunFolder(folder).checkpoints))
     run.model.train()
     with pairs_of(course, world):
         for number, plan in enumerate(islice(trainer.train_sampler, course.steps), start=1):

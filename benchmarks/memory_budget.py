@@ -23,6 +23,7 @@ from _common import arguments, print_table, write_json
 from aam.config import PretrainConfig
 from aam.training.memory.budget import GB
 from aam.training.memory.meters import ResidentMeter
+from aam.training.run_folder import RunFolder
 from aam.workflows.fit import fit
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
@@ -53,7 +54,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ResidentMeter.highest = 0
     fit(run, config, lambda _: None)
     peak = meter.peak_of_all()
-    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in RunFolder(folder / "run").metrics.read_text().splitlines()]
     losses = [{name: line[name] for name in line if name.endswith("loss")} for line in lines]
     return {"budget_gb": options.measure, "peak_gb": peak / GB, "losses": losses}
 

@@ -24,6 +24,7 @@ from aam.config import TrainConfig
 from aam.data.labels.target_table import target_values
 from aam.data.study import Study, load_study, select_samples
 from aam.training.metrics import ClassificationMetrics, Metrics, RegressionMetrics
+from aam.training.run_folder import RunFolder, Side
 
 SEEDS = (0, 1, 2)
 
@@ -36,13 +37,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
-    config = TrainConfig.model_validate_json((run / "config.json").read_text())
+    config = TrainConfig.model_validate_json(RunFolder(run).config.read_text())
     study = load_study(config.inputs, config.sampling, needs=("metadata",))
     assert study.metadata is not None
     values = target_values(study.metadata, config.target)
-    split = pd.read_csv(run / "split.tsv", sep="\t", dtype=str, index_col=0)["split"]
-    side = "test" if (split == "test").any() else "val"
-    metrics = json.loads((run / f"{side}_metrics.json").read_text())
+    split = pd.read_csv(RunFolder(run).split, sep="\t", dtype=str, index_col=0)["split"]
+    side: Side = "test" if (split == "test").any() else "val"
+    metrics = json.loads(RunFolder(run).side_metrics(side).read_text())
     metrics.pop("warning", None)
     print(f"aam, {side}", json.dumps(rounded(metrics)))
     for name in values:

@@ -22,6 +22,8 @@ import h5py
 import numpy as np
 from _common import arguments, print_table, write_json
 
+from aam.training.run_folder import RunFolder
+
 LENGTH = 150
 BLOCK = 2000
 LIMIT_GB, LIMIT_SECONDS = 3.0, 120.0
@@ -78,7 +80,7 @@ def watch(folder: Path, steps: int, width: int, held_out: float) -> dict[str, fl
     words += ["--embedding-dim", width, "--attention-layers", 1, "--log-every", 1, "--val-fraction", held_out]
     command = [sys.executable, "-m", "aam", "pretrain", "--device", "cpu", *tables, *map(str, words)]
     shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier measurement
-    metrics = folder / "run" / "metrics.jsonl"
+    metrics = RunFolder(folder / "run").metrics
     start = time.perf_counter()
     process = subprocess.Popen(command)
     peaks = {"VmRSS": 0, "RssAnon": 0}

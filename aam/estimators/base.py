@@ -30,6 +30,7 @@ from aam.learners.storage import TrainedLearner
 from aam.training.checkpoints.store import write_checkpoint
 from aam.training.distributed import World, setup_distributed
 from aam.training.machine.compute import Compute
+from aam.training.run_folder import RunFolder
 from aam.workflows.embed import embed_study
 from aam.workflows.fit import Run
 from aam.workflows.restore import Restored, restore
@@ -158,7 +159,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     def _take_run(self, run: Run, folder: Path) -> None:
         """Keep what a run has learned; its folder may be gone afterwards."""
         self.trained_ = restore(folder)
-        self.history_ = pd.read_json(folder / "metrics.jsonl", lines=True)
+        self.history_ = pd.read_json(RunFolder(folder).metrics, lines=True)
         self.left_out_ = run.material.study.left_out
         run.world.barrier()  # nobody deletes the folder while another process reads it
 

@@ -14,13 +14,14 @@ from aam.training.distributed import World
 from aam.training.inference.samples import join_moments
 from aam.training.metrics import DistanceMetrics, Metrics
 from aam.training.objective import Objective
+from aam.training.run_folder import RunFolder
 from aam.training.tasks.distances import UnifracTask
 
 BINS = 120
 
 
-def write_distance_report(objective: Objective[EncoderOutput], folder: Path) -> Metrics:
-    """Compare all pairs of validation samples and write ``val_distances.json`` and ``plots/val_distances.png``.
+def write_distance_report(objective: Objective[EncoderOutput], folder: RunFolder) -> Metrics:
+    """Compare all pairs of validation samples and write their metrics and a plot.
 
     Every rank compares its fraction of the pairs; rank 0 writes.
 
@@ -42,8 +43,8 @@ def write_distance_report(objective: Objective[EncoderOutput], folder: Path) -> 
     values = metrics.compute()
     pairs = {"pairs": int(metrics.moments.count), "samples": len(z)}
     if world.is_main:
-        write_json(folder / "val_distances.json", pairs | values)
-        _draw(counts, edges, values, folder / "plots" / "val_distances.png")
+        write_json(folder.distances, pairs | values)
+        _draw(counts, edges, values, folder.distances_plot)
     return values
 
 

@@ -1,5 +1,6 @@
 """Plots of an evaluation, as PNG and SVG: predicted against true, and scores with their intervals."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from aam.evaluation.outcome import Evaluation
 from aam.evaluation.scores import LOWER_IS_BETTER
 from aam.evaluation.variants import MAIN, RANDOM, RAREFIED
 from aam.evaluation.verdict import NO_MODEL, spelled
+from aam.training.run_folder import ENDINGS, Ending
 
 COLUMNS: Final = 4
 COUNTED_CLASSES: Final = 10
@@ -30,17 +32,17 @@ SECOND: Final = {"r2": "mae", "balanced_accuracy": "auroc"}
 """The score that is shown beside the main one."""
 
 
-def save(drawn: Figure, stem: Path) -> None:
+def save(drawn: Figure, place: Callable[[Ending], Path]) -> None:
     """Write a figure as .png and .svg, the same bytes for the same figure; the folder is made if absent."""
     FigureCanvasAgg(drawn)
-    stem.parent.mkdir(exist_ok=True)
     with rc_context({"svg.hashsalt": "aam", "svg.fonttype": "none"}):
-        for ending in ("png", "svg"):
-            with whole_file(stem.with_suffix(f".{ending}")) as draft:
+        for ending in ENDINGS:
+            place(ending).parent.mkdir(exist_ok=True)
+            with whole_file(place(ending)) as draft:
                 drawn.savefig(draft, dpi=150, metadata={"Date": None} if ending == "svg" else None)
 
 
-def plot_predictions(evaluation: Evaluation, stem: Path) -> None:
+def plot_predictions(evaluation: Evaluation, place: Callable[[Ending], Path]) -> None:
     """Draw out-of-fold predictions of each learner against the truth: points of numbers, confusions of classes."""
     out = evaluation.main.out
     names = list(out.predicted)
@@ -49,10 +51,10 @@ def plot_predictions(evaluation: Evaluation, stem: Path) -> None:
     longest = max(map(len, out.classes), default=0)
     size = 3.2 if not out.classes else min(8.0, 2.0 + 0.3 * len(out.classes) + 0.07 * longest)
     drawn = Figure(figsize=(columns * size, rows * (size + 0.5)), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.06))
-    for place, name in enumerate(names):
-        axes = drawn.add_subplot(rows, columns, place + 1)
+    for number, name in enumerate(names):
+        axes = drawn.add_subplot(rows, columns, number + 1)
         if out.classes:
-            _draw_confusion(axes, out, name, first=place % columns == 0)
+            _draw_confusion(axes, out, name, first=number % columns == 0)
         else:
             _draw_points(axes, out, name)
         axes.set_title(f"{name}\n{_shown_scores(out, name)}", fontsize=9)
@@ -62,7 +64,7 @@ def plot_predictions(evaluation: Evaluation, stem: Path) -> None:
     else:
         drawn.supxlabel(f"true {evaluation.column}", fontsize=10)
         drawn.supylabel(f"predicted {evaluation.column}, out of fold", fontsize=10)
-    save(drawn, stem)
+    save(drawn, place)
 
 
 def _shown_scores(out: OutOfFold, name: str) -> str:
@@ -100,7 +102,7 @@ def _draw_confusion(axes: Axes, out: OutOfFold, name: str, first: bool) -> None:
     axes.set_yticks(range(count), out.classes if first else [""] * count, fontsize=8)
 
 
-def plot_scores(evaluation: Evaluation, stem: Path) -> None:
+def plot_scores(evaluation: Evaluation, place: Callable[[Ending], Path]) -> None:
     """Draw the two most telling scores of each learner with their intervals, the best learner on top."""
     main = evaluation.main.out
     names = main.ranking[::-1]
@@ -120,7 +122,7 @@ def plot_scores(evaluation: Evaluation, stem: Path) -> None:
         ]
         drawn.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     drawn.suptitle(_title(evaluation), fontsize=10)
-    save(drawn, stem)
+    save(drawn, place)
 
 
 def _title(evaluation: Evaluation) -> str:

@@ -11,7 +11,6 @@ from aam.data.files.whole_files import write_text
 from aam.errors import InputError
 from aam.evaluation.fold_fits import FoldResult
 
-FOLDER = "folds"
 _RESULT: TypeAdapter[FoldResult] = TypeAdapter(FoldResult)
 
 
@@ -25,7 +24,7 @@ class FoldStore:
 
     def path(self, variant: str, name: str) -> Path:
         """File of a fold, by the name of its variant and its own."""
-        return self.folder / FOLDER / f"{variant}-{name}.json"
+        return self.folder / f"{variant}-{name}.json"
 
     def read(self, variant: str, name: str) -> FoldResult | None:
         """A fold that is done, or None.

@@ -1,7 +1,7 @@
 """Predicted against true values of metadata columns, for samples that validate or test a run."""
 
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,9 @@ from aam.data.labels.target_column import TargetColumn
 from aam.data.labels.target_table import Targets
 from aam.evaluation.figures import figure, figure_row
 from aam.training.metrics import Metrics
+from aam.training.run_folder import RunFolder, Side
 from aam.training.tasks.target_metrics import score
 
-Side: TypeAlias = Literal["val", "test"]
 NAMES: Final[dict[Side, str]] = {"val": "validation", "test": "test"}
 
 
@@ -23,11 +23,11 @@ def write_prediction_report(
     targets: Targets,
     predicted: pd.DataFrame,
     true: pd.DataFrame,
-    folder: Path,
+    folder: RunFolder,
     side: Side = "val",
     warning: str | None = None,
 ) -> Metrics:
-    """Write ``SIDE_predictions.tsv``, ``SIDE_metrics.json`` and ``plots/SIDE_predictions.png``.
+    """Write the predictions of a side, their metrics and a plot.
 
     Args:
         targets: what was predicted.
@@ -47,12 +47,12 @@ def write_prediction_report(
     for place, column in enumerate(targets.columns):
         name = f"true_{column.name}" if several else "true"
         written.insert(place, name, true[column.name].to_numpy())
-    with whole_file(folder / f"{side}_predictions.tsv") as draft:
+    with whole_file(folder.side_predictions(side)) as draft:
         written.to_csv(draft, sep="\t")
     rounded = predicted.assign(**numbers.astype(np.float64))
     values = score(targets, rounded, true)
-    write_json(folder / f"{side}_metrics.json", values if warning is None else {**values, "warning": warning})
-    path = folder / "plots" / f"{side}_predictions.png"
+    write_json(folder.side_metrics(side), values if warning is None else {**values, "warning": warning})
+    path = folder.side_plot(side)
     if targets.is_classes:
         _draw_classes(rounded["prediction"], true[targets.only.name], targets.only, path, NAMES[side])
     else:

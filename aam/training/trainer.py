@@ -22,7 +22,7 @@ from aam.training.loading import step_loader
 from aam.training.machine.signals import stop_signals
 from aam.training.memory.profile import BETWEEN, OPTIMIZER, VALIDATION, NullProfile
 from aam.training.memory.step_memory import StepMemory
-from aam.training.monitor import NullMonitor
+from aam.training.monitor import Monitor
 from aam.training.objective import Objective
 from aam.training.optim import make_optimizer, make_schedule, own_rates
 
@@ -71,7 +71,7 @@ class Trainer:
         self.compute = objective.parallel.compute
         self.world = self.compute.world
         self.checkpoints = checkpoints
-        self.monitor = NullMonitor()
+        self.monitor = Monitor()
         self.optimizer = make_optimizer(self.model, config.optim, own_rates(config))
         self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()

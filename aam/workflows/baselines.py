@@ -2,15 +2,15 @@
 
 import json
 import logging
-from pathlib import Path
 from typing import Final
 
 from aam.config import LearnerName, SamplingConfig, TrainConfig, UnifracConfig
 from aam.data.distances.phylogeny import read_phylogeny
 from aam.data.files.whole_files import write_json
 from aam.data.study import Study, with_phylogeny
-from aam.evaluation.predictions import NAMES, Side
+from aam.evaluation.predictions import NAMES
 from aam.training.metrics import Metrics
+from aam.training.run_folder import RunFolder, Side
 from aam.workflows.columns import Columns
 from aam.workflows.train_command import train_command
 from aam.workflows.train_learner import fit_learner, held_out_rows, score_side
@@ -18,7 +18,6 @@ from aam.workflows.train_learner import fit_learner, held_out_rows, score_side
 logger = logging.getLogger(__name__)
 
 COMPARED: Final[tuple[LearnerName, ...]] = ("forest", "ensemble")
-FILE = "baselines.json"
 MOST_SAMPLES: Final = 5000
 """Training samples from which on learners on the side are no matter of minutes."""
 
@@ -34,7 +33,7 @@ def check_tree(config: TrainConfig) -> None:
         read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
 
 
-def compare_with_learners(columns: Columns, config: TrainConfig, folder: Path) -> None:
+def compare_with_learners(columns: Columns, config: TrainConfig, folder: RunFolder) -> None:
     """Fit learners to the training samples of a run, write their metrics beside the network's, and say who is better.
 
     Args:
@@ -51,7 +50,7 @@ def compare_with_learners(columns: Columns, config: TrainConfig, folder: Path) -
     columns = columns._replace(study=_with_tree(columns.study, config))
     rows = held_out_rows(columns.split)
     scores: dict[Side, dict[str, Metrics]] = {
-        side: {"neural": json.loads((folder / f"{side}_metrics.json").read_text())} for side in rows
+        side: {"neural": json.loads(folder.side_metrics(side).read_text())} for side in rows
     }
     for name in COMPARED:
         trained = fit_learner(name, columns, config)
@@ -59,7 +58,7 @@ def compare_with_learners(columns: Columns, config: TrainConfig, folder: Path) -
             scores[side][name] = score_side(trained, columns, own)
     judged: Side = "test" if "test" in rows else "val"
     verdict = _verdict(scores[judged], judged, config)
-    write_json(folder / FILE, {"scores": scores, "verdict": verdict})
+    write_json(folder.baselines, {"scores": scores, "verdict": verdict})
     for learner, metrics in scores[judged].items():
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if isinstance(value, float))
         logger.info("%s on %s samples: %s", learner, NAMES[judged], shown)

@@ -21,10 +21,11 @@ from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.evaluation.verdict import NO_MODEL
 from aam.learners.base import Labels, Learner
+from aam.training.run_folder import RunFolder
 from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
-from aam.workflows.folder import CONFIG, check_folder, open_folder, share_folder
+from aam.workflows.folder import check_folder, open_folder, share_folder
 from aam.workflows.neural_learner import check_encoder, digest_of, seen_by
 from aam.workflows.train_command import train_command
 
@@ -39,12 +40,12 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     output = config.output
     one_of_many = output.only_fold is not None
-    if output.collect or (one_of_many and (output.output_dir / CONFIG).exists()):
+    if output.collect or (one_of_many and RunFolder(output.output_dir).config.exists()):
         output = output.model_copy(update={"resume": True})
     check_folder(config, output, shared=one_of_many)
     study, labels = load_labelled(config)
     plan = plan_evaluation(study, labels, config)
-    store = FoldStore(output.output_dir, plan.fingerprint)
+    store = FoldStore(RunFolder(output.output_dir).folds, plan.fingerprint)
     if output.only_fold is not None:
         names = [plan.fold_named(output.only_fold)]
         with share_folder(config, output):

@@ -40,8 +40,8 @@ FloatArray = NDArray[np.float64]
 def find_lr(config: PretrainFindLrConfig) -> float:
     """Pretrain for a few steps at a rising learning rate and suggest one.
 
-    Source: Smith 2017, Cyclical learning rates for training neural networks. Writes ``find_lr.tsv`` and
-    ``plots/find_lr.png``.
+    Source: Smith 2017, Cyclical learning rates for training neural networks. Writes a table and a plot of
+    losses by rate.
 
     Raises:
         InputError: a file or an option is wrong, or no rate is better than others; nothing has been written then.
@@ -53,8 +53,8 @@ def find_lr(config: PretrainFindLrConfig) -> float:
         raise InputError(f"--lr-min {config.search.lr_min} diverges within {len(curve)} steps: begin lower")
     best = suggest(curve)
     with open_folder(config, config.output) as folder:
-        write_table(curve.set_index("lr"), folder / "find_lr.tsv")
-        _draw(curve, best, folder / "plots" / "find_lr.png")
+        write_table(curve.set_index("lr"), folder.find_lr)
+        _draw(curve, best, folder.find_lr_plot)
     logger.info("the loss falls fastest at a learning rate of %.2g: try --lr %.2g; see %s", best, best, folder)
     return best
 

@@ -30,8 +30,9 @@ from aam.training.machine.hardware import Build, advise_attention, compile_obsta
 from aam.training.memory.budget import judged_at_once
 from aam.training.memory.profile import MemoryProfile, NullProfile
 from aam.training.memory.step_memory import StepMemory
-from aam.training.monitor import LogMonitor, Monitor, NullMonitor
+from aam.training.monitor import Monitor, sinks_of
 from aam.training.objective import Objective
+from aam.training.run_folder import RunFolder
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
 from aam.workflows.restore import resumed_precision
@@ -179,7 +180,7 @@ def resolved_model(config: ModelConfig, material: Material) -> ModelConfig:
     return config.model_copy(update={"max_bp": longest, "attn_implementation": implementation})
 
 
-def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], object]) -> Path:
+def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFolder], object]) -> Path:
     """Train, or continue a run, leave the model with its best weights, and report on it.
 
     Args:
@@ -198,14 +199,14 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
     """
     check_best_metric(run)
     output, world = asked.output, run.world
-    trainer = run.trainer(CheckpointStore(output.output_dir / "checkpoints", output.keep_checkpoints))
+    trainer = run.trainer(CheckpointStore(RunFolder(output.output_dir).checkpoints, output.keep_checkpoints))
     if run.config.runtime.compile_model:
         compile_if_supported(run.model, run.world)
     if not output.resume:
         trainer.memory.settle()
     with ExitStack() as stack:
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
-        if not folder.exists():
+        if not folder.path.exists():
             raise InputError(f"--output-dir {folder} is not to be seen from process {world.rank}: name a shared folder")
         last = world.on_main(trainer.checkpoints.last) if output.resume else None
         if last is not None:
@@ -221,24 +222,20 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[Path], 
         trainer.fit()
         best = trainer.progress
         logger.info("best %s: %s at step %s", trainer.best_metric, best.best, best.best_step)
-        trainer.checkpoints.load_weights(folder, run.model)
+        trainer.checkpoints.load_weights(folder.path, run.model)
         trainer.checkpoints.publish(run.model)
         report(folder)
         world.barrier()
         logger.info("wrote %s", folder)
-    return folder
+    return folder.path
 
 
-def _monitor(trainer: Trainer, folder: Path, is_resumed: bool) -> NullMonitor:
-    """The monitor of rank 0; other ranks are silent, but for a log where one was asked for."""
-    if trainer.world.is_main:
-        return Monitor(len(trainer.train_sampler), folder, trainer.progress.step if is_resumed else None)
-    if trainer.config.distribution.log_all_ranks:
-        return LogMonitor(folder / f"training-rank{trainer.world.rank}.log")
-    return NullMonitor()
+def _monitor(trainer: Trainer, folder: RunFolder, is_resumed: bool) -> Monitor:
+    sinks = sinks_of(folder, trainer.config, trainer.world.rank)
+    return Monitor(len(trainer.train_sampler), sinks, trainer.progress.step if is_resumed else None)
 
 
-def _profile(trainer: Trainer, folder: Path) -> NullProfile:
+def _profile(trainer: Trainer, folder: RunFolder) -> NullProfile:
     """The memory profile of rank 0, where one was asked for."""
     if not (trainer.config.runtime.memory_profile and trainer.world.is_main):
         return NullProfile()
@@ -254,12 +251,12 @@ def compile_if_supported(model: nn.Module, world: World) -> None:
         logger.warning("%s", obstacle)
 
 
-def write_samples(study: Study, split: Split, folder: Path) -> None:
+def write_samples(study: Study, split: Split, folder: RunFolder) -> None:
     """Write which samples train, validate and test, and which are left out."""
     assert study.left_out is not None
-    with whole_file(folder / "split.tsv") as draft:
+    with whole_file(folder.split) as draft:
         write_split(draft, split, study.table.sample_ids)
-    write_table(study.left_out.set_index("sample_id"), folder / "left_out.tsv")
+    write_table(study.left_out.set_index("sample_id"), folder.left_out)
 
 
 def check_best_metric(run: Run) -> None:

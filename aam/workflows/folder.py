@@ -16,57 +16,9 @@ from aam.config.launch import launch_name, restart_count
 from aam.data.files.whole_files import leftovers_of, write_text
 from aam.errors import InputError
 from aam.training.checkpoints.files import MANIFEST, delete
+from aam.training.run_folder import RUN_FILES, RunFolder
 
 logger = logging.getLogger(__name__)
-
-CONFIG = "config.json"
-LOCK = ".lock"
-LAUNCH = ".launch"
-"""Which launch began the run, so that a restart of it by torchrun resumes."""
-BEGIN = ".begin"
-"""Held for a moment by each of several processes that work in one folder, so that one of them begins it."""
-CHECKPOINTS = "checkpoints"
-REPLACED = ".replaced"
-"""Where the files of an overwritten run go at once, to be deleted from there."""
-
-TABLES = ("predictions", "scores", "differences", "errors_by_group")
-"""Tables of an evaluation, each of which comes once for each way to look at the samples."""
-EVALUATION_FILES = (
-    "evaluation.json",
-    "folds.tsv",
-    *(f"{name}{kind}.tsv" for name in TABLES for kind in ("", "_rarefied", "_random")),
-    *(f"plots/{name}.{kind}" for name in ("predictions", "scores") for kind in ("png", "svg")),
-)
-"""Results of `aam evaluate`."""
-
-RUN_FILES = (
-    CHECKPOINTS,
-    LAUNCH,
-    "metrics.jsonl",
-    "tensorboard",
-    "training.log",
-    "split.tsv",
-    "left_out.tsv",
-    "val_distances.json",
-    "val_predictions.tsv",
-    "val_metrics.json",
-    "test_predictions.tsv",
-    "test_metrics.json",
-    "leakage.json",
-    "baselines.json",
-    "find_lr.tsv",
-    "memory_profile.tsv",
-    "memory_snapshot.pickle",
-    "plots/val_distances.png",
-    "plots/val_predictions.png",
-    "plots/test_predictions.png",
-    "plots/find_lr.png",
-    "folds",
-    *EVALUATION_FILES,
-)
-"""All that runs write to their folders besides `CONFIG` and `RANK_LOGS`; the checkpoints are the first to go."""
-RANK_LOGS = "training-rank*.log"
-"""Logs of ranks other than 0, as many as there were."""
 
 RESTART_PATIENCE = 30.0
 """Seconds that a restarted process waits until all of its predecessor, such as a data worker, is gone."""
@@ -111,17 +63,16 @@ def settle_folder(config: AnyConfig) -> AnyConfig:
     Raises:
         InputError: see `check_folder`.
     """
-    if restart_count() > 0 and _is_of_this_launch(config.output.output_dir):
+    if restart_count() > 0 and _is_of_this_launch(RunFolder(config.output.output_dir)):
         again = config.output.model_copy(update={"resume": True, "overwrite": False})
         config = config.model_copy(update={"output": again})
     check_folder(config, config.output)
     return config
 
 
-def _is_of_this_launch(folder: Path) -> bool:
+def _is_of_this_launch(folder: RunFolder) -> bool:
     """Whether this launch has begun a run there; without options it was killed before there was anything to resume."""
-    begun = folder / LAUNCH
-    return (folder / CONFIG).exists() and begun.exists() and begun.read_text() == launch_name()
+    return folder.config.exists() and folder.launch.exists() and folder.launch.read_text() == launch_name()
 
 
 def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) -> None:
@@ -143,14 +94,14 @@ def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) 
     if not access(writable, R_OK | W_OK | X_OK) or not writable.is_dir():
         raise InputError(f"--output-dir {folder}: {writable} cannot be written")
     check_spares_run("output_dir", folder, config)
-    if (folder / LOCK).exists():
-        with _locked(folder, shared):
+    if RunFolder(folder).lock.exists():
+        with _locked(RunFolder(folder), shared):
             pass
     _check_contents(config, output)
 
 
 @contextmanager
-def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[Path]:
+def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[RunFolder]:
     """Make the folder, hold it against other runs, and write `config.json`; the files of an overwritten run go.
 
     A kill at any moment leaves a folder that can be overwritten, and resumed from what its `config.json` says.
@@ -158,40 +109,40 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[Path]:
     Raises:
         InputError: another run has come first.
     """
-    folder = output.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(output.output_dir)
+    folder.path.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _check_contents(config, output)
         if not _resumes(output):
             _set_aside(folder)
-            for draft in (*leftovers_of(folder / CONFIG), *leftovers_of(folder / LAUNCH)):
+            for draft in (*leftovers_of(folder.config), *leftovers_of(folder.launch)):
                 delete(draft)
-            write_text(folder / LAUNCH, launch_name())
-            write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
-        delete(folder / REPLACED)
+            write_text(folder.launch, launch_name())
+            write_text(folder.config, config.model_dump_json(indent=2) + "\n")
+        delete(folder.replaced)
         yield folder
 
 
 @contextmanager
-def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[Path]:
+def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[None]:
     """Work in a folder beside other processes with the same options; the first to come begins it.
 
     Raises:
         InputError: the folder holds something else, or a process works there that wants it for itself.
     """
-    folder = output.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(output.output_dir)
+    folder.path.mkdir(parents=True, exist_ok=True)
     with _locked(folder, shared=True):
-        with (folder / BEGIN).open("a") as begin:
+        with folder.begin.open("a") as begin:
             _wait(begin, folder)
-            begun = (folder / CONFIG).exists()
+            begun = folder.config.exists()
             _check_contents(config, output.model_copy(update={"resume": begun}))
             if not begun:
-                write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
-        yield folder
+                write_text(folder.config, config.model_dump_json(indent=2) + "\n")
+        yield
 
 
-def _wait(file: IO[str], folder: Path) -> None:
+def _wait(file: IO[str], folder: RunFolder) -> None:
     """Take a lock that others hold for a moment."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -200,18 +151,20 @@ def _wait(file: IO[str], folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, shared: bool = False) -> Iterator[None]:
+def _locked(folder: RunFolder, shared: bool = False) -> Iterator[None]:
     """Hold a folder; the system lets go of it when the process (and its workers) ended, however they ended."""
     try:
-        file = (folder / LOCK).open("a")
+        file = folder.lock.open("a")
     except OSError as error:
-        raise InputError(f"--output-dir {folder}: {LOCK} in it cannot be written ({error.strerror})") from None
+        raise InputError(
+            f"--output-dir {folder}: {folder.lock.name} in it cannot be written ({error.strerror})"
+        ) from None
     with file:
         _lock(file, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
-def _lock(file: IO[str], folder: Path, kind: int) -> None:
+def _lock(file: IO[str], folder: RunFolder, kind: int) -> None:
     until = time.monotonic() + (RESTART_PATIENCE if restart_count() > 0 else 0.0)
     try:
         while not _try_lock(file, kind) and time.monotonic() < until:
@@ -234,7 +187,7 @@ def _try_lock(file: IO[str], kind: int) -> bool:
 
 
 def _check_contents(config: RunConfig, output: FolderConfig) -> None:
-    folder = output.output_dir
+    folder = RunFolder(output.output_dir)
     if _resumes(output):
         _check_same_run(config, folder)
     elif _holds_files(folder):
@@ -250,24 +203,26 @@ def _resumes(output: FolderConfig) -> bool:
     return isinstance(output, ResumableConfig) and output.resume
 
 
-def _holds_files(folder: Path) -> bool:
+def _holds_files(folder: RunFolder) -> bool:
     """Whether more is there than what a run leaves that was killed in its first moment."""
-    first = {folder / name for name in (LOCK, LAUNCH, BEGIN)}
-    first.update(draft for name in (CONFIG, LAUNCH) for draft in leftovers_of(folder / name))
-    return folder.exists() and any(path not in first for path in folder.iterdir())
+    first = {folder.lock, folder.launch, folder.begin}
+    first.update(draft for path in (folder.config, folder.launch) for draft in leftovers_of(path))
+    return folder.path.exists() and any(path not in first for path in folder.path.iterdir())
 
 
-def _check_replaceable(config: RunConfig, folder: Path) -> None:
+def _check_replaceable(config: RunConfig, folder: RunFolder) -> None:
     """Refuse to overwrite anything but a run of the same command, or one that this run reads."""
-    stored = folder / CONFIG
+    stored = folder.config
     if not stored.exists():
         raise InputError(
-            f"--overwrite: {folder} holds files but no run of aam ({CONFIG} is missing); name another folder"
+            f"--overwrite: {folder} holds files but no run of aam ({stored.name} is missing); name another folder"
         )
     if set(_read_options(stored, "--overwrite")) != set(config.sections()):
-        raise InputError(f"--overwrite: {folder} holds no run of this command ({CONFIG} differs); name another folder")
+        raise InputError(
+            f"--overwrite: {folder} holds no run of this command ({stored.name} differs); name another folder"
+        )
     for option, path in input_paths(config):
-        if path.resolve().is_relative_to(folder.resolve()):
+        if path.resolve().is_relative_to(folder.path.resolve()):
             raise InputError(f"--overwrite: {flag(option)} {path} lies in {folder}, which would be replaced; move it")
 
 
@@ -297,44 +252,38 @@ def check_spares_run(option: str, path: Path, config: RunConfig) -> None:
                 "name a place outside"
             )
         for run in _runs_of(read):
-            if _is_of_run(place, run):
+            if run.owns(place):
                 raise InputError(
                     f"{flag(option)} {path} is a file of the run that {flag(source)} {read} reads, or lies among its "
-                    f"checkpoints; name another place, such as {run / f'new{path.suffix}'}"
+                    f"checkpoints; name another place, such as {run.path / f'new{path.suffix}'}"
                 )
 
 
-def _runs_of(checkpoint: Path) -> set[Path]:
+def _runs_of(checkpoint: Path) -> set[RunFolder]:
     """Folders of the run that a path means, or whose checkpoint it means: as it is written, and with links followed."""
-    written = {checkpoint.absolute(), checkpoint.resolve()}
-    folders = {path.parent.parent if path.parent.name == CHECKPOINTS else path for path in written}
-    return {folder for folder in folders if (folder / CONFIG).exists() and (folder / CHECKPOINTS).is_dir()}
+    folders = set()
+    for path in (checkpoint.absolute(), checkpoint.resolve()):
+        above = RunFolder(path.parent.parent)
+        folders.add(above if path.parent == above.checkpoints else RunFolder(path))
+    return {folder for folder in folders if folder.config.exists() and folder.checkpoints.is_dir()}
 
 
-def _is_of_run(place: Path, run: Path) -> bool:
-    """Whether a path, links followed, is a file of a run or lies in one of its folders."""
-    own = (CONFIG, LOCK, LAUNCH, REPLACED, *RUN_FILES)
-    is_log = place.parent == run.resolve() and place.match(RANK_LOGS)
-    return is_log or any(place.is_relative_to((run / name).resolve()) for name in own)
-
-
-def _set_aside(folder: Path) -> None:
+def _set_aside(folder: RunFolder) -> None:
     """Take the files of an earlier run out of the way, each at once; other files stay."""
-    aside = folder / REPLACED
-    delete(aside)
-    for name in (*RUN_FILES, *(path.name for path in sorted(folder.glob(RANK_LOGS)))):
-        place = folder / name
-        for draft in leftovers_of(place):
+    delete(folder.replaced)
+    for name in RUN_FILES:
+        for draft in leftovers_of(folder.path / name):
             delete(draft)
-        if place.exists():
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            place.rename(aside / name)
+        for place in sorted(folder.path.glob(name)):
+            aside = folder.replaced / place.relative_to(folder.path)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            place.rename(aside)
 
 
-def _check_same_run(config: RunConfig, folder: Path) -> None:
-    stored = folder / CONFIG
+def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
+    stored = folder.config
     if not stored.exists():
-        raise InputError(f"--resume: {folder} holds no run ({CONFIG} is missing); start one without --resume")
+        raise InputError(f"--resume: {folder} holds no run ({stored.name} is missing); start one without --resume")
     options = _read_options(stored, "--resume")
     if set(options) != set(config.sections()):
         raise InputError(f"--resume: {folder} holds no run of this command and version of aam; name another folder")

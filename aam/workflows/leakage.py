@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 
@@ -14,11 +13,10 @@ from aam.data.leakage.group_columns import role_of
 from aam.data.leakage.guard import Finding, find_leakage
 from aam.data.study import Study
 from aam.errors import first_ids
+from aam.training.run_folder import RunFolder
 from aam.workflows.columns import Columns
 
 logger = logging.getLogger(__name__)
-
-FILE = "leakage.json"
 
 
 def warn_of_leakage(columns: Columns, config: TrainConfig) -> list[Finding]:
@@ -53,6 +51,6 @@ def _divided_groups(study: Study, sides: "pd.Series[str]", split: SplitConfig) -
     return Finding("group", column, role_of(column), text, refuses=False)
 
 
-def write_leakage(found: Sequence[Finding], folder: Path) -> None:
+def write_leakage(found: Sequence[Finding], folder: RunFolder) -> None:
     """Keep the findings in the folder of the run."""
-    write_json(folder / FILE, {"findings": [asdict(finding) for finding in found]})
+    write_json(folder.leakage, {"findings": [asdict(finding) for finding in found]})

@@ -38,6 +38,7 @@ from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_che
 from aam.training.distributed import World
 from aam.training.machine.compute import Compute
 from aam.training.machine.hardware import device_for
+from aam.training.run_folder import RunFolder
 from aam.workflows.fit import Run, check_best_metric
 from aam.workflows.predict_network import predict_study
 from aam.workflows.prepare import prepare_training
@@ -173,7 +174,7 @@ def _train(run: Run, folder: Path) -> None:
         StoppedBySignalError: a signal came; there is nothing to continue.
     """
     check_best_metric(run)
-    trainer = run.trainer(CheckpointStore(folder / "checkpoints"))
+    trainer = run.trainer(CheckpointStore(RunFolder(folder).checkpoints))
     trainer.memory.settle()
     try:
         trainer.fit()

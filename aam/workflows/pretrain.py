@@ -16,8 +16,9 @@ from aam.training.distributed import World, setup_distributed
 from aam.training.distributed.strategies import give_weights, parallelize
 from aam.training.inputs import Inputs
 from aam.training.machine.compute import Compute
-from aam.training.monitor import early_records
 from aam.training.objective import Objective
+from aam.training.run_folder import RunFolder
+from aam.training.sinks.training_log import early_records
 from aam.training.tasks.pretraining import Given
 from aam.training.tasks.table import build_tasks, learn_documents, learned
 from aam.workflows.fit import Run, begin_compute, fit, gather_material, resolved_model
@@ -109,7 +110,7 @@ def pretrain_study(study: Study, config: PretrainConfig, world: World | None = N
     return run, fit(run, config, lambda folder: _report(run, config, folder))
 
 
-def _report(run: Run, config: PretrainConfig, folder: Path) -> None:
+def _report(run: Run, config: PretrainConfig, folder: RunFolder) -> None:
     """Compare the distances of validation samples, if they were learned."""
     if config.losses.learns("unifrac"):
         write_distance_report(run.objective, folder)

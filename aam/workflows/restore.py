@@ -22,6 +22,7 @@ from aam.models.types import CategorySpec
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, Kind, read_checkpoint
 from aam.training.distributed.sharding import load_weights
 from aam.training.machine.compute import CPU
+from aam.training.run_folder import RunFolder
 from aam.training.tasks.table import heads_of
 from aam.workflows.old_configs import in_todays_names, in_todays_options
 
@@ -128,7 +129,7 @@ def resumed_model(output: OutputConfig) -> ModelConfig | None:
     Raises:
         InputError: the checkpoint is damaged.
     """
-    last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
+    last = CheckpointStore(RunFolder(output.output_dir).checkpoints).last() if output.resume else None
     return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train", with_weights=False)).model
 
 
@@ -139,7 +140,7 @@ def resumed_precision(config: PretrainConfig | TrainConfig) -> MixedPrecision | 
         InputError: the checkpoint is damaged.
     """
     output, kind = config.output, type(config)
-    last = CheckpointStore(output.output_dir / "checkpoints").last() if output.resume else None
+    last = CheckpointStore(RunFolder(output.output_dir).checkpoints).last() if output.resume else None
     if last is None:
         return None
     return _config(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False)).runtime.mixed_precision

@@ -14,9 +14,10 @@ from aam.data.sampling.dataset import FixedBatches
 from aam.data.study import Study, load_study
 from aam.errors import first_ids
 from aam.evaluation.collapse import complaint
-from aam.evaluation.predictions import Side, write_prediction_report
+from aam.evaluation.predictions import write_prediction_report
 from aam.training.distributed import World, setup_distributed
-from aam.training.monitor import early_records
+from aam.training.run_folder import RunFolder, Side
+from aam.training.sinks.training_log import early_records
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.baselines import check_tree, compare_with_learners
 from aam.workflows.columns import learn_columns
@@ -46,9 +47,10 @@ def train(config: TrainConfig) -> None:
         columns = learn_columns(study, config)
         found = world.on_main(lambda: warn_of_leakage(columns, config))
         world.on_main(lambda: check_tree(config))
-        _, folder = train_study(columns.study, config, world)
+        _, path = train_study(columns.study, config, world)
         is_main = world.is_main
     if is_main:  # the others need not wait for it
+        folder = RunFolder(path)
         write_leakage(found, folder)
         if config.choice.baselines:
             compare_with_learners(columns, config, folder)
@@ -60,7 +62,7 @@ def train_study(study: Study, config: TrainConfig, world: World | None = None) -
     return run, fit(run, config, lambda folder: _report(run, folder))
 
 
-def _report(run: Run, folder: Path) -> None:
+def _report(run: Run, folder: RunFolder) -> None:
     """Predict validation samples, and those of a test, which the run has not seen before; every rank calls this."""
     task, split = run.objective.task(TargetTask), run.material.split
     sides: dict[Side, FixedBatches] = {"val": run.objective.held_out}

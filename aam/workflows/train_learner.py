@@ -1,7 +1,6 @@
 """`aam train --learner`: fit a learner other than the network, in one go and in one process."""
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from aam.config.training import READ_BY_ALL, options_read
 from aam.data.sampling.splits import Split
 from aam.data.study import Study, load_study
 from aam.errors import InputError
-from aam.evaluation.predictions import Side, write_prediction_report
+from aam.evaluation.predictions import write_prediction_report
 from aam.learners.base import Labels, Rows
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
@@ -26,6 +25,7 @@ from aam.learners.registry import make_learner
 from aam.learners.storage import LearnerSpec, TrainedLearner, checkpoint_of
 from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
+from aam.training.run_folder import RunFolder, Side
 from aam.training.tasks.target_metrics import score
 from aam.workflows.columns import Columns, learn_columns, with_depth
 from aam.workflows.fit import write_samples
@@ -76,7 +76,7 @@ def train_learner_study(study: Study, config: TrainConfig) -> tuple[TrainedLearn
     with open_folder(config, config.output) as folder:
         write_samples(columns.study, columns.split, folder)
         write_leakage(found, folder)
-        CheckpointStore(folder / "checkpoints").write(checkpoint_of(trained), step=0, best=True)
+        CheckpointStore(folder.checkpoints).write(checkpoint_of(trained), step=0, best=True)
         for side, rows in held_out_rows(columns.split).items():
             _report(trained, columns, side, rows, folder)
         logger.info("wrote %s", folder)
@@ -145,7 +145,7 @@ def _say_seen(columns: Columns, config: TrainConfig) -> None:
         logger.warning("%s", told)
 
 
-def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: Path) -> None:
+def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: RunFolder) -> None:
     metrics = write_prediction_report(trained.fitted.targets, *predict_side(trained, columns, rows), folder, side)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
     logger.info("%s, which %s has not seen (%d samples): %s", side, trained.name, len(rows), shown)

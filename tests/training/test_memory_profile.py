@@ -8,20 +8,19 @@ from aam.training.memory.profile import (
     FORWARD,
     OPTIMIZER,
     PHASES,
-    SNAPSHOT,
-    TABLE,
     VALIDATION,
     WITHOUT_GRAPH,
     Activations,
     MemoryProfile,
     NullProfile,
 )
+from aam.training.run_folder import RunFolder
 from aam.workflows.pretrain import prepare_pretraining, pretrain_study
 from aam.workflows.train import train_study
 
 
 def read(folder) -> tuple[pd.DataFrame, pd.DataFrame]:
-    table = pd.read_csv(folder / TABLE, sep="\t").set_index("name")
+    table = pd.read_csv(folder / "memory_profile.tsv", sep="\t").set_index("name")
     return table[table["kind"] == "phase"], table[table["kind"] == "module"]
 
 
@@ -42,7 +41,7 @@ def test_a_profile_of_pretraining(study, make_pretrain_config, tmp_path):
     assert 0 < kept["asv_encoder.transformer"] <= kept["asv_encoder"]
     assert kept["asv_encoder"] + kept["sample_encoder"] <= kept["(model)"] + 1e-3
     assert (kept[["asv_encoder.stem", "sample_encoder.transformer", "sample_encoder.pooling"]] > 0).all()
-    assert not (folder / SNAPSHOT).exists()
+    assert not (folder / "memory_snapshot.pickle").exists()
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in run.model.modules())
 
 
@@ -61,7 +60,7 @@ def test_weights_and_losses_are_those_without_a_profile(study, make_pretrain_con
         config = make_pretrain_config(memory_profile=profiled, output_dir=tmp_path / str(profiled), sample_dropout=0.2)
         run, folder = pretrain_study(study, config)
         weights.append([*run.model.state_dict().values()])
-        assert (folder / TABLE).exists() == profiled
+        assert (folder / "memory_profile.tsv").exists() == profiled
     assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
 
 
@@ -103,7 +102,7 @@ def test_activations_are_the_tensors_of_the_graph():
 
 def test_a_short_run_is_profiled_too(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    with MemoryProfile(model, torch.device("cpu"), tmp_path) as profile:
+    with MemoryProfile(model, torch.device("cpu"), RunFolder(tmp_path)) as profile:
         for _ in range(CLOSELY - 1):
             loss = profile.watched(lambda loss: loss)(model(torch.ones(1000, 4)).sum())
             loss.backward()

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from aam.config import PretrainConfig
 from aam.errors import InputError
-from aam.training.monitor import LogMonitor, Monitor, NullMonitor, cut_metrics, early_records
+from aam.training.monitor import Monitor, sinks_of
+from aam.training.run_folder import RunFolder
+from aam.training.sinks.json_lines import JsonLines, cut_metrics
+from aam.training.sinks.progress_bar import ProgressBar
+from aam.training.sinks.sink import Sink
+from aam.training.sinks.training_log import early_records
 
 logger = logging.getLogger("aam.somewhere")
 
@@ -27,6 +33,11 @@ class Terminal(io.StringIO):
         return True
 
 
+def monitor_of(total_steps: int, folder: Path, resumed_step: int | None = None, rank: int = 0) -> Monitor:
+    config = PretrainConfig.from_flat({"output_dir": folder, "log_all_ranks": True, "distributed": True})
+    return Monitor(total_steps, sinks_of(RunFolder(folder), config, rank), resumed_step)
+
+
 def lines(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -37,7 +48,7 @@ def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def test_a_run_leaves_curves_and_a_log(tmp_path: Path) -> None:
-    with Monitor(4, tmp_path) as monitor:
+    with monitor_of(4, tmp_path) as monitor:
         monitor.log_training(2, 1, {"train/loss": 0.1, "train/unifrac_loss": 1 / 3})
         assert lines(tmp_path) == [{"step": 2, "epoch": 1, "train/loss": 0.1, "train/unifrac_loss": 1 / 3}]
         logger.info("said on the way")
@@ -51,7 +62,7 @@ def test_a_run_leaves_curves_and_a_log(tmp_path: Path) -> None:
 
 def test_the_board_is_written_out_with_every_line(tmp_path: Path) -> None:
     """A killed run closes nothing."""
-    with Monitor(4, tmp_path) as monitor:
+    with monitor_of(4, tmp_path) as monitor:
         monitor.log_training(2, 1, {"train/loss": 0.5})
         assert scalars(tmp_path, "train/loss") == [(2, 0.5)]
         monitor.log_validation(4, 1, {"val/loss": 0.25})
@@ -63,9 +74,9 @@ def test_the_log_begins_with_what_was_said_before_there_was_a_folder(tmp_path: P
         (tmp_path / name).mkdir()
     with early_records():
         logger.info("left out %d samples", 3)
-        with Monitor(4, tmp_path / "one"):
+        with monitor_of(4, tmp_path / "one"):
             logger.warning("on the way")
-        with Monitor(4, tmp_path / "two"):
+        with monitor_of(4, tmp_path / "two"):
             pass
     lines = (tmp_path / "one/training.log").read_text().splitlines()
     assert [line.partition(" aam.")[2] for line in lines] == ["somewhere: left out 3 samples", "somewhere: on the way"]
@@ -73,32 +84,32 @@ def test_the_log_begins_with_what_was_said_before_there_was_a_folder(tmp_path: P
 
 
 def test_nothing_is_logged_to_the_file_after_the_run(tmp_path: Path) -> None:
-    with Monitor(4, tmp_path):
+    with monitor_of(4, tmp_path):
         pass
     logger.warning("later")
     assert "later" not in (tmp_path / "training.log").read_text()
 
 
 def test_files_are_closed_when_the_run_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Monitor(4, tmp_path) as monitor:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), monitor_of(4, tmp_path) as monitor:  # noqa: PT012
         monitor.log_training(1, 1, {"train/loss": 1.0})
         raise ZeroDivisionError
     assert lines(tmp_path) == [{"step": 1, "epoch": 1, "train/loss": 1.0}]
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
-    with Monitor(4, tmp_path) as monitor:
+    with monitor_of(4, tmp_path) as monitor:
         monitor.log_training(1, 1, {"train/loss": float("nan"), "train/a": float("inf"), "train/b": 2.0})
     assert lines(tmp_path) == [{"step": 1, "epoch": 1, "train/loss": None, "train/a": None, "train/b": 2.0}]
 
 
 def test_a_resumed_run_has_one_curve(tmp_path: Path) -> None:
-    with Monitor(8, tmp_path) as monitor:
+    with monitor_of(8, tmp_path) as monitor:
         for step in range(1, 7):
             monitor.log_training(step, 1, {"train/loss": float(step)})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "ep')
-    with Monitor(8, tmp_path, resumed_step=4) as monitor:
+    with monitor_of(8, tmp_path, resumed_step=4) as monitor:
         assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
         for step in range(5, 9):
             monitor.log_training(step, 1, {"train/loss": float(step)})
@@ -109,14 +120,14 @@ def test_a_resumed_run_has_one_curve(tmp_path: Path) -> None:
 
 def test_a_run_that_starts_over_starts_its_curves_over(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
-        with Monitor(8, tmp_path) as monitor:
+        with monitor_of(8, tmp_path) as monitor:
             monitor.log_training(1, 1, {"train/loss": value})
     assert [line["train/loss"] for line in lines(tmp_path)] == [2.0]
     assert scalars(tmp_path, "train/loss") == [(1, 2.0)]
 
 
 def test_a_run_without_its_metrics_file_resumes(tmp_path: Path) -> None:
-    with Monitor(8, tmp_path, resumed_step=4) as monitor:
+    with monitor_of(8, tmp_path, resumed_step=4) as monitor:
         monitor.log_training(5, 1, {"train/loss": 1.0})
     assert len(lines(tmp_path)) == 1
 
@@ -127,7 +138,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
     text = f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n'
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
-        Monitor(8, tmp_path, resumed_step=4)
+        monitor_of(8, tmp_path, resumed_step=4)
     assert path.read_bytes() == text.encode(errors="surrogateescape")
 
 
@@ -144,7 +155,7 @@ def test_without_a_terminal_there_is_no_bar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    with Monitor(4, tmp_path) as monitor:
+    with monitor_of(4, tmp_path) as monitor:
         monitor.advance()
         monitor.log_training(1, 1, {"train/loss": 1.0})
         monitor.log_validation(1, 1, {"val/loss": 1.0})
@@ -159,7 +170,7 @@ def test_at_a_terminal_a_bar_shows_losses_and_log_lines_pass_above_it(
     console = logging.StreamHandler(terminal)
     package = logging.getLogger("aam")
     package.addHandler(console)
-    with Monitor(10, None, resumed_step=4) as monitor:
+    with Monitor(10, [ProgressBar()], resumed_step=4) as monitor:
         monitor.advance()
         monitor.log_training(5, 1, {"train/loss": 0.125, "train/learning_rate": 0.5})
         logger.warning("a line")
@@ -174,7 +185,7 @@ def test_at_a_terminal_a_bar_shows_losses_and_log_lines_pass_above_it(
 
 def test_in_a_notebook_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    with Monitor(4) as monitor:
+    with Monitor(4, [ProgressBar()]) as monitor:
         monitor.advance()
         monitor.log_training(1, 1, {"train/loss": 0.5})
     assert "1/4" in capsys.readouterr().err
@@ -183,7 +194,7 @@ def test_in_a_notebook_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkey
 def test_a_rank_that_only_logs_leaves_its_log_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with early_records():
         logger.info("left out %d samples", 3)
-        with LogMonitor(tmp_path / "training-rank1.log") as monitor:
+        with monitor_of(4, tmp_path, rank=1) as monitor:
             monitor.advance()
             monitor.log_training(1, 1, {"train/loss": 1.0})
             monitor.log_validation(1, 1, {"val/loss": None})
@@ -195,10 +206,49 @@ def test_a_rank_that_only_logs_leaves_its_log_alone(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err == ""
 
 
-def test_the_null_twin_takes_everything_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_sinks_it_takes_everything_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with NullMonitor() as monitor:
+    with Monitor() as monitor:
         monitor.advance()
         monitor.log_training(1, 1, {"train/loss": 1.0})
         monitor.log_validation(1, 1, {"val/loss": None})
     assert not list(tmp_path.iterdir())
+
+
+class Tracker(Sink):
+    """As a package that tracks experiments would be."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def begin(self, total_steps: int, resumed_step: int | None) -> None:
+        self.told.append((total_steps, resumed_step))
+
+    def advance(self) -> None:
+        self.told.append("step")
+
+    def log(self, step: int, epoch: int, values: object) -> None:
+        self.told.append((step, epoch, values))
+
+    def close(self) -> None:
+        self.told.append("closed")
+
+
+def test_a_tracker_joins_the_list_and_is_told_all(tmp_path: Path) -> None:
+    tracker = Tracker()
+    with Monitor(8, [JsonLines(tmp_path / "a"), tracker], resumed_step=4) as monitor:
+        monitor.advance()
+        monitor.log_training(5, 1, {"train/loss": 1.0})
+        monitor.log_validation(5, 1, {"val/loss": None})
+    told = [(8, 4), "step", (5, 1, {"train/loss": 1.0}), (5, 1, {"val/loss": None}), "closed"]
+    assert tracker.told == told
+    assert len((tmp_path / "a").read_text().splitlines()) == 2
+
+
+def test_a_sink_that_cannot_begin_leaves_none_open(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("damaged\n")
+    before, after = Tracker(), Tracker()
+    with pytest.raises(InputError, match="line 1"):
+        Monitor(8, [before, JsonLines(tmp_path / "a"), after], resumed_step=4)
+    assert before.told == [(8, 4), "closed"]
+    assert after.told == []

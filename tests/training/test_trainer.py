@@ -19,6 +19,7 @@ from aam.training.memory.budget import memory_limit, predicted_cost
 from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor
 from aam.training.objective import Objective
+from aam.training.sinks.sink import Sink
 from aam.training.trainer import Trainer, TrainingDivergedError
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
@@ -371,7 +372,7 @@ def test_long_gradients_are_shortened(toy_run, tmp_path):
 
 
 def test_a_monitor_is_told_of_every_step(toy_run, tmp_path):
-    class Counting(Monitor):
+    class Counting(Sink):
         steps = 0
 
         def advance(self) -> None:
@@ -379,7 +380,8 @@ def test_a_monitor_is_told_of_every_step(toy_run, tmp_path):
 
     run = toy_run([1.0, 1.0])
     trainer = run.trainer(CheckpointStore(tmp_path / "checkpoints"))
-    with Counting(8) as monitor:
+    counting = Counting()
+    with Monitor(8, [counting]) as monitor:
         trainer.monitor = monitor
         trainer.fit()
-    assert monitor.steps == trainer.progress.step == 8
+    assert counting.steps == trainer.progress.step == 8

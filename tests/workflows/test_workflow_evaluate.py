@@ -19,9 +19,14 @@ from aam.data.files import counts
 from aam.data.simulation.study import simulate_study, write_study
 from aam.errors import InputError
 from aam.learners.trees import CladesLearner
+from aam.training.run_folder import RunFolder
 from aam.workflows.evaluate import evaluate
-from aam.workflows.folder import EVALUATION_FILES, share_folder
+from aam.workflows.folder import share_folder
 from aam.workflows.train_command import train_command
+
+RESULTS = ("evaluation", "fold_table", "predictions", "scores", "differences", "errors_by_group")
+PLOTS = ("predictions_plot", "scores_plot")
+EVALUATION_FILES = [name for each in (*RESULTS, *PLOTS) for name in vars(RunFolder)[each].names]
 
 FOLDS = ["1.1", "1.2", "2.1", "2.2"]
 

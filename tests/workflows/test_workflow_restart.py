@@ -12,9 +12,12 @@ from aam.config import EvaluateConfig, PretrainConfig, TrainConfig
 from aam.data.files.whole_files import draft_path
 from aam.errors import InputError
 from aam.training.objective import Objective
+from aam.training.run_folder import RUN_FILES
 from aam.workflows import folder as module
-from aam.workflows.folder import CONFIG, LAUNCH, LOCK, MAY_CHANGE, RUN_FILES, open_folder, settle_folder
+from aam.workflows.folder import MAY_CHANGE, open_folder, settle_folder
 from aam.workflows.pretrain import pretrain
+
+CONFIG, LAUNCH, LOCK = "config.json", ".launch", ".lock"
 
 
 @pytest.fixture

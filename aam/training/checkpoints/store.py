@@ -34,6 +34,7 @@ from aam.training.checkpoints.files import (
     write_folder,
 )
 from aam.training.checkpoints.optimizer_state import flatten_optimizer, load_optimizer
+from aam.training.run_folder import RunFolder
 
 T = TypeVar("T")
 
@@ -243,7 +244,7 @@ def _locate(path: Path) -> Path:
         raise InputError(f"{path}: no such folder; give an output folder of aam, or one of its checkpoints")
     if (path / MANIFEST).is_file():
         return path
-    for folder in (path / "checkpoints", path):
+    for folder in (RunFolder(path).checkpoints, path):
         for link in ("best", "last"):
             if (folder / link).is_dir():
                 return folder / link

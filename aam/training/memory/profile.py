@@ -22,10 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from aam.data.files.whole_files import whole_file
 from aam.training.distributed.sharding import own_part
-
-TABLE: Final = "memory_profile.tsv"
-SNAPSHOT: Final = "memory_snapshot.pickle"
-"""What PyTorch's own viewer reads (docs.pytorch.org/memory_viz); aam does not."""
+from aam.training.run_folder import RunFolder
 
 SETUP, WITHOUT_GRAPH, FORWARD, BACKWARD, OPTIMIZER, VALIDATION, BETWEEN = (
     "setup",
@@ -76,7 +73,7 @@ class NullProfile:
 
 
 class MemoryProfile(NullProfile):
-    """Writes `TABLE`, and on a GPU `SNAPSHOT`, to a folder.
+    """Writes a table, and on a GPU the snapshot that PyTorch's own viewer reads (docs.pytorch.org/memory_viz).
 
     Args:
         model: the bare model, of which the modules are told apart.
@@ -84,7 +81,7 @@ class MemoryProfile(NullProfile):
         folder: output folder, which exists.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, folder: Path) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, folder: RunFolder) -> None:
         self.folder, self.device = folder, device
         self.resident: dict[str, int] = {}
         self.allocated: dict[str, int] = {}
@@ -148,7 +145,7 @@ class MemoryProfile(NullProfile):
         if self._allocations is not None:
             self.allocated, self._allocations = self._allocations.close(), None
             return
-        with whole_file(self.folder / SNAPSHOT) as draft:
+        with whole_file(self.folder.memory_snapshot) as draft:
             torch.cuda.memory._dump_snapshot(str(draft))  # type: ignore[no-untyped-call]
         torch.cuda.memory._record_memory_history(enabled=None)
 
@@ -161,7 +158,7 @@ class MemoryProfile(NullProfile):
         held, kept = self._activations.parameters, self._activations.largest
         rows += [("module", name or "(model)", None, None, kept.get(name, 0), held[name]) for name in held]
         table = pd.DataFrame(rows, columns=["kind", "name", *COLUMNS]).set_index(["kind", "name"])
-        with whole_file(self.folder / TABLE) as draft:
+        with whole_file(self.folder.memory_profile) as draft:
             (table.astype(float) / MIB).to_csv(draft, sep="\t", float_format="%.3f")
 
 

@@ -1,0 +1,36 @@
+"""What a sink is: the metrics of a run go to several, which know nothing of one another."""
+
+from collections.abc import Mapping
+
+Values = Mapping[str, float | None]
+"""Metrics by plain names such as ``train/unifrac_loss`` and ``val/r2``; None where one is undefined."""
+
+
+class Sink:
+    """Takes what a run tells while it trains; each has those of these methods that it needs."""
+
+    def begin(self, total_steps: int, resumed_step: int | None) -> None:
+        """Open what the others write to.
+
+        Args:
+            total_steps: optimizer steps of the whole run.
+            resumed_step: the one that the run continues from: what was told beyond it is void. None for a run from the
+                beginning, which starts anew.
+        """
+
+    def advance(self) -> None:
+        """Take note of one step of the optimizer; costs no transfer from the device."""
+
+    def log_training(self, step: int, epoch: int, values: Values) -> None:
+        """Take metrics of training."""
+        self.log(step, epoch, values)
+
+    def log_validation(self, step: int, epoch: int, values: Values) -> None:
+        """Take metrics of one validation."""
+        self.log(step, epoch, values)
+
+    def log(self, step: int, epoch: int, values: Values) -> None:
+        """Take metrics of either, where they are treated alike."""
+
+    def close(self) -> None:
+        """Finish what was begun, at the end of the run or when it fails."""
