@@ -47,6 +47,9 @@ def compare_with_learners(columns: Columns, config: TrainConfig, folder: RunFold
             "not compared with a forest and the ensemble, as %d samples would take long: see aam evaluate", samples
         )
         return
+    # what stands beside the network reads no encoder: it is a matter of seconds, and needs none
+    plain = config.finetune.model_copy(update={"pretrained_encoder": None})
+    config = config.model_copy(update={"finetune": plain})
     columns = columns._replace(study=_with_tree(columns.study, config))
     rows = held_out_rows(columns.split)
     scores: dict[Side, dict[str, Metrics]] = {

@@ -272,7 +272,7 @@ def test_an_estimator_predicts_what_the_command_line_does(study_folder, metadata
     assert [f"{value:.6g}" for value in found] == [f"{value:.6g}" for value in written[order]]
     shuffled = metadata.sample(frac=1, random_state=1).rename_axis("sample_id")
     assert np.array_equal(model.predict(table, metadata=shuffled), found)
-    with pytest.raises(InputError, match=r"\(site, habitat\): give --metadata \(metadata= in Python\)"):
+    with pytest.raises(InputError, match=r"\(site, habitat\): give --metadata"):
         model.predict(table)
 
 
