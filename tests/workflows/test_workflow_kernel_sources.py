@@ -130,5 +130,5 @@ def test_estimators(files, study_folder, tmp_path):
     again = aam.SampleRegressor.load(tmp_path / "saved")
     np.testing.assert_array_equal(again.predict(files["table"][0], metadata=metadata), values)
     assert again.options["categorical_columns"] == ["site", "habitat"]
-    with pytest.raises(ValueError, match=r"site, habitat, day.*give metadata"):
+    with pytest.raises(ValueError, match=r"site, habitat, day.*give --metadata"):
         model.predict(files["table"][0])
