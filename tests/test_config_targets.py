@@ -39,22 +39,22 @@ MINIMAL = {"output_dir": "o", "metadata_column": "age"}
         ),
         (
             {"target_loss": "quantile", "quantiles": "0.5,0.1"},
-            r"--quantiles 0.5,0.1: give rising shares .*0.5 \(the prediction\) among them",
+            r"--quantiles 0.5,0.1: give rising levels .*0.5 \(the prediction\) among them",
             {"quantiles": "0.1,0.5"},
         ),
         (
             {"target_loss": "quantile", "quantiles": "0.5,0.5"},
-            "--quantiles 0.5,0.5: give rising shares",
+            "--quantiles 0.5,0.5: give rising levels",
             {"quantiles": "0.5"},
         ),
         (
             {"target_loss": "quantile", "quantiles": "0.1,0.9"},
-            "--quantiles 0.1,0.9: give rising shares .*0.5",
+            "--quantiles 0.1,0.9: give rising levels .*0.5",
             {"quantiles": "0.1,0.5,0.9"},
         ),
         (
             {"target_loss": "quantile", "quantiles": "0.5,0.95,0.9500001"},
-            "--quantiles 0.5,0.95,0.9500001: give rising shares that differ",
+            "--quantiles 0.5,0.95,0.9500001: give rising levels that differ",
             {"quantiles": "0.5,0.95,0.951"},
         ),
         ({"quantiles": "0.1,0.5,0.9"}, "--quantiles 0.1,0.5,0.9 only has an effect with", {"target_loss": "quantile"}),

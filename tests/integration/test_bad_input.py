@@ -379,7 +379,7 @@ TAXONOMY = {
     "encoder type unknown": Case(pretrain(encoder_type="phylum"), ("'phylum' is not one of 'unifrac', 'faith_pd'",)),
     "all weights zero": Case(
         pretrain(encoder_type="taxonomy", taxonomy="taxonomy.tsv", taxonomy_weight=0, nucleotide_weight=0),
-        ("--taxonomy-weight are all 0 with --encoder-type taxonomy: nothing to learn",),
+        ("--taxonomy-weight, --abundance-weight are all 0 with --encoder-type taxonomy: nothing to learn",),
     ),
     "taxonomy missing": Case(
         pretrain(encoder_type="taxonomy", taxonomy="none.tsv"), ("taxonomy none.tsv: no such file",)
@@ -979,9 +979,9 @@ TARGETS_OF_EVERY_KIND = {
         ("--quantiles .* only has an effect with --target-loss quantile",),
     ),
     "quantiles without the median": Case(
-        train(**QUANTILES, quantiles="0.1,0.9"), ("--quantiles 0.1,0.9: give rising shares .*0.5 .*among them",)
+        train(**QUANTILES, quantiles="0.1,0.9"), ("--quantiles 0.1,0.9: give rising levels .*0.5 .*among them",)
     ),
-    "quantiles that fall": Case(train(**QUANTILES, quantiles="0.9,0.5"), ("--quantiles 0.9,0.5: give rising shares",)),
+    "quantiles that fall": Case(train(**QUANTILES, quantiles="0.9,0.5"), ("--quantiles 0.9,0.5: give rising levels",)),
     "quantile of all": Case(train(**QUANTILES, quantiles="0.5,1"), ("--quantiles 1: .*less than 1",)),
     "quantile is a word": Case(train(**QUANTILES, quantiles="half"), ("--quantiles half: .*valid number",)),
     "quantile is a word in the file": Case(
