@@ -84,7 +84,7 @@ def command(
 
     def decorate(function: Callable[[Config], None]) -> RichCommand:
         def run(quiet: bool, **_: Any) -> None:
-            # what the others would say, rank 0 says too; their errors are told by `aam.cli.main`
+            # what the others would say, rank 0 says too; `aam.cli.main` prints their errors
             level = logging.WARNING if quiet else logging.INFO
             with _messages_to_stderr(level if launched_rank() == 0 else logging.ERROR):
                 function(config.from_flat(given_values(click.get_current_context(), config)))

@@ -59,7 +59,7 @@ class EvaluateTargetConfig(Section):
         return self.metadata_column[0]
 
     def target(self) -> TargetConfig:
-        """What learners are told of the target."""
+        """What learners know of the target."""
         return TargetConfig.model_validate(self.model_dump())
 
 

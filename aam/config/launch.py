@@ -1,4 +1,4 @@
-"""What a launcher (`torchrun`, or `srun` by the scripts in `slurm/`) told this process in its environment."""
+"""What a launcher (`torchrun`, or `srun` by the scripts in `slurm/`) set in the environment of this process."""
 
 import os
 import socket

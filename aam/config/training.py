@@ -234,7 +234,7 @@ class TrainingConfig(RunConfig):
             )
 
     def _target_is_no_input(self) -> None:
-        """Refuse a prediction that is told its own target."""
+        """Refuse a prediction that reads its own target."""
         scaled = self.categories.conditional_output_scaling
         inputs = {
             "categorical_columns": self.categories.categorical_columns,
@@ -243,9 +243,9 @@ class TrainingConfig(RunConfig):
             "conditional_output_scaling": () if scaled is None else (scaled,),
         }
         for option, columns in inputs.items():
-            told = [name for name in columns if name in self.target.metadata_column]
-            if told:
-                raise ValueError(f"{flag(option)} {told[0]}: that is the column to predict, unknown of new samples")
+            own = [name for name in columns if name in self.target.metadata_column]
+            if own:
+                raise ValueError(f"{flag(option)} {own[0]}: that is the column to predict, unknown of new samples")
 
 
 class TrainConfig(TrainingConfig):

@@ -310,7 +310,7 @@ def _columns(config: CategoryConfig, parents: Mapping[str, str]) -> tuple[str, .
 def _refuse_targets(
     columns: Sequence[str], config: CategoryConfig, parents: Mapping[str, str], targets: Sequence[str]
 ) -> None:
-    """Refuse a prediction that is told its own target."""
+    """Refuse a prediction that reads its own target."""
     for target in (name for name in targets if name in columns):
         children = [child for child, parent in parents.items() if parent == target]
         if target in config.categorical_columns or not children:

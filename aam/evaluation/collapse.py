@@ -1,4 +1,4 @@
-"""What a user should be told of predictions that say next to nothing."""
+"""What to say to a user about predictions that say next to nothing."""
 
 from typing import Final
 

@@ -73,7 +73,7 @@ def fit_fold(
         variant: the samples.
         fold: which of them are held out; their values of the target are removed.
         learners: by name; those that combine others come after these.
-        done: told of every learner that is done.
+        done: called for every learner that is done.
 
     Raises:
         InputError: a learner cannot learn from these samples.

@@ -23,7 +23,7 @@ from aam.learners.features import log_ratios_of_counts, prevalent_asvs
 
 
 class _Package(NamedTuple):
-    """Where a learner is, and what it is told besides the seed."""
+    """Where a learner is, and its options besides the seed."""
 
     classifier: str
     regressor: str

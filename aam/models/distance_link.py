@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from aam.config import DistanceLink
 
-# embeddings closer than this are told apart less and less, so that the gradient stays finite where they are equal
+# embeddings closer than this are distinguished less and less, so that the gradient stays finite where they are equal
 SOFTENING: Final = 1e-3
 
 

@@ -80,7 +80,7 @@ class Lengths(NamedTuple):
 
 
 Attend = Lengths | Tensor | None
-"""What a block is told of rows: that they are packed; where padding is, False in bool [R, 1, 1, N]; None: all real."""
+"""What a block knows of rows: that they are packed; where padding is, False in bool [R, 1, 1, N]; None: all real."""
 
 
 class Layout(Protocol):
@@ -88,7 +88,7 @@ class Layout(Protocol):
 
     @property
     def attend(self) -> Attend:
-        """What the blocks are told."""
+        """What the blocks know of them."""
         ...
 
     def pack(self, x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Layout(Protocol):
 
 
 class Padded(NamedTuple):
-    """Rows stay as they are: none has padding, or attention is told where it is."""
+    """Rows stay as they are: none has padding, or attention gets a mask of it."""
 
     attend: Tensor | None
 

@@ -80,8 +80,8 @@ class Inputs:
         rate = self.config.categories.categorical_dropout
         if rate == 0:
             return categories
-        address = derived_seed(self.config.runtime.seed, "conceal categories", step)
-        draw = uniforms(address, self.sample_keys[batch.sample], categories.shape[1])
+        seed = derived_seed(self.config.runtime.seed, "conceal categories", step)
+        draw = uniforms(seed, self.sample_keys[batch.sample], categories.shape[1])
         return categories.masked_fill((draw < rate) & (categories != MISSING), UNSEEN)
 
     def over(self, work: Work, batches: FixedBatches) -> Tensor:

@@ -15,7 +15,7 @@ def substitute(tokens: Tensor, keys: Tensor, rate: float, seed: int, step: int) 
 
     Args:
         tokens: uint8 [U, L], the nucleotides; padding stays.
-        keys: int64 [U], address of each ASV.
+        keys: int64 [U], key of each ASV.
         rate: probability of a substitution.
         seed: seed of the run.
         step: number of the optimizer step.

@@ -104,7 +104,7 @@ def _refuse_divided(main: Variant, config: EvaluateConfig) -> None:
 
 
 def check_inputs(learner: Learner, study: Study, target: str) -> None:
-    """Refuse a learner that is told what it is to predict, or that cannot use a column that it reads.
+    """Refuse a learner that reads what it is to predict, or that cannot use a column that it reads.
 
     Raises:
         InputError: so it is.

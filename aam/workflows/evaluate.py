@@ -199,8 +199,8 @@ def plan_evaluation(
     encoder = check_encoder(config.finetune, config)
     if encoder is not None:
         held_out = np.unique(np.concatenate([fold.held_out for fold in main.folds]))
-        told = seen_by(encoder, [study.table.sample_ids[row] for row in held_out])
-        found += [] if told is None else [told]
+        warning = seen_by(encoder, [study.table.sample_ids[row] for row in held_out])
+        found += [] if warning is None else [warning]
     starts = "" if encoder is None else digest_of(encoder)
     read = dict.fromkeys(column for learner in learners.values() for column in learner.metadata_columns)
     return Plan(config, learners, main, variants, fingerprint(variants, config, starts, read), tuple(found))

@@ -207,7 +207,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
     with ExitStack() as stack:
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
         if not folder.path.exists():
-            raise InputError(f"--output-dir {folder} is not to be seen from process {world.rank}: name a shared folder")
+            raise InputError(f"--output-dir {folder} cannot be seen from process {world.rank}: name a shared folder")
         last = world.on_main(trainer.checkpoints.last) if output.resume else None
         if last is not None:
             trainer.load_checkpoint(last)

@@ -140,9 +140,9 @@ def _say_seen(columns: Columns, config: TrainConfig) -> None:
     encoder = check_encoder(config.finetune, config)
     ids = columns.study.table.sample_ids
     held_out = [ids[row] for rows in held_out_rows(columns.split).values() for row in rows]
-    told = None if encoder is None else seen_by(encoder, held_out)
-    if told is not None:
-        logger.warning("%s", told)
+    warning = None if encoder is None else seen_by(encoder, held_out)
+    if warning is not None:
+        logger.warning("%s", warning)
 
 
 def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: RunFolder) -> None:

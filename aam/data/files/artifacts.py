@@ -1,4 +1,4 @@
-"""The bytes of an input file: plain, gzipped, or the payload of a QIIME 2 artifact, told apart by content.
+"""The bytes of an input file: plain, gzipped, or the payload of a QIIME 2 artifact, distinguished by content.
 
 A QIIME 2 artifact (.qza) is a zip archive whose root folder is named by a UUID and holds `metadata.yaml` (uuid, type
 and format, a line each) and the payload under `data/`. Reading it needs no QIIME 2.

@@ -109,7 +109,7 @@ class _View:
         return int((np.bincount(pairs[0]) > 1).sum())
 
     def split_over(self, group: Grouping) -> str:
-        """What kind of split divides such groups, as `leakage_text.what_to_do` names it."""
+        """What kind of split divides such groups, as `text.what_to_do` names it."""
         if self._divides_by_choice(group):
             return "finer"
         return "random" if self.sides is None and self.chosen is None else "known"

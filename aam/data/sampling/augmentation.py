@@ -75,7 +75,7 @@ class Augmentation:
     sample_ids: Sequence[str]
     """Of the samples of the table."""
     asv_keys: Tensor
-    """int64 [ASVs of the table], addresses of the ASVs."""
+    """int64 [ASVs of the table], keys of the ASVs."""
     mixing: Mixing | None = None
 
     def reads(self, sample: int, epoch: int | str, reads_of: Callable[[int], Reads]) -> Reads:
@@ -112,8 +112,8 @@ class Augmentation:
         asv, count = reads
         if self.config.asv_dropout == 0 or not len(asv):
             return reads
-        address = derived_seed(self.seed, "drop ASVs", epoch, self.sample_ids[sample])
-        draw = uniforms(address, self.asv_keys[torch.from_numpy(asv)], 1)[:, 0].numpy()
+        seed = derived_seed(self.seed, "drop ASVs", epoch, self.sample_ids[sample])
+        draw = uniforms(seed, self.asv_keys[torch.from_numpy(asv)], 1)[:, 0].numpy()
         kept = draw >= min(self.config.asv_dropout, draw.max())
         return asv[kept], count[kept]
 

@@ -141,7 +141,7 @@ def collate(draws: SampleDraws, samples: NDArray[np.int64], drawn: csr_array, ep
 
 @dataclass(frozen=True, eq=False)
 class StepDataset(Dataset[StepBatch]):
-    """Turns a `StepPlan` into the `StepBatch` of one rank; addressed, so any worker or rank can make any of them."""
+    """Turns a `StepPlan` into the `StepBatch` of one rank; seeded draws let any worker or rank make any of them."""
 
     draws: SampleDraws
     source: DistanceSource | None = None

@@ -121,5 +121,5 @@ class SampleDraws:
         return np.minimum(sizes, self.config.max_asvs) if self.config.max_asvs else sizes
 
     def _generator(self, purpose: str, sample: int, epoch: int | str) -> np.random.Generator:
-        address = FIXED if self.config.rarefaction == "fixed" else epoch
-        return generator(self.seed, purpose, address, self.table.sample_ids[sample])
+        when = FIXED if self.config.rarefaction == "fixed" else epoch
+        return generator(self.seed, purpose, when, self.table.sample_ids[sample])

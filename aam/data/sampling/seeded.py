@@ -1,6 +1,6 @@
-"""Randomness by address: every draw is a function of what it is for, never of what was drawn before.
+"""Seeded draws: every draw is a function of what it is for, never of what was drawn before.
 
-Two counter-based sources: `generator` (numpy's Philox keyed by a hash of the address, for draws on the host) and
+Two counter-based sources: `generator` (numpy's Philox keyed by a hash of what it is for, on the host) and
 `uniforms` (the SplitMix64 finaliser over key and position, vectorised, the same bits on CPU and GPU).
 
 Sources: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3 (Philox); Steele, Lea and Flood 2014, Fast
@@ -19,10 +19,10 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
-def derived_seed(*address: int | str, bits: int = 64) -> int:
-    """Hash an address to an unsigned integer, the same on every machine and in every run of Python."""
+def derived_seed(*purpose: int | str, bits: int = 64) -> int:
+    """Hash what a draw is for to an unsigned integer, the same on every machine and in every run of Python."""
     # numpy's integers and strings are spelled differently by repr than Python's own
-    plain = tuple(str(part) if isinstance(part, str) else int(part) for part in address)
+    plain = tuple(str(part) if isinstance(part, str) else int(part) for part in purpose)
     return int.from_bytes(blake2b(repr(plain).encode(), digest_size=bits // 8).digest(), "little")
 
 
@@ -31,24 +31,24 @@ def text_keys(names: Iterable[str]) -> NDArray[np.int64]:
     return np.array([derived_seed(name) for name in names], dtype=np.uint64).view(np.int64)
 
 
-def generator(*address: int | str) -> np.random.Generator:
-    """Return the generator of an address such as ``(seed, "shuffle", epoch)``."""
-    return np.random.Generator(np.random.Philox(key=derived_seed(*address, bits=128)))
+def generator(*purpose: int | str) -> np.random.Generator:
+    """Return the generator of a purpose such as ``(seed, "shuffle", epoch)``."""
+    return np.random.Generator(np.random.Philox(key=derived_seed(*purpose, bits=128)))
 
 
-def uniforms(address: int, keys: Tensor, length: int) -> Tensor:
+def uniforms(seed: int, keys: Tensor, length: int) -> Tensor:
     """Draw uniform numbers in [0, 1) for keys and positions.
 
     Args:
-        address: an `derived_seed`, of seed and step say.
+        seed: a `derived_seed`, of the run's seed and the step say.
         keys: int64 [U], one for each row, such as the hash of an ASV's sequence.
         length: numbers a row.
 
     Returns:
-        float64 [U, length]; a row depends on its key and the address alone.
+        float64 [U, length]; a row depends on its key and the seed alone.
     """
     position = torch.arange(1, length + 1, dtype=torch.int64, device=keys.device) * _signed(_GOLDEN)
-    state = _finalise(keys ^ _signed(address))[:, None] + position
+    state = _finalise(keys ^ _signed(seed))[:, None] + position
     return _logical_shift(_finalise(state), 11).to(torch.float64) * 2.0**-53
 
 

@@ -149,8 +149,8 @@ def in_precision_of_caller(module: nn.Module, device_type: str) -> Callable[...,
 def seed_replicas(devices: Sequence[torch.device]) -> None:
     """Seed the generators of all GPUs but the first from the seed of the first.
 
-    Dropout is seeded by address on the first GPU (`compute.seeded`); without this the two passes of an accumulated step
-    would drop different units on the other GPUs.
+    Dropout is seeded by step and batch on the first GPU (`compute.seeded`); without this the two passes of an
+    accumulated step would drop different units on the other GPUs.
     """
     generators = torch.cuda.default_generators
     seed = generators[devices[0].index].initial_seed()

@@ -90,7 +90,7 @@ def parallelize(model: SequenceEncoder | SequencePredictor, config: DistributedC
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile something small, so that a missing compiler is told before training and not at its first step.
+    """Compile something small, so that a missing compiler is noticed before training and not at its first step.
 
     Args:
         device: where the model is to run.

@@ -174,7 +174,7 @@ class ProcessGroup(World):
     def _report(self, watchdog: Watchdog, error: BaseException) -> None:
         is_input = isinstance(error, InputError)
         if (is_input and not self.is_main) or isinstance(error, RuntimeError):
-            # wrong input is told by rank 0; and a collective breaks off when another rank is gone, whose failure it is
+            # rank 0 reports wrong input; and a collective breaks off when another rank is gone, whose failure it is
             found = watchdog.failure()
             if found is not None and found.rank != self.rank:
                 watchdog.stop()
@@ -282,7 +282,7 @@ def _address() -> tuple[str, int]:
 
 
 def _leave(failure: Failure) -> None:
-    """End this process, wherever its main thread is; rank 0 has told of wrong input itself."""
+    """End this process, wherever its main thread is; rank 0 has reported wrong input itself."""
     if failure.code == 2 and failure.rank == 0:
         os._exit(failure.code)
     leave(failure)

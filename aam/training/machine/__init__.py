@@ -1,1 +1,1 @@
-"""What the machine can do and is told: devices, precision, signals."""
+"""What the machine can do and is set to: devices, precision, signals."""

@@ -1,4 +1,4 @@
-"""What the accelerator can do, told from the versions that PyTorch was built for.
+"""What the accelerator can do, by the versions that PyTorch was built for.
 
 ROCm is reached through the names of CUDA (PyTorch, "HIP (ROCm) semantics"): its GPUs are ``cuda:N`` and RCCL answers to
 ``nccl``. Versions are arguments, so that what is said of a build can be tested without its GPU. aam was never run on

@@ -127,7 +127,7 @@ class Held(NamedTuple):
 
 
 def held_by_training(model: nn.Module, device: torch.device) -> Held:
-    """Bytes of weights, of gradients and of the optimizer on a device; of this process's part if they are divided."""
+    """Bytes of weights, of gradients and of the optimizer on a device; of this process's part if they are sharded."""
     parts = [(own_part(weight), weight.requires_grad) for weight in model.parameters()]
     here = [(part.nbytes, learned) for part, learned in parts if part.device.type == device.type]
     learned = sum(size for size, is_learned in here if is_learned)

@@ -1,8 +1,8 @@
 """Where the memory of a run goes: by phase of a step, and by module (``--memory-profile``).
 
-Phases are told apart by what is called: the trainer says when a step or a validation begins, modules are called with a
-graph or without one, and the loss is scaled before its backward pass. The first steps are looked at closely; after
-these only peaks are kept, which costs little.
+Phases are distinguished by what is called: the trainer says when a step or a validation begins, modules are called
+with a graph or without one, and the loss is scaled before its backward pass. The first steps are looked at closely;
+after these only peaks are kept, which costs little.
 """
 
 import os
@@ -37,7 +37,7 @@ PHASES: Final = (SETUP, WITHOUT_GRAPH, FORWARD, BACKWARD, OPTIMIZER, VALIDATION,
 CLOSELY: Final = 3
 """Steps of which activations and allocations are counted."""
 DEPTH: Final = 3
-"""Levels of modules that are told apart."""
+"""Levels of modules that are listed."""
 SAMPLING_SECONDS: Final = 0.002
 HISTORY: Final = 200_000
 """Allocations and frees that a snapshot holds."""
@@ -76,7 +76,7 @@ class MemoryProfile(NullProfile):
     """Writes a table, and on a GPU the snapshot that PyTorch's own viewer reads (docs.pytorch.org/memory_viz).
 
     Args:
-        model: the bare model, of which the modules are told apart.
+        model: the bare model, whose modules are listed.
         device: where it is.
         folder: output folder, which exists.
     """
@@ -212,7 +212,7 @@ class Activations:
 
     Args:
         model: bare.
-        called: is told when a module is called.
+        called: called when a module is called.
     """
 
     def __init__(self, model: nn.Module, called: Callable[[], None]) -> None:

@@ -14,8 +14,8 @@ class Sink:
 
         Args:
             total_steps: optimizer steps of the whole run.
-            resumed_step: the one that the run continues from: what was told beyond it is void. None for a run from the
-                beginning, which starts anew.
+            resumed_step: the one that the run continues from: what was logged beyond it is void. None for a run from
+                the beginning, which starts anew.
         """
 
     def advance(self) -> None:

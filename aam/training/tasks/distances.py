@@ -86,7 +86,7 @@ class UnifracTask(PretrainingTask):
         return distances
 
     def loss(self, output: EncoderOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
-        """The gradient of the comparison at the samples of the batch; its value is told by the first batch alone."""
+        """The gradient of the comparison at the samples of the batch; the first batch alone has its value."""
         assert of_step.comparison is not None
         value, gradient = of_step.comparison
         linear = (output.z[micro.batch.real] * gradient[micro.own]).sum()
