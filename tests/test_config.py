@@ -296,7 +296,7 @@ def test_some_nucleotides_are_hidden():
         PretrainConfig.from_flat({"output_dir": "o", "nuc_mask_ratio": 0.0})
 
 
-def test_the_effective_share_of_hidden_nucleotides_is_in_the_help():
+def test_the_effective_fraction_of_masked_nucleotides_is_in_the_help():
     masking = PretrainConfig.from_flat({"output_dir": "o"}).masking
     share = f"{masking.nuc_mask_ratio} in {masking.nuc_asv_fraction} of the ASVs"
     assert f"{share}, {masking.nuc_mask_ratio * masking.nuc_asv_fraction:.2f} of all" in (

@@ -1,8 +1,8 @@
 """What columns of the laboratory (run, plate, primer, centre) alone tell of the target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,14 +11,14 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from aam.data.files.metadata import categorical_column
 from aam.data.study import Study
-from aam.learners.base import Arrays, Floats, Learner, Output, Problem, Rows, Solution
+from aam.learners.base import ComparedSolution, Floats, Learner, Output, Problem, Rows
 
 TREES = 200
 LEAF = 3
 
 
 @dataclass(frozen=True, eq=False)
-class BatchSolution(Solution):
+class BatchSolution(ComparedSolution):
     """A small forest on the values of the columns; values that training has not seen are none of the known ones."""
 
     columns: tuple[str, ...]
@@ -35,15 +35,6 @@ class BatchSolution(Solution):
         value = np.zeros((len(rows), self.classes))
         value[:, self.forest.classes_.astype(np.int64)] = self.forest.predict_proba(features)
         return Output(value)
-
-    def arrays(self) -> Arrays:
-        """Nothing: it is fitted to be compared with, never to be kept."""
-        raise NotImplementedError
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
-        """Not possible; see `arrays`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

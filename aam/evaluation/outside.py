@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from sklearn.utils.validation import has_fit_parameter
 from aam.config.learners import TreesConfig
 from aam.data.study import Study
 from aam.errors import InputError
-from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
+from aam.learners.base import ComparedSolution, Learner, Output, Problem, Rows
 from aam.learners.features import log_ratios_of_counts, prevalent_asvs
 
 
@@ -55,7 +55,7 @@ def check_installed(name: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class OutsideSolution(Solution):
+class OutsideSolution(ComparedSolution):
     """A fitted model."""
 
     columns: NDArray[np.int64]
@@ -75,15 +75,6 @@ class OutsideSolution(Solution):
         with _quiet():
             value[:, self.present] = 1.0 if self.model is None else self.model.predict_proba(features)
         return Output(value)
-
-    def arrays(self) -> Arrays:
-        """Nothing: it is fitted to be compared with, never to be kept."""
-        raise NotImplementedError
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
-        """Not possible; see `arrays`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

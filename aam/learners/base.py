@@ -123,6 +123,19 @@ class Solution(ABC):
         """Rebuild the solution; it predicts the same to the last bit."""
 
 
+class ComparedSolution(Solution):
+    """A solution that is fitted to be compared with, and never kept."""
+
+    def arrays(self) -> Arrays:
+        """Nothing: it is fitted to be compared with, never to be kept."""
+        raise NotImplementedError
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """Not possible; see `arrays`."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Predictions of all columns, on the learned scales; `table` gives them in the columns' own units."""

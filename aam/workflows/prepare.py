@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -65,14 +65,10 @@ def prepare_training(
         _warn_of_seen(
             checkpoint, {"validation": [ids[row] for row in split.val], "test": [ids[row] for row in split.test]}
         )
-    model_config = _model_config(config, checkpoint)
-    config = config.model_copy(update={"model": model_config}).settled()
-    config = config.model_copy(update={"optim": _settled_optim(config, len(split.train))})
-    _check_heads(config)
-    config, compute = begin_compute(config, world)
+    config, compute = begin_compute(_settled(config, checkpoint, len(split.train)), world)
     material = gather_material(study, split, config, compute, _mixing(study, values, split, config))
     config = config.model_copy(update={"model": resolved_model(config.model, material)})
-    categories, weights = learned.categories, learned.weights
+    categories = learned.categories
     model = _build_model(config, (targets, categories), material, checkpoint)
     codes = None if categories is None else torch.from_numpy(categories.encode(study.metadata)).to(compute.device)
     inputs = inputs_of(model, material.nucleotides, material.draws, config, compute, codes)
@@ -86,17 +82,27 @@ def prepare_training(
     if resumed_model(config.output) is None:
         some = material.batches(_some(split.train, study, config), config)
         fit_head_inputs(model, inputs, some, standardize=config.target.standardize_samples)
-    documents = objective.documents()
-    if weights is not None:
-        documents["loss_weights"] = weights.to_json()
-    if categories is not None:
-        documents["categories"] = categories.to_json()
+    documents = objective.documents() | _documents(learned)
     fingerprint = {"target": digest([table.value.cpu().numpy(), table.weight.cpu().numpy(), json.dumps(documents)])}
     if codes is not None:
         fingerprint["categories"] = digest([codes.cpu().numpy()])
     datasets = PooledStepDataset if isinstance(inputs, PooledInputs) else StepDataset
     dataset = datasets(material.draws, rank=compute.world.rank, ranks=compute.world.size)
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
+
+
+def _settled(config: TrainConfig, pretrained: Checkpoint | None, samples: int) -> TrainConfig:
+    """Settle what the options leave open, by the pretrained encoder and the number of training samples."""
+    config = config.model_copy(update={"model": _model_config(config, pretrained)}).settled()
+    config = config.model_copy(update={"optim": _settled_optim(config, samples)})
+    _check_heads(config)
+    return config
+
+
+def _documents(learned: Columns) -> dict[str, Any]:
+    """What a checkpoint keeps of the columns besides the targets."""
+    kept = {"loss_weights": learned.weights, "categories": learned.categories}
+    return {name: document.to_json() for name, document in kept.items() if document is not None}
 
 
 def _settled_optim(config: TrainConfig, samples: int) -> TargetOptimConfig:
