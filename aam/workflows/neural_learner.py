@@ -42,7 +42,7 @@ from aam.training.run_folder import RunFolder
 from aam.workflows.fit import Run, check_best_metric
 from aam.workflows.predict_network import predict_study
 from aam.workflows.prepare import prepare_training
-from aam.workflows.restore import Restored, pretrained_model, restored
+from aam.workflows.restore import Restored, pretrained_model, restored, samples_seen
 
 TARGET, GROUP, SIDE = "target", "group", "side"
 """Columns of the metadata that a training is given."""
@@ -244,7 +244,7 @@ def check_encoder(finetune: FinetuneConfig, config: EvaluateConfig | TrainConfig
 
 def seen_by(encoder: Checkpoint, samples: list[str]) -> str | None:
     """A sentence on held-out samples that an encoder was trained on, without labels; None where there are none."""
-    seen = sorted(set(encoder.documents["training"]).intersection(samples))
+    seen = samples_seen(encoder, samples)
     if not seen:
         return None
     return (

@@ -34,7 +34,7 @@ from aam.training.tasks.base import Task
 from aam.training.tasks.targets import TargetTable, TargetTask
 from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import Material, Run, begin_compute, gather_material, resolved_model
-from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model
+from aam.workflows.restore import build_predictor, load_pretrained, pretrained_model, resumed_model, samples_seen
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def _build_model(
 def _warn_of_seen(pretrained: Checkpoint, sides: Mapping[str, list[str]]) -> None:
     """Say how many samples of a side the encoder knows: without their labels, but not as it meets new samples."""
     for side, samples in sides.items():
-        seen = sorted(set(pretrained.documents["training"]).intersection(samples))
+        seen = samples_seen(pretrained, samples)
         if seen:
             logger.warning(
                 "the encoder has been trained, without labels, on %d of the %d %s samples: %s; they may look easier "

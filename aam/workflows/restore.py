@@ -1,7 +1,7 @@
 """Models from configs and from checkpoints, with nothing else at hand."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -102,6 +102,11 @@ def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> Non
     own = predictor.encoder.state_dict().keys()
     weights = {name: value for name, value in in_todays_names(checkpoint.model).items() if name in own}
     load_weights(predictor.encoder, weights)
+
+
+def samples_seen(encoder: Checkpoint, samples: Iterable[str]) -> list[str]:
+    """Which of some samples a pretrained encoder was trained on, without labels; sorted."""
+    return sorted(set(encoder.documents["training"]).intersection(samples))
 
 
 def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: FinetuneConfig) -> ModelConfig:
