@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import InputConfig, PhylogenyConfig, TableConfig, TargetSamplingConfig, UnifracConfig
+from aam.data.arrays import Bools, Ints
 from aam.data.distances.branches import Rows, asv_proportions, branch_proportions
 from aam.data.distances.matrix import DistanceMatrix, read_distance_matrix
 from aam.data.distances.phylogeny import Phylogeny, read_phylogeny
@@ -56,7 +57,7 @@ class Study:
         return encode_sequences(self.table.sequences, max_bp)
 
     @cached_property
-    def asv_keys(self) -> NDArray[np.int64]:
+    def asv_keys(self) -> Ints:
         """Address of every ASV, a hash of its sequence: int64 [ASVs]."""
         return sequence_keys(self.table.sequences)
 
@@ -75,7 +76,7 @@ class Study:
         """True distances between samples, from the matrix if there is one, else from the tree."""
         return DistanceSource(self.table, config, None if self.matrix is not None else self.tree, self.matrix)
 
-    def taxonomy_labels(self, samples: NDArray[np.int64]) -> TaxonomyLabels:
+    def taxonomy_labels(self, samples: Ints) -> TaxonomyLabels:
         """Classes of the ASVs at every rank, fitted to those that some samples, rows of the table, hold.
 
         Raises:
@@ -104,7 +105,7 @@ class Study:
         return prints
 
 
-def _as_int64(array: NDArray[np.integer]) -> Iterator[NDArray[np.int64]]:
+def _as_int64(array: NDArray[np.integer]) -> Iterator[Ints]:
     """Blocks of an array of whatever integers, which may lie on disk."""
     return (array[start : start + BLOCK].astype(np.int64) for start in range(0, len(array), BLOCK))
 
@@ -260,20 +261,20 @@ def _select(table: FeatureTable, metadata: pd.DataFrame, where: Sequence[str]) -
     return table.select_samples(np.flatnonzero(keep)), chosen
 
 
-def select_samples(study: Study, rows: NDArray[np.int64], reason: str) -> Study:
+def select_samples(study: Study, rows: Ints, reason: str) -> Study:
     """Keep some samples of a study, noting the others as left out for a reason."""
     keep = np.zeros(study.table.n_samples, dtype=bool)
     keep[rows] = True
     return _keep(study, keep, reason)
 
 
-def _among(table: FeatureTable, ids: Iterable[str]) -> NDArray[np.bool_]:
+def _among(table: FeatureTable, ids: Iterable[str]) -> Bools:
     """Which samples of a table are among some ids; by a set, since `np.isin` compares all pairs of objects."""
     known = set(ids)
     return np.array([name in known for name in table.sample_ids])
 
 
-def _keep(study: Study, keep: NDArray[np.bool_], reason: str) -> Study:
+def _keep(study: Study, keep: Bools, reason: str) -> Study:
     if keep.all():
         return study
     lost = [study.table.sample_ids[i] for i in np.flatnonzero(~keep)]

@@ -11,6 +11,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
 from aam.config import OutputActivation, TargetTransform
+from aam.data.arrays import Floats
 from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, Sequences
@@ -75,7 +76,7 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Predict samples: float64 [samples], in the table's order and the target's own units; [samples, T] of several.
 
         NaN for samples that cannot be used (no reads, or fewer than `rarefy_depth`); `predictions` gives the reason,
@@ -150,7 +151,7 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Probability of every class: float64 [samples, classes], in the order of the table and of `classes_`.
 
         Raises:

@@ -15,9 +15,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor
+
+from aam.data.arrays import Floats, Ints
 
 Metrics = dict[str, float | None]
 
@@ -209,8 +210,8 @@ class ClassificationMetrics:
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
-        self._probabilities: list[NDArray[np.float64]] = []
-        self._true: list[NDArray[np.int64]] = []
+        self._probabilities: list[Floats] = []
+        self._true: list[Ints] = []
 
     def update(self, probabilities: Tensor, true: Tensor) -> None:
         """Add samples.
@@ -247,7 +248,7 @@ class ClassificationMetrics:
         }
 
 
-def _macro_auroc(probabilities: NDArray[np.float64], true: NDArray[np.int64]) -> float | None:
+def _macro_auroc(probabilities: Floats, true: Ints) -> float | None:
     """Mean AUROC of each class against the rest, over the classes that have samples on both sides."""
     separable = [index for index in range(probabilities.shape[1]) if 0 < (true == index).sum() < len(true)]
     areas = [roc_auc_score(true == index, probabilities[:, index]) for index in separable]

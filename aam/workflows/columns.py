@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from aam.config import TargetSamplingConfig, TrainConfig
+from aam.data.arrays import Floats
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.loss_weights import CategoryWeights
 from aam.data.labels.target_table import Targets, target_values
@@ -35,7 +35,7 @@ class Columns(NamedTuple):
     categories: CategoryEncoder | None
     weights: CategoryWeights | None
 
-    def sample_weights(self, config: TrainConfig) -> NDArray[np.float64]:
+    def sample_weights(self, config: TrainConfig) -> Floats:
         """How much every sample counts, by its class and by its categories; 1 where neither is weighed [samples]."""
         weights = _class_weights(self.targets, self.values, self.split, config)
         assert self.study.metadata is not None
@@ -118,7 +118,7 @@ def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
     return list(values[config.target.metadata_column[0]])
 
 
-def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> NDArray[np.float64]:
+def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> Floats:
     """Weight of every sample by its class, 1 where classes are not weighed: [samples]."""
     weights, kind = np.ones(len(values)), config.weights.class_weights
     if kind == "none":

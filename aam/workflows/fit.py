@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
+from aam.data.arrays import Ints
 from aam.data.files.whole_files import whole_file
 from aam.data.sampling.augmentation import Augmentation, Mixing
 from aam.data.sampling.dataset import FixedBatches, StepDataset, StepSampler
@@ -61,7 +61,7 @@ class Material:
         """The validation samples, in order."""
         return FixedBatches(self.draws, self.split.val, batch_size)
 
-    def batches(self, samples: NDArray[np.int64], config: PretrainConfig | TrainConfig) -> FixedBatches:
+    def batches(self, samples: Ints, config: PretrainConfig | TrainConfig) -> FixedBatches:
         """Some samples to judge, in order, as many in a batch as in training, or fewer that surely fit into a budget.
 
         Every rank calls this.

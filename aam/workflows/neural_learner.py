@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from aam.config import (
     SECTIONS_OF_NETWORK,
@@ -28,6 +27,7 @@ from aam.config import (
     TrainConfig,
     TrainingConfig,
 )
+from aam.data.arrays import Texts
 from aam.data.sampling.splits import split_samples
 from aam.data.study import Study, digest
 from aam.errors import InputError, StoppedBySignalError, first_ids
@@ -195,7 +195,7 @@ def _study_of(problem: Problem, val_fraction: float) -> Study:
     return Study(table, metadata, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
 
 
-def sides_of(problem: Problem, val_fraction: float) -> NDArray[np.str_]:
+def sides_of(problem: Problem, val_fraction: float) -> Texts:
     """``train`` or ``val`` for each training sample [n]: whole groups, and no class is on the side of val alone.
 
     The first of `DRAWS` that leaves something to learn and something to judge by; where there is one group, or no draw
@@ -215,7 +215,7 @@ def sides_of(problem: Problem, val_fraction: float) -> NDArray[np.str_]:
     )
 
 
-def _sides(problem: Problem, groups: Rows | None, val_fraction: float, seed: int) -> NDArray[np.str_]:
+def _sides(problem: Problem, groups: Rows | None, val_fraction: float, seed: int) -> Texts:
     ids = [problem.study.table.sample_ids[row] for row in problem.rows]
     named = pd.DataFrame({GROUP: [f"group {number}" for number in problem.groups]}, index=ids)
     config = TargetSplitConfig(val_fraction=val_fraction, group_column=None if groups is None else GROUP)

@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from aam.config import ModelConfig, TargetOptimConfig, TrainConfig
+from aam.data.arrays import Floats, Ints
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.target_table import Targets
 from aam.data.sampling.augmentation import Mixing
@@ -43,7 +43,7 @@ STANDARDIZED: Final = 1024
 
 
 def prepare_training(
-    study: Study, config: TrainConfig, world: World | None = None, weight: NDArray[np.float64] | None = None
+    study: Study, config: TrainConfig, world: World | None = None, weight: Floats | None = None
 ) -> Run:
     """Split the samples, fit the target's scale, and build model, data and objective; nothing is written.
 
@@ -123,7 +123,7 @@ def _settled_optim(config: TrainConfig, samples: int) -> TargetOptimConfig:
     return settled
 
 
-def _some(rows: NDArray[np.int64], study: Study, config: TrainConfig) -> NDArray[np.int64]:
+def _some(rows: Ints, study: Study, config: TrainConfig) -> Ints:
     """At most `STANDARDIZED` samples, drawn by their ids, in the order of the table."""
     ids, seed = study.table.sample_ids, config.runtime.seed
     order = sorted(rows.tolist(), key=lambda row: derived_seed(seed, "standardize", ids[row]))
@@ -196,9 +196,7 @@ def _mixing(study: Study, values: pd.DataFrame, split: Split, config: TrainConfi
     return mixing
 
 
-def _target_table(
-    learned: Columns, material: Material, config: TrainConfig, weight: NDArray[np.float64] | None
-) -> TargetTable:
+def _target_table(learned: Columns, material: Material, config: TrainConfig, weight: Floats | None) -> TargetTable:
     """Encode the targets of samples that train or validate; others keep zeros, which no loss and no choice reads."""
     targets, values, split = learned.targets, learned.values, learned.split
     metadata, device = material.study.metadata, material.compute.device

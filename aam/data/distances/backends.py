@@ -25,6 +25,7 @@ from skbio import TreeNode
 from skbio.diversity import beta_diversity
 
 from aam.config import UnifracConfig, UnifracMetric
+from aam.data.arrays import Floats
 from aam.data.distances.matrix import DistanceMatrix
 from aam.data.distances.unifrac import StudyTree, faith_pd
 from aam.data.files.tables import FeatureTable
@@ -136,7 +137,7 @@ def _numbered(table: FeatureTable) -> biom.Table:
     return biom.Table(sp.csr_matrix(table.counts.T, dtype=np.float64), columns, rows)
 
 
-def _by_unifrac(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[np.float64]:
+def _by_unifrac(table: FeatureTable, newick: str, config: UnifracConfig) -> Floats:
     arguments: dict[str, Any] = {}
     if config.unifrac_metric == "generalized_unifrac":
         arguments["alpha"] = config.generalized_alpha
@@ -145,7 +146,7 @@ def _by_unifrac(table: FeatureTable, newick: str, config: UnifracConfig) -> NDAr
     return _in_order(distances.ids, distances.data)
 
 
-def _by_ssu(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[np.float64]:
+def _by_ssu(table: FeatureTable, newick: str, config: UnifracConfig) -> Floats:
     with tempfile.TemporaryDirectory(prefix="aam-ssu-") as name:
         biom_path, tree_path, matrix_path = (Path(name) / file for file in ("table.biom", "tree.nwk", "matrix.h5"))
         with h5py.File(biom_path, "w") as file:
@@ -161,7 +162,7 @@ def _by_ssu(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[
             return _in_order([name.decode() for name in file["order"]], file["matrix"][()])
 
 
-def _by_scikit_bio(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[np.float64]:
+def _by_scikit_bio(table: FeatureTable, newick: str, config: UnifracConfig) -> Floats:
     weighted = config.unifrac_metric != "unweighted_unifrac"
     normalized = {"normalized": config.unifrac_metric == "weighted_normalized_unifrac"} if weighted else {}
     with np.errstate(invalid="ignore"):
@@ -176,13 +177,13 @@ def _by_scikit_bio(table: FeatureTable, newick: str, config: UnifracConfig) -> N
     return np.array(distances.data)
 
 
-def _in_order(numbers: Iterable[str], values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def _in_order(numbers: Iterable[str], values: NDArray[np.floating[Any]]) -> Floats:
     """Sort rows and columns by the row numbers that name them."""
     order = np.argsort([int(number) for number in numbers])
     return values[np.ix_(order, order)].astype(np.float64)
 
 
-_PROGRAMS: dict[Backend, Callable[[FeatureTable, str, UnifracConfig], NDArray[np.float64]]] = {
+_PROGRAMS: dict[Backend, Callable[[FeatureTable, str, UnifracConfig], Floats]] = {
     "unifrac": _by_unifrac,
     "ssu": _by_ssu,
     "scikit-bio": _by_scikit_bio,

@@ -1,9 +1,9 @@
 """Reads below every branch of the tree, sample by sample, as sparse rows: the features that a phylogeny gives."""
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from aam.data.arrays import Bools, Ints
 from aam.data.distances.unifrac import StudyTree
 from aam.data.files.counts import Counts
 
@@ -53,7 +53,7 @@ def asv_proportions(counts: Counts) -> Rows:
     return sparse.csr_array((counts.data / np.maximum(depth, 1.0), counts.indices, counts.indptr), shape=counts.shape)
 
 
-def distinct_branches(tree: StudyTree, held: NDArray[np.bool_]) -> NDArray[np.int64]:
+def distinct_branches(tree: StudyTree, held: Bools) -> Ints:
     """Branches that lie above different sets of some ASVs, the uppermost of each set; those above none are left out.
 
     Args:
@@ -66,5 +66,5 @@ def distinct_branches(tree: StudyTree, held: NDArray[np.bool_]) -> NDArray[np.in
     start, stop = start[branch], stop[branch]
     # in preorder, branches above the same tips follow each other
     first = np.r_[True, (np.diff(start) != 0) | (np.diff(stop) != 0)][: len(branch)]
-    distinct: NDArray[np.int64] = branch[first]
+    distinct: Ints = branch[first]
     return distinct

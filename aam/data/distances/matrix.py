@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aam.data.arrays import Ints
 from aam.data.files.artifacts import read_text
 from aam.errors import InputError, first_ids
 
@@ -45,7 +46,7 @@ class DistanceMatrix:
     def _row(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.ids)}
 
-    def index(self, sample_ids: Sequence[str]) -> NDArray[np.int64]:
+    def index(self, sample_ids: Sequence[str]) -> Ints:
         """Rows of samples, int64 [samples].
 
         Raises:
@@ -59,7 +60,7 @@ class DistanceMatrix:
             )
         return np.array([self._row[name] for name in sample_ids], dtype=np.int64)
 
-    def block(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+    def block(self, rows: Ints, columns: Ints) -> Tensor:
         """Distances between two sets of rows, float64 [rows, columns]."""
         return torch.from_numpy(self.values[np.ix_(rows, columns)].astype(np.float64))
 

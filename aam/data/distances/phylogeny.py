@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aam.config import RootChoice
+from aam.data.arrays import Floats, Ints
 from aam.data.distances.rooting import Branches, midpoint, root_children
 from aam.data.files.artifacts import read_text
 from aam.errors import InputError, first_ids
@@ -48,11 +48,11 @@ class Phylogeny:
     Branches are in preorder: the root's own first, and every branch before those below it.
     """
 
-    length: NDArray[np.float64]
+    length: Floats
     """Length of every branch [N], in the tree's unit (substitutions per site as a rule)."""
-    start: NDArray[np.int64]
+    start: Ints
     """First tip below every branch [N]."""
-    stop: NDArray[np.int64]
+    stop: Ints
     """One past the last tip below every branch [N]."""
     tip_names: tuple[str, ...]
     """Name of every tip."""
@@ -243,7 +243,7 @@ def _check_names(names: Sequence[str], source: str) -> None:
         raise InputError(f"{source}: tips share the names {first_ids(repeated)}; every tip needs its own")
 
 
-def _branch_lengths(nodes: _Nodes, missing: MissingLengths, source: str) -> NDArray[np.float64]:
+def _branch_lengths(nodes: _Nodes, missing: MissingLengths, source: str) -> Floats:
     lengths = np.array([float(length) if length else np.nan for length in nodes.lengths])
     if np.isnan(lengths[0]):
         lengths[0] = 0.0

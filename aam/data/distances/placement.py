@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aam.data.arrays import Bools, Ints
 from aam.data.distances.phylogeny import Phylogeny
 from aam.data.distances.unifrac import StudyTree
 from aam.errors import InputError, first_ids
 
-Places = NDArray[np.int64]
+Places = Ints
 
 NOWHERE = -1
 
@@ -127,8 +127,8 @@ def _smallest(
     tree: StudyTree,
     asv_ids: Sequence[str],
     clades: _Clades,
-    foreign: NDArray[np.bool_],
-    lacking: NDArray[np.bool_],
+    foreign: Bools,
+    lacking: Bools,
 ) -> str:
     """Name the ASVs of a small clade that one of the trees lacks."""
     if lacking.any():

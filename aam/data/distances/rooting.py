@@ -7,19 +7,18 @@ preorder. Shape letters: N branches, T tips, P branches of a path.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
+from aam.data.arrays import Floats, Ints
 
 
 class Branches(NamedTuple):
     """Branches in preorder, the root's own first."""
 
-    length: NDArray[np.float64]
+    length: Floats
     """Length of every branch [N]."""
-    start: IntArray
+    start: Ints
     """First tip below every branch [N]."""
-    stop: IntArray
+    stop: Ints
     """One past the last tip below every branch [N]."""
 
 
@@ -32,7 +31,7 @@ def root_children(branches: Branches) -> int:
     return count
 
 
-def midpoint(branches: Branches) -> tuple[Branches, IntArray]:
+def midpoint(branches: Branches) -> tuple[Branches, Ints]:
     """Put the root halfway between the two tips farthest apart (Farris 1972).
 
     All pairs at the greatest distance have the same middle, so that ties do not matter. The root is a node with all
@@ -61,7 +60,7 @@ def midpoint(branches: Branches) -> tuple[Branches, IntArray]:
     return Branches(length[kept], start[kept], stop[kept]), tip_order
 
 
-def _path_to_midpoint(branches: Branches) -> tuple[IntArray, float]:
+def _path_to_midpoint(branches: Branches) -> tuple[Ints, float]:
     """Find the middle of the longest path between tips.
 
     Returns:
@@ -104,7 +103,7 @@ def _parents(branches: Branches) -> list[int]:
     return parent
 
 
-def _order(start: IntArray, stop: IntArray, count: int) -> tuple[IntArray, IntArray]:
+def _order(start: Ints, stop: Ints, count: int) -> tuple[Ints, Ints]:
     """Order things by the innermost of nested intervals that holds them, and else as they are.
 
     Args:

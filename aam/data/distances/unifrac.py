@@ -14,10 +14,10 @@ from typing import NamedTuple, Self
 import numpy as np
 import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import UnifracConfig
+from aam.data.arrays import Bools, Floats, Ints
 from aam.data.distances.phylogeny import Phylogeny
 from aam.data.files.tables import FeatureTable
 from aam.errors import InputError, first_ids
@@ -34,19 +34,19 @@ class StudyTree:
     most 2 x ASVs branches.
     """
 
-    length: NDArray[np.float64]
+    length: Floats
     """Length of every branch [N]; that of a chain of branches above the same ASVs is their sum."""
-    start: NDArray[np.int64]
+    start: Ints
     """Rank of the first ASV below every branch [N]."""
-    stop: NDArray[np.int64]
+    stop: Ints
     """One past the rank of the last ASV below every branch [N]."""
-    order: NDArray[np.int64]
+    order: Ints
     """Columns of the table in the order of the tips [ASVs]."""
-    rank: NDArray[np.int64]
+    rank: Ints
     """Place of every column of the table in that order [ASVs]."""
 
     @classmethod
-    def cut(cls, phylogeny: Phylogeny, tips: NDArray[np.int64], include_root_length: bool = False) -> Self:
+    def cut(cls, phylogeny: Phylogeny, tips: Ints, include_root_length: bool = False) -> Self:
         """Keep the branches above the ASVs of a table, up to the root.
 
         Args:
@@ -76,12 +76,12 @@ class StudyTree:
         return cls(*_cut(length, phylogeny.start, phylogeny.stop, _places(kept)), order, rank)
 
 
-def missing_tips(phylogeny: Phylogeny, table: FeatureTable) -> NDArray[np.int64]:
+def missing_tips(phylogeny: Phylogeny, table: FeatureTable) -> Ints:
     """Find the tip of every ASV by its id, else by its sequence: tip numbers [ASVs], -1 where the tree lacks it."""
     return tips_of(phylogeny, table.asv_ids, table.sequences)
 
 
-def tips_of(phylogeny: Phylogeny, *names: Sequence[str]) -> NDArray[np.int64]:
+def tips_of(phylogeny: Phylogeny, *names: Sequence[str]) -> Ints:
     """Find the tip of every ASV by the first of its names that is one: tip numbers [ASVs], -1 where there is none.
 
     Args:
@@ -214,16 +214,14 @@ def _reads_below_branches(tree: StudyTree, counts: sp.csr_array, device: torch.d
     return _Reads(length, prefix[stop] - prefix[start], prefix[-1])
 
 
-def _places(kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _places(kept: Bools) -> Ints:
     """How many tips are kept before each: the new place of a kept tip [tips + 1]."""
     places = np.zeros(len(kept) + 1, dtype=np.int64)
     np.cumsum(kept, out=places[1:])
     return places
 
 
-def _cut(
-    length: NDArray[np.float64], start: NDArray[np.int64], stop: NDArray[np.int64], places: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def _cut(length: Floats, start: Ints, stop: Ints, places: Ints) -> tuple[Floats, Ints, Ints]:
     """Renumber tips, drop branches above none of them, and merge chains of branches above the same ones."""
     start, stop = places[start], places[stop]
     branch = np.flatnonzero(stop > start)

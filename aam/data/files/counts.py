@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
+from aam.data.arrays import Ints
 from aam.errors import InputError
 
 Counts = sparse.csr_array[Any, tuple[int, int]]
-Index = NDArray[np.int64]
+Index = Ints
 
 CELLS_IN_MEMORY: Final = 20_000_000
 """Counts above zero from which a table stays on disk (12 bytes each in memory)."""

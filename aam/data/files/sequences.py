@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aam.data.arrays import Ints
 from aam.data.files.counts import release, scratch
 from aam.errors import InputError
 
@@ -97,7 +98,7 @@ def encode_sequences(sequences: Sequence[str], max_bp: int | None = None) -> NDA
     return tokens
 
 
-def _encode(sequences: Sequence[str], lengths: NDArray[np.int64], tokens: NDArray[np.uint8]) -> None:
+def _encode(sequences: Sequence[str], lengths: Ints, tokens: NDArray[np.uint8]) -> None:
     """Fill the rows of some sequences."""
     kept = [text[:length] for text, length in zip(sequences, lengths.tolist(), strict=True)]
     # One byte a letter, so that the lengths hold; what Latin-1 lacks becomes "?", which is no nucleotide either.
@@ -109,7 +110,7 @@ def _encode(sequences: Sequence[str], lengths: NDArray[np.int64], tokens: NDArra
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = flat
 
 
-def sequence_keys(sequences: Sequence[str]) -> NDArray[np.int64]:
+def sequence_keys(sequences: Sequence[str]) -> Ints:
     """Address of each ASV: a 64-bit BLAKE2b hash of its normalized sequence, the same on every machine and run.
 
     Returns:

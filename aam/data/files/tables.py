@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from aam.data.arrays import Ints
 from aam.data.files.counts import Counts, CountsBuilder, Source, canonical, column_sums, gather, row_sums
 from aam.data.files.fasta import read_fasta
 from aam.data.files.sequences import check_letters, is_dna, normalize
@@ -60,12 +61,12 @@ class FeatureTable:
         return len(self.asv_ids)
 
     @property
-    def depth(self) -> NDArray[np.int64]:
+    def depth(self) -> Ints:
         """Reads of each sample, int64 [samples]."""
         return row_sums(self.counts)
 
     @property
-    def asv_reads(self) -> NDArray[np.int64]:
+    def asv_reads(self) -> Ints:
         """Reads of each ASV over all samples, int64 [ASVs]."""
         return column_sums(self.counts)
 
@@ -217,7 +218,7 @@ def _check_cells(cells: Counts, raw: RawTable, first: int) -> None:
             raise InputError(f"{raw.source}: sample {sample_id}, ASV {asv_id}: {values[place]:g} is {fault}")
 
 
-def _report_missing(raw: RawTable, reads: NDArray[np.int64], kept: NDArray[np.int64], drop_missing: bool) -> None:
+def _report_missing(raw: RawTable, reads: Ints, kept: Ints, drop_missing: bool) -> None:
     missing = np.setdiff1d(np.arange(len(raw.asv_ids)), kept)
     misspelt = [raw.asv_ids[column] for column in missing if _is_nearly_dna(raw.asv_ids[column])]
     check_letters(misspelt, misspelt, raw.source)
@@ -255,14 +256,14 @@ def _merge(tables: Sequence[FeatureTable]) -> FeatureTable:
     return FeatureTable(gather(sources, len(column_of)), tuple(row_of), tuple(id_of.values()), tuple(id_of))
 
 
-def _inverse(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _inverse(positions: Ints, size: int) -> Ints:
     """Which entry has each position; negative for none."""
     inverse = np.full(size, -1)
     inverse[positions] = np.arange(len(positions))
     return inverse
 
 
-def _positions(names: Sequence[str], position_of: Mapping[str, int]) -> NDArray[np.int64]:
+def _positions(names: Sequence[str], position_of: Mapping[str, int]) -> Ints:
     return np.array([position_of[name] for name in names], dtype=np.int64)
 
 

@@ -9,16 +9,16 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from aam.config import LossWeightConfig
+from aam.data.arrays import Floats, Ints
 from aam.data.files.artifacts import read_json_object
 from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.float64]
 
 MISSING = "(missing)"
 """Name of the category of samples without a value."""
@@ -26,7 +26,7 @@ MISSING = "(missing)"
 _SHOWN = 100
 
 
-def effective_weight(count: ArrayLike, beta: float) -> FloatArray:
+def effective_weight(count: ArrayLike, beta: float) -> Floats:
     """Inverse of the effective number of samples, ``(1 - beta) / (1 - beta**n)``.
 
     From 1 for every n (beta 0) to 1 / n (the limit of beta 1), and exact in between, however close to 1 (Cui et al.
@@ -47,14 +47,14 @@ def effective_weight(count: ArrayLike, beta: float) -> FloatArray:
     if beta == 1:
         return 1 / counts
     # 1 - beta**n would lose all its digits where beta is near 1.
-    weights: FloatArray = (1 - beta) / -np.expm1(counts * np.log(beta))
+    weights: Floats = (1 - beta) / -np.expm1(counts * np.log(beta))
     return weights
 
 
-def mean_one(weights: FloatArray, counts: ArrayLike) -> FloatArray:
+def mean_one(weights: Floats, counts: ArrayLike) -> Floats:
     """Bring the weights of categories to mean 1 over their samples [categories]."""
     numbers = np.asarray(counts, dtype=np.float64)
-    scaled: FloatArray = weights * (numbers.sum() / (weights * numbers).sum())
+    scaled: Floats = weights * (numbers.sum() / (weights * numbers).sum())
     return scaled
 
 
@@ -78,7 +78,7 @@ class CategoryWeights:
     def fit(
         cls,
         metadata: pd.DataFrame,
-        train: NDArray[np.int64],
+        train: Ints,
         config: LossWeightConfig,
         default_columns: Sequence[str],
     ) -> Self | None:
@@ -113,7 +113,7 @@ class CategoryWeights:
         logger.info("weights of samples by category:\n%s", fitted.table())
         return fitted
 
-    def of(self, metadata: pd.DataFrame) -> FloatArray:
+    def of(self, metadata: pd.DataFrame) -> Floats:
         """Weight of every sample: the product over the columns, times the scale [samples].
 
         A category that is not known counts 1 in the product.
@@ -239,15 +239,15 @@ def _as_given(given: object, texts: Sequence[str], path: str, column: str) -> di
     return weights_of_all(weights, known, where)
 
 
-def _product(texts: Mapping[str, Sequence[str]], weights: Mapping[str, Mapping[str, float]]) -> FloatArray:
+def _product(texts: Mapping[str, Sequence[str]], weights: Mapping[str, Mapping[str, float]]) -> Floats:
     """Product of the weights of each sample; in the order of names, so that it is the same from a checkpoint."""
     factors = [[weights[column].get(text, 1.0) for text in texts[column]] for column in sorted(weights)]
     with np.errstate(over="ignore"):  # refused by `_scale`
-        products: FloatArray = np.prod(np.array(factors, dtype=np.float64), axis=0)
+        products: Floats = np.prod(np.array(factors, dtype=np.float64), axis=0)
     return products
 
 
-def _scale(products: FloatArray) -> float:
+def _scale(products: Floats) -> float:
     """One over the mean of the training samples."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = float(products.sum())

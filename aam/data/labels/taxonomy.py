@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from aam.data.arrays import Bools, Ints
 from aam.data.files.artifacts import read_text
 from aam.errors import InputError, first_ids
 
@@ -144,7 +144,7 @@ class TaxonomyClasses:
         """Number of classes by rank, in the order of `RANKS`."""
         return {rank: len(classes) for rank, classes in self.lineages.items()}
 
-    def encode(self, taxa: Sequence[str]) -> NDArray[np.int64]:
+    def encode(self, taxa: Sequence[str]) -> Ints:
         """Give the class of every ASV at every rank, or `UNKNOWN`: int64 [A, R]."""
         parsed = [parse_lineage(taxon) for taxon in taxa]
         encoded = np.full((len(parsed), len(self.lineages)), UNKNOWN, dtype=np.int64)
@@ -175,13 +175,13 @@ class TaxonomyLabels:
     """What the ASVs of a study are called, as classes."""
 
     classes: TaxonomyClasses
-    code: NDArray[np.int64]
+    code: Ints
     """[A, R], the class at each rank, or `UNKNOWN`."""
-    trained: NDArray[np.bool_]
+    trained: Bools
     """[A], whether a training sample holds the ASV."""
 
     @classmethod
-    def of(cls, taxa: Sequence[str], trained: NDArray[np.bool_]) -> Self:
+    def of(cls, taxa: Sequence[str], trained: Bools) -> Self:
         """Fit the classes to the ASVs that training samples hold, and encode all.
 
         Args:

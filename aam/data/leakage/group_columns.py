@@ -8,12 +8,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from aam.data.arrays import Ints
 from aam.data.files.metadata import categorical_column
 
 Role = Literal["subject", "site", "study", "run", "other"]
-Codes = NDArray[np.int64]
+Codes = Ints
 
 
 def _words(text: str) -> frozenset[str]:

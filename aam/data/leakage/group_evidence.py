@@ -6,19 +6,17 @@ from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import sparse
 
 from aam.config import UnifracConfig
+from aam.data.arrays import Floats, Ints
 from aam.data.distances.branches import asv_proportions
 from aam.data.distances.unifrac import StudyTree, distances
 from aam.data.files.counts import Counts
 from aam.data.sampling.seeded import derived_seed, generator
 from aam.data.study import Study
 
-Codes = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+Codes = Ints
 
 COMPARED: Final = 300
 """Samples whose pairs are compared, at most."""
@@ -78,7 +76,7 @@ def rows_to_compare(study: Study, codes: Codes, seed: int) -> Codes:
         most //= 2
 
 
-def bray_curtis(counts: Counts) -> FloatArray:
+def bray_curtis(counts: Counts) -> Floats:
     """Bray-Curtis distances of relative abundances, [samples, samples] in [0, 1]."""
     dense = asv_proportions(counts)[:, np.unique(counts.indices)].toarray()
     distance = np.empty((len(dense), len(dense)))
@@ -89,16 +87,16 @@ def bray_curtis(counts: Counts) -> FloatArray:
     return np.clip(distance, 0.0, 1.0)
 
 
-def jaccard(counts: Counts) -> FloatArray:
+def jaccard(counts: Counts) -> Floats:
     """Jaccard distances of the sets of ASVs, [samples, samples] in [0, 1]; 0 where neither sample holds any."""
     held = (counts[:, np.unique(counts.indices)].toarray() > 0).astype(np.float64)
     both, each = held @ held.T, held.sum(axis=1)
     either = each[:, None] + each - both
-    distance: FloatArray = np.where(either > 0, 1 - both / np.maximum(either, 1), 0.0)
+    distance: Floats = np.where(either > 0, 1 - both / np.maximum(either, 1), 0.0)
     return distance
 
 
-def community_distances(study: Study, rows: Codes) -> FloatArray:
+def community_distances(study: Study, rows: Codes) -> Floats:
     """Unweighted UniFrac where the study has a tree, else Bray-Curtis: [rows, rows]."""
     counts = study.table.counts[rows]
     if study.tree is None:
@@ -106,25 +104,25 @@ def community_distances(study: Study, rows: Codes) -> FloatArray:
     return unifrac(study.tree, counts)
 
 
-def unifrac(tree: StudyTree, counts: Counts) -> FloatArray:
+def unifrac(tree: StudyTree, counts: Counts) -> Floats:
     """Unweighted UniFrac distances, [samples, samples] in [0, 1]."""
-    distance: FloatArray = distances(tree, counts, UnifracConfig()).numpy()
+    distance: Floats = distances(tree, counts, UnifracConfig()).numpy()
     return distance
 
 
-def target_differences(values: "pd.Series[Any]") -> FloatArray:
+def target_differences(values: "pd.Series[Any]") -> Floats:
     """Difference of every pair: of numbers its size, of classes 0 or 1; NaN where a value is missing [n, n]."""
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(np.float64)
-        apart: FloatArray = np.abs(numbers[:, None] - numbers)
+        apart: Floats = np.abs(numbers[:, None] - numbers)
         return apart
     codes = pd.factorize(values.to_numpy(dtype=object))[0]
     different = (codes[:, None] != codes).astype(np.float64)
     different[codes < 0, :] = different[:, codes < 0] = np.nan
-    return cast(FloatArray, different)
+    return cast(Floats, different)
 
 
-def likeness(difference: FloatArray, codes: Codes, apart: Codes | None, seed: int) -> Likeness | None:
+def likeness(difference: Floats, codes: Codes, apart: Codes | None, seed: int) -> Likeness | None:
     """Compare pairs within and between groups.
 
     Args:
@@ -194,7 +192,7 @@ def explained(values: "pd.Series[Any]", codes: Codes) -> float | None:
     return measure(answers, own) if len(np.unique(answers)) > 1 else None
 
 
-def _variance(numbers: FloatArray, codes: Codes) -> float:
+def _variance(numbers: Floats, codes: Codes) -> float:
     size, total = np.bincount(codes)[codes], np.bincount(codes, numbers)[codes]
     of_all = (numbers.sum() - numbers) / (len(numbers) - 1)
     of_group = np.where(size > 1, (total - numbers) / np.maximum(size - 1, 1), of_all)

@@ -5,8 +5,8 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from aam.data.arrays import Ints
 from aam.data.files.metadata import categorical_column
 from aam.data.leakage import text as sentences
 from aam.data.leakage.group_columns import (
@@ -30,7 +30,7 @@ from aam.data.leakage.group_evidence import (
 from aam.data.leakage.near_copies import near_copies
 from aam.data.study import Study
 
-Codes = NDArray[np.int64]
+Codes = Ints
 
 LEAST_SAMPLES: Final = 8
 """Samples below which nothing is looked for."""

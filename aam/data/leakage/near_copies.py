@@ -11,16 +11,15 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from aam.data.arrays import Floats, Ints
 from aam.data.distances.branches import asv_proportions
 from aam.data.files.counts import blocks_of, row_sizes
 from aam.data.leakage.group_evidence import bray_curtis, jaccard, rows_to_compare, unifrac
 from aam.data.sampling.seeded import derived_seed, uniforms
 from aam.data.study import Study
 
-Index = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
+Index = Ints
 
 WIDTH: Final = 64
 ROOM: Final = 1.9
@@ -73,12 +72,12 @@ def near_copies(study: Study, apart: Index, seed: int) -> NearCopies:
     return NearCopies(pairs[_presence_of(study, pairs) <= presence], most, presence, is_cut)
 
 
-def _median(distance: FloatArray) -> float:
+def _median(distance: Floats) -> float:
     upper = distance[np.triu_indices(len(distance), 1)]
     return float(np.median(upper)) if len(upper) else 0.0
 
 
-def _projected(study: Study, seed: int) -> FloatArray:
+def _projected(study: Study, seed: int) -> Floats:
     """Square roots of relative abundances in a few dimensions [samples, WIDTH]; signs are drawn by ASV."""
     keys = torch.from_numpy(study.asv_keys)
     signs = np.where(uniforms(derived_seed(seed, "near copies"), keys, WIDTH).numpy() < 0.5, -1.0, 1.0) / WIDTH**0.5
@@ -87,7 +86,7 @@ def _projected(study: Study, seed: int) -> FloatArray:
     return np.concatenate([np.zeros((0, WIDTH)), *parts])
 
 
-def _candidates(points: FloatArray, apart: Index, most: float) -> tuple[Index, bool]:
+def _candidates(points: Floats, apart: Index, most: float) -> tuple[Index, bool]:
     """Pairs up to a squared distance, the closest of them where they are too many."""
     squares = np.square(points).sum(axis=1)
     pairs, sizes = np.zeros((0, 2), dtype=np.int64), np.zeros(0)
@@ -106,7 +105,7 @@ def _candidates(points: FloatArray, apart: Index, most: float) -> tuple[Index, b
     return pairs, is_cut
 
 
-def _bray_curtis_of(study: Study, pairs: Index) -> FloatArray:
+def _bray_curtis_of(study: Study, pairs: Index) -> Floats:
     """Bray-Curtis distance of each pair."""
     found = np.ones(len(pairs))
     for start in range(0, len(pairs), 10 * TOGETHER):
@@ -116,7 +115,7 @@ def _bray_curtis_of(study: Study, pairs: Index) -> FloatArray:
     return found
 
 
-def _presence_of(study: Study, pairs: Index) -> FloatArray:
+def _presence_of(study: Study, pairs: Index) -> Floats:
     """Unweighted UniFrac, or Jaccard distance without a tree, of each pair."""
     found = np.ones(len(pairs))
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # so that pairs of one sample are computed together

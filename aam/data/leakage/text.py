@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aam.data.arrays import Bools
 from aam.data.leakage.group_columns import Grouping, Role
 from aam.data.leakage.group_evidence import Likeness
 from aam.data.leakage.near_copies import NearCopies
@@ -91,7 +91,7 @@ def what_to_do(group: Grouping, refuses: bool, alike: bool, split: str) -> str:
     return f"{which} has the same {one} on both sides and {flatters} the model: split by --group-column {column}"
 
 
-def given_away(target: str, numeric: bool, column: Grouping, known: NDArray[np.bool_], fraction: float) -> str:
+def given_away(target: str, numeric: bool, column: Grouping, known: Bools, fraction: float) -> str:
     """That a column tells the target.
 
     Args:

@@ -11,13 +11,13 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import AugmentationConfig
+from aam.data.arrays import Ints
 from aam.data.sampling.seeded import derived_seed, generator, uniforms
 
-Reads = tuple[NDArray[np.int64], NDArray[np.int64]]
+Reads = tuple[Ints, Ints]
 """Columns of the ASVs of a sample, ascending, and their counts, both int64 [ASVs of the sample]."""
 
 
@@ -27,13 +27,11 @@ class Mixing:
 
     probability: float
     """Of a sample in an epoch."""
-    peers: Mapping[int, NDArray[np.int64]]
+    peers: Mapping[int, Ints]
     """For each row of the table that may be mixed, all rows of its label, in the order of their ids."""
 
     @classmethod
-    def of(
-        cls, probability: float, samples: NDArray[np.int64], labels: Sequence[str], sample_ids: Sequence[str]
-    ) -> Self:
+    def of(cls, probability: float, samples: Ints, labels: Sequence[str], sample_ids: Sequence[str]) -> Self:
         """Group samples by label.
 
         Args:
@@ -48,7 +46,7 @@ class Mixing:
         arrays = [np.array(rows, dtype=np.int64) for rows in groups.values()]
         return cls(probability, {row: rows for rows in arrays for row in rows.tolist()})
 
-    def largest_of_label(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def largest_of_label(self, sizes: Ints) -> Ints:
         """The largest of some sizes, one for each row of the table, among the samples of its label; 0 if not mixed."""
         largest = np.zeros_like(sizes)
         if self.probability > 0:

@@ -11,12 +11,12 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from aam.config import UnifracConfig
+from aam.data.arrays import Ints
 from aam.data.distances import unifrac
 from aam.data.distances.matrix import DistanceMatrix
 from aam.data.distances.unifrac import StudyTree
@@ -38,17 +38,17 @@ class StepPlan:
     step: int
     epoch: int
     closes_epoch: bool
-    micro: tuple[NDArray[np.int64], ...]
+    micro: tuple[Ints, ...]
     """Rows of the table, one array for each batch of the step, over all ranks."""
-    parts: tuple[tuple[NDArray[np.int64], ...], ...] | None = None
+    parts: tuple[tuple[Ints, ...], ...] | None = None
     """For each rank its batches, equally many, where they were made to fit into memory."""
 
     @property
-    def samples(self) -> NDArray[np.int64]:
+    def samples(self) -> Ints:
         """All rows of the step, int64 [G]."""
         return np.concatenate(self.micro)
 
-    def parts_of(self, ranks: int) -> list[tuple[NDArray[np.int64], ...]]:
+    def parts_of(self, ranks: int) -> list[tuple[Ints, ...]]:
         """Divide every batch among ranks: for each rank its part of each batch, which may be empty."""
         if self.parts is not None:
             return list(self.parts)
@@ -76,7 +76,7 @@ class StepBatch(TensorRecord):
     """How it was cut into batches."""
 
     @cached_property
-    def samples(self) -> NDArray[np.int64]:
+    def samples(self) -> Ints:
         """All rows of the step in the order of ranks, int64 [G]."""
         return np.concatenate([rows for part in self.plan.parts_of(len(self.sizes)) for rows in part])
 
@@ -90,7 +90,7 @@ class DistanceSource:
     tree: StudyTree | None = None
     matrix: DistanceMatrix | None = None
 
-    def distances(self, samples: NDArray[np.int64], drawn: csr_array) -> Tensor:
+    def distances(self, samples: Ints, drawn: csr_array) -> Tensor:
         """Distances between samples, float64 [G, G], from their drawn counts [G, ASVs]."""
         if self.matrix is not None:
             rows = self._matrix_rows(samples)
@@ -100,7 +100,7 @@ class DistanceSource:
 
     def cross(
         self,
-        samples: tuple[NDArray[np.int64], NDArray[np.int64]],
+        samples: tuple[Ints, Ints],
         drawn: tuple[csr_array, csr_array],
         device: torch.device,
     ) -> Tensor:
@@ -110,12 +110,12 @@ class DistanceSource:
         assert self.tree is not None
         return unifrac.cross_distances(self.tree, *drawn, self.config, device)
 
-    def _matrix_rows(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _matrix_rows(self, samples: Ints) -> Ints:
         assert self.matrix is not None
         return self.matrix.index([self.table.sample_ids[i] for i in samples])
 
 
-def collate(draws: SampleDraws, samples: NDArray[np.int64], drawn: csr_array, epoch: int | str) -> SampleBatch:
+def collate(draws: SampleDraws, samples: Ints, drawn: csr_array, epoch: int | str) -> SampleBatch:
     """Index the ASVs of drawn samples: B rows, each padded to the largest of them.
 
     Args:
@@ -171,7 +171,7 @@ class StepDataset(Dataset[StepBatch]):
         )
         return replace(batch, micro=micro, cutting=self.cutting)
 
-    def read(self, samples: NDArray[np.int64], epoch: int, drawn: csr_array | None = None) -> list[NDArray[np.int64]]:
+    def read(self, samples: Ints, epoch: int, drawn: csr_array | None = None) -> list[Ints]:
         """The ASVs that the model reads of each sample, columns of the table; its counts may be drawn already."""
         if drawn is None:
             drawn = self.draws.rows(samples, epoch)
@@ -188,9 +188,7 @@ class StepDataset(Dataset[StepBatch]):
         planned = replace(plan, parts=None).parts_of(self.ranks)
         return replace(plan, parts=self.cutting.parts(plan.samples, asvs, planned))
 
-    def _with_distances(
-        self, source: DistanceSource, batch: StepBatch, own: NDArray[np.int64], drawn: csr_array
-    ) -> StepBatch:
+    def _with_distances(self, source: DistanceSource, batch: StepBatch, own: Ints, drawn: csr_array) -> StepBatch:
         """Add the true distances, where this rank has all samples and few; else what they are computed from later."""
         if self.ranks > 1 or len(own) > DENSE_SAMPLES:
             return replace(batch, drawn=drawn)
@@ -219,7 +217,7 @@ class PooledStepDataset(StepDataset):
         return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]), cutting=self.cutting)
 
 
-def _places(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def _places(samples: Ints, wanted: Ints) -> Ints:
     """Where each of some different samples is among them in another order."""
     order = np.argsort(samples)
     return order[np.searchsorted(samples, wanted, sorter=order)]
@@ -232,7 +230,7 @@ class StepSampler(Sampler[StepPlan]):
     So a run continues at any step by starting the sampler there, and nobody has to announce a new epoch.
     """
 
-    samples: NDArray[np.int64]
+    samples: Ints
     batch_size: int
     accumulation_steps: int
     epochs: int
@@ -274,7 +272,7 @@ class FixedBatches(Dataset[SampleBatch]):
     """Samples in order, drawn once: for validation, prediction and embedding."""
 
     draws: SampleDraws
-    samples: NDArray[np.int64]
+    samples: Ints
     batch_size: int
 
     @cached_property
@@ -283,11 +281,11 @@ class FixedBatches(Dataset[SampleBatch]):
         return self.draws.rows(self.samples, FIXED)
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> Ints:
         """ASVs that the model reads of each sample, int64 [samples]."""
         return self.draws.capped(row_sizes(self.drawn))
 
-    def take(self, positions: NDArray[np.int64]) -> Self:
+    def take(self, positions: Ints) -> Self:
         """Some of the samples, by their positions; they are not drawn again."""
         some = replace(self, samples=self.samples[positions])
         some.__dict__["drawn"] = self.drawn[positions]  # where cached_property keeps it

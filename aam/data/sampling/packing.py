@@ -9,9 +9,10 @@ from itertools import compress
 from typing import Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+from aam.data.arrays import Ints
+
+Rows = Ints
 Parts = tuple[Rows, ...]
 """Rows of each batch of one rank."""
 

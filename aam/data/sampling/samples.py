@@ -7,10 +7,10 @@ columns.
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from aam.data.arrays import Ints
 
 
 class Samples(NamedTuple):
@@ -153,7 +153,7 @@ class SampleBatch(TensorRecord):
     """Whether this stands in for a rank's part without samples: it counts for nothing, and its occurrences are 0."""
 
     @classmethod
-    def without_asvs(cls, samples: NDArray[np.int64], is_padding: bool = False) -> Self:
+    def without_asvs(cls, samples: Ints, is_padding: bool = False) -> Self:
         """Samples of the table, for a model that begins from embedded samples."""
         none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(len(samples), 0, dtype=torch.int64)
         sample, depth = torch.from_numpy(samples), flat.new_zeros(len(samples))

@@ -12,8 +12,9 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from aam.data.arrays import Ints
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -26,7 +27,7 @@ def derived_seed(*purpose: int | str, bits: int = 64) -> int:
     return int.from_bytes(blake2b(repr(plain).encode(), digest_size=bits // 8).digest(), "little")
 
 
-def text_keys(names: Iterable[str]) -> NDArray[np.int64]:
+def text_keys(names: Iterable[str]) -> Ints:
     """Hash each name to a key for `uniforms`: int64 [names]."""
     return np.array([derived_seed(name) for name in names], dtype=np.uint64).view(np.int64)
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from aam.config import SplitConfig, TargetSplitConfig
+from aam.data.arrays import Bools, Ints, Texts
 from aam.data.files.metadata import categorical_column
 from aam.data.sampling.seeded import derived_seed, generator
 from aam.errors import InputError, first_ids
@@ -27,10 +27,6 @@ HEADER = ["sample_id", "split"]
 SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 # Group splits that compete when classes should be balanced too; the draw that balances them best is taken.
 GROUP_DRAWS = 200
-
-TextArray = NDArray[np.str_]
-IndexArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +39,9 @@ class Split:
         test: rows that neither train nor choose it, scored once at the end of `aam train`, int64.
     """
 
-    train: IndexArray
-    val: IndexArray
-    test: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    train: Ints
+    val: Ints
+    test: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class Draw(NamedTuple):
@@ -107,7 +103,7 @@ def _draws(config: SplitConfig, seed: int) -> dict[str, Draw]:
     return draws
 
 
-def _draw(ids: TextArray, groups: TextArray | None, classes: TextArray | None, draw: Draw) -> BoolArray:
+def _draw(ids: Texts, groups: Texts | None, classes: Texts | None, draw: Draw) -> Bools:
     """Draw one side of samples that are on none yet: bool [samples]."""
     if groups is not None:
         return _draw_groups(groups, classes, draw)
@@ -155,14 +151,14 @@ def _column(metadata: pd.DataFrame | None, column: str, option: str) -> pd.Serie
     return categorical_column(metadata, column)
 
 
-def _values_of(ids: TextArray, values: pd.Series, column: str) -> "pd.Series[str]":
+def _values_of(ids: Texts, values: pd.Series, column: str) -> "pd.Series[str]":
     absent = [sample for sample in ids.tolist() if sample not in values.index]
     if absent:
         raise InputError(f"column '{column}': the metadata lack samples {first_ids(absent)}")
     return values.reindex(ids.tolist())
 
 
-def _given_split(ids: TextArray, values: pd.Series, column: str) -> Split:
+def _given_split(ids: Texts, values: pd.Series, column: str) -> Split:
     words = _values_of(ids, values, column).fillna("").astype(str).str.strip().str.lower()
     unknown = words[~words.isin([*SIDES, ""])]
     if len(unknown):
@@ -173,7 +169,7 @@ def _given_split(ids: TextArray, values: pd.Series, column: str) -> Split:
     return _split_of_sides(words.map(SIDES).fillna("").to_numpy(dtype=np.str_), f"column '{column}'")
 
 
-def _split_of_sides(side: TextArray, source: str) -> Split:
+def _split_of_sides(side: Texts, source: str) -> Split:
     split = Split(*(np.flatnonzero(side == name) for name in ("train", "val", "test")))
     for name, rows in (("train", split.train), ("val", split.val)):
         if rows.size == 0:
@@ -184,7 +180,7 @@ def _split_of_sides(side: TextArray, source: str) -> Split:
     return split
 
 
-def _groups(ids: TextArray, values: pd.Series, column: str) -> TextArray:
+def _groups(ids: Texts, values: pd.Series, column: str) -> Texts:
     groups = _values_of(ids, values, column)
     missing = groups.index[groups.isna()]
     if len(missing):
@@ -203,7 +199,7 @@ def _held_out(total: int, draw: Draw, what: str) -> int:
     return count
 
 
-def _first(names: TextArray, count: int, draw: Draw) -> BoolArray:
+def _first(names: Texts, count: int, draw: Draw) -> Bools:
     """Mark the first names in the order of their hashes: bool [names]."""
     hashes = np.array([derived_seed(draw.seed, draw.label, name) for name in names.tolist()], dtype=np.uint64)
     first = np.zeros(names.size, dtype=np.bool_)
@@ -211,7 +207,7 @@ def _first(names: TextArray, count: int, draw: Draw) -> BoolArray:
     return first
 
 
-def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArray:
+def _draw_stratified(ids: Texts, classes: Texts, draw: Draw) -> Bools:
     """Draw a fraction of every class, one sample at least where it has two."""
     drawn = np.zeros(ids.size, dtype=np.bool_)
     for name, size in zip(*np.unique(classes, return_counts=True), strict=True):
@@ -222,7 +218,7 @@ def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArra
     return drawn
 
 
-def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> BoolArray:
+def _draw_groups(groups: Texts, classes: Texts | None, draw: Draw) -> Bools:
     """Draw a fraction of the groups; where there are classes, by the draw of many that divides them best."""
     names, members = np.unique(groups, return_inverse=True)
     count = _held_out(names.size, draw, "groups")
@@ -230,7 +226,7 @@ def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> Bo
         return _first(names, count, draw)[members]
     kinds, codes, totals = np.unique(classes, return_inverse=True, return_counts=True)
 
-    def imbalance(drawn: BoolArray) -> tuple[int, int, float]:
+    def imbalance(drawn: Bools) -> tuple[int, int, float]:
         fractions = np.bincount(codes[drawn], minlength=kinds.size) / totals
         return (
             int((fractions == 1).sum()),
@@ -242,7 +238,7 @@ def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> Bo
     return min(((order < count)[members] for order in orders), key=imbalance)
 
 
-def _refuse_small_classes(ids: TextArray, groups: TextArray | None, classes: TextArray, sides: int) -> None:
+def _refuse_small_classes(ids: Texts, groups: Texts | None, classes: Texts, sides: int) -> None:
     """Refuse classes that cannot be on every side, naming their samples."""
     what, units = ("samples", ids) if groups is None else ("groups", groups)
     small = [name for name in np.unique(classes).tolist() if np.unique(units[classes == name]).size < sides]

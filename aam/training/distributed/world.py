@@ -18,13 +18,13 @@ from typing import Final, Literal, NamedTuple, Self, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from aam.config import DistributedConfig
 from aam.config.launch import launched_local_rank, launched_rank, launched_world_size, restart_count
+from aam.data.arrays import Bools, Ints
 from aam.errors import (
     InputError,
     PeerFailedError,
@@ -49,9 +49,9 @@ AGREED = (TrainingDivergedError, StoppedBySignalError, ReportedInputError)
 class Part(NamedTuple):
     """One rank's part of a number of things, equally many on every rank."""
 
-    position: NDArray[np.int64]
+    position: Ints
     """Which things; where they do not divide evenly, the last one is repeated."""
-    genuine: NDArray[np.bool_]
+    genuine: Bools
     """False where repeated: such a thing takes part in the work and counts for nothing."""
 
 

@@ -8,10 +8,10 @@ from dataclasses import astuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from aam.data.arrays import Floats, Ints
 from aam.data.files.counts import held_by
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch
@@ -23,7 +23,7 @@ from aam.training.machine.compute import Compute
 from aam.training.metrics import PairedMoments
 
 
-def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
+def asvs_of(batches: FixedBatches) -> Ints:
     """Columns of the table that samples hold as they were drawn, ascending: int64 [U]."""
     return np.flatnonzero(np.bincount(batches.drawn.indices))
 
@@ -113,7 +113,7 @@ def predict_outputs(
     compute: Compute,
     num_workers: int = 0,
     categories: Tensor | None = None,
-) -> NDArray[np.float64]:
+) -> Floats:
     """What the model gives for samples, in their order: float64 [samples, K].
 
     Ranks share the samples, and each gets all outputs.

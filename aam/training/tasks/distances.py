@@ -9,9 +9,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from aam.data.arrays import Ints
 from aam.data.sampling.dataset import StepBatch
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.data.sampling.seeded import generator
@@ -124,14 +124,14 @@ class UnifracTask(PretrainingTask):
                 predicted = self.model.distance(z[rows], z[columns])
                 yield predicted[torch.from_numpy(rows[:, None] < columns[None, :]).to(z.device)].cpu(), true
 
-    def _blocks(self, samples: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def _blocks(self, samples: int) -> Iterator[tuple[Ints, Ints]]:
         """Cut pairs into blocks: rows and columns, of which the pairs with a lower row than column count."""
         order = generator(self.seed, "pairs").permutation(samples)
         for group in np.array_split(order, math.ceil(samples / PAIR_GROUP)):
             blocks = [np.sort(group)[i : i + PAIR_BLOCK] for i in range(0, len(group), PAIR_BLOCK)]
             yield from ((rows, columns) for i, rows in enumerate(blocks) for columns in blocks[i:])
 
-    def _true_of_block(self, number: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+    def _true_of_block(self, number: int, rows: Ints, columns: Ints) -> Tensor:
         """True distances of the pairs of a block whose row is below the column, on the CPU."""
         if self.kept is not None and number in self.kept:
             return self.kept[number]

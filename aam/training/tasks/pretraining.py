@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from aam.config import PretrainConfig
+from aam.data.arrays import Ints
 from aam.data.sampling.dataset import DistanceSource, FixedBatches
 from aam.data.study import Study
 from aam.models.sequence_encoder import SequenceEncoder
@@ -25,7 +24,7 @@ class Given:
 
     config: PretrainConfig
     study: Study
-    train: NDArray[np.int64]
+    train: Ints
     """Rows of the training samples."""
     held_out: FixedBatches
     """The validation samples."""
@@ -43,7 +42,7 @@ class PretrainingTask(Task[EncoderOutput]):
     """Whether it needs to know true distances or the tree."""
 
     @classmethod
-    def learn(cls, study: Study, train: NDArray[np.int64]) -> dict[str, Any]:
+    def learn(cls, study: Study, train: Ints) -> dict[str, Any]:
         """What its head is built from and a checkpoint keeps, as JSON by name.
 
         Args:

@@ -6,13 +6,12 @@ Shapes: B samples, T targets (columns to predict), K outputs over all targets.
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import TrainConfig
+from aam.data.arrays import Floats
 from aam.data.labels.target_table import Targets
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch, Samples
@@ -105,7 +104,7 @@ class TargetTask(Task[PredictorOutput]):
         """True values of samples, in their order and their own units."""
         return self.table.true.iloc[batches.samples]
 
-    def decode(self, outputs: NDArray[np.float64], batches: FixedBatches) -> pd.DataFrame:
+    def decode(self, outputs: Floats, batches: FixedBatches) -> pd.DataFrame:
         """Make a table of predictions of what the model gives for samples [samples, K]."""
         return self.targets.decode(outputs, self.table.metadata.iloc[batches.samples])
 

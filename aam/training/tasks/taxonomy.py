@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from aam.data.arrays import Ints
 from aam.data.files.counts import held_by
 from aam.data.labels.taxonomy import TaxonomyClasses, TaxonomyLabels
 from aam.data.study import Study, digest
@@ -55,7 +55,7 @@ class TaxonomyTask(PretrainingTask):
         return cls(given, given.study.taxonomy_labels(given.train))
 
     @classmethod
-    def learn(cls, study: Study, train: NDArray[np.int64]) -> dict[str, Any]:
+    def learn(cls, study: Study, train: Ints) -> dict[str, Any]:
         """The classes of every rank."""
         return {cls.name: study.taxonomy_labels(train).classes.to_json()}
 
