@@ -27,10 +27,11 @@ from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
 from aam.estimators.learned import placement_tree, targets_of, with_tree
 from aam.learners.storage import TrainedLearner
-from aam.workflows.columns import learn_columns, with_depth
+from aam.workflows.columns import learn_columns
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import with_left_out
 from aam.workflows.predict_network import predict_study
+from aam.workflows.resolve import resolve_depth
 from aam.workflows.train import train_study
 from aam.workflows.train_learner import begin_learner, train_learner_study
 
@@ -107,7 +108,6 @@ class SamplePredictor(SampleModel):
             config = config.model_copy(update={"output": output_config})
             whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
             study = assemble_study(whole, config.sampling, metadata=with_target(columns, target))
-            assert study.metadata is not None
             if pretrains:
                 learn_columns(study, config)  # what is wrong is not found out only after pretraining
                 self._pretraining().fit(table, tree=tree, metadata=columns, sequences=sequences).save(start)
@@ -141,7 +141,7 @@ class SamplePredictor(SampleModel):
             def load(sampling: TargetSamplingConfig) -> Study:
                 return with_tree(assemble_study(whole, sampling, metadata=joined), tree, config, sampling)
 
-            self.trained_, learned = train_learner_study(*with_depth(config, load))
+            self.trained_, learned = train_learner_study(*resolve_depth(config, load))
         self.history_, self.left_out_ = pd.DataFrame(), learned.study.left_out
         self._take_labels(target)
         return self

@@ -1,13 +1,12 @@
 """What `aam train` learns of the metadata columns before any model: sides, scales, classes, categories, weights."""
 
 import logging
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from aam.config import TargetSamplingConfig, TrainConfig
+from aam.config import TrainConfig
 from aam.data.arrays import Floats
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.loss_weights import CategoryWeights
@@ -15,7 +14,6 @@ from aam.data.labels.target_table import Targets, target_values
 from aam.data.sampling.splits import Split, split_samples
 from aam.data.study import Study, select_samples
 from aam.errors import InputError
-from aam.learners.rarefied import AUTO_SHARE, auto_depth
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +36,7 @@ class Columns(NamedTuple):
     def sample_weights(self, config: TrainConfig) -> Floats:
         """How much every sample counts, by its class and by its categories; 1 where neither is weighed [samples]."""
         weights = _class_weights(self.targets, self.values, self.split, config)
-        assert self.study.metadata is not None
-        return weights if self.weights is None else weights * self.weights.of(self.study.metadata)
+        return weights if self.weights is None else weights * self.weights.of(self.study.require_metadata())
 
 
 def learn_columns(study: Study, config: TrainConfig) -> Columns:
@@ -48,13 +45,11 @@ def learn_columns(study: Study, config: TrainConfig) -> Columns:
     Raises:
         InputError: a column or the split cannot be used.
     """
-    assert study.metadata is not None
     columns = config.target.metadata_column
-    values = target_values(study.metadata, config.target)
+    values = target_values(study.require_metadata(), config.target)
     known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
     study = select_samples(study, known, f"no value of {' or '.join(columns)}")
-    values, metadata = values.iloc[known], study.metadata
-    assert metadata is not None
+    values, metadata = values.iloc[known], study.require_metadata()
     strata = _strata(values, config)
     split = split_samples(study.table.sample_ids, metadata, config.split, config.runtime.seed, strata)
     if not len(split.train) or (not len(split.val) and config.split.val_fraction > 0):
@@ -65,29 +60,6 @@ def learn_columns(study: Study, config: TrainConfig) -> Columns:
     categories = CategoryEncoder.fit(metadata, split.train, config.categories, columns)
     weights = CategoryWeights.fit(metadata, split.train, config.weights, columns)
     return Columns(study, values, split, targets, categories, weights)
-
-
-def with_depth(config: TrainConfig, load: Callable[[TargetSamplingConfig], Study]) -> tuple[Study, TrainConfig]:
-    """Load the study of a run, with the number that ``--rarefy-depth auto`` stands for: that of samples with a target.
-
-    The study is loaded again with it, so that all is as if the number had been given.
-
-    Args:
-        config: the options.
-        load: loads the study as the options about samples say.
-
-    Raises:
-        InputError: the study or a column cannot be used.
-    """
-    study = load(config.sampling)
-    if config.sampling.rarefy_depth != "auto":
-        return study, config
-    assert study.metadata is not None
-    known = target_values(study.metadata, config.target).notna().any(axis=1).to_numpy()
-    depth = auto_depth(study.table.depth[known])
-    logger.info("--rarefy-depth auto: %d reads, which %.0f %% of the samples have", depth, 100 * AUTO_SHARE)
-    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"rarefy_depth": depth})})
-    return load(config.sampling), config
 
 
 def _hint_at_kind(targets: Targets, values: pd.DataFrame) -> None:

@@ -83,11 +83,9 @@ def sweep(run: Run, search: FindLrConfig) -> pd.DataFrame:
 
 def _steps(run: Run, count: int) -> DataLoader[StepBatch]:
     """Steps over as many epochs as are needed."""
-    optim, runtime = run.config.optim, run.config.runtime
     epochs = math.ceil(count / run.material.sampler(run.config).steps_per_epoch)
-    long_enough = run.config.model_copy(update={"optim": optim.model_copy(update={"epochs": epochs})})
-    sampler = run.material.sampler(long_enough)
-    return step_loader(run.dataset, sampler, runtime, run.material.compute.device)
+    sampler = run.material.sampler(run.config, epochs)
+    return step_loader(run.dataset, sampler, run.config.runtime, run.material.compute.device)
 
 
 def smooth(losses: Floats) -> Floats:

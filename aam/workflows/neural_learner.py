@@ -192,7 +192,7 @@ def _study_of(problem: Problem, val_fraction: float) -> Study:
     values = [f"{code:06d}" for code in problem.codes] if problem.classes else problem.y
     index = pd.Index(table.sample_ids, name="sample_id", dtype=object)
     metadata = pd.DataFrame({TARGET: values, SIDE: sides_of(problem, val_fraction)}, index=index)
-    return Study(table, metadata, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
+    return Study(table, metadata)
 
 
 def sides_of(problem: Problem, val_fraction: float) -> Texts:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import torch
 from pydantic import ValidationError
 
-from aam.config import FinetuneConfig, MixedPrecision, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.config import FinetuneConfig, ModelConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.target_table import Targets
 from aam.errors import InputError
@@ -26,7 +26,7 @@ from aam.training.run_folder import RunFolder
 from aam.training.tasks.table import heads_of
 from aam.workflows.old_configs import in_todays_names, in_todays_options
 
-AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
 logger = logging.getLogger(__name__)
 
@@ -126,29 +126,18 @@ def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: Finet
     return asked.model_copy(update={name: getattr(pretrained, name) for name in (*SHAPE, "max_bp")})
 
 
-def resumed_model(output: OutputConfig) -> ModelConfig | None:
-    """The model section that a fine-tuning run to resume has in its last checkpoint; None where there is none.
+def resumed_config(asked: AnyConfig) -> AnyConfig | None:
+    """The options that a run to resume has in its last checkpoint; None where there is none.
 
-    Its weights come from there too, so that the run does not depend on what its pretrained encoder is by now.
-
-    Raises:
-        InputError: the checkpoint is damaged.
-    """
-    last = CheckpointStore(RunFolder(output.output_dir).checkpoints).last() if output.resume else None
-    return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train", with_weights=False)).model
-
-
-def resumed_precision(config: PretrainConfig | TrainConfig) -> MixedPrecision | None:
-    """The precision that a run to resume has begun with; None where there is none.
+    The shape of the model and its weights come from there too, so that the run does not depend on what its pretrained
+    encoder is by now.
 
     Raises:
         InputError: the checkpoint is damaged.
     """
-    output, kind = config.output, type(config)
+    output, kind = asked.output, type(asked)
     last = CheckpointStore(RunFolder(output.output_dir).checkpoints).last() if output.resume else None
-    if last is None:
-        return None
-    return _config(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False)).runtime.mixed_precision
+    return None if last is None else _config(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False))
 
 
 def restore(path: Path) -> Restored:

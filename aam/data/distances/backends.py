@@ -44,10 +44,7 @@ _INSTALL = "install it (docs/unifrac.md; conda install -c conda-forge -c biocond
 
 
 def available_backend(choice: BackendChoice = "auto") -> Backend:
-    """Find the program that computes a matrix: `unifrac` if it can be imported, `ssu` on the path, scikit-bio.
-
-    Args:
-        choice: take this one, or the first that is there (``auto``).
+    """Find the program that was asked for, or the first there is: `unifrac` to import, `ssu` on the path, scikit-bio.
 
     Raises:
         InputError: the one that was asked for is not there.
@@ -79,16 +76,9 @@ def check_metric(metric: UnifracMetric, backend: Backend) -> None:
 
 
 def compute_matrix(table: FeatureTable, tree: StudyTree, config: UnifracConfig, backend: Backend) -> DistanceMatrix:
-    """Compute the distances between all samples of a table.
+    """Compute the distances between all samples of a table, in its order, from the tree cut to its ASVs.
 
-    Args:
-        table: the counts.
-        tree: the tree, cut to the table's ASVs.
-        config: which distance.
-        backend: which program, as `available_backend` found it.
-
-    Returns:
-        The matrix, float64, samples in the table's order; two samples without any branch length are at distance 0.
+    Distances are float64; two samples without any branch length are at distance 0.
 
     Raises:
         InputError: the program does not have this distance.

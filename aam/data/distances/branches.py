@@ -4,7 +4,7 @@ import numpy as np
 from scipy import sparse
 
 from aam.data.arrays import Bools, Ints
-from aam.data.distances.unifrac import StudyTree
+from aam.data.distances.unifrac import StudyTree, kept_branches, places_of
 from aam.data.files.counts import Counts
 
 Rows = sparse.csr_array
@@ -54,17 +54,6 @@ def asv_proportions(counts: Counts) -> Rows:
 
 
 def distinct_branches(tree: StudyTree, held: Bools) -> Ints:
-    """Branches that lie above different sets of some ASVs, the uppermost of each set; those above none are left out.
-
-    Args:
-        tree: the tree of a study.
-        held: which ASVs (columns of the table) count [ASVs].
-    """
-    place = np.concatenate([[0], np.cumsum(held[tree.order])])
-    start, stop = place[tree.start], place[tree.stop]
-    branch = np.flatnonzero(stop > start)
-    start, stop = start[branch], stop[branch]
-    # in preorder, branches above the same tips follow each other
-    first = np.r_[True, (np.diff(start) != 0) | (np.diff(stop) != 0)][: len(branch)]
-    distinct: Ints = branch[first]
-    return distinct
+    """Branches above different sets of the held ASVs [ASVs], the uppermost of each set; not those above none."""
+    branch, _, _, first = kept_branches(tree.start, tree.stop, places_of(held[tree.order]))
+    return branch[first]

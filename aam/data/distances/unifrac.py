@@ -73,7 +73,7 @@ class StudyTree:
         order = np.argsort(tips)
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
-        return cls(*_cut(length, phylogeny.start, phylogeny.stop, _places(kept)), order, rank)
+        return cls(*_cut(length, phylogeny.start, phylogeny.stop, places_of(kept)), order, rank)
 
 
 def missing_tips(phylogeny: Phylogeny, table: FeatureTable) -> Ints:
@@ -112,11 +112,11 @@ def distances(
         tree: the tree, cut to the table.
         counts: reads [B, ASVs], columns as in the table.
         config: which distance.
-        device: where to compute.
+        device: where to compute; the distances lie there.
 
     Returns:
-        Distances [B, B], float64 on `device`: symmetric, zero on the diagonal, in [0, 1] (weighted UniFrac that is not
-        normalized: in the tree's unit of length).
+        float64 [B, B]: symmetric, zero on the diagonal, in [0, 1] (weighted UniFrac that is not normalized: in the
+        tree's unit of length).
     """
     with _full_precision(device):
         reads = _reads_below_branches(tree, counts, device)
@@ -131,18 +131,7 @@ def cross_distances(
     config: UnifracConfig,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """UniFrac distances of the samples of one batch to those of another, as `distances` defines them.
-
-    Args:
-        tree: the tree, cut to the table.
-        rows: reads [B, ASVs], columns as in the table.
-        columns: reads [G, ASVs].
-        config: which distance.
-        device: where to compute.
-
-    Returns:
-        Distances [B, G], float64 on `device`.
-    """
+    """Distances of samples [B, ASVs] to others [G, ASVs], as `distances` defines them: float64 [B, G] on `device`."""
     with _full_precision(device):
         both = _reads_below_branches(tree, sp.vstack([rows, columns], format="csr"), device)
         samples = rows.shape[0]
@@ -150,15 +139,9 @@ def cross_distances(
 
 
 def faith_pd(tree: StudyTree, counts: sp.csr_array, device: torch.device | str = "cpu") -> Tensor:
-    """Faith's phylogenetic diversity (Faith 1992): the length of the branches above the ASVs of a sample.
+    """Faith's phylogenetic diversity (Faith 1992): the length of the branches above the ASVs of each sample.
 
-    Args:
-        tree: the tree, cut to the table.
-        counts: reads [B, ASVs], columns as in the table.
-        device: where to compute.
-
-    Returns:
-        float64 [B] on `device`, in the tree's unit of length.
+    From reads [B, ASVs], columns as in the table, to float64 [B] on `device`, in the tree's unit of length.
     """
     with _full_precision(device):
         starts = range(0, max(1, counts.shape[0]), _FAITH_BLOCK)
@@ -202,7 +185,7 @@ def _reads_below_branches(tree: StudyTree, counts: sp.csr_array, device: torch.d
     rank = tree.rank[counts.indices]
     kept = np.zeros(asvs, dtype=bool)
     kept[rank] = True
-    places = _places(kept)
+    places = places_of(kept)
     length, start, stop = (
         torch.from_numpy(array).to(device) for array in _cut(tree.length, tree.start, tree.stop, places)
     )
@@ -214,7 +197,20 @@ def _reads_below_branches(tree: StudyTree, counts: sp.csr_array, device: torch.d
     return _Reads(length, prefix[stop] - prefix[start], prefix[-1])
 
 
-def _places(kept: Bools) -> Ints:
+def kept_branches(start: Ints, stop: Ints, places: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Number the branches above tips that are kept, with their intervals of these; also the uppermost above the same.
+
+    Tips are renumbered by `places_of`.
+    """
+    start, stop = places[start], places[stop]
+    branch = np.flatnonzero(stop > start)
+    start, stop = start[branch], stop[branch]
+    # in preorder, branches above the same tips follow each other
+    first = np.flatnonzero(np.r_[True, (np.diff(start) != 0) | (np.diff(stop) != 0)][: len(branch)])
+    return branch, start, stop, first
+
+
+def places_of(kept: Bools) -> Ints:
     """How many tips are kept before each: the new place of a kept tip [tips + 1]."""
     places = np.zeros(len(kept) + 1, dtype=np.int64)
     np.cumsum(kept, out=places[1:])
@@ -223,11 +219,7 @@ def _places(kept: Bools) -> Ints:
 
 def _cut(length: Floats, start: Ints, stop: Ints, places: Ints) -> tuple[Floats, Ints, Ints]:
     """Renumber tips, drop branches above none of them, and merge chains of branches above the same ones."""
-    start, stop = places[start], places[stop]
-    branch = np.flatnonzero(stop > start)
-    start, stop = start[branch], stop[branch]
-    # in preorder, branches above the same tips follow each other
-    first = np.flatnonzero(np.r_[True, (np.diff(start) != 0) | (np.diff(stop) != 0)][: len(branch)])
+    branch, start, stop, first = kept_branches(start, stop, places)
     return np.add.reduceat(length[branch], first) if len(first) else length[:0], start[first], stop[first]
 
 

@@ -104,7 +104,8 @@ class CategoryWeights:
         columns = list(config.categorical_loss_weight_column or default_columns) if by_count else list(given)
         _refuse_columns(columns)
         texts = {column: _texts(metadata, column) for column in columns}
-        counts = {column: _counts([texts[column][row] for row in train.tolist()]) for column in columns}
+        trained = {column: Counter(texts[column][row] for row in train.tolist()) for column in columns}
+        counts = {column: dict(sorted(of_column.items())) for column, of_column in trained.items()}
         if by_count:
             weights = {column: _by_count(counts[column], config) for column in columns}
         else:
@@ -154,11 +155,7 @@ class CategoryWeights:
 
 
 def checked_weights(given: object, where: str) -> dict[str, float]:
-    """Weights by name as a JSON file gives them.
-
-    Args:
-        given: what was read.
-        where: option, file and column, for messages.
+    """Weights by name as a JSON file gives them, which messages name by `where`.
 
     Raises:
         InputError: it is not ``{name: number}``, a number is negative or not finite, or all are 0.
@@ -215,10 +212,6 @@ def _refuse_columns(columns: Sequence[str]) -> None:
 
 def _texts(metadata: pd.DataFrame, column: str) -> list[str]:
     return [MISSING if text is None else text for text in categorical_column(metadata, column)]
-
-
-def _counts(texts: Sequence[str]) -> dict[str, int]:
-    return dict(sorted(Counter(texts).items()))
 
 
 def _by_count(counts: Mapping[str, int], config: LossWeightConfig) -> dict[str, float]:

@@ -11,7 +11,7 @@ from scipy import sparse
 from aam.config import UnifracConfig
 from aam.data.arrays import Floats, Ints
 from aam.data.distances.branches import asv_proportions
-from aam.data.distances.unifrac import StudyTree, distances
+from aam.data.distances.unifrac import distances
 from aam.data.files.counts import Counts
 from aam.data.sampling.seeded import derived_seed, generator
 from aam.data.study import Study
@@ -41,20 +41,17 @@ class Likeness:
     @property
     def is_alike(self) -> bool:
         """Whether samples of one group are more alike, beyond chance."""
-        return self.deviations >= SURE and self.within <= (1 - LEAST_DIFFERENCE) * self.between
+        return self.is_alike_by(SURE, LEAST_DIFFERENCE)
+
+    def is_alike_by(self, deviations: float, fraction: float) -> bool:
+        """Whether they are so by some deviations, and by a fraction of the difference between groups."""
+        return self.deviations >= deviations and self.within <= (1 - fraction) * self.between
 
 
 def draw_of_groups(ids: tuple[str, ...], codes: Codes, seed: int, most: int = COMPARED) -> Codes:
     """Draw rows for comparison: groups in the order of a hash of their samples' ids, few samples of each.
 
-    Args:
-        ids: of the samples.
-        codes: group of each sample [n], -1 for none; groups of one sample have nothing to compare.
-        seed: of the draw.
-        most: rows at most.
-
-    Returns:
-        Rows of samples that share their group with another, in ascending order.
+    They are rows, ascending, of samples that share their group with another: `codes` are groups [n], -1 for none.
     """
     hashes = np.array([derived_seed(seed, "leakage", name) for name in ids], dtype=np.uint64)
     shared = np.flatnonzero((codes >= 0) & (np.bincount(codes[codes >= 0], minlength=1)[codes] > 1))
@@ -96,18 +93,11 @@ def jaccard(counts: Counts) -> Floats:
     return distance
 
 
-def community_distances(study: Study, rows: Codes) -> Floats:
-    """Unweighted UniFrac where the study has a tree, else Bray-Curtis: [rows, rows]."""
+def unifrac_or(otherwise: Callable[[Counts], Floats], study: Study, rows: Codes) -> Floats:
+    """Unweighted UniFrac distances where the study has a tree, else others, [rows, rows] in [0, 1]."""
     counts = study.table.counts[rows]
-    if study.tree is None:
-        return bray_curtis(counts)
-    return unifrac(study.tree, counts)
-
-
-def unifrac(tree: StudyTree, counts: Counts) -> Floats:
-    """Unweighted UniFrac distances, [samples, samples] in [0, 1]."""
-    distance: Floats = distances(tree, counts, UnifracConfig()).numpy()
-    return distance
+    unifrac: Floats | None = None if study.tree is None else distances(study.tree, counts, UnifracConfig()).numpy()
+    return otherwise(counts) if unifrac is None else unifrac
 
 
 def target_differences(values: "pd.Series[Any]") -> Floats:
@@ -123,7 +113,7 @@ def target_differences(values: "pd.Series[Any]") -> Floats:
 
 
 def likeness(difference: Floats, codes: Codes, apart: Codes | None, seed: int) -> Likeness | None:
-    """Compare pairs within and between groups.
+    """Compare pairs within and between groups; None where there are none of either.
 
     Args:
         difference: of every pair [n, n]; NaN where it is unknown.
@@ -131,9 +121,6 @@ def likeness(difference: Floats, codes: Codes, apart: Codes | None, seed: int) -
         apart: finer groups, -1 for none: their own pairs are left out, and they are shuffled as a whole where each lies
             in one group of `codes`.
         seed: of the shuffling.
-
-    Returns:
-        None where there are no pairs within groups, or none between.
     """
     units = np.arange(len(codes)) if apart is None else _units(apart, codes)
     pairs = np.isfinite(difference) & np.triu(np.ones(difference.shape, dtype=bool), 1)

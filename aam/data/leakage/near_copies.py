@@ -15,7 +15,7 @@ import torch
 from aam.data.arrays import Floats, Ints
 from aam.data.distances.branches import asv_proportions
 from aam.data.files.counts import blocks_of, row_sizes
-from aam.data.leakage.group_evidence import bray_curtis, jaccard, rows_to_compare, unifrac
+from aam.data.leakage.group_evidence import bray_curtis, jaccard, rows_to_compare, unifrac_or
 from aam.data.sampling.seeded import derived_seed, uniforms
 from aam.data.study import Study
 
@@ -68,7 +68,7 @@ def near_copies(study: Study, apart: Index, seed: int) -> NearCopies:
     kept = np.flatnonzero(distance <= most)
     kept = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], distance[kept]))]
     pairs, is_cut = pairs[kept[:MOST_PAIRS]], is_cut or len(kept) > MOST_PAIRS
-    presence = CLOSE_SETS * _median(jaccard(counts[rows]) if study.tree is None else unifrac(study.tree, counts[rows]))
+    presence = CLOSE_SETS * _median(unifrac_or(jaccard, study, rows))
     return NearCopies(pairs[_presence_of(study, pairs) <= presence], most, presence, is_cut)
 
 
@@ -122,8 +122,6 @@ def _presence_of(study: Study, pairs: Index) -> Floats:
     for start in range(0, len(pairs), TOGETHER):
         some = order[start : start + TOGETHER]
         rows, places = np.unique(pairs[some], return_inverse=True)
-        counts = study.table.counts[rows]
-        distance = jaccard(counts) if study.tree is None else unifrac(study.tree, counts)
         first, second = places.reshape(-1, 2).T
-        found[some] = distance[first, second]
+        found[some] = unifrac_or(jaccard, study, rows)[first, second]
     return found

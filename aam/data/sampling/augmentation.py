@@ -32,14 +32,7 @@ class Mixing:
 
     @classmethod
     def of(cls, probability: float, samples: Ints, labels: Sequence[str], sample_ids: Sequence[str]) -> Self:
-        """Group samples by label.
-
-        Args:
-            probability: that a sample is mixed in an epoch.
-            samples: rows of the table that may be mixed.
-            labels: of every row of the table.
-            sample_ids: of every row of the table.
-        """
+        """Group by label the rows of the table that may be mixed; labels and ids are of all its rows."""
         groups: dict[str, list[int]] = {}
         for row in sorted(samples.tolist(), key=sample_ids.__getitem__):
             groups.setdefault(labels[row], []).append(row)
@@ -89,7 +82,10 @@ class Augmentation:
             by itself, and `asv_dropout` takes ASVs away last, with their reads.
         """
         own = reads_of(sample)
-        depth = self._depth(sample, epoch, int(own[1].sum()))
+        available = int(own[1].sum())
+        # uniform between (1 - depth_jitter) and 1 times the reads that there are
+        spare = int(self.config.depth_jitter * available)
+        depth = available - int(self._generator("jitter depth", sample, epoch).integers(spare + 1))
         rng = self._generator("mix", sample, epoch)
         other = None if self.mixing is None else self.mixing.partner(sample, rng)
         if other is None:
@@ -99,11 +95,6 @@ class Augmentation:
         of_own = max(round(rng.random() * depth), depth - int(others[1].sum()))
         pooled = _pool(_draw(own, of_own, rng), _draw(others, depth - of_own, rng))
         return self._thin(sample, epoch, pooled)
-
-    def _depth(self, sample: int, epoch: int | str, available: int) -> int:
-        """Sampling depth, uniform between (1 - depth_jitter) and 1 times the reads that there are."""
-        spare = int(self.config.depth_jitter * available)
-        return available - int(self._generator("jitter depth", sample, epoch).integers(spare + 1))
 
     def _thin(self, sample: int, epoch: int | str, reads: Reads) -> Reads:
         """Leave ASVs out, each by itself; of a sample that would lose all, the one that was drawn highest stays."""

@@ -55,13 +55,7 @@ class SampleDraws:
     def counts(self, sample: int, epoch: int | str) -> Reads:
         """Draw the reads of one sample, without replacement, at the sampling depth, and vary them if asked.
 
-        Args:
-            sample: row of the table.
-            epoch: number of the epoch, or `FIXED`.
-
-        Returns:
-            Columns of the ASVs that were seen, ascending, and their counts (both int64 [ASVs of the sample]). A sample
-            at or below the depth is returned as it is, unless it is augmented.
+        A sample at or below the depth is returned as it is, unless it is augmented.
         """
         if self.augmentation is None or epoch == FIXED:
             return self._rarefy(sample, epoch)
@@ -100,12 +94,7 @@ class SampleDraws:
         return asv[kept], count[kept]
 
     def most_asvs(self, samples: Ints, mixed: bool = True) -> Ints:
-        """The most ASVs of each sample that the model can meet, whatever is drawn: int64 [samples].
-
-        Args:
-            samples: rows of the table.
-            mixed: whether samples may be mixed, as in training.
-        """
+        """The most ASVs of each sample that the model can meet, whatever is drawn, and mixed in training: [samples]."""
         depth, sampling = self.table.depth, self.config
         if sampling.depth is not None:
             depth = np.minimum(depth, sampling.depth)

@@ -5,7 +5,6 @@ validation. So the order of the table does not matter, and most samples keep the
 study. Where groups are to divide the classes evenly, the best of many draws is taken, which another group may change.
 """
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
 
-HEADER = ["sample_id", "split"]
 SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 # Group splits that compete when classes should be balanced too; the draw that balances them best is taken.
 GROUP_DRAWS = 200
@@ -115,34 +113,8 @@ def _draw(ids: Texts, groups: Texts | None, classes: Texts | None, draw: Draw) -
 def write_split(path: Path, split: Split, sample_ids: Sequence[str]) -> None:
     """Write the side of every sample that has one: a tab-separated table ``sample_id``, ``split``."""
     side = {row: name for name in ("train", "val", "test") for row in getattr(split, name).tolist()}
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(HEADER)
-        writer.writerows((sample_ids[row], side[row]) for row in sorted(side))
-
-
-def read_split(path: Path, sample_ids: Sequence[str]) -> Split:
-    """Read what `write_split` wrote, as rows of ``sample_ids`` (in any order).
-
-    Raises:
-        InputError: the file is missing or not such a table, or names a sample twice or one that is not there.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file of a split")
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file, delimiter="\t")) or [[]]
-    if header != HEADER:
-        raise InputError(f"{path}: the first line is not '{' '.join(HEADER)}' (tab-separated)")
-    wrong = [number for number, row in enumerate(rows, 2) if len(row) != 2 or row[1] not in SIDES]
-    if wrong:
-        raise InputError(f"{path}: not a sample id and train, val or test in line {first_ids(wrong)}")
-    side: dict[str, str] = dict(rows)
-    if len(side) < len(rows):
-        raise InputError(f"{path}: {len(rows) - len(side)} lines repeat a sample id")
-    absent = sorted(side.keys() - set(sample_ids))
-    if absent:
-        raise InputError(f"{path}: samples that are not in the study: {first_ids(absent)}")
-    return _split_of_sides(np.array([side.get(sample, "") for sample in sample_ids]), str(path))
+    rows = [(sample_ids[row], side[row]) for row in sorted(side)]
+    pd.DataFrame(rows, columns=["sample_id", "split"]).to_csv(path, sep="\t", index=False)
 
 
 def _column(metadata: pd.DataFrame | None, column: str, option: str) -> pd.Series:
@@ -159,17 +131,15 @@ def _values_of(ids: Texts, values: pd.Series, column: str) -> "pd.Series[str]":
 
 
 def _given_split(ids: Texts, values: pd.Series, column: str) -> Split:
+    source = f"column '{column}'"
     words = _values_of(ids, values, column).fillna("").astype(str).str.strip().str.lower()
     unknown = words[~words.isin([*SIDES, ""])]
     if len(unknown):
         raise InputError(
-            f"column '{column}' should say train, val or test; it says {first_ids(sorted(set(unknown)))}"
+            f"{source} should say train, val or test; it says {first_ids(sorted(set(unknown)))}"
             f" for samples {first_ids(unknown.index)}"
         )
-    return _split_of_sides(words.map(SIDES).fillna("").to_numpy(dtype=np.str_), f"column '{column}'")
-
-
-def _split_of_sides(side: Texts, source: str) -> Split:
+    side = words.map(SIDES).fillna("").to_numpy(dtype=np.str_)
     split = Split(*(np.flatnonzero(side == name) for name in ("train", "val", "test")))
     for name, rows in (("train", split.train), ("val", split.val)):
         if rows.size == 0:

@@ -4,8 +4,8 @@ Shapes: B samples of a batch, R samples of this rank in a step, G samples of the
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, Self
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from aam.models.types import EncoderOutput
 from aam.training.distributed import gather_counts
 from aam.training.inference.samples import join_moments
 from aam.training.losses import PAIR_BLOCK, pairwise_gradient
-from aam.training.metrics import DistanceMetrics
+from aam.training.metrics import Better, DistanceMetrics
 from aam.training.tasks.base import Comparison, Judged, Microbatch, OfStep
 from aam.training.tasks.pretraining import Given, PretrainingTask
 
@@ -34,29 +34,18 @@ class UnifracTask(PretrainingTask):
 
     name = "unifrac"
     compares = True
-    reads_tree = True
-    metrics: ClassVar[Mapping[str, bool | None]] = {
-        f"unifrac_{name}": better for name, better in DistanceMetrics.better.items()
-    }
+    metrics: ClassVar[Better] = {f"unifrac_{name}": better for name, better in DistanceMetrics.better.items()}
     pair_gradient: Callable[..., tuple[Tensor, Tensor]] = staticmethod(pairwise_gradient)
     """The loss of pairs, which gives its value and its gradient at the embeddings."""
 
     def __init__(self, given: Given) -> None:
-        self.weight = given.config.losses.weights["unifrac"]
-        self.model, self.compute, self.seed = given.model, given.compute, given.config.runtime.seed
-        self.held_out = given.held_out
+        super().__init__(given)
         self.bounded = given.config.unifrac.unifrac_metric != "weighted_unifrac"
         """Whether distances cannot exceed 1."""
-        assert given.source is not None
-        self.source = given.source
+        self.source = given.study.distance_source(given.config.unifrac)
         pairs = len(self.held_out.samples) * min(len(self.held_out.samples), PAIR_GROUP) // 2
         self.kept: dict[int, Tensor] | None = {} if 8 * pairs <= KEPT_BYTES * self.compute.world.size else None
         """True distances of this rank's blocks of pairs of validation samples, once computed; None for too many."""
-
-    @classmethod
-    def build(cls, given: Given) -> Self:
-        """See `PretrainingTask`."""
-        return cls(given)
 
     def compared(self, output: EncoderOutput) -> Tensor:
         """Scaled embeddings."""
@@ -96,9 +85,8 @@ class UnifracTask(PretrainingTask):
         """Scaled embeddings [B, D]."""
         return output.z
 
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Metrics over pairs of validation samples."""
-        assert rows is not None
         distance = DistanceMetrics()
         for predicted, true in self.compare_pairs(rows):
             distance.update(predicted, true)

@@ -45,4 +45,4 @@ def heads_of(losses: PretrainLossConfig, width: int, documents: Mapping[str, Any
 
 def build_tasks(given: Given) -> list[PretrainingTask]:
     """Make all tasks of a run."""
-    return [kind.build(given) for kind in learned(given.config.losses)]
+    return [kind(given) for kind in learned(given.config.losses)]

@@ -17,6 +17,7 @@ from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.types import PredictorOutput
 from aam.training.losses import RegressionLoss, at_least_single, class_errors, target_loss
+from aam.training.metrics import Better
 from aam.training.tasks.base import Judged, Microbatch, OfStep, Task
 from aam.training.tasks.target_metrics import better_metrics, score
 
@@ -86,9 +87,8 @@ class TargetTask(Task[PredictorOutput]):
         """What the model gives for samples [B, K]."""
         return output.prediction.double()
 
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Metrics on all validation samples, in the targets' own units."""
-        assert rows is not None
         samples = torch.from_numpy(self.held_out.samples).to(rows.device)
         total = self.table.weight[samples].sum(0)
         loss = float(self.loss_of(rows.float(), samples, total))
@@ -96,7 +96,7 @@ class TargetTask(Task[PredictorOutput]):
         return Judged(loss, score(self.targets, self.decode(outputs, self.held_out), self.truth(self.held_out)))
 
     @property
-    def metrics(self) -> dict[str, bool | None]:
+    def metrics(self) -> Better:
         """See `Task`."""
         return better_metrics(self.targets)
 
