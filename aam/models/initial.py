@@ -60,8 +60,8 @@ class Linear(SeededModule, nn.Linear):
         """Draw weight and bias; see `SeededModule`."""
         shapes = {name: parameter.shape for name, parameter in self.named_parameters(recurse=False)}
         if self.std is None:
-            limit = self.in_features**-0.5
-            return {name: _uniform(shape, limit, generator) for name, shape in shapes.items()}
+            uniform = {name: torch.rand(shape, generator=generator, device="cpu") for name, shape in shapes.items()}
+            return {name: (2 * drawn - 1) * self.in_features**-0.5 for name, drawn in uniform.items()}
         values = {"weight": normal(shapes["weight"], self.std, generator)}
         return values | ({"bias": torch.zeros(shapes["bias"], device="cpu")} if "bias" in shapes else {})
 
@@ -69,10 +69,6 @@ class Linear(SeededModule, nn.Linear):
 def normal(shape: torch.Size, std: float, generator: Generator | None) -> Tensor:
     """Draw normally distributed numbers around zero, on the CPU wherever the default device is."""
     return torch.randn(shape, generator=generator, device="cpu") * std
-
-
-def _uniform(shape: torch.Size, limit: float, generator: Generator | None) -> Tensor:
-    return (2 * torch.rand(shape, generator=generator, device="cpu") - 1) * limit
 
 
 def initial_parameters(module: nn.Module, name: str, seed: int) -> dict[str, Tensor]:
@@ -98,12 +94,8 @@ def initial_parameters(module: nn.Module, name: str, seed: int) -> dict[str, Ten
     raise TypeError(f"{name}: {type(module).__name__} owns parameters and does not say how they are drawn")
 
 
-def _copy(parameter: nn.Parameter, value: Tensor) -> None:
-    parameter.copy_(value)
-
-
 @torch.no_grad()
-def initialize(model: nn.Module, seed: int, assign: Assign = _copy) -> None:
+def initialize(model: nn.Module, seed: int, assign: Assign = Tensor.copy_) -> None:
     """Give a model the weights of its first step, module by module.
 
     Args:

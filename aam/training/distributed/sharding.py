@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -26,7 +26,11 @@ def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, co
         world: the ranks.
         config: copies of the sharded model, precision of the blocks, and whether to keep weights in main memory.
     """
-    mesh = _mesh(world, config.fsdp_replicate)
+    replicas, kind = config.fsdp_replicate, world.device.type
+    if replicas == 1:
+        mesh = init_device_mesh(kind, (world.size,), mesh_dim_names=("shard",))
+    else:
+        mesh = init_device_mesh(kind, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard"))
     offload: OffloadPolicy = OffloadPolicy()
     if config.fsdp_cpu_offload:
         offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
@@ -40,14 +44,6 @@ def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, co
     # checkpoint, are gathered anew
     for unit in model.sharding_units:
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
-
-
-def _mesh(world: World, replicas: int) -> DeviceMesh:
-    if replicas == 1:
-        return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
-    return init_device_mesh(
-        world.device.type, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard")
-    )
 
 
 @torch.no_grad()

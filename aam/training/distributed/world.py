@@ -215,7 +215,10 @@ def setup_distributed(
         )
     if size > 1:
         return _join_processes(place, size, plan.rank_timeout)
-    return _train_as_several(place) if plan.several_processes else World(place)
+    if not plan.several_processes:
+        return World(place)
+    dist.init_process_group(_backend(place), store=HashStore(), rank=0, world_size=1)
+    return ProcessGroup(place)
 
 
 def _check_strategy(strategy: DistributedConfig, size: int, device: torch.device) -> None:
@@ -230,11 +233,6 @@ def _check_strategy(strategy: DistributedConfig, size: int, device: torch.device
             gpus,
             gpus,
         )
-
-
-def _train_as_several(device: torch.device) -> ProcessGroup:
-    dist.init_process_group(_backend(device), store=HashStore(), rank=0, world_size=1)
-    return ProcessGroup(device)
 
 
 def _join_processes(device: torch.device, size: int, rank_timeout: float) -> ProcessGroup:
@@ -311,16 +309,7 @@ def gather_embeddings_for_unifrac(world: World, embeddings: Tensor, sizes: Seque
 
 
 def gather_counts(world: World, counts: csr_array, sizes: Sequence[int]) -> csr_array:
-    """Collect the drawn counts of the samples of every rank.
-
-    Args:
-        world: the ranks.
-        counts: int64 [B_r, ASVs], this rank's.
-        sizes: B_r of every rank.
-
-    Returns:
-        int64 [G, ASVs], rank after rank.
-    """
+    """Collect the drawn counts of the samples of every rank, B_r each: int64 [B_r, ASVs] -> [G, ASVs]."""
     if world.size == 1:
         return counts
     lengths = world.gather(torch.from_numpy(np.diff(counts.indptr).astype(np.int64)).to(world.device), sizes).cpu()

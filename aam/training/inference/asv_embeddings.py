@@ -84,16 +84,9 @@ def _some(places: Places, chosen: Ints) -> Places:
 
 @torch.no_grad()
 def embed_asvs(model: AsvEncoding, nucleotides: Tensor, asv: Ints, compute: Compute) -> Tensor:
-    """Embed ASVs of the table, each on one rank, for all ranks.
+    """Embed ASVs, columns of the table [U], each on one rank, for all ranks: [U, D], in single precision or better.
 
-    Args:
-        model: in evaluation mode.
-        nucleotides: uint8 [ASVs of the table, L], on the device.
-        asv: columns of the table, int64 [U].
-        compute: device, precision and ranks.
-
-    Returns:
-        [U, D], in single precision or better.
+    The model is in evaluation mode; the nucleotides of the table, uint8 [ASVs, L], are on the device.
     """
     done: Tensor | None = None
     for start in range(0, len(asv), TOGETHER):
@@ -116,14 +109,9 @@ def embeddings_of(
     compute: Compute,
     cache: Path | None = None,
 ) -> AsvEmbeddings:
-    """Embed ASVs of the table, or read what another run with the same encoder has kept; every rank calls this.
+    """Embed ASVs as `embed_asvs`, or read what another run with the same encoder has kept; every rank calls this.
 
-    Args:
-        model: in evaluation mode.
-        nucleotides: uint8 [ASVs of the table, L], on the device.
-        asv: columns of the table, int64 [U].
-        compute: device, precision and ranks.
-        cache: folder of kept embeddings, of any encoders; None keeps none.
+    The cache is a folder of kept embeddings, of any encoders; None keeps none.
 
     Raises:
         InputError: the folder cannot be written, or not be seen from every process.

@@ -51,18 +51,9 @@ def embed_samples(
     num_workers: int = 0,
     embeddings: AsvEmbeddings | None = None,
 ) -> Tensor:
-    """Embed samples, each on one rank, for all ranks.
+    """Embed samples as of `map_samples`: [samples, D], in their order.
 
-    Args:
-        model: in evaluation mode.
-        nucleotides: uint8 [ASVs of the table, L], on the device.
-        batches: the samples.
-        compute: device, precision and ranks.
-        num_workers: processes that prepare batches.
-        embeddings: of the ASVs of the samples; computed here unless given.
-
-    Returns:
-        [samples, D], in their order.
+    Unless given, embeddings of their ASVs are computed from the table's nucleotides, uint8 [ASVs, L] on the device.
     """
     if embeddings is None:
         embeddings = hold_asvs(model, nucleotides, batches, compute)
@@ -82,9 +73,9 @@ def map_samples(
     compute: Compute,
     num_workers: int = 0,
 ) -> Tensor:
-    """Compute something of every sample by itself, each on one rank, for all ranks.
+    """Compute something of every sample by itself, each on one rank, for all ranks: [samples, ...], in their order.
 
-    Samples of similar size share a batch, which leaves little padding.
+    Samples of similar size share a batch, which leaves little padding. The model is in evaluation mode.
 
     Args:
         work: takes a batch, on the device, and the embeddings [U, D] of its ASVs; gives a row for each, [B, ...].
@@ -92,9 +83,6 @@ def map_samples(
         batches: the samples.
         compute: device, precision and ranks.
         num_workers: processes that prepare batches.
-
-    Returns:
-        [samples, ...], in their order.
     """
     own = compute.world.part(len(batches.samples)).position
     order = np.argsort(batches.sizes[own], kind="stable")
@@ -114,17 +102,9 @@ def predict_outputs(
     num_workers: int = 0,
     categories: Tensor | None = None,
 ) -> Floats:
-    """What the model gives for samples, in their order: float64 [samples, K].
+    """What the model gives for samples as of `map_samples`: float64 [samples, K], in their order.
 
-    Ranks share the samples, and each gets all outputs.
-
-    Args:
-        model: in evaluation mode.
-        embeddings: of the ASVs of the samples, by this model.
-        batches: the samples.
-        compute: device, precision and ranks.
-        num_workers: processes that prepare batches.
-        categories: int64 [samples of the table, C], on the device, where the prediction depends on them.
+    Where the prediction depends on categories, these are int64 [samples of the table, C], on the device.
     """
 
     def predict(batch: SampleBatch, asvs: Tensor) -> Tensor:

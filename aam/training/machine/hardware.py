@@ -102,16 +102,11 @@ def advise_precision(device: torch.device, flags: frozenset[str]) -> tuple[Mixed
     return "none", "the processor is not known to multiply bf16 in hardware"
 
 
-def compile_allowed(build: Build) -> str | None:
-    """Say why ``--compile-model`` is skipped on a GPU of this build; None where it is not."""
-    if build.is_rocm:
+def compile_obstacle(device: torch.device, build: Build | None = None) -> str | None:
+    """Say why ``--compile-model`` is skipped on a device, by the PyTorch that is installed; None where it is not."""
+    if device.type == "cuda" and (build or Build.of_torch()).is_rocm:
         return "--compile-model is skipped: aam's models were never run compiled on ROCm"
     return None
-
-
-def compile_obstacle(device: torch.device) -> str | None:
-    """Say why ``--compile-model`` is skipped on a device, by the PyTorch that is installed; None where it is not."""
-    return compile_allowed(Build.of_torch()) if device.type == "cuda" else None
 
 
 def backend_for(device: torch.device) -> Backend:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from aam.config import TrainConfig
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.data.sampling.seeded import derived_seed, uniforms
+from aam.models.distance_link import at_least_single
 from aam.models.heads import AbundanceHead
 from aam.models.types import EncoderOutput, PredictorOutput
 from aam.training.inputs import Inputs
-from aam.training.losses import at_least_single, count_errors
+from aam.training.losses import count_errors
 from aam.training.metrics import Better
 from aam.training.tasks.base import Judged, Microbatch, OfStep, Task
 from aam.training.tasks.pretraining import Given, PretrainingTask

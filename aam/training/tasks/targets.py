@@ -15,8 +15,9 @@ from aam.data.arrays import Floats
 from aam.data.labels.target_table import Targets
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch, Samples
+from aam.models.distance_link import at_least_single
 from aam.models.types import PredictorOutput
-from aam.training.losses import RegressionLoss, at_least_single, class_errors, target_loss
+from aam.training.losses import RegressionLoss, class_errors, target_loss
 from aam.training.metrics import Better
 from aam.training.tasks.base import Judged, Microbatch, OfStep, Task
 from aam.training.tasks.target_metrics import better_metrics, score
