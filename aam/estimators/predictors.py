@@ -16,7 +16,7 @@ from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, Sequences
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike
-from aam.estimators.learned import Trained, classes_of
+from aam.estimators.learned import Trained
 from aam.estimators.predictor import SamplePredictor
 
 
@@ -189,13 +189,14 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
     def _take_model(self, trained: Trained, documents: Mapping[str, Any]) -> None:
         super()._take_model(trained, documents)
         written_here = "labels" in documents  # `aam train` knows the classes as text only
-        self.classes_ = np.array(documents["labels"] if written_here else classes_of(self._targets))
+        known = self._targets.only.require_classes().classes
+        self.classes_ = np.array(documents["labels"] if written_here else known)
 
     def _take_labels(self, target: pd.DataFrame) -> None:
         known = target.iloc[:, 0].dropna()
         label_of = dict(zip(_texts(known), known.tolist(), strict=True))
         plain = {text: label if isinstance(label, bool | int | float) else text for text, label in label_of.items()}
-        self.classes_ = np.unique([plain[text] for text in classes_of(self._targets)])
+        self.classes_ = np.unique([plain[text] for text in self._targets.only.require_classes().classes])
 
 
 def _texts(labels: "pd.Series[Any]") -> list[str]:

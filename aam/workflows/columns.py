@@ -68,17 +68,11 @@ def _hint_at_kind(targets: Targets, values: pd.DataFrame) -> None:
         levels = values[column.name].dropna().unique()
         if column.classes is None:
             if len(levels) <= FEW_LEVELS < len(values) and all(float(level).is_integer() for level in levels):
-                logger.info(
-                    "%s has %d whole numbers only: if they stand for classes, give --classifier",
-                    column.name,
-                    len(levels),
-                )
+                text = "%s has %d whole numbers only: if they stand for classes, give --classifier"
+                logger.info(text, column.name, len(levels))
         elif len(levels) > 2 and not pd.to_numeric(pd.Series(levels), errors="coerce").isna().any():
-            logger.info(
-                "the %d classes of %s are all numbers: without --classifier their order counts too",
-                len(levels),
-                column.name,
-            )
+            text = "the %d classes of %s are all numbers: without --classifier their order counts too"
+            logger.info(text, len(levels), column.name)
 
 
 def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
@@ -95,8 +89,7 @@ def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config:
     weights, kind = np.ones(len(values)), config.weights.class_weights
     if kind == "none":
         return weights
-    classes, labels = targets.only.classes, values[targets.only.name]
-    assert classes is not None
+    classes, labels = targets.only.require_classes(), values[targets.only.name]
     of_train = list(labels.iloc[split.train])
     if kind == "balanced":
         of_class = classes.balanced_weights(of_train)

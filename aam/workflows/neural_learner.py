@@ -74,16 +74,11 @@ class NeuralSolution(Solution):
         with _quiet(), World(device_for(config.runtime.device)) as world:
             table = predict_study(self.trained, part, BATCH, Compute.of(world, config.runtime))
         if self.classes:
-            value[:, self._places()] = table.filter(like="probability_").to_numpy(np.float64)
+            known = [int(name) for name in self.trained.require_targets().only.require_classes().classes]
+            value[:, known] = table.filter(like="probability_").to_numpy(np.float64)
         else:
             value[:] = table["prediction"]
         return Output(value)
-
-    def _places(self) -> list[int]:
-        """Place of every class that the network knows."""
-        assert self.trained.targets is not None
-        assert self.trained.targets.only.classes is not None
-        return [int(name) for name in self.trained.targets.only.classes.classes]
 
     def arrays(self) -> Arrays:
         """The weights."""
@@ -91,10 +86,9 @@ class NeuralSolution(Solution):
 
     def settings(self) -> dict[str, Any]:
         """The options of the training, and its target."""
-        assert self.trained.targets is not None
         return {
             "config": self.trained.config.model_dump(mode="json"),
-            "targets": self.trained.targets.to_json(),
+            "targets": self.trained.require_targets().to_json(),
             "classes": self.classes,
         }
 
@@ -179,9 +173,8 @@ def _train(run: Run, folder: Path) -> None:
     try:
         trainer.fit()
     except StoppedBySignalError:
-        raise StoppedBySignalError(
-            "stopped by a signal in a training of the network; what was done of it is lost"
-        ) from None
+        text = "stopped by a signal in a training of the network; what was done of it is lost"
+        raise StoppedBySignalError(text) from None
     trainer.checkpoints.load_weights(folder, run.model)
 
 

@@ -61,6 +61,26 @@ class Restored:
         """The whole model."""
         return self.encoder if self.predictor is None else self.predictor
 
+    def require_predictor(self) -> SequencePredictor:
+        """The network that predicts columns, where a caller cannot do without.
+
+        Raises:
+            ValueError: the model is an encoder.
+        """
+        if self.predictor is None:
+            raise ValueError("a pretrained encoder predicts no column")
+        return self.predictor
+
+    def require_targets(self) -> Targets:
+        """What is predicted, where a caller cannot do without.
+
+        Raises:
+            ValueError: the model is an encoder.
+        """
+        if self.targets is None:
+            raise ValueError("a pretrained encoder predicts no column")
+        return self.targets
+
 
 def build_encoder(config: PretrainConfig, documents: Mapping[str, Any]) -> SequenceEncoder:
     """Build the pretraining model of a config on meta, without weights, with the heads of its tasks.

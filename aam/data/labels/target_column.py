@@ -32,6 +32,26 @@ class TargetColumn:
     start: float = 0.0
     """Mean of the training samples on a scale that keeps zero: where predictions of a limited range begin."""
 
+    def require_classes(self) -> ClassEncoder:
+        """The classes, where a caller cannot do without.
+
+        Raises:
+            ValueError: numbers are predicted.
+        """
+        if self.classes is None:
+            raise ValueError(f"{self.name} is a number, which has no classes")
+        return self.classes
+
+    def require_scale(self) -> TargetScaler:
+        """The scale, where a caller cannot do without.
+
+        Raises:
+            ValueError: classes are predicted.
+        """
+        if self.scale is None:
+            raise ValueError(f"{self.name} has classes, which have no scale")
+        return self.scale
+
     @property
     def outputs(self) -> int:
         """Numbers that the model gives for a sample."""
@@ -116,8 +136,7 @@ class TargetColumn:
         return half
 
     def _scale_of(self, metadata: pd.DataFrame) -> TargetScaler:
-        assert self.scale is not None
-        return self.scale if self.groups is None else self.groups.of(metadata)
+        return self.require_scale() if self.groups is None else self.groups.of(metadata)
 
     def to_json(self) -> dict[str, Any]:
         """JSON document for the checkpoint."""
