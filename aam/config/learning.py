@@ -258,12 +258,7 @@ class TargetOptimConfig(OptimConfig):
     """Stop after this many validations without a better --best-metric."""
 
     def settled(self, width: int, samples: int) -> Self:
-        """Fill in what depends on the model and the study: the learning rate and the number of epochs.
-
-        Args:
-            width: of the embeddings, and random features beside them.
-            samples: that train.
-        """
+        """Fill in learning rate and epochs by the width that the head reads, and by the number of training samples."""
         rate = LR_AT_64 * (64 / width) ** 0.5 if self.lr is None else self.lr
         steps_of_epoch = math.ceil(samples / self.step_samples)
         epochs = max(EPOCHS, math.ceil(self.min_steps / steps_of_epoch)) if self.epochs is None else self.epochs

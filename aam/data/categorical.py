@@ -143,11 +143,7 @@ class CategoryEncoder:
 
     @classmethod
     def of_levels(cls, metadata: pd.DataFrame, levels: Sequence[str]) -> Self:
-        """Collect the categories of a column and those above it, saying nothing about them; there may be none.
-
-        Args:
-            metadata: the training samples alone.
-            levels: the column, its parent, and so on.
+        """Collect, saying nothing, the categories in training samples of a column, its parent, and so on.
 
         Raises:
             InputError: a column is not there, or a value is seen under two parents.

@@ -116,17 +116,10 @@ class RegressionLoss(NamedTuple):
     """For each unit too low."""
 
     def errors(self, predicted: Tensor, true: Tensor) -> Tensor:
-        """Error of every sample.
+        """Error of every sample: predicted [B, quantiles] or [B, 1], and true [B] -> [B].
 
         The quantile loss (Koenker & Bassett 1978) is the mean over the quantiles q of max(q e, (q - 1) e), e being the
         truth minus the prediction; the asymmetric one is linear with a slope for each side.
-
-        Args:
-            predicted: [B, quantiles], or [B, 1].
-            true: [B].
-
-        Returns:
-            [B].
         """
         excess = predicted - true[:, None]
         match self.kind:

@@ -198,11 +198,9 @@ class ClassificationMetrics:
         self._true: list[Ints] = []
 
     def update(self, probabilities: Tensor, true: Tensor) -> None:
-        """Add samples.
+        """Add samples: probabilities [B, K], each row summing to 1 up to rounding, and class indices [B].
 
-        Args:
-            probabilities: [B, K], each row summing to 1 up to rounding; the predicted class is the largest.
-            true: class indices [B].
+        The predicted class is the most probable one.
         """
         if probabilities.shape != (len(true), self.classes):
             raise ValueError(f"probabilities are {tuple(probabilities.shape)}, expected ({len(true)}, {self.classes})")

@@ -27,14 +27,7 @@ AnyTask = TypeVar("AnyTask", bound=Task[Any])
 
 
 class Objective(Generic[Output]):
-    """Adds up the losses of tasks.
-
-    Args:
-        parallel: how a step calls the model.
-        inputs: the bare model, what it is given of a batch, and the seed of dropout.
-        tasks: what is learned; each has a name of its own.
-        held_out: the validation samples.
-    """
+    """Adds up the losses of tasks, each with a name of its own."""
 
     def __init__(
         self, parallel: Parallel, inputs: Inputs, tasks: Sequence[Task[Output]], held_out: FixedBatches

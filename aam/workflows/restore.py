@@ -83,12 +83,7 @@ class Restored:
 
 
 def build_encoder(config: PretrainConfig, documents: Mapping[str, Any]) -> SequenceEncoder:
-    """Build the pretraining model of a config on meta, without weights, with the heads of its tasks.
-
-    Args:
-        config: of the pretraining.
-        documents: what its tasks have learned from the training samples; see `learn_documents`.
-    """
+    """Build the pretraining model of a config on meta, without weights, with heads as of `learn_documents`."""
     # weighted UniFrac that is not normalized may exceed 1, which the other links do not reach
     unbounded = config.unifrac.unifrac_metric == "weighted_unifrac"
     link: LinkName = "euclidean" if unbounded else config.unifrac.distance_link

@@ -82,12 +82,7 @@ def missing_tips(phylogeny: Phylogeny, table: FeatureTable) -> Ints:
 
 
 def tips_of(phylogeny: Phylogeny, *names: Sequence[str]) -> Ints:
-    """Find the tip of every ASV by the first of its names that is one: tip numbers [ASVs], -1 where there is none.
-
-    Args:
-        phylogeny: the whole tree.
-        names: names of every ASV, in the order in which they are tried.
-    """
+    """Find the tip of every ASV by the first of its names that is one: tip numbers [ASVs], -1 where there is none."""
     tip = {name: number for number, name in enumerate(phylogeny.tip_names)}
     found = [next((tip[name] for name in each if name in tip), -1) for each in zip(*names, strict=True)]
     return np.array(found, dtype=np.int64)

@@ -25,14 +25,10 @@ _INDEX = "sample_id"
 
 
 def read_metadata(path: Path | str) -> pd.DataFrame:
-    """Read sample metadata.
+    """Read sample metadata from tab-separated text, plain or gzipped: a row for each sample.
 
-    Args:
-        path: tab-separated text, plain or gzipped.
-
-    Returns:
-        A row for each sample; the index holds the ids as text, numeric columns are float64 (NaN where missing), others
-        object (text, None where missing).
+    The index holds the ids as text, numeric columns are float64 (NaN where missing), others object (text, None where
+    missing).
 
     Raises:
         InputError: the file cannot be read or breaks a rule of the format.

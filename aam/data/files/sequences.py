@@ -51,12 +51,7 @@ def normalize(sequence: str) -> str:
 
 
 def check_letters(sequences: Sequence[str], names: Sequence[str], source: str = "") -> None:
-    """Make sure that every sequence is DNA.
-
-    Args:
-        sequences: DNA text of each ASV.
-        names: what to call each ASV in the message, usually its id.
-        source: file to name in the message.
+    """Make sure that every sequence is DNA; messages call each ASV by its name, and name the file they are from.
 
     Raises:
         InputError: a sequence is empty or has a letter outside IUPAC's; names the ASV, the letter and its place.
@@ -75,14 +70,9 @@ def _fault(sequence: str) -> str:
 
 
 def encode_sequences(sequences: Sequence[str], max_bp: int | None = None) -> NDArray[np.uint8]:
-    """Turn DNA text into token rows; ambiguity codes become `N`, never `PAD`.
+    """Turn DNA text, in any case, into token rows: uint8 [ASVs, L], L being the length of the longest that is kept.
 
-    Args:
-        sequences: DNA text of each ASV, in any case.
-        max_bp: nucleotides kept of each; longer ones are cut at their end.
-
-    Returns:
-        Tokens, uint8 [ASVs, L], L being the length of the longest sequence that is kept.
+    Ambiguity codes become `N`, never `PAD`. Sequences of more than ``max_bp`` nucleotides are cut at their end.
 
     Raises:
         InputError: a sequence is empty or has a letter outside IUPAC's.
@@ -111,11 +101,7 @@ def _encode(sequences: Sequence[str], lengths: Ints, tokens: NDArray[np.uint8]) 
 
 
 def sequence_keys(sequences: Sequence[str]) -> Ints:
-    """Address of each ASV: a 64-bit BLAKE2b hash of its normalized sequence, the same on every machine and run.
-
-    Returns:
-        Keys, int64 [ASVs].
-    """
+    """Address of each ASV, int64 [ASVs]: a 64-bit BLAKE2b hash of its normalized sequence, everywhere the same."""
     digests = b"".join(hashlib.blake2b(normalize(text).encode(), digest_size=8).digest() for text in sequences)
     keys: NDArray[Any] = np.frombuffer(digests, dtype="<i8")
     return keys.astype(np.int64)

@@ -27,14 +27,10 @@ _SHOWN = 100
 
 
 def effective_weight(count: ArrayLike, beta: float) -> Floats:
-    """Inverse of the effective number of samples, ``(1 - beta) / (1 - beta**n)``.
+    """Inverse of the effective number of samples, ``(1 - beta) / (1 - beta**n)``, of numbers n of any shape.
 
     From 1 for every n (beta 0) to 1 / n (the limit of beta 1), and exact in between, however close to 1 (Cui et al.
     2019, Class-balanced loss based on effective number of samples).
-
-    Args:
-        count: numbers of samples n, above 0 [any shape].
-        beta: from 0 to 1.
 
     Raises:
         ValueError: a count is not above 0, or beta is not between 0 and 1.

@@ -41,13 +41,7 @@ class Targets:
 
     @classmethod
     def fit(cls, values: pd.DataFrame, metadata: pd.DataFrame, train: Ints, config: TargetConfig) -> Self:
-        """Fit every column to the training samples that have a value of it.
-
-        Args:
-            values: as of `target_values`, [samples, T].
-            metadata: by sample id.
-            train: rows of the training samples.
-            config: transforms, losses and range.
+        """Fit every column of `target_values`, [samples, T], to the rows of training samples that have a value of it.
 
         Raises:
             InputError: a column has no values to learn, or some out of range.

@@ -122,11 +122,7 @@ class ClassEncoder:
         return cls(classes)
 
     def encode(self, labels: Sequence[str], sample_ids: Sequence[str] | None = None) -> Ints:
-        """Indices of labels [samples].
-
-        Args:
-            labels: class of each sample.
-            sample_ids: ids of the samples, for messages [samples].
+        """Indices of labels [samples], whose ids messages name.
 
         Raises:
             InputError: a label is missing or is no class of the training samples.

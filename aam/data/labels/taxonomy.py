@@ -118,10 +118,7 @@ class TaxonomyClasses:
 
     @classmethod
     def fit(cls, taxa: Sequence[str]) -> Self:
-        """Find the classes.
-
-        Args:
-            taxa: lineages of the ASVs that training samples hold.
+        """Find the classes among the lineages of the ASVs that training samples hold.
 
         Raises:
             InputError: no rank has two classes.
@@ -182,11 +179,7 @@ class TaxonomyLabels:
 
     @classmethod
     def of(cls, taxa: Sequence[str], trained: Bools) -> Self:
-        """Fit the classes to the ASVs that training samples hold, and encode all.
-
-        Args:
-            taxa: lineage of every ASV, empty where it is not known.
-            trained: whether a training sample holds the ASV.
+        """Encode the lineages of all ASVs, empty where not known, by the classes of those that training samples hold.
 
         Raises:
             InputError: no rank has two classes.

@@ -161,12 +161,8 @@ def explained(values: "pd.Series[Any]", codes: Codes) -> float | None:
     all other samples. Classes: (accuracy - chance) / (1 - chance) of the most frequent class of the group's others,
     where chance is the fraction of the most frequent class. A sample that is alone is given the whole study's answer.
 
-    Args:
-        values: target of each sample [n].
-        codes: group of each sample [n], -1 for none.
-
-    Returns:
-        1 where the column determines the target, 0 or less where it says nothing; None where the target does not vary.
+    So it is 1 where the groups [n], -1 for none, determine the target, 0 or less where they say nothing; None where the
+    target does not vary.
     """
     known = (codes >= 0) & values.notna().to_numpy()
     own = np.unique(codes[known], return_inverse=True)[1]

@@ -70,16 +70,10 @@ class Augmentation:
     mixing: Mixing | None = None
 
     def reads(self, sample: int, epoch: int | str, reads_of: Callable[[int], Reads]) -> Reads:
-        """Vary the reads of one sample in an epoch.
+        """Vary the reads of one sample, a row of the table, in an epoch.
 
-        Args:
-            sample: row of the table.
-            epoch: number of the epoch.
-            reads_of: gives the reads of a row of the table as they are without augmentation.
-
-        Returns:
-            Columns and counts: `depth_jitter` takes reads away, a mixed sample has as many reads as it would have had
-            by itself, and `asv_dropout` takes ASVs away last, with their reads.
+        `reads_of` gives the reads of a row as they are. `depth_jitter` takes reads away, a mixed sample has as many
+        reads as it would have had by itself, and `asv_dropout` takes ASVs away last, with their reads.
         """
         own = reads_of(sample)
         available = int(own[1].sum())

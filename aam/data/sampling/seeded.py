@@ -38,15 +38,9 @@ def generator(*purpose: int | str) -> np.random.Generator:
 
 
 def uniforms(seed: int, keys: Tensor, length: int) -> Tensor:
-    """Draw uniform numbers in [0, 1) for keys and positions.
+    """Draw uniform numbers in [0, 1) for keys and positions: float64 [U, length].
 
-    Args:
-        seed: a `derived_seed`, of the run's seed and the step say.
-        keys: int64 [U], one for each row, such as the hash of an ASV's sequence.
-        length: numbers a row.
-
-    Returns:
-        float64 [U, length]; a row depends on its key and the seed alone.
+    A row depends on the seed (a `derived_seed`) and its key alone, of int64 [U], such as the hash of an ASV's sequence.
     """
     position = torch.arange(1, length + 1, dtype=torch.int64, device=keys.device) * _signed(_GOLDEN)
     state = _finalise(keys ^ _signed(seed))[:, None] + position

@@ -75,12 +75,7 @@ class World:
         return tensor.detach().clone()
 
     def gather(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Collect the rows of all ranks, in the order of ranks: [B_r, ...] -> [sum of sizes, ...], without a graph.
-
-        Args:
-            rows: this rank's.
-            sizes: how many rows each rank gives.
-        """
+        """Collect the rows of all ranks, in the order of ranks: [B_r, ...] -> [sum of sizes, ...], without a graph."""
         assert len(rows) == sizes[self.rank]
         return rows.detach()
 

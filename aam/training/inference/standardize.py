@@ -18,11 +18,7 @@ from aam.training.inputs import Inputs
 def fit_head_inputs(model: SequencePredictor, inputs: Inputs, batches: FixedBatches, *, standardize: bool) -> None:
     """Settle random features of ASVs, and let the head read its input standardized; every rank calls this.
 
-    Args:
-        model: the bare model, which may be sharded.
-        inputs: what it is given.
-        batches: some training samples; their ASVs count once each.
-        standardize: whether to standardize what the head reads.
+    By some training samples, whose ASVs count once each. The model is the bare one, which may be sharded.
     """
     model.eval()
     if model.asv_features is not None:

@@ -76,12 +76,7 @@ class NullWatch:
 
 
 class Watch(NullWatch):
-    """Tells of every step whether the process has taken more memory than it may.
-
-    Args:
-        meter: starts here, before the first batch.
-        ceiling: bytes that the process may take, above what it has taken by now.
-    """
+    """Tells of every step whether the process has taken more memory than it may, above what it has taken by now."""
 
     def __init__(self, meter: Meter, ceiling: float) -> None:
         self.meter, self.ceiling = meter, ceiling

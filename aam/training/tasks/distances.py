@@ -95,12 +95,9 @@ class UnifracTask(PretrainingTask):
         return Judged(loss, {f"unifrac_{name}": value for name, value in distance.compute().items()})
 
     def compare_pairs(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Compare predicted and true distances of validation samples: this rank's blocks of pairs.
+        """Compare predicted and true distances of validation samples, z [samples, D]: this rank's blocks of pairs.
 
         Over all ranks, each pair comes once.
-
-        Args:
-            z: [validation samples, D], in their order.
 
         Yields:
             Predicted and true distances, [pairs of the block] each.

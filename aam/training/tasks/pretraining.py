@@ -43,11 +43,7 @@ class PretrainingTask(Task[EncoderOutput]):
 
     @classmethod
     def learn(cls, study: Study, train: Ints) -> dict[str, Any]:
-        """What its head is built from and a checkpoint keeps, as JSON by name.
-
-        Args:
-            study: the study.
-            train: rows of the training samples.
+        """What its head is built from and a checkpoint keeps, as JSON by name, learned from the training samples.
 
         Raises:
             InputError: there is nothing to learn.

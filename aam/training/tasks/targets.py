@@ -39,13 +39,7 @@ class TargetTable:
 
 
 class TargetTask(Task[PredictorOutput]):
-    """Mean over targets of the weighted means of errors over samples.
-
-    Args:
-        table: targets and weight of every sample.
-        config: the losses.
-        held_out: the validation samples.
-    """
+    """Mean over targets of the weighted means of errors over samples."""
 
     name = "target"
 
