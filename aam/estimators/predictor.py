@@ -129,8 +129,8 @@ class SamplePredictor(SampleModel):
         study = assemble_study(given.whole(config), config.sampling, metadata=given.joined)
         if pretrains:
             learn_columns(study, config)  # what is wrong is not found out only after pretraining
-            of_samples = {"metadata": given.metadata, "sequences": given.sequences}
-            self._pretraining().fit(given.table, tree=given.tree, **of_samples).save(start)
+            table, tree, metadata, sequences = given.table, given.tree, given.metadata, given.sequences
+            self._pretraining().fit(table, tree=tree, metadata=metadata, sequences=sequences).save(start)
         elif isinstance(self.encoder, SampleEncoder):
             self.encoder.save(start)
         with self._world(config) as world:
