@@ -43,23 +43,20 @@ from aam.config.learners import (
 from aam.config.learning import (
     AttnImplementation,
     CountEmbedding,
-    DistributedConfig,
     EncoderType,
     FinetuneConfig,
     FolderConfig,
-    MachineConfig,
     MaskConfig,
-    MixedPrecision,
     ModelConfig,
     OptimConfig,
     OutputConfig,
     PretrainLossConfig,
     ResumableConfig,
-    RuntimeConfig,
     Scheduler,
     TargetModelConfig,
     TargetOptimConfig,
 )
+from aam.config.machine import DistributedConfig, MachineConfig, MixedPrecision, RuntimeConfig
 from aam.config.study import (
     DistanceLink,
     InputConfig,

@@ -21,14 +21,13 @@ from aam.config.learners import (
 )
 from aam.config.learning import (
     ASV_FEATURES,
-    DistributedConfig,
     FinetuneConfig,
     MemoryConfig,
     OutputConfig,
-    RuntimeConfig,
     TargetModelConfig,
     TargetOptimConfig,
 )
+from aam.config.machine import DistributedConfig, RuntimeConfig
 from aam.config.study import (
     TargetInputConfig,
     TargetSamplingConfig,

@@ -35,12 +35,7 @@ class CategoricalEmbedder(nn.Module):
     """A vector for the category of each column."""
 
     def __init__(self, sizes: Sequence[int], width: int) -> None:
-        """Build the tables.
-
-        Args:
-            sizes: rows of each column's table, missing and unseen among them.
-            width: of a vector.
-        """
+        """Build tables of a width, with the rows of each column, missing and unseen among them."""
         super().__init__()
         self.tables = nn.ModuleList(Embedding(size, width) for size in sizes)
 

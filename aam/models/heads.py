@@ -106,14 +106,9 @@ class TargetHead(nn.Module):
         return {"weight": scale.float(), "bias": (-plain.mean(dim=0) * scale).float()}
 
     def forward(self, sample: Tensor, category: Tensor | None = None) -> Tensor:
-        """Predict, in full precision under autocast too.
+        """Predict, in full precision under autocast too: [B, D] -> [B, K], on the learned scale or logits of classes.
 
-        Args:
-            sample: [B, D].
-            category: int64 [B], which scale and offset each sample has; needed where categories have some.
-
-        Returns:
-            [B, K], on the learned scale or logits of classes.
+        The category, int64 [B], says which scale and offset each sample has, where categories have some.
         """
         with torch.autocast(sample.device.type, enabled=False):
             raw: Tensor = self.output(self.hidden(self.norm(sample)))

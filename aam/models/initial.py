@@ -21,13 +21,9 @@ class SeededModule(nn.Module):
     """A module that owns parameters; what its children own is theirs to draw."""
 
     def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
-        """The values of the module's own parameters, drawn from a seeded generator.
+        """The values of the module's own parameters by name, on the CPU, drawn from a generator or the global one.
 
-        Args:
-            generator: of the CPU; None for torch's global one.
-
-        Returns:
-            Their values by name, on the CPU; computed from shapes, which a sharded parameter has too.
+        They are computed from shapes, which a sharded parameter has too.
         """
         raise NotImplementedError
 
@@ -72,15 +68,9 @@ def normal(shape: torch.Size, std: float, generator: Generator | None) -> Tensor
 
 
 def initial_parameters(module: nn.Module, name: str, seed: int) -> dict[str, Tensor]:
-    """Draw the parameters that one module owns itself.
+    """Draw the parameters that one module owns itself, by its name in the model and the seed of the run.
 
-    Args:
-        module: any module of a model, sharded or not.
-        name: its name in the model.
-        seed: of the run.
-
-    Returns:
-        Their values by name, on the CPU and of the whole shape.
+    They are on the CPU and of the whole shape; the module may be sharded.
 
     Raises:
         TypeError: it owns parameters and does not say how they are drawn.

@@ -30,7 +30,7 @@ from aam.config import (
 from aam.data.arrays import Texts
 from aam.data.sampling.splits import split_samples
 from aam.data.study import Study, digest
-from aam.errors import InputError, StoppedBySignalError, first_ids
+from aam.errors import InputError, StoppedBySignalError
 from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
 from aam.learners.registry import SOLUTIONS
 from aam.learners.simple import NullLearner
@@ -42,7 +42,7 @@ from aam.training.run_folder import RunFolder
 from aam.workflows.fit import Run, check_best_metric
 from aam.workflows.predict_network import predict_study
 from aam.workflows.prepare import prepare_training
-from aam.workflows.restore import Restored, pretrained_model, restored, samples_seen
+from aam.workflows.restore import Restored, pretrained_model, restored
 
 TARGET, GROUP, SIDE = "target", "group", "side"
 """Columns of the metadata that a training is given."""
@@ -233,17 +233,6 @@ def check_encoder(finetune: FinetuneConfig, config: EvaluateConfig | TrainConfig
     checkpoint = read_checkpoint(finetune.pretrained_encoder, kind="pretrain")
     pretrained_model(checkpoint, config.model, finetune)
     return checkpoint
-
-
-def seen_by(encoder: Checkpoint, samples: list[str]) -> str | None:
-    """A sentence on held-out samples that an encoder was trained on, without labels; None where there are none."""
-    seen = samples_seen(encoder, samples)
-    if not seen:
-        return None
-    return (
-        f"the pretrained encoder has seen, without labels, {len(seen)} of the {len(samples)} held-out samples "
-        f"({first_ids(seen)}): what learns from it may look better than it is for new samples"
-    )
 
 
 def digest_of(encoder: Checkpoint) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +13,6 @@ from aam.data.sampling.augmentation import Mixing
 from aam.data.sampling.dataset import PooledStepDataset, StepDataset
 from aam.data.sampling.rarefaction import mean_log_abundance
 from aam.data.sampling.seeded import derived_seed
-from aam.data.sampling.splits import Split
 from aam.data.study import Study, digest
 from aam.errors import first_ids
 from aam.models.sequence_predictor import SequencePredictor
@@ -32,7 +30,7 @@ from aam.training.tasks.targets import TargetTable, TargetTask
 from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import Material, Run, gather_material
 from aam.workflows.resolve import resolve_training
-from aam.workflows.restore import build_predictor, load_pretrained, resumed_config, samples_seen
+from aam.workflows.restore import build_predictor, load_pretrained, resumed_config, seen_by
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,10 @@ def prepare_training(study: Study, asked: TrainConfig, world: World | None = Non
     start = asked.finetune.pretrained_encoder
     pretrained = None if start is None or resumed is not None else read_checkpoint(start, kind="pretrain")
     if pretrained is not None:
-        _warn_of_seen(pretrained, study.table.sample_ids, split)
+        ids, sides = study.table.sample_ids, {"validation": split.val, "test": split.test}
+        for side, rows in sides.items():
+            if (warning := seen_by(pretrained, [ids[row] for row in rows], side)) is not None:
+                logger.warning("%s", warning)
     config = resolve_training(asked, study, len(split.train), world, resumed, pretrained)
     compute = Compute.of(world, config.runtime)
     material = gather_material(study, split, config, compute, _mixing(learned, config))
@@ -108,18 +109,6 @@ def _build_model(
     if model.count_head is not None:
         model.count_head.start_at(mean_log_abundance(material.study.table, material.split.train))
     return model
-
-
-def _warn_of_seen(pretrained: Checkpoint, ids: Sequence[str], split: Split) -> None:
-    """Say how many samples of a side the encoder knows: without their labels, but not as it meets new samples."""
-    for side, rows in (("validation", split.val), ("test", split.test)):
-        seen = samples_seen(pretrained, [ids[row] for row in rows])
-        if seen:
-            logger.warning(
-                "the encoder has been trained, without labels, on %d of the %d %s samples: %s; they may look easier "
-                "to predict than new samples",
-                *(len(seen), len(rows), side, first_ids(seen)),
-            )
 
 
 def _mixing(learned: Columns, config: TrainConfig) -> Mixing | None:

@@ -1,7 +1,7 @@
 """Models from configs and from checkpoints, with nothing else at hand."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from aam.config import FinetuneConfig, ModelConfig, PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.target_table import Targets
-from aam.errors import InputError
+from aam.errors import InputError, first_ids
 from aam.models.distance_link import LinkName
 from aam.models.heads import TargetSpec
 from aam.models.initial import allocate
@@ -119,9 +119,15 @@ def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> Non
     load_weights(predictor.encoder, weights)
 
 
-def samples_seen(encoder: Checkpoint, samples: Iterable[str]) -> list[str]:
-    """Which of some samples a pretrained encoder was trained on, without labels; sorted."""
-    return sorted(set(encoder.documents["training"]).intersection(samples))
+def seen_by(encoder: Checkpoint, samples: Sequence[str], side: str = "held-out") -> str | None:
+    """A sentence on held-out samples that an encoder was trained on, without labels; None where there are none."""
+    seen = sorted(set(encoder.documents["training"]).intersection(samples))
+    if not seen:
+        return None
+    return (
+        f"the pretrained encoder has seen, without labels, {len(seen)} of the {len(samples)} {side} samples "
+        f"({first_ids(seen)}): what learns from it may look better than it is for new samples"
+    )
 
 
 def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: FinetuneConfig) -> ModelConfig:

@@ -32,8 +32,9 @@ from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.makers import makers
-from aam.workflows.neural_learner import check_encoder, seen_by
+from aam.workflows.neural_learner import check_encoder
 from aam.workflows.resolve import resolve_depth
+from aam.workflows.restore import seen_by
 
 logger = logging.getLogger(__name__)
 

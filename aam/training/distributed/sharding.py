@@ -73,12 +73,7 @@ def own_part(tensor: Tensor) -> Tensor:
 
 
 def gather_whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Gather tensors one after the other, to the main memory of the ranks that keep them; every rank calls this.
-
-    Args:
-        tensors: of the same names on every rank.
-        keep: False drops every tensor as soon as it is whole.
-    """
+    """Gather tensors one after the other, to the main memory of the ranks that keep them; every rank calls this."""
     whole: dict[str, Tensor] = {}
     for name in sorted(tensors):
         tensor = tensors[name].detach()
