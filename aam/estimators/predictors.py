@@ -27,7 +27,7 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
     ``fit(table, y, tree=...)`` pretrains an encoder on the table and then fine-tunes it; give `encoder` to start from
     one that is pretrained already. A fraction of the samples, `val_fraction`, chooses the best checkpoint in both:
     judge the result on samples that `fit` has not seen at all. In a cross-validation each `fit` pretrains anew, on the
-    samples that it is given; an `encoder` that was fitted to all samples has seen, without labels, those that are tested.
+    samples that it is given; an `encoder` that was fitted to all samples has seen, without labels, those of the test.
 
     Args:
         learner: what learns: ``neural`` is the network, which all that is said above is about. ``ensemble``,

@@ -42,7 +42,8 @@ from aam.training.run_folder import RunFolder
 from aam.workflows.fit import Run, check_best_metric
 from aam.workflows.predict_network import predict_study
 from aam.workflows.prepare import prepare_training
-from aam.workflows.restore import Restored, pretrained_model, restored
+from aam.workflows.resolve import pretrained_model
+from aam.workflows.restore import Restored, restored
 
 TARGET, GROUP, SIDE = "target", "group", "side"
 """Columns of the metadata that a training is given."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 from aam.config import (
+    FinetuneConfig,
     ModelConfig,
     PretrainConfig,
     RuntimeConfig,
@@ -24,10 +25,21 @@ from aam.training.checkpoints.store import Checkpoint
 from aam.training.distributed import World
 from aam.training.machine.compute import settled_precision
 from aam.training.machine.hardware import Build, advise_attention
-from aam.workflows.restore import pretrained_model, resumed_config
+from aam.workflows.restore import config_of, resumed_config
 
 logger = logging.getLogger(__name__)
 
+SHAPE = (
+    "embedding_dim",
+    "attention_heads",
+    "attention_layers",
+    "feedforward_ratio",
+    "nucleotide_patch",
+    "count_embedding",
+    "sample_attention",
+    "induced_points",
+)
+"""Options of the model that pretrained weights fix."""
 NARROW = 32
 """Width of a model below which bf16 takes more time than float32 (``benchmarks/step_variants.py``)."""
 
@@ -99,6 +111,23 @@ def resolve_depth(asked: TrainConfig, load: Callable[[TargetSamplingConfig], Stu
     logger.info("--rarefy-depth auto: %d reads, which %.0f %% of the samples have", depth, 100 * AUTO_SHARE)
     config = asked.model_copy(update={"sampling": asked.sampling.model_copy(update={"rarefy_depth": depth})})
     return load(config.sampling), config
+
+
+def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: FinetuneConfig) -> ModelConfig:
+    """The model section for fine-tuning: the shape of the pretrained encoder, the rest as asked.
+
+    Raises:
+        InputError: the user asked for another shape than the pretrained one.
+    """
+    pretrained = config_of(PretrainConfig, checkpoint).model
+    clashes = [
+        f"--{name.replace('_', '-')} {getattr(asked, name)} (pretrained with {getattr(pretrained, name)})"
+        for name in (*SHAPE, "max_bp")
+        if name in asked.model_fields_set and getattr(asked, name) != getattr(pretrained, name)
+    ]
+    if clashes:
+        raise InputError(f"--pretrained-encoder {finetune.pretrained_encoder} fixes {', '.join(clashes)}: leave it out")
+    return asked.model_copy(update={name: getattr(pretrained, name) for name in (*SHAPE, "max_bp")})
 
 
 def _model(asked: ModelConfig, study: Study, world: World) -> ModelConfig:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import torch
 from pydantic import ValidationError
 
-from aam.config import FinetuneConfig, ModelConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.config import PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.target_table import Targets
 from aam.errors import InputError, first_ids
@@ -30,17 +30,6 @@ AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
 logger = logging.getLogger(__name__)
 
-SHAPE = (
-    "embedding_dim",
-    "attention_heads",
-    "attention_layers",
-    "feedforward_ratio",
-    "nucleotide_patch",
-    "count_embedding",
-    "sample_attention",
-    "induced_points",
-)
-"""Options of the model that pretrained weights fix."""
 _KINDS: Final[Mapping[type[RunConfig], Kind]] = {PretrainConfig: "pretrain", TrainConfig: "train"}
 
 
@@ -130,23 +119,6 @@ def seen_by(encoder: Checkpoint, samples: Sequence[str], side: str = "held-out")
     )
 
 
-def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: FinetuneConfig) -> ModelConfig:
-    """The model section for fine-tuning: the shape of the pretrained encoder, the rest as asked.
-
-    Raises:
-        InputError: the user asked for another shape than the pretrained one.
-    """
-    pretrained = _config(PretrainConfig, checkpoint).model
-    clashes = [
-        f"--{name.replace('_', '-')} {getattr(asked, name)} (pretrained with {getattr(pretrained, name)})"
-        for name in (*SHAPE, "max_bp")
-        if name in asked.model_fields_set and getattr(asked, name) != getattr(pretrained, name)
-    ]
-    if clashes:
-        raise InputError(f"--pretrained-encoder {finetune.pretrained_encoder} fixes {', '.join(clashes)}: leave it out")
-    return asked.model_copy(update={name: getattr(pretrained, name) for name in (*SHAPE, "max_bp")})
-
-
 def resumed_config(asked: AnyConfig) -> AnyConfig | None:
     """The options that a run to resume has in its last checkpoint; None where there is none.
 
@@ -158,7 +130,7 @@ def resumed_config(asked: AnyConfig) -> AnyConfig | None:
     """
     output, kind = asked.output, type(asked)
     last = CheckpointStore(RunFolder(output.output_dir).checkpoints).last() if output.resume else None
-    return None if last is None else _config(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False))
+    return None if last is None else config_of(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False))
 
 
 def restore(path: Path) -> Restored:
@@ -195,9 +167,9 @@ def outline(checkpoint: Checkpoint) -> Restored:
             "network has; use `aam predict`"
         )
     if checkpoint.kind == "pretrain":
-        pretraining, documents = _config(PretrainConfig, checkpoint), checkpoint.documents
+        pretraining, documents = config_of(PretrainConfig, checkpoint), checkpoint.documents
         return Restored(pretraining, build_encoder(pretraining, documents), None, None, None, documents)
-    config = _config(TrainConfig, checkpoint)
+    config = config_of(TrainConfig, checkpoint)
     targets = Targets.from_json(checkpoint.documents["targets"])
     document = checkpoint.documents.get("categories")  # there where the prediction depends on any
     categories = None if document is None else CategoryEncoder.from_json(document)
@@ -205,7 +177,7 @@ def outline(checkpoint: Checkpoint) -> Restored:
     return Restored(config, predictor.encoder, predictor, targets, categories, checkpoint.documents)
 
 
-def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
+def config_of(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
     """Read the config of a checkpoint, whose options are those of the aam that wrote it, or of an earlier one."""
     try:
         return kind.model_validate(in_todays_options(checkpoint.config))
