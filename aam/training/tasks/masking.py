@@ -9,7 +9,7 @@ from aam.data.sampling.seeded import derived_seed, uniforms
 
 
 def mask_nucleotides(
-    tokens: Tensor, keys: Tensor, config: MaskConfig, asv_fraction: float, seed: int, step: int | str
+    tokens: Tensor, keys: Tensor, config: MaskConfig, seed: int, step: int | str, asv_fraction: float | None = None
 ) -> Tensor:
     """Choose the nucleotides to mask.
 
@@ -17,9 +17,9 @@ def mask_nucleotides(
         tokens: uint8 [U, L], the nucleotides; padding is never masked.
         keys: int64 [U], key of each ASV.
         config: fraction of the nucleotides of an ASV, strategy, and length of the stretches.
-        asv_fraction: probability that an ASV has masked nucleotides.
         seed: seed of the run.
         step: number of the optimizer step; a word for masks that stay the same, as in validation.
+        asv_fraction: probability that an ASV has masked nucleotides; as the config says unless given.
 
     Returns:
         bool [U, L]: stretches start at each nucleotide with the probability that makes the expected fraction
@@ -30,7 +30,7 @@ def mask_nucleotides(
     # a stretch may start before the first nucleotide, so that the first ones are masked as often as the others
     length = tokens.shape[1] + span - 1
     starts = uniforms(derived_seed(seed, "hide", step), keys, length) < start_probability
-    chosen = uniforms(derived_seed(seed, "choose", step), keys, 1) < asv_fraction
+    chosen = uniforms(derived_seed(seed, "choose", step), keys, 1) < (asv_fraction or config.nuc_asv_fraction)
     begun = torch.nn.functional.pad(starts.to(torch.int32).cumsum(1), (1, 0))
     covered = begun[:, span:] > begun[:, :-span]  # by a stretch
     return covered & (tokens != PAD) & chosen

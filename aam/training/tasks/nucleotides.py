@@ -32,8 +32,7 @@ class NucleotideTask(PretrainingTask):
 
     def mask(self, samples: Samples, batch: SampleBatch, step: int | str) -> Samples:
         """Mask nucleotides by (seed, step, ASV)."""
-        masked = self._mask(batch.asv, step, self.masking.nuc_asv_fraction)
-        return samples._replace(masked_nucleotides=masked)
+        return samples._replace(masked_nucleotides=self._mask(batch.asv, step))
 
     def weigh(self, micro: Microbatch) -> Tensor:
         """Masked nucleotides, each as often as samples hold its ASV; see `Task`."""
@@ -65,6 +64,6 @@ class NucleotideTask(PretrainingTask):
         loss_sum, hit_sum, total = self.compute.world.sum(sums).tolist()
         return Judged(loss_sum / max(total, 1.0), {"nucleotide_accuracy": hit_sum / total if total else None})
 
-    def _mask(self, asv: Tensor, step: int | str, asv_fraction: float) -> Tensor:
+    def _mask(self, asv: Tensor, step: int | str, asv_fraction: float | None = None) -> Tensor:
         nucleotides, keys = self.inputs.nucleotides[asv], self.inputs.asv_keys[asv]
-        return mask_nucleotides(nucleotides, keys, self.masking, asv_fraction, self.seed, step)
+        return mask_nucleotides(nucleotides, keys, self.masking, self.seed, step, asv_fraction)
