@@ -3,7 +3,6 @@
 Shapes: U unique ASVs of a batch, S ASVs in a sample.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -60,8 +59,8 @@ class MemoryBudget:
 
     limit: float
     cost: BatchCost
-    ceiling: float = math.inf
-    """What the process may take at most, of which the limit leaves some for what varies."""
+    ceiling: float | None = None
+    """What the process may take at most, of which the limit leaves some for what varies; None: nobody looks."""
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:

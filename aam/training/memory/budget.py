@@ -69,6 +69,7 @@ def judged_at_once(config: PretrainConfig | TrainConfig, draws: SampleDraws, sam
 
 def lowered(budget: MemoryBudget) -> MemoryBudget:
     """Let batches be smaller, as far as that may help."""
+    assert budget.ceiling is not None
     return replace(budget, limit=max(LOWERED * budget.limit, min(budget.limit, LOWEST * budget.ceiling)))
 
 

@@ -80,11 +80,12 @@ class StepMemory:
 
     def begin(self, optimizer: Optimizer) -> None:
         """Watch what steps take from now on: on a CPU, which unlike a GPU gives more than a process may take."""
-        if self.world.device.type == "cpu" and self.budget is not None:
+        ceiling = None if self.budget is None else self.budget.ceiling
+        if self.world.device.type == "cpu" and ceiling is not None:
             # of a resumed run the optimizer is there already
             states = optimizer.state_dict()["state"].values()
             held = sum(own_part(part).nbytes for state in states for part in state.values() if isinstance(part, Tensor))
-            self.watch = Watch(meter_of(self.world.device), self.budget.ceiling - held)
+            self.watch = Watch(meter_of(self.world.device), ceiling - held)
 
     def backward(self, step: StepBatch, scale: Scale) -> Mapping[str, Tensor]:
         """Add the gradient of a step; from when a GPU's memory does not suffice, in batches half as large.
@@ -106,6 +107,7 @@ class StepMemory:
     def shrink(self, plan: StepPlan) -> None:
         """Let batches be smaller from now on, since a step took more than some process may; every rank calls this."""
         assert self.budget is not None
+        assert self.budget.ceiling is not None
         self._cut(budget=lowered(self.budget))
         return_freed_memory()
         if not self._has_exceeded:
