@@ -158,11 +158,12 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
     check_best_metric(run)
     output, world = asked.output, run.world
     trainer = run.trainer(CheckpointStore(RunFolder(output.output_dir).checkpoints, output.keep_checkpoints))
-    obstacle = compile_obstacle(world.device)
-    if run.config.runtime.compile_model and obstacle is None:
-        compile_blocks(run.model)
-    elif run.config.runtime.compile_model:
-        logger.warning("%s", obstacle)
+    if run.config.runtime.compile_model:
+        obstacle = compile_obstacle(world.device)
+        if obstacle is None:
+            compile_blocks(run.model)
+        else:
+            logger.warning("%s", obstacle)
     if not output.resume:
         trainer.memory.settle()
     with ExitStack() as stack:

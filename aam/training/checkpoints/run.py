@@ -155,7 +155,7 @@ class RunCheckpoints:
         source.fill(targets)
 
     def publish(self, model: nn.Module) -> None:
-        """Where the best checkpoint is a sharded one, put one of its weights in its place that everybody can read."""
+        """Where the best checkpoint is sharded, write a whole one of the model, which has its weights, in its place."""
         self.finish()
         best = self.world.on_main(self.store.best_or_last)
         if best is not None and self.world.on_main(lambda: VerifiedFolder(best).manifest.layout) == "sharded":
