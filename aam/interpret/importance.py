@@ -5,14 +5,13 @@ Shapes: A ASVs, F folds of all repeats, R permutations, C classes (1 for a numbe
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 from aam.data.study import Study
-from aam.interpret.exchange import Columns
 from aam.interpret.hierarchy import Found, Hierarchy, Node, find_downwards
 from aam.interpret.kept_folds import KeptFolds, Measured
 from aam.interpret.names import Names
