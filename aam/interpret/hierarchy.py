@@ -157,7 +157,7 @@ def find_downwards(hierarchy: Hierarchy, p_of: Callable[[list[int]], Sequence[fl
     wave = [0]
     while wave:
         for place, p in zip(wave, p_of(wave), strict=True):
-            own = p * alpha / hierarchy.level(place, alpha)
+            own = p * hierarchy.weight[0] / hierarchy.weight[place]
             adjusted[place] = min(1.0, max(own, adjusted.get(hierarchy.nodes[place].parent, 0.0)))
         wave = [child for place in wave if adjusted[place] <= alpha for child in hierarchy.children.get(place, [])]
     return Found(adjusted, alpha)
