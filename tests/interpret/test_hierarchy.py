@@ -5,7 +5,7 @@ import pytest
 
 from aam.data.distances.phylogeny import parse_newick
 from aam.data.distances.unifrac import StudyTree
-from aam.interpret.hierarchy import Hierarchy, find_downwards
+from aam.interpret.hierarchy import Found, Hierarchy, find_downwards
 from aam.interpret.sign_flips import EXACT, least_p, sign_flip_p
 
 NEWICK = "(((a:1,b:1)x:1,(c:1,(d:1,e:1)y:1)z:1)w:1,(f:1,(g:1,h:1)v:1)u:1);"
@@ -67,7 +67,9 @@ def test_nothing_is_tested_below_what_was_not_found(tree):
     found = find_downwards(hierarchy, p_of, 0.05)
     assert asked == [0, 1, 10, 2, 5, 6, 7]
     assert found.rejected == [0, 1, 5]
-    assert found.smallest(hierarchy) == [5]
+    assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.8}.__getitem__) == [5]
+    assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.75}.__getitem__) == [1]  # though it is most of 1
+    assert found.smallest(hierarchy, {0: 1.0, 1: 0.7, 5: 0.7}.__getitem__) == [0]
     assert found.p[2] == pytest.approx(0.04 * 4)  # a quarter of the occurrences: a quarter of the level
     assert found.p[7] == 1.0
 
@@ -94,17 +96,27 @@ def test_drawn_flips_give_what_all_of_them_give():
     assert sign_flip_p(sums, 0) == pytest.approx(exact, abs=0.005)
 
 
+def test_two_within_take_the_place_of_what_they_share(tree):
+    hierarchy = Hierarchy.of_tree(tree, np.full(8, 3))
+    found = Found(dict.fromkeys((0, 1, 10, 2, 5), 0.01), 0.05)
+    effects = {0: 1.0, 1: 0.3, 10: 0.3, 2: 0.1, 5: 0.1}
+    assert found.smallest(hierarchy, effects.__getitem__) == [2, 5, 10]
+    assert found.smallest(hierarchy, (effects | {2: 0.01}).__getitem__) == [1, 10]
+    assert found.smallest(hierarchy, (effects | {10: 0.1}).__getitem__) == [0]
+    assert Found({0: 0.2}, 0.05).smallest(hierarchy, effects.__getitem__) == []
+
+
 @pytest.mark.parametrize("groups", [12, 30])
 def test_a_p_value_is_below_a_level_as_often_as_the_level_says(groups):
     random = np.random.default_rng(2)
-    sums = random.standard_t(3, (groups, 2000)) * random.gamma(1.0, size=(groups, 1))
+    sums = random.standard_t(3, (groups, 600)) * random.gamma(1.0, size=(groups, 1))
     p = sign_flip_p(sums, 0)
     for level in (0.01, 0.05, 0.2):
-        assert (p <= level).mean() <= level + 4 * np.sqrt(level / 2000)
-        assert (p <= level).mean() >= level - 4 * np.sqrt(level / 2000) - 1 / 2**groups
+        assert (p <= level).mean() <= level + 4 * np.sqrt(level / 600)
+        assert (p <= level).mean() >= level - 4 * np.sqrt(level / 600) - 1 / 2**groups
 
 
-def simulated(random, hierarchy, effects, groups=15):
+def simulated(random, hierarchy, effects, groups=11):
     """Sums of groups of all nodes: those of their ASVs, where some have an effect."""
     asvs = random.standard_normal((groups, len(effects))) + effects
     return np.stack([asvs[:, node.columns].sum(axis=1) for node in hierarchy.nodes], axis=1)

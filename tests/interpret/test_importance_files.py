@@ -41,7 +41,9 @@ def test_bars_for_itol():
 @pytest.fixture(scope="module")
 def names() -> Names:
     sequences = tuple("ACGTACGTACGTACGTACGTA" + letter for letter in "ACGT")
-    table = FeatureTable(sparse.csr_array(np.array([[1, 5, 2, 9]])), ("s",), (*sequences[:2], "0" * 32, "otu7"), sequences)
+    table = FeatureTable(
+        sparse.csr_array(np.array([[1, 5, 2, 9]])), ("s",), (*sequences[:2], "0" * 32, "otu7"), sequences
+    )
     lineages = {
         sequences[0]: "k__B; p__F; f__La; g__Blautia; s__obeum",
         sequences[1]: "k__B; p__F; f__La; g__Roseburia; s__",
