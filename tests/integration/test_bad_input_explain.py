@@ -24,6 +24,13 @@ class Case:
     damage: Callable[[], object] = lambda: None
 
 
+def run(words: list[str]) -> int:
+    """Exit code of a command."""
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    return int(left.value.code or 0)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
     """A study with an evaluation of a number, one of three classes, and one without models."""
@@ -41,7 +48,7 @@ def prepared(tmp_path_factory) -> Path:
             "regions": "--metadata-column habitat --classifier --keep-models",
         }.items():
             given = files.replace("--tree tree.nwk ", "") if name == "treeless" else files
-            assert main(f"evaluate {given} {small} {more} --output-dir {name}".split()) == 0
+            assert run(f"evaluate {given} {small} {more} --output-dir {name}".split()) == 0
     return folder
 
 
@@ -170,7 +177,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_bad_input_is_told_in_one_message(case, bench, capsys):
     case.damage()
-    assert main(["explain", *case.words.split()]) == 2
+    assert run(["explain", *case.words.split()]) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
     flat = re.sub(r"[│╭╮╰╯─\s]+", " ", said)
@@ -181,9 +188,9 @@ def test_bad_input_is_told_in_one_message(case, bench, capsys):
 
 def test_what_is_well_is_explained(bench):
     """The cases fail for what is wrong in them, not for what they share."""
-    assert main(["explain", *IMPORTANCE.split(), "--evaluation", "kept", "--permutations", "1", "--quiet"]) == 0
+    assert run(["explain", *IMPORTANCE.split(), "--evaluation", "kept", "--permutations", "1", "--quiet"]) == 0
     assert json.loads(Path("out/explanation.json").read_text())["learner"] == "linear"
     Path("table.biom").rename("moved.biom")
     moved = ["--evaluation", "kept", "--table", "moved.biom", "--overwrite", "--quiet"]
-    assert main(["explain", *LOG_RATIO.split(), *moved]) == 0
+    assert run(["explain", *LOG_RATIO.split(), *moved]) == 0
     assert np.isfinite(float(Path("out/log_ratio.tsv").read_text().splitlines()[1].split("\t")[1]))
