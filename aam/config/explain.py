@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from aam.config.base import Positive, RunConfig, Section, flag
-from aam.config.learning import FolderConfig, MachineConfig
+from aam.config.learning import FolderConfig
+from aam.config.machine import MachineConfig
 from aam.config.study import PhylogenyConfig
 
 What = Literal["category-attention", "importance", "log-ratio"]

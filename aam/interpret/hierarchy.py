@@ -144,10 +144,10 @@ class Found:
     def smallest(self, hierarchy: Hierarchy, effect_of: Callable[[int], float]) -> list[int]:
         """The smallest nodes that carry the effect.
 
-        A node gives way to those within it that were found, if their effects add up to `CARRIED` of its own. For a model
-        that adds up its parts, two parts of equal effect add up to 1 / (1 + r), r being their correlation: parts that
-        vary together are named as one. One alone may give way to the next within as long as that has so much of the
-        first.
+        A node gives way to those within it that were found, if their effects add up to `CARRIED` of its own. Where a
+        model adds up its parts, two of equal effect have together 1 / (1 + r) of the whole, r being their correlation:
+        parts that vary together are named as one. One alone may give way to the next within it, as long as that has so
+        much of the first.
 
         Args:
             hierarchy: the nodes.

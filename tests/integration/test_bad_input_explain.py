@@ -90,15 +90,15 @@ IMPORTANCE = "--what importance --learner linear --output-dir out"
 LOG_RATIO = "--what log-ratio --output-dir out"
 CASES = {
     "no evaluation": Case(IMPORTANCE, ("--what importance needs --evaluation",)),
-    "no learner": Case(
-        "--what importance --evaluation kept --output-dir out", ("--what importance needs --learner",)
-    ),
+    "no learner": Case("--what importance --evaluation kept --output-dir out", ("--what importance needs --learner",)),
     "no folder for results": Case("--what log-ratio --evaluation kept", ("--what log-ratio needs --output-dir",)),
     "an option of another explanation": Case(
-        f"{LOG_RATIO} --evaluation kept --permutations 3", ("--permutations 3 only has an effect with --what importance",)
+        f"{LOG_RATIO} --evaluation kept --permutations 3",
+        ("--permutations 3 only has an effect with --what imp",),
     ),
     "a learner for the log-ratio": Case(
-        f"{LOG_RATIO} --evaluation kept --learner linear", ("--learner linear only has an effect with --what importance",)
+        f"{LOG_RATIO} --evaluation kept --learner linear",
+        ("--learner linear only has an effect with --what imp",),
     ),
     "a plot": Case(f"{IMPORTANCE} --evaluation kept --plot p.png", ("--plot p.png only has an effect with",)),
     "folder missing": Case(f"{IMPORTANCE} --evaluation none", ("--evaluation none: no such folder",)),
@@ -154,9 +154,7 @@ CASES = {
         f"{IMPORTANCE} --evaluation kept --taxonomy taxonomy.tsv", ("the taxonomy names none of the",), other_taxonomy
     ),
     "taxonomy missing": Case(f"{IMPORTANCE} --evaluation kept --taxonomy none.tsv", ("none.tsv",)),
-    "many classes": Case(
-        f"{LOG_RATIO} --evaluation regions", ("the column has [3-9]", "--where")
-    ),
+    "many classes": Case(f"{LOG_RATIO} --evaluation regions", ("the column has [3-9]", "--where")),
     "results into the evaluation": Case(
         "--what importance --learner linear --evaluation kept --output-dir kept", ("kept is not empty",)
     ),
