@@ -117,6 +117,13 @@ class TargetColumn:
         half: FloatArray = (scale.inverse(outputs + spread) - scale.inverse(outputs - spread)) / 2
         return half
 
+    def around(
+        self, outputs: FloatArray, distance: float, metadata: pd.DataFrame
+    ) -> tuple[FloatArray, FloatArray]:
+        """Ends of an interval that reaches equally far to both sides on the learned scale, in own units [samples]."""
+        scale = self._scale_of(metadata)
+        return scale.inverse(outputs - distance), scale.inverse(outputs + distance)
+
     def _scale_of(self, metadata: pd.DataFrame) -> TargetScaler:
         assert self.scale is not None
         return self.scale if self.groups is None else self.groups.of(metadata)

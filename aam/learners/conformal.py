@@ -1,0 +1,99 @@
+"""Intervals and sets that hold the true value of a sample of a new group with a stated probability.
+
+The score of a training sample says how far off its prediction was that samples of other groups gave: |y - prediction|
+of a number, 1 - probability of the true class. A prediction of a new sample holds every value whose score is at most
+the quantile of these scores at the level asked for, each of the G groups having the weight 1 / (G + 1), spread evenly
+over its samples, and the new group, of which nothing is known, the rest, at infinity. Where groups are exchangeable,
+and samples within each, such a set covers a sample of a new group at least with that probability (theorem 1 of Lee,
+Barber and Willett 2023). Where every sample is its own group, it is the quantile of split conformal prediction.
+
+The theorem takes scores from a model that has seen none of the groups. Here each group is predicted from the others, as
+in the jackknife, so that no sample is lost for learning, and coverage is about the level where leaving out one group
+hardly changes a model (Barber et al. 2021); `aam evaluate` measures it.
+
+Sources: Lee, Barber and Willett 2023, Distribution-free inference with hierarchical data; Dunn, Wasserman and Ramdas
+2022, Distribution-free prediction sets for two-layer hierarchical models (pooled distributions of groups); Barber,
+Candes, Ramdas and Tibshirani 2021, Predictive inference with the jackknife+; Sadinle, Lei and Wasserman 2019, Least
+ambiguous set-valued classifiers (the score of classes).
+
+Shapes: n training samples, m samples to predict, C classes.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+_ROUNDING = 1e-9
+"""By how much a sum of weights may be below the level that it is to reach."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conformity:
+    """How far off predictions of left-out training samples were; empty where nothing could be left out."""
+
+    score: Floats
+    """On the learned scale, or 1 - probability of the true class [n]."""
+    group: Rows
+    """Number of the group of each sample [n]."""
+
+    @classmethod
+    def of(cls, left_out: Floats, y: Floats, group: Rows) -> Self:
+        """Compare predictions of left-out training samples with the truth.
+
+        Args:
+            left_out: numbers [n], or probabilities [n, C].
+            y: numbers on the same scale, or places of classes [n].
+            group: of each sample [n].
+        """
+        if left_out.ndim == 1:
+            return cls(np.abs(y - left_out), group)
+        return cls(1 - left_out[np.arange(len(y)), y.astype(np.int64)], group)
+
+    @property
+    def groups(self) -> int:
+        """Groups that are exchangeable with that of a new sample."""
+        return len(np.unique(self.group))
+
+    def distance(self, level: float) -> float:
+        """The score that a sample of a new group does not exceed with this probability; infinite for too few groups."""
+        if not len(self.score):
+            return np.inf
+        group, size = np.unique(self.group, return_inverse=True, return_counts=True)[1:]
+        order = np.argsort(self.score, kind="stable")
+        reached = np.cumsum((1 / size[group] / (len(size) + 1))[order])
+        place = int(np.searchsorted(reached, level - _ROUNDING))
+        return float(self.score[order][place]) if place < len(order) else np.inf
+
+    def classes(self, probability: Floats, level: float) -> NDArray[np.bool_]:
+        """Which classes the set of a sample holds, the likeliest always: [m, C] of probabilities [m, C]."""
+        held: NDArray[np.bool_] = 1 - probability <= self.distance(level)
+        held[np.arange(len(held)), probability.argmax(axis=1)] = True
+        return held
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What `restore` needs."""
+        return {"score": self.score, "group": self.group}
+
+    @classmethod
+    def restore(cls, arrays: dict[str, NDArray[Any]]) -> Self:
+        """Rebuild."""
+        return cls(arrays["score"], arrays["group"])
+
+
+def fewest_groups(level: float) -> int:
+    """Groups that a finite interval needs: G / (G + 1) must reach the level."""
+    return int(np.ceil(level / (1 - level) - _ROUNDING))
+
+
+def spelled(names: Sequence[str]) -> str:
+    """Names with commas between them, as options take them: one that holds a comma or a quote is quoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
