@@ -178,7 +178,7 @@ def _intervals(
 ) -> dict[str, Any]:
     """The columns ``low`` and ``high``, or ``set``; empty (NaN, or no text) where there is no prediction."""
     if column.classes is None:
-        low, high = column.around(part.value, conformity.distance(level), metadata)
+        low, high = column.around(part.value, conformity.reach(part.spread, level), metadata)
         return {"low": low, "high": high}
     names = column.classes.classes
     order = np.argsort(-part.value, axis=1, kind="stable")

@@ -1,7 +1,8 @@
 """Intervals and sets that hold the true value of a sample of a new group with a stated probability.
 
 The score of a training sample says how far off its prediction was that samples of other groups gave: |y - prediction|
-of a number, 1 - probability of the true class. A prediction of a new sample holds every value whose score is at most
+of a number, in units of the predicted standard deviation where a learner has one, and 1 - probability of the true class
+of a class. A prediction of a new sample holds every value whose score is at most
 the quantile of these scores at the level asked for, each of the G groups having the weight 1 / (G + 1), spread evenly
 over its samples, and the new group, of which nothing is known, the rest, at infinity. Where groups are exchangeable,
 and samples within each, such a set covers a sample of a new group at least with that probability (theorem 1 of Lee,
@@ -39,21 +40,25 @@ class Conformity:
     """How far off predictions of left-out training samples were; empty where nothing could be left out."""
 
     score: Floats
-    """On the learned scale, or 1 - probability of the true class [n]."""
+    """On the learned scale, or in units of the predicted standard deviation, or 1 - probability of the true class [n]."""
     group: Rows
     """Number of the group of each sample [n]."""
+    scaled: bool = False
+    """Whether scores are in units of the standard deviation that is predicted with each number."""
 
     @classmethod
-    def of(cls, left_out: Floats, y: Floats, group: Rows) -> Self:
+    def of(cls, left_out: Floats, spread: Floats | None, y: Floats, group: Rows) -> Self:
         """Compare predictions of left-out training samples with the truth.
 
         Args:
             left_out: numbers [n], or probabilities [n, C].
+            spread: standard deviation of each number, where the learner predicts one [n].
             y: numbers on the same scale, or places of classes [n].
             group: of each sample [n].
         """
         if left_out.ndim == 1:
-            return cls(np.abs(y - left_out), group)
+            error = np.abs(y - left_out)
+            return cls(error, group) if spread is None else cls(error / spread, group, True)
         return cls(1 - left_out[np.arange(len(y)), y.astype(np.int64)], group)
 
     @property
@@ -71,6 +76,13 @@ class Conformity:
         place = int(np.searchsorted(reached, level - _ROUNDING))
         return float(self.score[order][place]) if place < len(order) else np.inf
 
+    def reach(self, spread: Floats | None, level: float) -> Floats | float:
+        """How far intervals reach to both sides on the learned scale [m], or the same for all; see `distance`."""
+        if not self.scaled:
+            return self.distance(level)
+        assert spread is not None
+        return self.distance(level) * spread
+
     def classes(self, probability: Floats, level: float) -> NDArray[np.bool_]:
         """Which classes the set of a sample holds, the likeliest always: [m, C] of probabilities [m, C]."""
         held: NDArray[np.bool_] = 1 - probability <= self.distance(level)
@@ -79,12 +91,12 @@ class Conformity:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What `restore` needs."""
-        return {"score": self.score, "group": self.group}
+        return {"score": self.score, "group": self.group, "scaled": np.array([self.scaled])}
 
     @classmethod
     def restore(cls, arrays: dict[str, NDArray[Any]]) -> Self:
         """Rebuild."""
-        return cls(arrays["score"], arrays["group"])
+        return cls(arrays["score"], arrays["group"], bool(arrays["scaled"][0]))
 
 
 def fewest_groups(level: float) -> int:
@@ -92,8 +104,35 @@ def fewest_groups(level: float) -> int:
     return int(np.ceil(level / (1 - level) - _ROUNDING))
 
 
+def listed(text: str) -> list[str]:
+    """The names that `spelled` has put together."""
+    return next(csv.reader([text]), [])
+
+
 def spelled(names: Sequence[str]) -> str:
     """Names with commas between them, as options take them: one that holds a comma or a quote is quoted."""
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(names)
     return text.getvalue()
+
+
+def assumption(conformity: Conformity, level: float, column: str | None) -> str:
+    """What intervals or sets rest on, in words.
+
+    Args:
+        conformity: what they are made of.
+        level: their probability.
+        column: of the metadata, that names groups; None where every sample is its own.
+    """
+    groups, fewest = conformity.groups, fewest_groups(level)
+    units, new = ("training samples", "a new sample") if column is None else (f"groups ({column})", "a new group")
+    if np.isinf(conformity.distance(level)):
+        return (
+            f"{groups} {units} are too few to say anything with probability {level:g}, which takes {fewest}: intervals "
+            "are infinite, and sets hold every class; give a lower --interval"
+        )
+    return (
+        f"intervals and sets hold the true value with probability {level:g} if {new} is drawn like the {groups} {units} "
+        "of the training (exchangeable); they are made of predictions for left-out ones, and say nothing of samples "
+        "unlike these"
+    )

@@ -1,5 +1,6 @@
 """Checkpoints of learners: the folder format of the network's, with arrays as safetensors and no pickle."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +15,14 @@ from aam.data.labels.target_table import Targets
 from aam.data.study import Study, select_samples
 from aam.errors import InputError
 from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
+from aam.learners.conformal import Conformity, assumption
 from aam.learners.kernel_sources import metadata_of
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import SOLUTIONS, restore_solution
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint, write_checkpoint
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -58,7 +62,9 @@ class TrainedLearner:
         of_solutions = [name for solution in self.fitted.solutions for name in solution.metadata_columns]
         return tuple(dict.fromkeys([*of_solutions, *self.fitted.targets.metadata_columns]))
 
-    def predict(self, study: Study, phylogeny: Phylogeny | None = None) -> tuple[pd.DataFrame, Study]:
+    def predict(
+        self, study: Study, phylogeny: Phylogeny | None = None, level: float | None = None
+    ) -> tuple[pd.DataFrame, Study]:
         """Predict the samples of any study, as `Predictions.table`, with the column ``reads_lost``.
 
         That is the fraction of a sample's reads of ASVs which the training study lacked; these are dropped. With a
@@ -69,14 +75,17 @@ class TrainedLearner:
         Args:
             study: the samples.
             phylogeny: a tree that holds the ASVs of the training study and those of the samples.
+            level: of intervals or sets, which are columns then; what they rest on is logged.
 
         Returns:
             The predictions, and the study that was left for them: samples without other reads, or with fewer than the
             sampling depth, are left out of both.
 
         Raises:
-            InputError: no sample can be predicted, or metadata is needed and missing.
+            InputError: no sample can be predicted, metadata is needed and missing, or there are no intervals.
         """
+        if level is not None:
+            self._say_intervals(level)
         if self.metadata_columns:
             metadata_of(study, self.metadata_columns)
         for solution in self.fitted.solutions:
@@ -93,9 +102,23 @@ class TrainedLearner:
         drawn = [reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
         known = np.flatnonzero(np.all([draw.table.depth > 0 for draw in drawn], axis=0))
         drawn = [select_samples(draw, known, "no read of an ASV that the model knows") for draw in drawn]
-        table = predict_averaged(self.fitted, drawn, np.arange(len(known)))
+        table = predict_averaged(self.fitted, drawn, np.arange(len(known)), level)
         columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
         return table.assign(**columns), drawn[0]
+
+    def _say_intervals(self, level: float) -> None:
+        """Say what intervals rest on, and where groups are too few for them.
+
+        Raises:
+            InputError: the learner has none.
+        """
+        column = self.spec.options.get("group_column")
+        for target, solution in zip(self.fitted.targets.columns, self.fitted.solutions, strict=True):
+            if solution.conformity is None:
+                raise InputError(no_intervals(self.name))
+            said = assumption(solution.conformity, level, None if column is None else str(column))
+            few = np.isinf(solution.conformity.distance(level))
+            logger.log(logging.WARNING if few else logging.INFO, "%s: %s", target.name, said)
 
     def check_reads_branches(self) -> None:
         """Refuse a tree where the model would make nothing of it.
@@ -110,12 +133,25 @@ class TrainedLearner:
             )
 
 
+def no_intervals(learner: str) -> str:
+    """Why a learner gives no intervals."""
+    if learner == "neural":
+        return (
+            "--interval is made of predictions for left-out groups, and the network keeps none: train another learner, "
+            "such as --learner ensemble, or the network with --target-loss quantile, which predicts quantiles"
+        )
+    return "--interval: the model was trained by an aam that kept nothing to make intervals of: train it again"
+
+
 def checkpoint_of(trained: TrainedLearner) -> Checkpoint:
     """Everything as JSON and tensors."""
     solutions = trained.fitted.solutions
     arrays = prefixed("tree", trained.reference.arrays())
     for place, solution in enumerate(solutions):
-        arrays |= prefixed(f"column{place}", solution.arrays() | prefixed("left_out", _left_out(solution)))
+        own = solution.arrays() | prefixed("left_out", _left_out(solution))
+        if solution.conformity is not None:
+            own |= prefixed("conformity", solution.conformity.arrays())
+        arrays |= prefixed(f"column{place}", own)
     documents = {
         "targets": trained.fitted.targets.to_json(),
         "solutions": [solution.settings() for solution in solutions],
@@ -171,6 +207,9 @@ def _solution(learner: str, settings: dict[str, Any], arrays: Arrays) -> Solutio
     solution, output = restore_solution(learner, settings, arrays), below("left_out", arrays)
     if output:
         solution.left_out = Output(output["value"], output.get("spread"))
+    scores = below("conformity", arrays)
+    if scores:
+        solution.conformity = Conformity.restore(scores)
     return solution
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from aam.learners.base import Floats, Learner, Output, Problem, Solution
+from aam.data.study import Study
+from aam.learners.base import Fitted, Floats, Labels, Learner, Output, Problem, Rows, Solution, pose
 from aam.learners.conformal import Conformity
 from aam.learners.folds import inner_folds
 
@@ -31,4 +32,13 @@ def calibrate(learner: Learner, solution: Solution, problem: Problem) -> None:
         return
     if solution.left_out is None:
         solution.left_out = Output(unseen(learner, solution, problem))
-    solution.conformity = Conformity.of(solution.left_out.value, problem.y, problem.groups)
+    solution.conformity = Conformity.of(*solution.left_out, problem.y, problem.groups)
+
+
+def fit_calibrated(learner: Learner, study: Study, rows: Rows, labels: Labels, seed: int) -> Fitted:
+    """Fit a learner, and let its solutions know how far off they are, as `Learner.fit` and `calibrate`."""
+    targets, problems = pose(study, rows, labels, seed)
+    solutions = tuple(learner.solve(problem) for problem in problems)
+    for solution, problem in zip(solutions, problems, strict=True):
+        calibrate(learner, solution, problem)
+    return Fitted(learner.name, targets, solutions)

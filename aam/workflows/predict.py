@@ -9,7 +9,7 @@ from aam.data.distances.phylogeny import read_phylogeny
 from aam.data.files.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
 from aam.errors import InputError
-from aam.learners.storage import TrainedLearner
+from aam.learners.storage import TrainedLearner, no_intervals
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import setup_distributed
 from aam.training.machine.compute import Compute
@@ -41,6 +41,8 @@ def predict(config: PredictConfig) -> None:
             return
         if config.inputs.tree is not None:
             raise InputError(NETWORK_READS_NO_TREE)
+        if config.intervals.interval is not None:
+            raise InputError(no_intervals("neural"))
         trained = restored(checkpoint)
         if trained.targets is None:
             raise InputError(
@@ -77,7 +79,7 @@ def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
         trained.check_reads_branches()
         phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
     study = load_study(inputs, SamplingConfig())
-    predictions, used = trained.predict(study, phylogeny)
+    predictions, used = trained.predict(study, phylogeny, config.intervals.interval)
     write_table(with_left_out(predictions, used), config.inference.output)
     logger.info("wrote %s", config.inference.output)
 

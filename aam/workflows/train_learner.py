@@ -23,6 +23,7 @@ from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import make_learner
 from aam.learners.storage import LearnerSpec, TrainedLearner, checkpoint_of
+from aam.learners.unseen import fit_calibrated
 from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
 from aam.training.run_folder import RunFolder, Side
@@ -95,7 +96,7 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
     rarefaction = Rarefaction(depth=config.sampling.depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed)
     study, rows = columns.study, columns.split.train
     logger.info("fitting %s to %d samples", name, len(rows))
-    fitted = learner.fit(rarefaction.drawn(study)[0], rows, labels_of(columns, config), config.runtime.seed)
+    fitted = fit_calibrated(learner, rarefaction.drawn(study)[0], rows, labels_of(columns, config), config.runtime.seed)
     spec = LearnerSpec(
         learner=name,
         options=_options(name, config),

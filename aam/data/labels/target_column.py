@@ -118,11 +118,11 @@ class TargetColumn:
         return half
 
     def around(
-        self, outputs: FloatArray, distance: float, metadata: pd.DataFrame
+        self, outputs: FloatArray, reach: FloatArray | float, metadata: pd.DataFrame
     ) -> tuple[FloatArray, FloatArray]:
-        """Ends of an interval that reaches equally far to both sides on the learned scale, in own units [samples]."""
+        """Ends of intervals that reach equally far to both sides on the learned scale, in own units [samples]."""
         scale = self._scale_of(metadata)
-        return scale.inverse(outputs - distance), scale.inverse(outputs + distance)
+        return scale.inverse(outputs - reach), scale.inverse(outputs + reach)
 
     def _scale_of(self, metadata: pd.DataFrame) -> TargetScaler:
         assert self.scale is not None
