@@ -15,9 +15,9 @@ class IntervalConfig(Section):
     panel: ClassVar[str] = "Intervals"
 
     interval: Level | None = None
-    """Also write an interval (columns low and high), or for classes the set of those that are likely (column set), which
-    holds the true value with this probability, such as 0.9, for samples of new subjects, sites or studies (what
-    --group-column of the training named). From learners besides the network."""
+    """Also write an interval (columns low and high), or the likely classes (column set), which hold the true value with
+    this probability, such as 0.9, for samples of new groups (subjects, sites, studies), if --group-column of the
+    training named them. The network gives none."""
 
 
 class CoverageConfig(Section):

@@ -12,7 +12,7 @@ import pandas as pd
 from aam.config import SECTIONS_OF_NETWORK
 from aam.config.evaluate import EvaluateConfig
 from aam.evaluation.comparison import OutOfFold, difference_table, group_table, prediction_table, score_table
-from aam.evaluation.coverage import covering, coverage_table
+from aam.evaluation.coverage import coverage_table, covering
 from aam.evaluation.fold_fits import FoldResult, Variant
 from aam.evaluation.intervals import FEWEST_GROUPS, LEVEL
 from aam.evaluation.schemes import fold_table

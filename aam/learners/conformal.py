@@ -40,7 +40,7 @@ class Conformity:
     """How far off predictions of left-out training samples were; empty where nothing could be left out."""
 
     score: Floats
-    """On the learned scale, or in units of the predicted standard deviation, or 1 - probability of the true class [n]."""
+    """On the learned scale, or of the predicted standard deviation, or 1 - probability of the true class [n]."""
     group: Rows
     """Number of the group of each sample [n]."""
     scaled: bool = False
@@ -116,23 +116,22 @@ def spelled(names: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def assumption(conformity: Conformity, level: float, column: str | None) -> str:
-    """What intervals or sets rest on, in words.
+def assumption(conformity: Conformity, level: float, column: str | None, classes: bool) -> str:
+    """What intervals, or sets of classes, rest on, in words.
 
     Args:
         conformity: what they are made of.
         level: their probability.
-        column: of the metadata, that names groups; None where every sample is its own.
+        column: of the metadata, that names groups; None where it is not known, or there are none.
+        classes: whether these are sets of classes.
     """
-    groups, fewest = conformity.groups, fewest_groups(level)
-    units, new = ("training samples", "a new sample") if column is None else (f"groups ({column})", "a new group")
+    groups, fewest, alone = conformity.groups, fewest_groups(level), conformity.groups == len(conformity.score)
+    units, new = ("training samples", "a new sample") if alone else ("groups of the training", "that of a new sample")
+    named = units if column is None else f"{units} ({column})"
     if np.isinf(conformity.distance(level)):
-        return (
-            f"{groups} {units} are too few to say anything with probability {level:g}, which takes {fewest}: intervals "
-            "are infinite, and sets hold every class; give a lower --interval"
-        )
+        infinite = "every set holds all classes" if classes else "every interval is infinite"
+        return f"{groups} {named} are too few for probability {level:g}, which takes {fewest}: {infinite}"
     return (
-        f"intervals and sets hold the true value with probability {level:g} if {new} is drawn like the {groups} {units} "
-        "of the training (exchangeable); they are made of predictions for left-out ones, and say nothing of samples "
-        "unlike these"
+        f"{'sets' if classes else 'intervals'} hold the true value with probability {level:g} if {new} is drawn like "
+        f"the {groups} {named} (exchangeable); made of predictions for left-out ones"
     )

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aam.data.distances.phylogeny import Phylogeny
 from aam.data.labels.target_table import Targets
 from aam.data.study import Study, select_samples
-from aam.errors import InputError
+from aam.errors import InputError, first_ids
 from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
 from aam.learners.conformal import Conformity, assumption
 from aam.learners.kernel_sources import metadata_of
+from aam.learners.likeness import Likeness
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import SOLUTIONS, restore_solution
@@ -25,6 +26,8 @@ from aam.training.checkpoints.store import Checkpoint, read_checkpoint, write_ch
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+NOTHING_KNOWN = "no read of an ASV that the model knows"
+"""Why a sample of ASVs that are all new is left out."""
 
 
 class LearnerSpec(BaseModel):
@@ -50,6 +53,8 @@ class TrainedLearner:
     spec: LearnerSpec
     fitted: Fitted
     reference: Reference
+    likeness: Likeness | None = None
+    """What the training samples look like; None for what an older aam has trained, and for folds of an evaluation."""
 
     @property
     def name(self) -> str:
@@ -65,12 +70,13 @@ class TrainedLearner:
     def predict(
         self, study: Study, phylogeny: Phylogeny | None = None, level: float | None = None
     ) -> tuple[pd.DataFrame, Study]:
-        """Predict the samples of any study, as `Predictions.table`, with the column ``reads_lost``.
+        """Predict the samples of any study, as `Predictions.table`, with ``reads_lost``, ``unlike`` and ``why``.
 
-        That is the fraction of a sample's reads of ASVs which the training study lacked; these are dropped. With a
+        The first is the fraction of a sample's reads of ASVs which the training study lacked; these are dropped. With a
         tree, ASVs that hang at branches of the training study's are not: they add to these branches, and the column
         ``reads_placed`` is the fraction of their reads. Features of ASVs do not know them, but a proportion is of all
-        reads that are not lost: as in `aam evaluate`, where ASVs that only held-out samples hold lie in the tree.
+        reads that are not lost: as in `aam evaluate`, where ASVs that only held-out samples hold lie in the tree. The
+        others say which samples are unlike those of the training (`Likeness`).
 
         Args:
             study: the samples.
@@ -91,7 +97,7 @@ class TrainedLearner:
         for solution in self.fitted.solutions:
             solution.meet(study)
         reference = self.reference
-        fractions = {}
+        fractions: dict[str, pd.Series[Any]] = {}
         if phylogeny is not None:
             self.check_reads_branches()
             reference = self.reference.extended(study.table, phylogeny)
@@ -101,10 +107,25 @@ class TrainedLearner:
         # in this order: reads are drawn from all, as they were when the learner was judged
         drawn = [reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
         known = np.flatnonzero(np.all([draw.table.depth > 0 for draw in drawn], axis=0))
-        drawn = [select_samples(draw, known, "no read of an ASV that the model knows") for draw in drawn]
+        drawn = [select_samples(draw, known, NOTHING_KNOWN) for draw in drawn]
         table = predict_averaged(self.fitted, drawn, np.arange(len(known)), level)
+        if self.likeness is not None:
+            fractions |= self._unlike(study, reference)
         columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
         return table.assign(**columns), drawn[0]
+
+    def _unlike(self, study: Study, reference: Reference) -> "dict[str, pd.Series[Any]]":
+        """The columns of `Likeness.unlike`; says how many samples are."""
+        assert self.likeness is not None
+        columns = self.likeness.unlike(study.table, reference.align(study))
+        unlike = columns["unlike"].index[columns["unlike"] == "yes"]
+        if len(unlike):
+            logger.warning(
+                "%d of %d samples are unlike those of the training, so that nothing vouches for their predictions; columns "
+                "unlike and why tell more: %s",
+                *(len(unlike), study.table.n_samples, first_ids(unlike)),
+            )
+        return dict(columns)
 
     def _say_intervals(self, level: float) -> None:
         """Say what intervals rest on, and where groups are too few for them.
@@ -116,7 +137,7 @@ class TrainedLearner:
         for target, solution in zip(self.fitted.targets.columns, self.fitted.solutions, strict=True):
             if solution.conformity is None:
                 raise InputError(no_intervals(self.name))
-            said = assumption(solution.conformity, level, None if column is None else str(column))
+            said = assumption(solution.conformity, level, column, target.classes is not None)
             few = np.isinf(solution.conformity.distance(level))
             logger.log(logging.WARNING if few else logging.INFO, "%s: %s", target.name, said)
 
@@ -147,6 +168,9 @@ def checkpoint_of(trained: TrainedLearner) -> Checkpoint:
     """Everything as JSON and tensors."""
     solutions = trained.fitted.solutions
     arrays = prefixed("tree", trained.reference.arrays())
+    likeness = trained.likeness
+    if likeness is not None:
+        arrays |= prefixed("likeness", likeness.arrays())
     for place, solution in enumerate(solutions):
         own = solution.arrays() | prefixed("left_out", _left_out(solution))
         if solution.conformity is not None:
@@ -156,6 +180,7 @@ def checkpoint_of(trained: TrainedLearner) -> Checkpoint:
         "targets": trained.fitted.targets.to_json(),
         "solutions": [solution.settings() for solution in solutions],
         "asvs": trained.reference.to_json(),
+        **({} if likeness is None else {"likeness": likeness.limits.model_dump(mode="json")}),
     }
     tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()}
     return Checkpoint("learner", trained.spec.model_dump(mode="json"), documents, tensors)
@@ -192,7 +217,11 @@ def learner_of(checkpoint: Checkpoint) -> TrainedLearner:
         for place, settings in enumerate(documents["solutions"])
     )
     fitted = Fitted(spec.learner, Targets.from_json(documents["targets"]), solutions)
-    return TrainedLearner(spec, fitted, Reference.restore(documents["asvs"], below("tree", arrays)))
+    reference = Reference.restore(documents["asvs"], below("tree", arrays))
+    likeness = None
+    if "likeness" in documents:
+        likeness = Likeness.restore(documents["likeness"], below("likeness", arrays), len(reference.asv_ids))
+    return TrainedLearner(spec, fitted, reference, likeness)
 
 
 def _left_out(solution: Solution) -> Arrays:

@@ -9,7 +9,7 @@ from aam.data.distances.phylogeny import read_phylogeny
 from aam.data.files.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
 from aam.errors import InputError
-from aam.learners.storage import TrainedLearner, no_intervals
+from aam.learners.storage import NOTHING_KNOWN, TrainedLearner, no_intervals
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import setup_distributed
 from aam.training.machine.compute import Compute
@@ -88,5 +88,8 @@ def with_left_out(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Add a row for every sample that could not be used, its values empty and the reason in the column ``note``."""
     assert study.left_out is not None
     notes = study.left_out.set_index("sample_id").rename(columns={"reason": "note"})
+    if "unlike" in predictions:
+        foreign = notes["note"] == NOTHING_KNOWN
+        notes = notes.assign(unlike=foreign.map({True: "yes", False: ""}), why=notes["note"].where(foreign, ""))
     table = pd.concat([predictions.assign(note=""), notes])
     return table.rename_axis("sample_id")

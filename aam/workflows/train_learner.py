@@ -19,6 +19,7 @@ from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.predictions import write_prediction_report
 from aam.learners.base import Labels, Rows
+from aam.learners.likeness import Likeness
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import make_learner
@@ -96,14 +97,15 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
     rarefaction = Rarefaction(depth=config.sampling.depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed)
     study, rows = columns.study, columns.split.train
     logger.info("fitting %s to %d samples", name, len(rows))
-    fitted = fit_calibrated(learner, rarefaction.drawn(study)[0], rows, labels_of(columns, config), config.runtime.seed)
+    labels, seed = labels_of(columns, config), config.runtime.seed
+    fitted = fit_calibrated(learner, rarefaction.drawn(study)[0], rows, labels, seed)
     spec = LearnerSpec(
         learner=name,
         options=_options(name, config),
         training=[study.table.sample_ids[row] for row in rows],
         rarefaction=rarefaction,
     )
-    return TrainedLearner(spec, fitted, Reference.of(study))
+    return TrainedLearner(spec, fitted, Reference.of(study), Likeness.of(study, rows, labels.groups, seed))
 
 
 def labels_of(columns: Columns, config: TrainConfig) -> Labels:
