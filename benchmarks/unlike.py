@@ -1,7 +1,7 @@
-"""How well `aam predict` tells samples that are unlike the training data: a model of infants' guts meets other habitats.
+"""How well `aam predict` tells samples that are unlike the training data: infants' guts against other habitats.
 
-A learner is fitted to the children of ecam, in the table of `corpus_v4_90` (one sequence length and one tree for all of its
-studies), with a fifth of the children held out, once for each seed. Then it predicts the held-out children and the
+A learner is fitted to the children of ecam, in the table of `corpus_v4_90` (one sequence length and one tree for all of
+its studies), with a fifth of the children held out, once for each seed. Then it predicts the held-out children and the
 mothers of ecam, and mackerel and people of moving_pictures; the table says how many of each have `yes` in the column
 `unlike`.
 

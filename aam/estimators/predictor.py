@@ -31,7 +31,7 @@ from aam.learners.storage import TrainedLearner, no_intervals
 from aam.workflows.columns import learn_columns, with_depth
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import with_left_out
-from aam.workflows.predict_network import predict_study
+from aam.workflows.predict_network import predict_study, unlike_columns
 from aam.workflows.train import train_study
 from aam.workflows.train_learner import begin_learner, train_learner_study
 
@@ -173,7 +173,8 @@ class SamplePredictor(SampleModel):
             ``prediction_NAME``), for quantiles also ``quantile_SHARE``, for classes (as text) ``probability_NAME``.
             Learners besides the network add ``reads_lost``, the fraction of reads of ASVs that they do not know, with a
             tree ``reads_placed``, the fraction of those put on its branches, and some ``spread``, a standard deviation.
-            ``unlike`` (yes or no) and ``why`` say which samples are unlike those of the training. ``note`` is the reason where a sample cannot be used and its values are missing.
+            ``unlike`` (yes or no) and ``why`` say which samples are unlike those of the training, and why.
+            ``note`` is the reason where a sample cannot be used and its values are missing.
 
         Raises:
             NotFittedError: `fit` was not called.
@@ -187,6 +188,7 @@ class SamplePredictor(SampleModel):
             return with_left_out(*self.trained_.predict(study, phylogeny, level)).loc[list(whole.sample_ids)]
         with self._compute() as compute:
             predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers or 0)
+        predicted = predicted.assign(**unlike_columns(self.trained_, study))
         return with_left_out(predicted, study).loc[list(whole.sample_ids)]
 
     def _check_level(self, level: float | None) -> None:

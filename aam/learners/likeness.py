@@ -11,6 +11,7 @@ the weighted one (docs/intervals.md).
 Shapes: n training samples, l landmarks (some of them), m new samples.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -27,8 +28,11 @@ from aam.data.distances.unifrac import StudyTree, cross_distances
 from aam.data.files.counts import Counts
 from aam.data.files.tables import FeatureTable
 from aam.data.study import Study
+from aam.errors import first_ids
 from aam.learners.base import Arrays, Floats, Rows
 from aam.learners.kernel import balanced_draw, known_groups
+
+logger = logging.getLogger(__name__)
 
 LANDMARKS: Final = 300
 """The most training samples that new ones are compared with, as many of each group as of others."""
@@ -116,7 +120,7 @@ class Likeness:
         return cls(limits.model_copy(update={"distance": usual(between, group[marks])}), seen, reads)
 
     def unlike(self, table: FeatureTable, known: Study | None = None) -> "dict[str, pd.Series[str]]":
-        """Say which samples are unlike those of the training, and why.
+        """Say which samples are unlike those of the training, and why; how many is logged.
 
         Args:
             table: the samples, with all reads.
@@ -137,6 +141,13 @@ class Likeness:
             distance[some] = nearest(_tree_of(known), counts[some], _widened(self.landmarks, counts.shape[1]))
         why = [limits.reasons(*found) for found in zip(distance, unseen, depth, other, strict=True)]
         index = pd.Index(list(table.sample_ids), name="sample_id")
+        flagged = np.flatnonzero(np.array(why) != "")
+        if len(flagged):
+            logger.warning(
+                "%d of %d samples are unlike those of the training, and nothing vouches for their predictions; columns "
+                "unlike and why tell more: %s",
+                *(len(flagged), len(why), first_ids(table.sample_ids[row] for row in flagged)),
+            )
         unlike = ["yes" if text else "no" for text in why]
         return {"unlike": pd.Series(unlike, index), "why": pd.Series(why, index)}
 
@@ -147,6 +158,15 @@ class Likeness:
             names = ("data", "indices", "indptr")
             arrays |= {name: np.asarray(getattr(self.landmarks, name), np.int64) for name in names}
         return arrays
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` needs, without landmarks."""
+        return {"limits": self.limits.model_dump(mode="json"), "seen": self.seen.tolist()}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Rebuild what has no landmarks."""
+        return cls(Limits.model_validate(document["limits"]), np.array(document["seen"], np.uint64))
 
     @classmethod
     def restore(cls, limits: Mapping[str, Any], arrays: Arrays, asvs: int) -> Self:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aam.data.distances.phylogeny import Phylogeny
 from aam.data.labels.target_table import Targets
 from aam.data.study import Study, select_samples
-from aam.errors import InputError, first_ids
+from aam.errors import InputError
 from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
 from aam.learners.conformal import Conformity, assumption
 from aam.learners.kernel_sources import metadata_of
@@ -110,22 +110,9 @@ class TrainedLearner:
         drawn = [select_samples(draw, known, NOTHING_KNOWN) for draw in drawn]
         table = predict_averaged(self.fitted, drawn, np.arange(len(known)), level)
         if self.likeness is not None:
-            fractions |= self._unlike(study, reference)
+            fractions |= self.likeness.unlike(study.table, reference.align(study))
         columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
         return table.assign(**columns), drawn[0]
-
-    def _unlike(self, study: Study, reference: Reference) -> "dict[str, pd.Series[Any]]":
-        """The columns of `Likeness.unlike`; says how many samples are."""
-        assert self.likeness is not None
-        columns = self.likeness.unlike(study.table, reference.align(study))
-        unlike = columns["unlike"].index[columns["unlike"] == "yes"]
-        if len(unlike):
-            logger.warning(
-                "%d of %d samples are unlike those of the training, so that nothing vouches for their predictions; columns "
-                "unlike and why tell more: %s",
-                *(len(unlike), study.table.n_samples, first_ids(unlike)),
-            )
-        return dict(columns)
 
     def _say_intervals(self, level: float) -> None:
         """Say what intervals rest on, and where groups are too few for them.

@@ -137,3 +137,11 @@ def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config:
     named = ", ".join(f"{name} {w:.3g}" for name, w in zip(classes.classes, of_class, strict=True))
     logger.info("class weights: %s", named)
     return weights
+
+
+def groups_of(study: Study, column: str | None) -> NDArray[np.str_] | None:
+    """Group of each sample of a study by a column of its metadata, None where every sample is its own."""
+    if column is None:
+        return None
+    assert study.metadata is not None
+    return study.metadata[column].to_numpy(dtype=np.str_)

@@ -14,7 +14,7 @@ from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import setup_distributed
 from aam.training.machine.compute import Compute
 from aam.workflows.makers import read_learner
-from aam.workflows.predict_network import predict_study
+from aam.workflows.predict_network import predict_study, unlike_columns
 from aam.workflows.restore import restored
 from aam.workflows.tables import check_outputs, write_table
 
@@ -60,7 +60,7 @@ def predict(config: PredictConfig) -> None:
             config.inference.embedding_cache,
         )
         if world.is_main:
-            write_table(with_left_out(predictions, study), output)
+            write_table(with_left_out(predictions.assign(**unlike_columns(trained, study)), study), output)
             logger.info("wrote %s", output)
         world.barrier()  # a launcher may end the others when the first has ended
 

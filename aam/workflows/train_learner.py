@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 import pandas as pd
 
 from aam.config import (
@@ -29,7 +28,7 @@ from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
 from aam.training.run_folder import RunFolder, Side
 from aam.training.tasks.target_metrics import score
-from aam.workflows.columns import Columns, learn_columns, with_depth
+from aam.workflows.columns import Columns, groups_of, learn_columns, with_depth
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
@@ -110,9 +109,7 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
 
 def labels_of(columns: Columns, config: TrainConfig) -> Labels:
     """What is to be predicted, with the groups of the split and the weights of the samples."""
-    metadata, group = columns.study.metadata, config.split.group_column
-    assert metadata is not None
-    groups = None if group is None else metadata[group].to_numpy(dtype=np.str_)
+    groups = groups_of(columns.study, config.split.group_column)
     read = config.target.model_dump(include=set(READ_BY_ALL["target"]))  # the network's losses and ranges are its own
     return Labels(columns.values, TargetConfig.model_validate(read), groups, columns.sample_weights(config))
 
