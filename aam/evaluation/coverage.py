@@ -93,10 +93,10 @@ def _said(row: Mapping[Hashable, Any], column: str, unit: str) -> str:
     if np.isinf(size):
         fewest = fewest_groups(row["level"])
         return f"{named} are infinite in some folds: their training samples are of fewer than {fewest} {unit}"
-    wide = f"{size:.3g} classes" if what == "sets" else f"{size:.3g} of {column} wide"
+    wide = f"have {size:.3g} classes" if what == "sets" else f"are {size:.3g} of {column} wide"
     shown = shown_interval(Interval(row["low"], row["high"]))
     told = f"{named} hold the true value of {row['coverage']:.2f} of held-out samples" + (
         f" ({shown})" if shown else ""
     )
     short = "" if np.isnan(row["high"]) or row["high"] >= row["level"] else ": fewer than they should, beyond noise"
-    return f"{told} and are {wide} on average{short}"
+    return f"{told} and {wide} on average{short}"
