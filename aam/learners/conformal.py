@@ -2,11 +2,11 @@
 
 The score of a training sample says how far off its prediction was that samples of other groups gave: |y - prediction|
 of a number, in units of the predicted standard deviation where a learner has one, and 1 - probability of the true class
-of a class. A prediction of a new sample holds every value whose score is at most
-the quantile of these scores at the level asked for, each of the G groups having the weight 1 / (G + 1), spread evenly
-over its samples, and the new group, of which nothing is known, the rest, at infinity. Where groups are exchangeable,
-and samples within each, such a set covers a sample of a new group at least with that probability (theorem 1 of Lee,
-Barber and Willett 2023). Where every sample is its own group, it is the quantile of split conformal prediction.
+of a class. The interval or set of a new sample holds every value whose score is at most the quantile of these scores at
+the level asked for; each of the G groups has the weight 1 / (G + 1), spread evenly over its samples, and the new group,
+of which nothing is known, has the rest, at infinity. Where groups are exchangeable, and samples within each, it holds
+the true value of a sample of a new group at least with that probability (hierarchical conformal prediction; Lee, Barber
+and Willett 2023). Where every sample is its own group, it is the quantile of split conformal prediction.
 
 The theorem takes scores from a model that has seen none of the groups. Here each group is predicted from the others, as
 in the jackknife, so that no sample is lost for learning, and coverage is about the level where leaving out one group
