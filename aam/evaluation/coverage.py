@@ -41,15 +41,19 @@ def coverage_table(table: pd.DataFrame, out: OutOfFold, level: float | None) -> 
         out: the same predictions by sample.
         level: of the intervals.
     """
-    with_interval = [] if level is None else [name for name in out.predicted if _has(table, name)]
-    assert level is not None or not with_interval
-    rows = [_row(table[table["learner"] == name], out, name, float(level or 0)) for name in with_interval]
-    return pd.DataFrame(rows, columns=[*_Row._fields[:-1], SIZES[bool(out.classes)]])
+    columns = [*_Row._fields[:-1], SIZES[bool(out.classes)]]
+    if level is None:
+        return pd.DataFrame(columns=columns)
+    learners = [name for name in out.predicted if _has(table, name)]
+    return pd.DataFrame([_row(table[table["learner"] == name], out, name, level) for name in learners], columns=columns)
 
 
 def _has(table: pd.DataFrame, learner: str) -> bool:
     column = "set" if "set" in table else "low"
-    return column in table and bool(table.loc[table["learner"] == learner, column].notna().any())
+    if column not in table:
+        return False
+    own = table.loc[table["learner"] == learner, column]
+    return bool((own.notna() & (own != "")).any())
 
 
 def _row(table: pd.DataFrame, out: OutOfFold, learner: str, level: float) -> _Row:

@@ -73,8 +73,8 @@ class Limits(BaseModel):
             said.append(f"{depth} reads (training samples have {fewest} to {most})")
         if other_length > FEW_READS:
             shortest, longest = self.length
-            usual = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
-            said.append(f"{other_length:.0%} of the reads of other lengths than {usual} nucleotides")
+            known = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+            said.append(f"{other_length:.0%} of the reads of other lengths than {known} nucleotides")
         return "; ".join(said)
 
 
