@@ -277,7 +277,7 @@ def test_an_evaluation_that_was_killed_goes_on(whole, options, tmp_path):
     words = [sys.executable, "-m", "aam", "evaluate"]
     given = {"table": config.inputs.table[0], "tree": config.inputs.tree, "metadata": config.inputs.metadata}
     given |= {"metadata-column": "acidity", "group-column": "subject", "learners": "clades", "trees": 5, "folds": 2}
-    given |= {"repeats": 2, "output-dir": folder}
+    given |= {"repeats": 2, "interval": 0.8, "output-dir": folder}
     words += ["--gap", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
