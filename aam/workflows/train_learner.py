@@ -28,12 +28,14 @@ from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
 from aam.training.run_folder import RunFolder, Side
 from aam.training.tasks.target_metrics import score
-from aam.workflows.columns import Columns, groups_of, learn_columns, with_depth
+from aam.workflows.columns import Columns, groups_of, learn_columns
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.makers import makers
-from aam.workflows.neural_learner import check_encoder, seen_by
+from aam.workflows.neural_learner import check_encoder
+from aam.workflows.resolve import resolve_depth
+from aam.workflows.restore import seen_by
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +47,11 @@ def train_learner(config: TrainConfig) -> None:
         InputError: a file or an option is wrong; nothing has been written then.
     """
     begin_learner(config)
-    train_learner_study(*with_depth(config, lambda sampling: _load(config, sampling)))
 
+    def load(sampling: TargetSamplingConfig) -> Study:
+        return load_study(config.inputs, sampling, UnifracConfig(), needs=("metadata",))
 
-def _load(config: TrainConfig, sampling: TargetSamplingConfig) -> Study:
-    return load_study(config.inputs, sampling, UnifracConfig(), needs=("metadata",))
+    train_learner_study(*resolve_depth(config, load))
 
 
 def begin_learner(config: TrainConfig) -> None:

@@ -25,7 +25,7 @@ def of(study, counts, sequences=None):
     ids = tuple(f"new{number}" for number in range(len(counts)))
     sequences = table.sequences if sequences is None else sequences
     table = FeatureTable(sparse.csr_array(np.asarray(counts)), ids, sequences, sequences)
-    return replace(study, table=table, metadata=None, left_out=None)
+    return replace(study, table=table, metadata=None)
 
 
 def test_distances_are_to_the_nearest_of_another_group(study):
@@ -86,9 +86,7 @@ def test_asvs_of_one_group_are_new_to_the_others(study):
 def test_nothing_is_learned_from_other_samples(study):
     some = np.arange(0, 40, 2)
     part = Likeness.of(study, some, GROUPS, seed=1)
-    alone = Likeness.of(
-        select_samples(replace(study, left_out=None), some, "other"), np.arange(20), GROUPS[some], seed=1
-    )
+    alone = Likeness.of(select_samples(study, some, "other"), np.arange(20), GROUPS[some], seed=1)
     assert part.limits.unseen == alone.limits.unseen
     assert part.limits.depth == alone.limits.depth
     assert part.limits.distance == pytest.approx(alone.limits.distance, abs=1e-12)
