@@ -29,8 +29,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
+from aam.data.arrays import Bools, Floats, Ints
+
 _ROUNDING = 1e-9
 """By how much a sum of weights may be below the level that it is to reach."""
 
@@ -41,13 +41,13 @@ class Conformity:
 
     score: Floats
     """On the learned scale, or of the predicted standard deviation, or 1 - probability of the true class [n]."""
-    group: Rows
+    group: Ints
     """Number of the group of each sample [n]."""
     scaled: bool = False
     """Whether scores are in units of the standard deviation that is predicted with each number."""
 
     @classmethod
-    def of(cls, left_out: Floats, spread: Floats | None, y: Floats, group: Rows) -> Self:
+    def of(cls, left_out: Floats, spread: Floats | None, y: Floats, group: Ints) -> Self:
         """Compare predictions of left-out training samples with the truth.
 
         Args:
@@ -83,9 +83,9 @@ class Conformity:
         assert spread is not None
         return self.distance(level) * spread
 
-    def classes(self, probability: Floats, level: float) -> NDArray[np.bool_]:
+    def classes(self, probability: Floats, level: float) -> Bools:
         """Which classes the set of a sample holds, the likeliest always: [m, C] of probabilities [m, C]."""
-        held: NDArray[np.bool_] = 1 - probability <= self.distance(level)
+        held: Bools = 1 - probability <= self.distance(level)
         held[np.arange(len(held)), probability.argmax(axis=1)] = True
         return held
 
