@@ -1,5 +1,6 @@
 """Checkpoints of learners: the folder format of the network's, with arrays as safetensors and no pickle."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import SOLUTIONS, restore_solution
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint, write_checkpoint
+from aam.training.provenance import DOCUMENT
 
 FORMAT = 1
 
@@ -46,6 +48,8 @@ class TrainedLearner:
     spec: LearnerSpec
     fitted: Fitted
     reference: Reference
+    provenance: Mapping[str, Any] | None = None
+    """Where it comes from; see `aam.training.provenance`. None where an earlier aam, or nobody, noted it."""
 
     @property
     def name(self) -> str:
@@ -116,11 +120,13 @@ def checkpoint_of(trained: TrainedLearner) -> Checkpoint:
     arrays = prefixed("tree", trained.reference.arrays())
     for place, solution in enumerate(solutions):
         arrays |= prefixed(f"column{place}", solution.arrays() | prefixed("left_out", _left_out(solution)))
-    documents = {
+    documents: dict[str, Any] = {
         "targets": trained.fitted.targets.to_json(),
         "solutions": [solution.settings() for solution in solutions],
         "asvs": trained.reference.to_json(),
     }
+    if trained.provenance is not None:
+        documents[DOCUMENT] = dict(trained.provenance)
     tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()}
     return Checkpoint("learner", trained.spec.model_dump(mode="json"), documents, tensors)
 
@@ -156,7 +162,8 @@ def learner_of(checkpoint: Checkpoint) -> TrainedLearner:
         for place, settings in enumerate(documents["solutions"])
     )
     fitted = Fitted(spec.learner, Targets.from_json(documents["targets"]), solutions)
-    return TrainedLearner(spec, fitted, Reference.restore(documents["asvs"], below("tree", arrays)))
+    reference = Reference.restore(documents["asvs"], below("tree", arrays))
+    return TrainedLearner(spec, fitted, reference, documents.get(DOCUMENT))
 
 
 def _left_out(solution: Solution) -> Arrays:

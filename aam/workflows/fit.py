@@ -32,10 +32,12 @@ from aam.training.memory.profile import MemoryProfile, NullProfile
 from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor, sinks_of
 from aam.training.objective import Objective
+from aam.training.provenance import DOCUMENT, checkpoint_document
 from aam.training.run_folder import RunFolder
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
 from aam.workflows.restore import resumed_precision
+from aam.workflows.summary import Summary, keep, say
 from aam.workflows.tables import write_table
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
@@ -208,6 +210,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
         if not folder.path.exists():
             raise InputError(f"--output-dir {folder} cannot be seen from process {world.rank}: name a shared folder")
+        # the trainer's checkpoints have these documents
+        run.documents[DOCUMENT] = world.on_main(lambda: checkpoint_document(folder))
         last = world.on_main(trainer.checkpoints.last) if output.resume else None
         if last is not None:
             trainer.load_checkpoint(last)
@@ -217,6 +221,10 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
             write_samples(run.material.study, run.material.split, folder)
         trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
         trainer.profile = stack.enter_context(_profile(trainer, folder))
+        if world.is_main:
+            summary = Summary.of_split(run.material.study, run.material.split, run.config)
+            keep(summary, folder)
+            say(summary)
         if last is not None:
             logger.info("resumed at step %d", trainer.progress.step)
         trainer.fit()

@@ -12,10 +12,11 @@ from typing import IO, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from aam.config import DistributedConfig, FolderConfig, PretrainConfig, ResumableConfig, RunConfig, TrainConfig, flag
-from aam.config.launch import launch_name, restart_count
+from aam.config.launch import launch_name, launched_world_size, restart_count
 from aam.data.files.whole_files import leftovers_of, write_text
 from aam.errors import InputError
 from aam.training.checkpoints.files import MANIFEST, delete
+from aam.training.provenance import Session, recorded
 from aam.training.run_folder import RUN_FILES, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[RunFolder]:
             write_text(folder.launch, launch_name())
             write_text(folder.config, config.model_dump_json(indent=2) + "\n")
         delete(folder.replaced)
-        yield folder
+        with recorded(folder, _session(config, resumed=_resumes(output))):
+            yield folder
 
 
 @contextmanager
@@ -133,13 +135,29 @@ def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[None]:
     folder = RunFolder(output.output_dir)
     folder.path.mkdir(parents=True, exist_ok=True)
     with _locked(folder, shared=True):
-        with folder.begin.open("a") as begin:
-            _wait(begin, folder)
+        with alone(folder):
             begun = folder.config.exists()
             _check_contents(config, output.model_copy(update={"resume": begun}))
             if not begun:
                 write_text(folder.config, config.model_dump_json(indent=2) + "\n")
+        with recorded(folder, _session(config, resumed=begun), lambda: alone(folder)):
+            yield
+
+
+@contextmanager
+def alone(folder: RunFolder) -> Iterator[None]:
+    """Change a file of a folder that is shared with other processes."""
+    with folder.begin.open("a") as begin:
+        _wait(begin, folder)
         yield
+
+
+def _session(config: RunConfig, resumed: bool) -> Session:
+    """What `provenance.json` says of this process's work."""
+    flat = config.flat()
+    files = [*input_paths(config), *(("configs", Path(name)) for name in flat.get("configs", ()))]
+    processes = max(launched_world_size(), flat.get("jobs", 1))
+    return Session.begin(files, flat.get("seed"), processes, resumed)
 
 
 def _wait(file: IO[str], folder: RunFolder) -> None:

@@ -24,6 +24,7 @@ from aam.training.tasks.table import build_tasks, learn_documents, learned
 from aam.workflows.fit import Run, begin_compute, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
 from aam.workflows.restore import build_encoder
+from aam.workflows.score_tables import side_scores
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,9 @@ def pretrain_study(study: Study, config: PretrainConfig, world: World | None = N
 def _report(run: Run, config: PretrainConfig, folder: RunFolder) -> None:
     """Compare the distances of validation samples, if they were learned."""
     if config.losses.learns("unifrac"):
-        write_distance_report(run.objective, folder)
+        values = write_distance_report(run.objective, folder)
+        if run.world.is_main:
+            logger.info("distances between validation samples\n%s", side_scores({"validation": values}))
 
 
 def prepare_pretraining(study: Study, config: PretrainConfig, world: World | None = None) -> Run:
