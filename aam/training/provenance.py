@@ -118,20 +118,22 @@ class Provenance(Stored):
     sessions: tuple[Session, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """The document of a checkpoint: a session that differs from the one before in its command alone adds nothing.
+        """The document of a checkpoint: a session with the software and files of the one before adds nothing.
 
         So a run that was stopped and resumed writes the bytes of one that was not.
         """
         kept: list[dict[str, Any]] = []
         for session in self.sessions:
             lasting = session.lasting()
-            if not kept or _but_command(kept[-1]) != _but_command(lasting):
+            if not kept or _is_other(lasting, kept[-1]):
                 kept.append(lasting)
         return {"format": FORMAT, "sessions": kept}
 
 
-def _but_command(lasting: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in lasting.items() if name != "command"}
+def _is_other(session: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether anything but the command has changed; what a session does not read again has not."""
+    same = all(session[name] == before[name] for name in ("software", "seed", "git"))
+    return not same or any(before["inputs"].get(option) != files for option, files in session["inputs"].items())
 
 
 def read_provenance(folder: RunFolder) -> Provenance | None:

@@ -243,7 +243,8 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
         return Advice(train_command(plan.config, name, f"{column}-{name}", **changes))
 
     evaluation = Evaluation.of(plan.config, outcomes, advise, plan.leakage)
-    logger.info("%s", score_overview(evaluation.main.out))
+    for outcome in evaluation.outcomes.values():
+        logger.info("%s", score_overview(outcome.out, outcome.variant))
     for line in evaluation.lines:
         logger.info("%s", line)
     return evaluation

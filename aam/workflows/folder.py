@@ -121,7 +121,7 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[RunFolder]:
             write_text(folder.launch, launch_name())
             write_text(folder.config, config.model_dump_json(indent=2) + "\n")
         delete(folder.replaced)
-        with recorded(folder, _session(config, resumed=_resumes(output))):
+        with recorded(folder, _session(config, folder, resumed=_resumes(output))):
             yield folder
 
 
@@ -140,7 +140,7 @@ def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[None]:
             _check_contents(config, output.model_copy(update={"resume": begun}))
             if not begun:
                 write_text(folder.config, config.model_dump_json(indent=2) + "\n")
-        with recorded(folder, _session(config, resumed=begun), lambda: alone(folder)):
+        with recorded(folder, _session(config, folder, resumed=begun), lambda: alone(folder)):
             yield
 
 
@@ -152,10 +152,12 @@ def alone(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _session(config: RunConfig, resumed: bool) -> Session:
+def _session(config: RunConfig, folder: RunFolder, resumed: bool) -> Session:
     """What `provenance.json` says of this process's work."""
     flat = config.flat()
     files = [*input_paths(config), *(("configs", Path(name)) for name in flat.get("configs", ()))]
+    if resumed and folder.checkpoints.exists():  # which have the weights of the encoder
+        files = [(option, path) for option, path in files if option != "pretrained_encoder"]
     processes = max(launched_world_size(), flat.get("jobs", 1))
     return Session.begin(files, flat.get("seed"), processes, resumed)
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aam.evaluation.comparison import OutOfFold
+from aam.evaluation.fold_fits import Variant
+from aam.evaluation.variants import RANDOM
 from aam.evaluation.verdict import shown_interval, spelled
 from aam.training.metrics import Metrics
 from aam.training.sinks.training_log import short
@@ -13,12 +15,14 @@ BESIDES: Final = {"r2": "mae", "balanced_accuracy": "auroc"}
 """The score that is shown beside the main one."""
 
 
-def score_overview(out: OutOfFold) -> str:
+def score_overview(out: OutOfFold, variant: Variant) -> str:
     """The learners of a comparison with their scores, the best first."""
     metrics = (out.main, BESIDES[out.main])
     rows = [[name, *(text for metric in metrics for text in _with_interval(out, name, metric))] for name in out.ranking]
     header = [text for metric in metrics for text in (spelled(metric), "interval")]
-    return text_table(["learner", *header], rows)
+    reads = "all reads" if variant.depth is None else f"{variant.depth:,} reads of every sample"
+    folds = "samples held out at random" if variant.name == RANDOM else "held-out samples"
+    return f"{folds}, {reads}\n{text_table(['learner', *header], rows)}"
 
 
 def _with_interval(out: OutOfFold, learner: str, metric: str) -> tuple[str, str]:

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from aam.training.sinks.sink import Sink, Values
 from aam.training.sinks.training_log import short
@@ -42,7 +41,8 @@ class ProgressBar(Sink):
         self._stack = ExitStack()
         self._stack.callback(self._bar.close)
         if not self._bar.disable:
-            self._stack.enter_context(logging_redirect_tqdm(_console_loggers()))
+            redirect = import_module("tqdm.contrib.logging").logging_redirect_tqdm  # warns where there are no widgets
+            self._stack.enter_context(redirect(_console_loggers()))
 
     def advance(self) -> None:
         """See `Sink`."""
