@@ -58,7 +58,7 @@ class InputFile(Stored):
         try:
             digest = entry_of(manifest_of(path)).sha256
         except InputError:  # a resumed run does not read it again
-            return cls(name=path.name, note="no checkpoint any more")
+            return cls(name=path.name, note="a folder without a checkpoint")
         return cls(name=path.name, sha256=digest, note="SHA-256 of the manifest of the checkpoint")
 
 

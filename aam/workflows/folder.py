@@ -49,7 +49,7 @@ INPUT_FILES = frozenset(
 )
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 
-TRAINED = frozenset({"checkpoint", "pretrained_encoder"})
+TRAINED = frozenset({"checkpoint", "pretrained_encoder", "run"})
 """Options that name a run, or one checkpoint, to read."""
 
 CHANGES_SHOWN = 8
@@ -249,7 +249,7 @@ def _check_replaceable(config: RunConfig, folder: RunFolder) -> None:
 def input_paths(config: RunConfig) -> Iterator[tuple[str, Path]]:
     """Files and folders that a command reads, by the name of their option."""
     for option, value in config.flat().items():
-        if option in INPUT_FILES | {"checkpoint"}:
+        if option in INPUT_FILES | TRAINED:
             yield from ((option, path) for path in (value if isinstance(value, tuple) else (value,)) if path)
 
 
@@ -285,7 +285,9 @@ def _runs_of(checkpoint: Path) -> set[RunFolder]:
     for path in (checkpoint.absolute(), checkpoint.resolve()):
         above = RunFolder(path.parent.parent)
         folders.add(above if path.parent == above.checkpoints else RunFolder(path))
-    return {folder for folder in folders if folder.config.exists() and folder.checkpoints.is_dir()}
+    return {
+        each for each in folders if each.config.exists() and (each.checkpoints.is_dir() or each.evaluation.exists())
+    }
 
 
 def _set_aside(folder: RunFolder) -> None:

@@ -13,7 +13,7 @@ from aam.config import SimulateConfig
 from aam.data.simulation.study import simulate_study, write_study
 
 FILES = ["--table", "table.biom", "--metadata", "metadata.tsv", "--metadata-column", "acidity"]
-SMALL = ["--learners", "linear", "--folds", "2", "--repeats", "1", "--trees", "3"]
+SMALL = ["--group-column", "subject", "--learners", "linear", "--folds", "2", "--repeats", "1", "--trees", "3"]
 
 
 class Case(NamedTuple):
@@ -72,6 +72,9 @@ CASES = {
     ),
     "a bibliography in place of a file of the run": Case(
         ["methods", "null", "--bibtex", "null/config.json", "--overwrite"], "null/config.json is a file of the run"
+    ),
+    "a bibliography in place of a file of the evaluation": Case(
+        ["methods", "compared", "--bibtex", "compared/scores.tsv", "--overwrite"], "scores.tsv is a file of the run"
     ),
     "overwrite without a file": Case(
         ["methods", "null", "--overwrite"], "--overwrite .* only has an effect with --bibtex"

@@ -279,7 +279,7 @@ def test_only_other_software_or_files_add_to_a_checkpoint(tmp_path):
 
 def test_what_cannot_be_hashed_says_why(tmp_path):
     assert InputFile.of(tmp_path / "gone").note == "not there any more"
-    assert InputFile.of(tmp_path).note == "no checkpoint any more"
+    assert InputFile.of(tmp_path).note == "a folder without a checkpoint"
     assert InputFile.of(Path("/dev/null")).note == "no regular file"
 
 
