@@ -82,6 +82,11 @@ def test_a_run_shows_data_first_and_scores_last(train_options, tmp_path, caplog)
 
 
 def test_quiet_silences_it(study_folder, tmp_path, aam, capfd):
+    """But for warnings."""
     files = {"table": study_folder / "table.biom", "metadata": study_folder / "metadata.tsv"}
-    assert aam("train", **files, metadata_column="acidity", learner="null", output_dir=tmp_path / "o", quiet=True) == 0
-    assert capfd.readouterr() == ("", "")
+    for quiet in (False, True):
+        out = tmp_path / str(quiet)
+        assert aam("train", **files, metadata_column="acidity", learner="null", output_dir=out, quiet=quiet) == 0
+        shown = capfd.readouterr()
+        assert shown.out == ""
+        assert ("reads of a sample" in shown.err, "score " in shown.err) == (not quiet, not quiet)

@@ -27,7 +27,8 @@ def progress_bar(**options: Any) -> "tqdm[NoReturn]":
     if "ipykernel" in sys.modules and not sys.stderr.isatty():
         if find_spec("ipywidgets") is None:
             return tqdm(**options, disable=True)
-        return import_module("tqdm.notebook").tqdm(**options)  # imports all of ipywidgets
+        widget: tqdm[NoReturn] = import_module("tqdm.notebook").tqdm(**options)  # imports all of ipywidgets
+        return widget
     return tqdm(**options, disable=not sys.stderr.isatty())
 
 
