@@ -1,10 +1,9 @@
 """What `aam inspect` says of a run: its samples, its scores, and where its results come from."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import pandas as pd
 
 from aam.errors import InputError
 from aam.evaluation.predictions import NAMES
@@ -12,6 +11,7 @@ from aam.training.checkpoints.store import Checkpoint
 from aam.training.metrics import Metrics
 from aam.training.provenance import DOCUMENT, Session, read_provenance
 from aam.training.run_folder import SIDES, RunFolder
+from aam.training.sinks.training_log import short
 from aam.workflows.score_tables import side_scores
 from aam.workflows.summary import Summary
 from aam.workflows.text_table import text_table
@@ -26,13 +26,10 @@ def describe_evaluation(folder: RunFolder) -> str:
         InputError: a file is damaged.
     """
     found = _json(folder.evaluation)
-    scores = pd.DataFrame(found["main"]["scores"])
     main = "balanced_accuracy" if found["classes"] else "r2"
-    shown = scores[scores["metric"] == main].sort_values("value", ascending=False)
-    rows = [
-        [row.learner, f"{row.value:.3f}", "none" if pd.isna(row.low) else f"{row.low:.3f} to {row.high:.3f}"]
-        for row in shown.itertuples()
-    ]
+    scores = [score for score in found["main"]["scores"] if score["metric"] == main]
+    scores.sort(key=lambda score: -math.inf if score["value"] is None else score["value"], reverse=True)
+    rows = [[score["learner"], short(score["value"]), _interval(score)] for score in scores]
     parts = [*_data(folder), *_paragraph("scores", text_table(["learner", main, "interval"], rows))]
     parts += _paragraph("verdict", found["verdict"])
     return "\n".join([*parts, *_sessions(folder)])
@@ -102,6 +99,10 @@ def _lasting(session: Mapping[str, Any]) -> Iterable[str]:
         state = {True: ", with changes", False: "", None: ", changes unknown"}[git["dirty"]]
         yield f"git: commit {git['commit']}{state}"
     yield f"seed: {session['seed']}"
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    return "none" if score["low"] is None else f"{score['low']:.4g} to {score['high']:.4g}"
 
 
 def _json(path: Any) -> dict[str, Any]:

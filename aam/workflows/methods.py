@@ -239,23 +239,24 @@ def _pretraining(checkpoint: Checkpoint, provenance: Provenance | None, text: Te
     say_rarefaction(config.sampling.depth, how, text)
     _say_network(config, text)
     weights = {name: weight for name, weight in config.losses.weights.items() if weight}
-    text.say(f"without labels it learned to predict {listed(_learned(weights, config, text))}")
+    phrases = [f"{_task(name, config, text)} (weight {weight:g})" for name, weight in weights.items()]
+    text.say(f"without labels it learned to predict {listed(phrases)}")
     _say_groups(config, text)
     _say_sides(provenance, text)
     return say_software(config, provenance, ("torch", *EVERYWHERE), config.runtime.seed, text)
 
 
-def _learned(weights: dict[str, float], config: PretrainConfig, text: Text) -> list[str]:
-    metric = config.unifrac.unifrac_metric
-    source = "lozupone2005" if metric == "unweighted_unifrac" else "lozupone2007"
-    phrases = {
-        "unifrac": lambda: (
-            f"the {metric.replace('_', ' ').replace('unifrac', 'UniFrac')} distances {text.cite(source)}"
-            " between samples"
-        ),
-        "nucleotide": lambda: "masked nucleotides of ASVs",
-        "faith_pd": lambda: f"Faith's phylogenetic diversity {text.cite('faith1992')} of samples",
-        "taxonomy": lambda: "the taxonomy of ASVs",
-        "abundance": lambda: "masked abundances of ASVs",
-    }
-    return [f"{phrases[name]()} (weight {weight:g})" for name, weight in weights.items()]
+def _task(name: str, config: PretrainConfig, text: Text) -> str:
+    """What a task of pretraining predicts."""
+    if name == "unifrac":
+        metric = config.unifrac.unifrac_metric
+        source = "lozupone2005" if metric == "unweighted_unifrac" else "lozupone2007"
+        shown = metric.replace("_", " ").replace("unifrac", "UniFrac")
+        return f"the {shown} distances {text.cite(source)} between samples"
+    if name == "faith_pd":
+        return f"Faith's phylogenetic diversity {text.cite('faith1992')} of samples"
+    return {
+        "nucleotide": "masked nucleotides of ASVs",
+        "taxonomy": "the taxonomy of ASVs",
+        "abundance": "masked abundances of ASVs",
+    }[name]

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -41,14 +41,15 @@ class Values(Stored):
     """Samples of each class; None where numbers are predicted."""
 
     @classmethod
-    def of(cls, column: "pd.Series[float] | pd.Series[str]") -> "Values":
+    def of(cls, column: "pd.Series[Any]") -> "Values":
         """Count or measure them."""
         known = column.dropna()
         if known.dtype != np.float64:
             return cls(known=len(known), classes=known.astype(str).value_counts().sort_index().to_dict())
         if not len(known):
             return cls(known=0)
-        return cls(known=len(known), low=known.min(), high=known.max(), mean=known.mean())
+        numbers = known.to_numpy(np.float64)
+        return cls(known=len(known), low=numbers.min(), high=numbers.max(), mean=numbers.mean())
 
 
 class Side(Stored):

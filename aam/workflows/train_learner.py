@@ -86,9 +86,9 @@ def train_learner_study(study: Study, config: TrainConfig) -> tuple[TrainedLearn
         write_leakage(found, folder)
         CheckpointStore(folder.checkpoints).write(checkpoint_of(trained), step=0, best=True)
         sides = held_out_rows(columns.split).items()
-        found = {f"{NAMES[side]} ({len(rows)})": _report(trained, columns, side, rows, folder) for side, rows in sides}
-        if found:
-            logger.info("%s, on samples that it has not seen\n%s", name, side_scores(found))
+        scores = {f"{NAMES[side]} ({len(rows)})": _report(trained, columns, side, rows, folder) for side, rows in sides}
+        if scores:
+            logger.info("%s, on samples that it has not seen\n%s", name, side_scores(scores))
         logger.info("wrote %s", folder)
     return trained, columns
 

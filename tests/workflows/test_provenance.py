@@ -188,7 +188,7 @@ def test_inspect_describes_an_evaluation(compared):
     verdict = json.loads((compared / "evaluation.json").read_text())["verdict"]
     assert verdict in said
     for learner in ("null", "depth", "forest", "linear"):
-        assert re.search(rf"\n  {learner} +-?\d\.\d\d\d +", said)
+        assert re.search(rf"\n  {learner} +-?\d\.\d+ +", said)
 
 
 def test_the_command_line_is_noted(study_folder, tmp_path, monkeypatch):
