@@ -196,9 +196,10 @@ def _say_network(config: TrainConfig | PretrainConfig, text: Text) -> None:
         f"of a sample, with embeddings of width {model.embedding_dim}, {layers} and {model.attention_heads} attention "
         "heads each"
     )
+    batch = "as many samples as memory allows" if optim.batch_size == "auto" else f"{optim.batch_size} samples"
     text.say(
         f"it was trained by AdamW {text.cite('loshchilov2019')} with a learning rate of at most {optim.lr:.3g} for up "
-        f"to {optim.epochs} epochs of {optim.batch_size} samples a batch, and the checkpoint with the best "
+        f"to {optim.epochs} epochs of batches of {batch}, and the checkpoint with the best "
         f"{optim.best_metric or 'loss'} of the validation samples was kept"
     )
 
