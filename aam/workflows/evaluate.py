@@ -29,7 +29,8 @@ from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import alone, check_folder, open_folder, share_folder
-from aam.workflows.neural_learner import check_encoder, digest_of, seen_by
+from aam.workflows.neural_learner import check_encoder, digest_of
+from aam.workflows.restore import seen_by
 from aam.workflows.score_tables import score_overview
 from aam.workflows.summary import Summary, keep, say
 from aam.workflows.train_command import train_command
