@@ -32,6 +32,7 @@ from aam.config import (
     refuse_renamed,
 )
 from aam.config.launch import launched_rank
+from aam.config.provenance import MethodsConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -43,7 +44,7 @@ _GENERAL = "General"
 _COMMAND_PANELS = [
     RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr", "estimate"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
-    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain"]),
+    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain", "methods"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
 ]
 
@@ -265,15 +266,31 @@ def evaluate(config: EvaluateConfig) -> None:
 
 @command(InspectConfig, positional=("checkpoint",))
 def inspect(config: InspectConfig) -> None:
-    """Say what a trained model is.
+    """Say what a trained model is, and where it comes from.
 
     CHECKPOINT is the output folder of a run, or one checkpoint folder. Told are the columns that the model predicts
-    and those that new samples need, its categories and their hierarchy, weights of samples, and its size.
+    and those that new samples need, its categories and their hierarchy, weights of samples, and its size; of a run
+    (also of `aam evaluate`) its samples, scores, software, files, machine and time.
 
     Example:
         aam inspect age
     """
     from aam.workflows.inspect import inspect as workflow
+
+    click.echo(workflow(config))
+
+
+@command(MethodsConfig, positional=("run",))
+def methods(config: MethodsConfig) -> None:
+    """Write a paragraph for the methods section of a paper.
+
+    RUN is the output folder of a run. The paragraph says what was really done: samples, groups, learners, folds,
+    scores, software and versions, with the works that it cites.
+
+    Example:
+        aam methods compared --bibtex compared.bib
+    """
+    from aam.workflows.methods import methods as workflow
 
     click.echo(workflow(config))
 

@@ -79,6 +79,8 @@ class RunFolder:
     replaced = File(".replaced", stays=True)
     """Where the files of an overwritten run go at once, to be deleted from there."""
 
+    provenance = File("provenance.json")
+    """By which software, from which files, where and when the results came to be."""
     metrics = File("metrics.jsonl")
     tensorboard = File("tensorboard")
     log = File("training.log")
