@@ -41,8 +41,9 @@ def damaged(study: Study, way: str, level: float, seed: int) -> Study:
     - zeros: each ASV of a sample is lost with this probability, but for its most abundant one.
     - spurious: reads of ASVs that the sample lacks are added, in the proportions that these have in the study, as reads
       that were assigned to the wrong sample would be (index hopping).
-    - length: sequences are cut at their end. ASVs that are alike then are one, counted at the most abundant of them, where
-      a tree of such reads would place it; learners that know ASVs by name see nothing but that, the network the sequence.
+    - length: sequences are cut at their end. ASVs that are alike then are one, counted at the most abundant of them,
+      where a tree of such reads would place it; learners that know ASVs by name see that alone, the network the
+      sequence.
 
     Args:
         study: the samples.
@@ -68,7 +69,7 @@ def _row(counts: Counts, row: int) -> tuple[Reads, Reads]:
 
 
 Change = Callable[[Reads, Reads, float, np.random.Generator, NDArray[np.float64]], tuple[Reads, Reads]]
-"""ASVs of a sample and their reads [S], the level, a source of draws and the reads of every ASV in the study -> ASVs, reads."""
+"""ASVs of a sample and their reads [S], level, source of draws, reads of every ASV in the study -> ASVs and reads."""
 
 
 def _fewer_reads(

@@ -16,20 +16,19 @@ from aam.evaluation.fold_fits import FoldResult, Variant, held_out_studies
 from aam.evaluation.schemes import Fold
 from aam.evaluation.verdict import spelled
 from aam.interpret.damage import DAMAGES, damaged
-from aam.learners.base import Predictions
+from aam.learners.base import Fitted, Predictions
 from aam.learners.rarefied import mean_output
-from aam.learners.storage import TrainedLearner
 from aam.training.run_folder import Ending
 
 COLUMNS: Final = ("damage", "level", "learner", "metric", "value", "low", "high")
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Told apart by those who see colours differently (Okabe and Ito 2008, Color universal design)."""
 
-Models = Callable[[Fold, str], TrainedLearner]
+Models = Callable[[Fold, str], Fitted]
 """What a learner has learned in a fold."""
 
 
-def robustness(variant: Variant, models: Models, learners: Sequence[str]) -> Iterator[pd.DataFrame]:
+def robustness(variant: Variant, models: Models, learners: Sequence[str], seed: int) -> Iterator[pd.DataFrame]:
     """Score learners on damaged held-out samples; what they learned from stays as it was.
 
     Reads are changed as learners see them, so after rarefaction where there is one. The folds of the first repeat are
@@ -39,6 +38,7 @@ def robustness(variant: Variant, models: Models, learners: Sequence[str]) -> Ite
         variant: samples and folds of an evaluation.
         models: gives what was learned.
         learners: which ones.
+        seed: of the damage.
 
     Returns:
         For each way and level a table with the columns of `COLUMNS`: the main score of every learner (R2, or balanced
@@ -51,22 +51,20 @@ def robustness(variant: Variant, models: Models, learners: Sequence[str]) -> Ite
         for level in damage.levels:
             results = []
             for fold in folds:
-                worse = [damaged(study, way, level, variant.seed) for study in held_out[fold.name]]
+                worse = [damaged(study, way, level, seed) for study in held_out[fold.name]]
                 of_fold = {name: fitted[fold.name, name] for name in learners}
                 results.append(_predicted(variant, fold, of_fold, worse))
             yield _scored(variant, results, way, level)
 
 
-def _predicted(
-    variant: Variant, fold: Fold, learners: Mapping[str, TrainedLearner], draws: Sequence[Study]
-) -> FoldResult:
+def _predicted(variant: Variant, fold: Fold, learners: Mapping[str, Fitted], draws: Sequence[Study]) -> FoldResult:
     table, rows = draws[0].table, np.arange(draws[0].table.n_samples)
     assert draws[0].metadata is not None
     columns = {}
-    for name, trained in learners.items():
-        (solution,) = trained.fitted.solutions
+    for name, fitted in learners.items():
+        (solution,) = fitted.solutions
         output = mean_output([solution.predict(draw, rows) for draw in draws])
-        predictions = Predictions(trained.fitted.targets, (output,)).table(draws[0].metadata)
+        predictions = Predictions(fitted.targets, (output,)).table(draws[0].metadata)
         columns[name] = {str(column): predictions[column].tolist() for column in predictions}
     return FoldResult(variant.name, fold.repeat, fold.number, list(table.sample_ids), columns, [])
 
@@ -90,9 +88,7 @@ def robustness_sentence(table: pd.DataFrame) -> str:
         whole = rows[rows["level"] == damage.levels[0]].set_index("learner")["value"]
         worst = rows[rows["level"] == damage.levels[-1]].set_index("learner")["value"]
         best = str(worst.idxmax())
-        parts.append(
-            f"{damage.label} {damage.levels[-1]:g}: {best} is best, {whole[best]:.2f} -> {worst[best]:.2f}"
-        )
+        parts.append(f"{damage.label} {damage.levels[-1]:g}: {best} is best, {whole[best]:.2f} -> {worst[best]:.2f}")
     metric = spelled(str(table["metric"].iloc[0]))
     return f"{metric} on worse samples; " + "; ".join(parts)
 
@@ -112,8 +108,8 @@ def plot_robustness(table: pd.DataFrame, place: Callable[[Ending], Path]) -> Non
 def _draw(axes: Axes, rows: pd.DataFrame, way: str) -> None:
     levels = DAMAGES[way].levels
     at = np.arange(len(levels))
-    for place, (name, part) in enumerate(rows.groupby("learner", sort=False)):
-        part = part.set_index("level").loc[list(levels)]
+    for place, (name, of_learner) in enumerate(rows.groupby("learner", sort=False)):
+        part = of_learner.set_index("level").loc[list(levels)]
         colour = COLOURS[place % len(COLOURS)]
         axes.plot(at, part["value"], "o-", color=colour, label=str(name), markersize=4)
         if part["low"].notna().all():
