@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 NOTES = (
     "Learners were fitted to the samples as they are; held-out samples alone are changed, as learners see them.",
-    "Spurious reads are of other ASVs of the held-out samples, as frequent as these are (index hopping). Shortened ASVs "
+    "Spurious reads are of other ASVs of the held-out samples, as frequent as these are (index hopping). Cut ASVs "
     "that are alike are counted as one, where a tree of such reads would place them: forest, linear, clades and kernel "
     "see nothing else of it, the network reads the shorter sequences.",
     "Folds of the first repeat; 95 % intervals by a bootstrap over groups.",
