@@ -63,6 +63,9 @@ class EmbedOutputConfig(Section):
 
     asv: Path | None = None
     """Also write the embedding of every ASV to this file."""
+    asv_tree: Path | None = None
+    """Also write a tree of the ASVs to this file (Newick), joined by the distances of their embeddings: for --tree of
+    other commands, where a study has no phylogeny."""
 
 
 class SimulateConfig(Section):

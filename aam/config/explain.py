@@ -10,7 +10,7 @@ from aam.config.learning import FolderConfig
 from aam.config.machine import MachineConfig
 from aam.config.study import PhylogenyConfig
 
-What = Literal["category-attention", "importance", "log-ratio"]
+What = Literal["category-attention", "importance", "log-ratio", "robustness"]
 
 
 class Needs(NamedTuple):
@@ -26,6 +26,7 @@ NEEDS: Final[dict[What, Needs]] = {
     "category-attention": Needs(("checkpoint", "output"), ("plot", "batch_size", "embedding_cache")),
     "importance": Needs(("evaluation", "learner", "output_dir"), ("permutations", *OF_EVALUATION)),
     "log-ratio": Needs(("evaluation", "output_dir"), ("taxa", "taxonomy", "jobs", "seed")),
+    "robustness": Needs(("evaluation", "output_dir"), ("learner", "seed")),
 }
 """What every explanation needs and reads; a new one is a line here, one of `What`, and one of the workflow's table."""
 
@@ -39,9 +40,9 @@ class ExplainedModelConfig(Section):
     """Output folder of a run (its best checkpoint is used) or one checkpoint folder; for category-attention."""
     evaluation: Path | None = None
     """Output folder of `aam evaluate` with --keep-models, whose samples are explained by models that have not learned
-    from them; for importance and log-ratio."""
+    from them; for importance, log-ratio and robustness."""
     learner: str | None = None
-    """Which learner of --evaluation to explain, such as kernel or ensemble."""
+    """Which learner of --evaluation to explain, such as kernel or ensemble. Default for robustness: all."""
 
 
 class ExplanationConfig(Section):
@@ -52,7 +53,8 @@ class ExplanationConfig(Section):
     what: What
     """What to write. category-attention: how much each ASV of a sample attends to each categorical column. importance:
     by how much predictions get worse when the reads of a clade, taxon or ASV are exchanged among samples. log-ratio:
-    one number of each sample, some taxa against others, that predicts the column."""
+    one number of each sample, some taxa against others, that predicts the column. robustness: how well each learner
+    predicts held-out samples that have fewer reads, fewer ASVs, spurious ASVs or shorter sequences."""
     plot: Path | None = None
     """Also draw the weights of category-attention, as means of samples, to this .png file."""
     batch_size: Positive = 32

@@ -120,6 +120,8 @@ class RunFolder:
     importance_plot = Files[Ending]("plots/importance.{}", *ENDINGS)
     importance_itol = File("importance_itol.txt")
     importance_tree = File("importance.nwk")
+    robustness = File("robustness.tsv")
+    robustness_plot = Files[Ending]("plots/robustness.{}", *ENDINGS)
     log_ratio = File("log_ratio.tsv")
     log_ratio_taxa = File("log_ratio_taxa.tsv")
     log_ratio_plot = Files[Ending]("plots/log_ratio.{}", *ENDINGS)

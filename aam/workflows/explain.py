@@ -8,11 +8,13 @@ from aam.config.explain import What
 from aam.workflows.explain_categories import explain_categories
 from aam.workflows.explain_importance import explain_importance
 from aam.workflows.explain_log_ratio import explain_log_ratio
+from aam.workflows.explain_robustness import explain_robustness
 
 EXPLANATIONS: Final[dict[What, Callable[[ExplainConfig], None]]] = {
     "category-attention": explain_categories,
     "importance": explain_importance,
     "log-ratio": explain_log_ratio,
+    "robustness": explain_robustness,
 }
 
 
