@@ -19,7 +19,6 @@ from aam.config.commands import (
     EmbedConfig,
     EstimatePretrainConfig,
     EstimateTrainConfig,
-    ExplainConfig,
     FindLrConfig,
     InspectConfig,
     MatrixOutputConfig,
@@ -31,6 +30,7 @@ from aam.config.commands import (
     UnifracCommandConfig,
 )
 from aam.config.evaluate import EvaluateConfig
+from aam.config.explain import ExplainConfig
 from aam.config.learners import (
     SECTIONS_OF,
     SECTIONS_OF_NETWORK,

@@ -9,7 +9,7 @@ from aam.config import PretrainConfig, TrainConfig
 from aam.training.run_folder import RunFolder
 from aam.training.sinks.json_lines import JsonLines
 from aam.training.sinks.progress_bar import ProgressBar
-from aam.training.sinks.sink import Sink, Values
+from aam.training.sinks.sink import Judged, Sink, Values
 from aam.training.sinks.tensor_board import TensorBoard
 from aam.training.sinks.training_log import LogFile, LoggedValidations
 
@@ -61,6 +61,11 @@ class Monitor:
         """Report metrics of one validation."""
         for sink in self._sinks:
             sink.log_validation(step, epoch, values)
+
+    def judge(self, verdict: Judged) -> None:
+        """Report what a validation, which has been logged, means for the run."""
+        for sink in self._sinks:
+            sink.judge(verdict)
 
     def __enter__(self) -> Self:
         return self

@@ -79,6 +79,8 @@ class RunFolder:
     replaced = File(".replaced", stays=True)
     """Where the files of an overwritten run go at once, to be deleted from there."""
 
+    provenance = File("provenance.json")
+    """By which software, from which files, where and when the results came to be."""
     metrics = File("metrics.jsonl")
     tensorboard = File("tensorboard")
     log = File("training.log")
@@ -112,6 +114,17 @@ class RunFolder:
     coverage = Files[str]("coverage{}.tsv", *VARIANTS)
     predictions_plot = Files[Ending]("plots/predictions.{}", *ENDINGS)
     scores_plot = Files[Ending]("plots/scores.{}", *ENDINGS)
+
+    explanation = File("explanation.json")
+    importance = File("importance.tsv")
+    importance_plot = Files[Ending]("plots/importance.{}", *ENDINGS)
+    importance_itol = File("importance_itol.txt")
+    importance_tree = File("importance.nwk")
+    robustness = File("robustness.tsv")
+    robustness_plot = Files[Ending]("plots/robustness.{}", *ENDINGS)
+    log_ratio = File("log_ratio.tsv")
+    log_ratio_taxa = File("log_ratio_taxa.tsv")
+    log_ratio_plot = Files[Ending]("plots/log_ratio.{}", *ENDINGS)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -32,9 +32,11 @@ from aam.training.memory.profile import MemoryProfile
 from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor, sinks_of
 from aam.training.objective import Objective
+from aam.training.provenance import DOCUMENT, checkpoint_document
 from aam.training.run_folder import RunFolder
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
+from aam.workflows.summary import Summary, keep, say
 from aam.workflows.tables import write_table
 
 logger = logging.getLogger(__name__)
@@ -170,6 +172,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
         if not folder.path.exists():
             raise InputError(f"--output-dir {folder} cannot be seen from process {world.rank}: name a shared folder")
+        # the trainer's checkpoints have these documents
+        run.documents[DOCUMENT] = world.on_main(lambda: checkpoint_document(folder))
         last = world.on_main(trainer.checkpoints.store.last) if output.resume else None
         if last is not None:
             trainer.load_checkpoint(last)
@@ -181,6 +185,10 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         trainer.monitor = stack.enter_context(Monitor(len(trainer.train_sampler), sinks, begun))
         if run.config.runtime.memory_profile and world.is_main:
             trainer.profile = stack.enter_context(MemoryProfile(run.model, world.device, folder))
+        if world.is_main:
+            summary = Summary.of_split(run.material.study, run.material.split, run.config)
+            keep(summary, folder)
+            say(summary)
         if last is not None:
             logger.info("resumed at step %d", trainer.progress.step)
         trainer.fit()

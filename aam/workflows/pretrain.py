@@ -22,6 +22,7 @@ from aam.workflows.fit import Run, fit, gather_material
 from aam.workflows.folder import settle_folder
 from aam.workflows.resolve import resolve_pretraining
 from aam.workflows.restore import build_encoder
+from aam.workflows.score_tables import side_scores
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,9 @@ def pretrain_study(study: Study, config: PretrainConfig, world: World | None = N
 def _report(run: Run, config: PretrainConfig, folder: RunFolder) -> None:
     """Compare the distances of validation samples, if they were learned."""
     if config.losses.learns("unifrac"):
-        write_distance_report(run.objective, folder)
+        values = write_distance_report(run.objective, folder)
+        if run.world.is_main:
+            logger.info("distances between validation samples\n%s", side_scores({"validation": values}))
 
 
 def prepare_pretraining(study: Study, asked: PretrainConfig, world: World | None = None) -> Run:

@@ -15,9 +15,10 @@ from aam.data.sampling.dataset import FixedBatches
 from aam.data.study import Study, load_study
 from aam.errors import first_ids
 from aam.evaluation.collapse import complaint
-from aam.evaluation.predictions import write_prediction_report
+from aam.evaluation.predictions import NAMES, write_prediction_report
 from aam.learners.likeness import Likeness
 from aam.training.distributed import World, setup_distributed
+from aam.training.metrics import Metrics
 from aam.training.run_folder import RunFolder, Side
 from aam.training.sinks.training_log import early_records
 from aam.training.tasks.targets import TargetTask
@@ -27,6 +28,7 @@ from aam.workflows.fit import Run, fit
 from aam.workflows.folder import settle_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.prepare import prepare_training
+from aam.workflows.score_tables import side_scores
 from aam.workflows.train_learner import train_learner
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ def _report(run: Run, folder: RunFolder) -> None:
     sides: dict[Side, FixedBatches] = {"val": run.objective.held_out}
     if split.test.size:
         sides["test"] = run.material.batches(split.test, run.config)
+    found: dict[str, Metrics] = {}
     for side, batches in sides.items():
         outputs = run.objective.outputs(task, batches).cpu().numpy()
         if run.world.is_main:
@@ -86,10 +89,12 @@ def _report(run: Run, folder: RunFolder) -> None:
             _say_unseen(task.targets, truth)
             wrong = complaint(task.targets, predicted, truth) if side == "val" else None
             metrics = write_prediction_report(task.targets, predicted, truth, folder, side, wrong)
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
-            logger.info("%s (%d samples): %s", _MEANING[side], len(batches.samples), shown)
+            found[f"{NAMES[side]} ({len(batches.samples)})"] = metrics
+            logger.info("%s (%d samples)", _MEANING[side], len(batches.samples))
             if wrong is not None:
                 logger.warning("%s", wrong)
+    if run.world.is_main:
+        logger.info("%s", side_scores(found))
 
 
 def _say_unseen(targets: Targets, true: pd.DataFrame) -> None:

@@ -1,9 +1,22 @@
 """What a sink is: the metrics of a run go to several, which know nothing of one another."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 Values = Mapping[str, float | None]
 """Metrics by plain names such as ``train/unifrac_loss`` and ``val/r2``; None where one is undefined."""
+
+
+class Judged(NamedTuple):
+    """A validation, and what it means for the run."""
+
+    step: int
+    epoch: int
+    values: Values
+    chosen_by: str
+    """Name of the metric that chooses the best checkpoint."""
+    is_best: bool
+    """Whether it is the best so far."""
 
 
 class Sink:
@@ -28,6 +41,9 @@ class Sink:
     def log_validation(self, step: int, epoch: int, values: Values) -> None:
         """Take metrics of one validation."""
         self.log(step, epoch, values)
+
+    def judge(self, verdict: Judged) -> None:
+        """Take note of a validation once it is known whether it is the best."""
 
     def log(self, step: int, epoch: int, values: Values) -> None:
         """Take metrics of either, where they are treated alike."""
