@@ -93,6 +93,7 @@ from aam.config.study import (
 )
 from aam.config.target import LossWeightConfig, OutputActivation, TargetConfig, TargetLoss, TargetTransform
 from aam.config.training import LearnerConfig, TrainConfig, TrainingConfig
+from aam.config.tune import TuneConfig
 
 __all__ = [
     "COMMAS",
@@ -175,6 +176,7 @@ __all__ = [
     "TrainConfig",
     "TrainingConfig",
     "TreesConfig",
+    "TuneConfig",
     "UnifracCommandConfig",
     "UnifracConfig",
     "UnifracMetric",

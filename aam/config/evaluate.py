@@ -1,7 +1,7 @@
 """The options of `aam evaluate`: what is compared, on which folds, and where the results go."""
 
 import re
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -292,3 +292,8 @@ class EvaluateConfig(RunConfig):
     def options_of_learners(self) -> LearnersConfig:
         """The sections that learners are made of."""
         return LearnersConfig(**{section: getattr(self, section) for section in LearnersConfig.sections()})
+
+    def options_of_all(self) -> dict[str, Any]:
+        """Options of all learners, the network too, by name."""
+        sections = (*LearnersConfig.sections(), *SECTIONS_OF_NETWORK)
+        return {option: value for section in sections for option, value in getattr(self, section)}

@@ -112,6 +112,17 @@ class RunFolder:
     predictions_plot = Files[Ending]("plots/predictions.{}", *ENDINGS)
     scores_plot = Files[Ending]("plots/scores.{}", *ENDINGS)
 
+    study = File("study.journal")
+    """Trials of `aam tune`, unless a database keeps them."""
+    study_lock = File("study.journal.lock")
+    study_id = File("study.id")
+    """What the searches of this tuning are called in the study file."""
+    trials = File("trials.tsv")
+    best_options = File("best.toml")
+    tuning = File("tuning.json")
+    history_plot = Files[Ending]("plots/tuning_history.{}", *ENDINGS)
+    importance_plot = Files[Ending]("plots/tuning_importance.{}", *ENDINGS)
+
     def __str__(self) -> str:
         return str(self.path)
 
