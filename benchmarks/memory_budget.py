@@ -24,6 +24,7 @@ from aam.config import PretrainConfig
 from aam.training.memory.budget import GB
 from aam.training.memory.meters import ResidentMeter
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.sink import Results
 from aam.workflows.fit import fit
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
@@ -52,7 +53,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     meter = ResidentMeter()
     meter.start()
     ResidentMeter.highest = 0
-    fit(run, config, lambda _: None)
+    fit(run, config, lambda _: Results())
     peak = meter.peak_of_all()
     lines = [json.loads(line) for line in RunFolder(folder / "run").metrics.read_text().splitlines()]
     losses = [{name: line[name] for name in line if name.endswith("loss")} for line in lines]

@@ -21,6 +21,7 @@ from aam.config.learners import (
 from aam.config.learning import FinetuneConfig, ResumableConfig, TargetModelConfig, TargetOptimConfig
 from aam.config.study import PhylogenyConfig
 from aam.config.target import TargetConfig, TargetTransform
+from aam.config.tracking import TrackingConfig
 
 Scheme = Literal["group", "stratified-group", "kfold", "stratified", "leave-one-group-out"]
 ALWAYS = ("null", "depth", "forest")
@@ -45,13 +46,16 @@ class EvaluateTargetConfig(Section):
 
     @model_validator(mode="after")
     def _one_column(self) -> Self:
-        if len(self.metadata_column) != 1:
+        if len(self.metadata_column) != 1 and not self._may_be_open():
             raise ValueError(
                 f"--metadata-column {','.join(self.metadata_column)}: an evaluation is of one column; run one for each"
             )
         if self.classifier:
             self._refuse_unused("target_transform", "numbers, and --classifier predicts classes: drop one of them")
         return self
+
+    def _may_be_open(self) -> bool:
+        return False
 
     @property
     def column(self) -> str:
@@ -239,6 +243,13 @@ class EvaluateConfig(RunConfig):
     finetune: FinetuneConfig = FinetuneConfig()
     model: TargetModelConfig = TargetModelConfig()
     optim: TargetOptimConfig = TargetOptimConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _tracker_is_told_the_end(self) -> Self:
+        if self.output.only_fold is not None and self.tracking.track is not None:
+            raise ValueError("--track is told of the scores of all folds: drop it with --only-fold, and give --collect")
+        return self
 
     @model_validator(mode="after")
     def _target_is_no_batch(self) -> Self:

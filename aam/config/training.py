@@ -35,6 +35,7 @@ from aam.config.study import (
     TargetSplitConfig,
 )
 from aam.config.target import LossWeightConfig, TargetConfig
+from aam.config.tracking import TrackingConfig
 
 
 def refuse_profile_of_threads(runtime: RuntimeConfig, distribution: DistributedConfig) -> None:
@@ -76,6 +77,7 @@ READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
     "split": frozenset(TargetSplitConfig.model_fields),
     "runtime": frozenset({"seed", "device", "num_workers"}),
     "output": frozenset({"output_dir", "overwrite"}),
+    "tracking": frozenset(TrackingConfig.model_fields),
 }
 """Options that learners besides the network read, by section."""
 
@@ -252,3 +254,4 @@ class TrainConfig(TrainingConfig):
     """Options of `aam train`."""
 
     output: OutputConfig
+    tracking: TrackingConfig = TrackingConfig()

@@ -34,11 +34,8 @@ class TuneTargetConfig(EvaluateTargetConfig):
     metadata_column: Names = ()
     """Column of the metadata to predict, one: age, or with --classifier a column of names such as diagnosis."""
 
-    @model_validator(mode="after")
-    def _one_column(self) -> Self:
-        if self.metadata_column:
-            EvaluateTargetConfig._one_column(self)
-        return self
+    def _may_be_open(self) -> bool:
+        return not self.metadata_column
 
 
 class TuneOutputConfig(ResumableConfig):
@@ -132,6 +129,12 @@ class TuneConfig(RunConfig):
         """Options that a search space may name."""
         names = [name for section in TUNED_SECTIONS for name in cls.sections()[section].model_fields]
         return tuple(name for name in names if name not in NOT_TUNED)
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        assert self.output.output_dir is not None, "checked, but where the search space is all that is asked for"
+        return self.output.output_dir
 
     def evaluation(self, changes: dict[str, Any]) -> EvaluateConfig:
         """The evaluation of the learner with some options changed.

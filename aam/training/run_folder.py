@@ -81,6 +81,8 @@ class RunFolder:
 
     metrics = File("metrics.jsonl")
     tensorboard = File("tensorboard")
+    tracked_run = File("tracked_run.json")
+    """Which run of a tracker of experiments this one is."""
     log = File("training.log")
     rank_log = Files[int]("training-rank{}.log")
     memory_profile = File("memory_profile.tsv")

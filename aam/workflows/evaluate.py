@@ -23,11 +23,14 @@ from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.evaluation.verdict import NO_MODEL
 from aam.learners.base import Fitted, Labels, Learner
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import check_folder, open_folder, share_folder
 from aam.workflows.neural_learner import check_encoder, digest_of, seen_by
+from aam.workflows.tracking import track_results
 from aam.workflows.train_command import train_command
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ def evaluate(config: EvaluateConfig) -> None:
     one_of_many = output.only_fold is not None
     if output.collect or (one_of_many and RunFolder(output.output_dir).config.exists()):
         output = output.model_copy(update={"resume": True})
+    check_tracker(config.tracking)
     check_folder(config, output, shared=one_of_many)
     study, labels = load_labelled(config)
     plan = plan_evaluation(study, labels, config)
@@ -58,7 +62,16 @@ def evaluate(config: EvaluateConfig) -> None:
     if output.collect:
         plan.check_complete(store)
     with open_folder(config, output) as folder:
-        write_evaluation(_evaluate(plan, store), folder)
+        evaluation = _evaluate(plan, store)
+        write_evaluation(evaluation, folder)
+        track_results(config, folder, _results(evaluation, folder))
+
+
+def _results(evaluation: Evaluation, folder: RunFolder) -> Results:
+    """What a tracker is told: scores as LEARNER/METRIC."""
+    scores = evaluation.main.out.scores
+    named = {f"{learner}/{metric}": value for learner, own in scores.items() for metric, value in own.items()}
+    return Results(named, {"predictions": folder.predictions_plot("png"), "scores": folder.scores_plot("png")})
 
 
 def evaluate_study(

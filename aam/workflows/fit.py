@@ -33,6 +33,7 @@ from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor, sinks_of
 from aam.training.objective import Objective
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.sink import Embedded, Results
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
 from aam.workflows.restore import resumed_precision
@@ -180,13 +181,14 @@ def resolved_model(config: ModelConfig, material: Material) -> ModelConfig:
     return config.model_copy(update={"max_bp": longest, "attn_implementation": implementation})
 
 
-def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFolder], object]) -> Path:
+def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFolder], Results]) -> Path:
     """Train, or continue a run, leave the model with its best weights, and report on it.
 
     Args:
         run: what to train.
         asked: the options as the user gave them, which the output folder keeps.
-        report: writes what the best weights give to the output folder, which no other run can enter meanwhile.
+        report: writes what the best weights give to the output folder, which no other run can enter meanwhile, and
+            returns it for those who are told of the run.
 
     Every rank calls this; rank 0 writes.
 
@@ -224,10 +226,22 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         logger.info("best %s: %s at step %s", trainer.best_metric, best.best, best.best_step)
         trainer.checkpoints.load_weights(folder.path, run.model)
         trainer.checkpoints.publish(run.model)
-        report(folder)
+        trainer.monitor.conclude(trainer.progress.step, report(folder))
         world.barrier()
         logger.info("wrote %s", folder)
     return folder.path
+
+
+def embedded_samples(run: Run) -> Embedded:
+    """The validation samples as the model places them, with their metadata; every rank calls this."""
+    study, batches = run.material.study, run.objective.held_out
+    vectors = run.objective.embeddings(batches).float().cpu().numpy()
+    ids = [study.table.sample_ids[row] for row in batches.samples]
+    labels: dict[str, list[Any]] = {"sample_id": ids}
+    if study.metadata is not None:
+        own = study.metadata.iloc[batches.samples]
+        labels |= {str(name): own[name].tolist() for name in own}
+    return Embedded(vectors, labels)
 
 
 def _monitor(trainer: Trainer, folder: RunFolder, is_resumed: bool) -> Monitor:

@@ -40,6 +40,8 @@ MAY_CHANGE = frozenset(
         "collect",
         "trials",
         "nested_trials",
+        "track",
+        "track_project",
     }
     | DistributedConfig.model_fields.keys() - {"fsdp_mixed_precision"}
 )

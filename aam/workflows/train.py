@@ -17,11 +17,13 @@ from aam.evaluation.collapse import complaint
 from aam.evaluation.predictions import write_prediction_report
 from aam.training.distributed import World, setup_distributed
 from aam.training.run_folder import RunFolder, Side
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.training.sinks.training_log import early_records
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.baselines import check_tree, compare_with_learners
 from aam.workflows.columns import learn_columns
-from aam.workflows.fit import Run, fit
+from aam.workflows.fit import Run, embedded_samples, fit
 from aam.workflows.folder import settle_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.prepare import prepare_training
@@ -41,6 +43,7 @@ def train(config: TrainConfig) -> None:
         train_learner(config)
         return
     with setup_distributed(config.runtime.device, config.distribution) as world:
+        world.on_main(lambda: check_tracker(config.tracking))
         config = world.on_main(lambda: settle_folder(config))
         world.on_main(lambda: check_cache_folder(config.finetune.embedding_cache))
         study = load_study(config.inputs, config.sampling, needs=("metadata",))
@@ -62,12 +65,17 @@ def train_study(study: Study, config: TrainConfig, world: World | None = None) -
     return run, fit(run, config, lambda folder: _report(run, folder))
 
 
-def _report(run: Run, folder: RunFolder) -> None:
-    """Predict validation samples, and those of a test, which the run has not seen before; every rank calls this."""
+def _report(run: Run, folder: RunFolder) -> Results:
+    """Predict validation samples, and those of a test, which the run has not seen before.
+
+    Every rank calls this; the pictures and scores are those of rank 0.
+    """
     task, split = run.objective.task(TargetTask), run.material.split
     sides: dict[Side, FixedBatches] = {"val": run.objective.held_out}
     if split.test.size:
         sides["test"] = run.material.batches(split.test, run.config)
+    scores: dict[str, float | None] = {}
+    figures = {}
     for side, batches in sides.items():
         outputs = run.objective.outputs(task, batches).cpu().numpy()
         if run.world.is_main:
@@ -79,6 +87,9 @@ def _report(run: Run, folder: RunFolder) -> None:
             logger.info("%s (%d samples): %s", _MEANING[side], len(batches.samples), shown)
             if wrong is not None:
                 logger.warning("%s", wrong)
+            scores |= {f"{side}/{name}": value for name, value in metrics.items()}
+            figures[f"{side}_predictions"] = folder.side_plot(side)
+    return Results(scores, figures, embedded=embedded_samples(run))
 
 
 def _say_unseen(targets: Targets, true: pd.DataFrame) -> None:

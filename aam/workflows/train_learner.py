@@ -26,6 +26,8 @@ from aam.learners.storage import LearnerSpec, TrainedLearner, checkpoint_of
 from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
 from aam.training.run_folder import RunFolder, Side
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.training.tasks.target_metrics import score
 from aam.workflows.columns import Columns, learn_columns, with_depth
 from aam.workflows.fit import write_samples
@@ -33,6 +35,7 @@ from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.makers import makers
 from aam.workflows.neural_learner import check_encoder, seen_by
+from aam.workflows.tracking import track_results
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ def begin_learner(config: TrainConfig) -> None:
     """
     if launched_world_size() > 1:
         raise InputError(f"--learner {config.choice.learner} is fitted by one process: start it without torchrun")
+    check_tracker(config.tracking)
     check_folder(config, config.output)
 
 
@@ -77,8 +81,12 @@ def train_learner_study(study: Study, config: TrainConfig) -> tuple[TrainedLearn
         write_samples(columns.study, columns.split, folder)
         write_leakage(found, folder)
         CheckpointStore(folder.checkpoints).write(checkpoint_of(trained), step=0, best=True)
+        scores: dict[str, float | None] = {}
         for side, rows in held_out_rows(columns.split).items():
-            _report(trained, columns, side, rows, folder)
+            metrics = _report(trained, columns, side, rows, folder)
+            scores |= {f"{side}/{name}": value for name, value in metrics.items()}
+        figures = {f"{side}_predictions": folder.side_plot(side) for side in held_out_rows(columns.split)}
+        track_results(config, folder, Results(scores, figures))
         logger.info("wrote %s", folder)
     return trained, columns
 
@@ -145,13 +153,14 @@ def _say_seen(columns: Columns, config: TrainConfig) -> None:
         logger.warning("%s", warning)
 
 
-def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: RunFolder) -> None:
+def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: RunFolder) -> Metrics:
     metrics = write_prediction_report(trained.fitted.targets, *predict_side(trained, columns, rows), folder, side)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
     logger.info("%s, which %s has not seen (%d samples): %s", side, trained.name, len(rows), shown)
+    return metrics
 
 
-SAID_ELSEWHERE = frozenset({"metadata_column", "classifier", "learner", "rarefy_draws"})
+SAID_ELSEWHERE = frozenset({"track", "track_project", "metadata_column", "classifier", "learner", "rarefy_draws"})
 """Options that a checkpoint of a learner has a place of its own for."""
 
 

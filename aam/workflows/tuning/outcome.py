@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
@@ -81,8 +82,9 @@ class TuningOutcome:
         tuning, best = self.config.tuning, self.best
         metric, column = spelled(self.metric), self.config.target.column
         tuned = (
-            f"the best of {len(self.search.done)} trials of {tuning.learner} has {metric} {best.value:.3f} for {column} out of "
-            "fold, which is optimistic, since the same folds chose it"
+            f"the best of {len(self.search.done)} trials of {tuning.learner} predicts {column} with {metric} "
+            f"{best.value:.3f} "
+            "out of fold, which is optimistic, since the same folds chose it"
         )
         if self.nested is None:
             return f"{tuned}; --nested-trials was 0, so how good it is for new samples is not known"
@@ -182,11 +184,11 @@ def importances(search: Search) -> dict[str, float]:
 def _history(outcome: TuningOutcome) -> Figure:
     """Scores of trials in their order, the best so far, and the nested score."""
     scored = [trial for trial in outcome.search.done if trial.state == TrialState.COMPLETE]
-    numbers, values = [trial.number for trial in scored], [trial.value for trial in scored]
+    numbers, values = np.array([(trial.number, trial.value) for trial in scored], dtype=np.float64).T
     drawn = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = drawn.add_subplot()
     axes.plot(numbers, values, "o", color=MODEL, markersize=4, label="a trial")
-    axes.step(numbers, np.maximum.accumulate(np.asarray(values)), where="post", color=MODEL, label="best so far")
+    axes.step(numbers, np.maximum.accumulate(values), where="post", color=MODEL, label="best so far")
     if outcome.nested is not None:
         low, high = outcome.nested.interval
         axes.axhline(outcome.nested.score, color=BASELINE, linestyle="--", label="nested score")
@@ -194,7 +196,7 @@ def _history(outcome: TuningOutcome) -> Figure:
             axes.axhspan(low, high, color="0.5", alpha=0.15, linewidth=0)
     axes.set(xlabel="trial", ylabel=f"{spelled(outcome.metric)}, out of fold")
     axes.set_title(f"{outcome.config.tuning.learner}: {outcome.config.target.column}", fontsize=10)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return drawn

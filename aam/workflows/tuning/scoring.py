@@ -79,7 +79,7 @@ class Bench:
         labels = without_values(self.variant.labels, fold.held_out)
         seed = self.variant.seed + fold.repeat
         _, (problem,) = pose(self.variant.draws[0], fold.train, labels, seed)
-        inner = []
+        inner: list[Fold] = []
         for train, held_out in inner_folds(problem, most):
             # a class whose groups are all held out has no prediction to score
             known = np.isin(problem.y[held_out], problem.y[train]) if problem.classes else np.full(len(held_out), True)

@@ -31,10 +31,11 @@ def tune_together(config: TuneConfig, space: Space) -> None:
     """
     check_shared_folder(config, config.output)
     plan = _plan(config)
-    bench = Bench(config, plan.main, FoldStore(RunFolder(config.output.output_dir).folds, plan.fingerprint))
+    folder = RunFolder(config.folder)
+    bench = Bench(config, plan.main, FoldStore(folder.folds, plan.fingerprint))
     for fold in plan.main.folds if config.tuning.trials_within else ():
         bench.within(fold, config.tuning.nested_folds)
-    external = open_storage(config, RunFolder(config.output.output_dir)) if config.tuning.study is not None else None
+    external = open_storage(config, folder) if config.tuning.study is not None else None
     with work_together(config, config.output) as seat:
         storage = open_storage(config, seat.folder) if external is None else external
         fingerprint = digest([plan.fingerprint, space_toml(space)])
