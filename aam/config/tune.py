@@ -62,9 +62,10 @@ class TuningConfig(Section):
     nested_folds: Annotated[int, Field(ge=2)] = 3
     """Parts into which the training samples of a fold are divided for that."""
     space: Path | None = None
-    """TOML file of the options to try, in place of those of --show-space: write them to a file, and change it."""
+    """TOML file of the options to try, in place of those of --show-space: write these to a file, and change it."""
     show_space: bool = False
-    """Print the options that are tried, as a TOML file for --space, and stop."""
+    """Print the options that are tried, as a TOML file for --space, and stop. Options that are given keep their value,
+    and are not tried."""
     prune: bool = True
     """After each fold, give up options that are worse than half of the others were by then."""
     study: str | None = None

@@ -117,6 +117,8 @@ class RunFolder:
     study = File("study.journal")
     """Trials of `aam tune`, unless a database keeps them."""
     study_lock = File("study.journal.lock")
+    workers = File(".workers")
+    """A file of each process that works here beside others, locked for as long as it lives."""
     study_id = File("study.id")
     """What the searches of this tuning are called in the study file."""
     trials = File("trials.tsv")

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ logger = logging.getLogger(__name__)
 class Seat:
     """The place of one process among those that work in a folder.
 
-    The system lets go of the locks of a process when it ends, however it ends; so a process that is alone knows that
-    whatever is marked as being computed by another was left by a dead one.
+    The system lets go of the locks of a process when it ends, however it ends: so the others know that it is gone.
     """
 
     folder: RunFolder
@@ -30,6 +30,8 @@ class Seat:
     """Locked by all of them, for as long as they live."""
     turn: IO[str]
     """Locked by one of them, for a moment."""
+    name: str
+    """Of this process."""
 
     @contextmanager
     def moment(self) -> Iterator[None]:
@@ -42,11 +44,18 @@ class Seat:
                 logger.warning("%s cannot be locked (%s): start no second process", self.folder, error.strerror)
             yield
 
-    def is_alone(self) -> bool:
-        """Whether no other process works here; to be called within `moment`."""
-        alone = self._locks(fcntl.LOCK_EX)
-        self.sit_down()
-        return alone
+    def is_alive(self, name: str) -> bool:
+        """Whether a process works here, by the name of its seat; to be called within `moment`."""
+        path = self.folder.workers / name
+        if name == self.name:
+            return True
+        if not path.exists():
+            return False
+        with path.open("a") as file:
+            if not _locks(file, fcntl.LOCK_EX):
+                return True
+            path.unlink()
+            return False
 
     def sit_down(self) -> None:
         """Be one of those who work here.
@@ -54,16 +63,18 @@ class Seat:
         Raises:
             InputError: a run wants the folder for itself.
         """
-        if not self._locks(fcntl.LOCK_SH):
+        if not _locks(self.presence, fcntl.LOCK_SH):
             raise InputError(
                 f"--output-dir {self.folder}: another run is writing there; wait for it, or name another folder"
             )
 
-    def _locks(self, kind: int) -> bool:
-        try:
-            return try_lock(self.presence, kind)
-        except OSError:  # told by `moment`
-            return True
+
+def _locks(file: IO[str], kind: int) -> bool:
+    """Lock a file if nobody else holds it; where files cannot be locked, which `Seat.moment` tells, it counts as so."""
+    try:
+        return try_lock(file, kind)
+    except OSError:
+        return True
 
 
 def joined(output: ResumableConfig) -> ResumableConfig:
@@ -76,7 +87,7 @@ def joined(output: ResumableConfig) -> ResumableConfig:
     if not folder.lock.exists():
         return output
     with folder.lock.open("a") as presence:
-        return _as_one_of_them(output, alone=Seat(folder, presence, presence)._locks(fcntl.LOCK_EX))
+        return _as_one_of_them(output, alone=_locks(presence, fcntl.LOCK_EX))
 
 
 def _as_one_of_them(output: ResumableConfig, alone: bool) -> ResumableConfig:
@@ -106,16 +117,28 @@ def work_together(config: RunConfig, output: ResumableConfig) -> Iterator[Seat]:
     folder = RunFolder(output.output_dir)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.lock.open("a") as presence, folder.begin.open("a") as turn:
-        seat = Seat(folder, presence, turn)
+        seat = Seat(folder, presence, turn, secrets.token_hex(8))
         with seat.moment():
-            alone = seat.is_alone()
-            own = _as_one_of_them(output, alone)
-            check_contents(config, own)
-            if not own.resume:
-                set_aside(folder)
-                for draft in leftovers_of(folder.config):
-                    delete(draft)
-                write_text(folder.config, config.model_dump_json(indent=2) + "\n")
+            alone = _locks(presence, fcntl.LOCK_EX)
+            seat.sit_down()
+            _begin(config, _as_one_of_them(output, alone), folder)
             if alone:
                 delete(folder.replaced)
-        yield seat
+            folder.workers.mkdir(exist_ok=True)
+            own = (folder.workers / seat.name).open("a")
+            _locks(own, fcntl.LOCK_EX)
+        try:
+            yield seat
+        finally:
+            (folder.workers / seat.name).unlink(missing_ok=True)
+            own.close()
+
+
+def _begin(config: RunConfig, output: ResumableConfig, folder: RunFolder) -> None:
+    check_contents(config, output)
+    if output.resume:
+        return
+    set_aside(folder)
+    for draft in leftovers_of(folder.config):
+        delete(draft)
+    write_text(folder.config, config.model_dump_json(indent=2) + "\n")

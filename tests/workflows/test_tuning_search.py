@@ -1,6 +1,7 @@
 """Searches of several processes: who takes which trial, what is given up, and what a dead process leaves."""
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -92,24 +93,24 @@ def test_several_workers_make_as_many_trials_as_were_asked_for(tmp_path):
         assert search.unfinished == 0
 
 
-def test_what_a_dead_process_was_at_is_tried_again_by_one_that_is_alone(tmp_path):
+def test_what_a_dead_process_was_at_is_tried_again_beside_others_that_live(tmp_path):
     config = config_of(tmp_path / "out")
-    with work_together(config, config.output) as first:
-        search = shared_of(config, first).search("main", "trial", 3, 1)
-        trial = search._next()
-        assert trial is not None
-        again = config.output.model_copy(update={"resume": True})
+    again = config.output.model_copy(update={"resume": True})
+    with ExitStack() as dying:
+        first = dying.enter_context(work_together(config, config.output))
+        lost = shared_of(config, first).search("main", "trial", 4, 1)._next()
         with work_together(config, again) as second:
-            other = shared_of(config, second).search("main", "trial", 3, 1)
-            other.work(lambda options, tell: 1.0)
-            assert states(other).count(TrialState.RUNNING) == 1, "the other one is alive"
-            assert other.unfinished == 1
-    with work_together(config, config.output.model_copy(update={"resume": True})) as seat:
-        last = shared_of(config, seat).search("main", "trial", 3, 1)
-        last.work(lambda options, tell: 1.0)
-    assert states(last).count(TrialState.FAIL) == 1
-    assert last.unfinished == 0
-    assert last.study.get_trials()[-1].params == trial.params
+            kept = shared_of(config, second).search("main", "trial", 4, 1)._next()
+            with work_together(config, again) as third:
+                search = shared_of(config, third).search("main", "trial", 4, 1)
+                search.work(lambda options, tell: 1.0)
+                assert states(search) == [TrialState.RUNNING] * 2 + [TrialState.COMPLETE] * 2
+                dying.close()
+                search.work(lambda options, tell: 2.0)
+                assert states(search)[:2] == [TrialState.FAIL, TrialState.RUNNING], "the second process lives"
+                assert search.unfinished == 1
+    assert search.study.get_trials()[-1].params == lost.params != kept.params
+    assert search.study.get_trials()[-1].value == 2.0
 
 
 def test_a_search_of_other_data_is_refused(tmp_path):
@@ -138,8 +139,8 @@ def test_a_process_that_comes_to_others_joins_them_and_replaces_nothing(tmp_path
     with work_together(config, config.output):
         check_shared_folder(config, config.output)
         assert joined(config.output).resume
-        with work_together(config, config.output) as seat, seat.moment():
-            assert not seat.is_alone()
+        with work_together(config, config.output):
+            assert len(list((tmp_path / "out/.workers").iterdir())) == 2
         over = config.output.model_copy(update={"overwrite": True})
         for use in (lambda: check_shared_folder(config, over), lambda: work_together(config, over).__enter__()):
             with pytest.raises(InputError, match="another process works in"):

@@ -46,10 +46,12 @@ class Nested:
     inner: tuple[tuple[Fold, ...], ...]
     """Folds within the training samples of each."""
 
-    def work(self) -> None:
-        """Do what is left to do of all searches."""
-        for (fold, search), inner in zip(self.searches, self.inner, strict=True):
+    def work(self) -> int:
+        """Do what is left to do of all searches; see `Search.work`."""
+        return sum(
             search.work(partial(scores_by_fold, self.bench, inner, f"within-{fold.name}"))
+            for (fold, search), inner in zip(self.searches, self.inner, strict=True)
+        )
 
     @property
     def unfinished(self) -> int:

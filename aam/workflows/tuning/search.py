@@ -35,7 +35,7 @@ AT_RANDOM: Final = 5
 """Proposals before the first that learns from others, and trials before the first that may be given up."""
 FIRST_JUDGED: Final = 2
 """Folds after which a trial may be given up for the first time."""
-FINGERPRINT, REASON, TRIED_AGAIN = "fingerprint", "reason", "tried_again"
+FINGERPRINT, PROCESS, REASON, TRIED_AGAIN = "fingerprint", "process", "reason", "tried_again"
 """Attributes of searches and of trials."""
 
 Score = Callable[[Options, Callable[[int, float], bool]], float | None]
@@ -147,16 +147,22 @@ class Search:
             if not self._counted() and all(_contains(self.space[name], value) for name, value in params.items()):
                 self.study.enqueue_trial(params)
 
-    def work(self, score: Score) -> None:
-        """Try options until there are as many trials as asked for, finished or in the hands of others."""
+    def work(self, score: Score) -> int:
+        """Try options until there are as many trials as asked for, finished or in the hands of others.
+
+        Returns:
+            Trials of this process.
+        """
+        own = 0
         while (trial := self._next()) is not None:
             self._try(trial, score)
+            own += 1
+        return own
 
     def _next(self) -> optuna.Trial | None:
         """Claim the next trial, or none where there are enough; those of dead processes are tried again first."""
         with self.seat.moment(), quiet():
-            if self.seat.is_alone():
-                self._revive()
+            self._revive()
             counted = self._counted()
             waiting = any(trial.state == TrialState.WAITING for trial in counted)
             if len(counted) >= self.total and not waiting:
@@ -164,11 +170,15 @@ class Search:
             place = len(counted) - waiting
             seed = derived_seed(self.seed, "options", place, bits=32)
             self.study.sampler = TPESampler(n_startup_trials=AT_RANDOM, seed=seed)
-            return self.study.ask(dict(self.space))
+            trial = self.study.ask(dict(self.space))
+            trial.set_user_attr(PROCESS, self.seat.name)
+            return trial
 
     def _revive(self) -> None:
-        """Let what nobody computes any more be tried again."""
+        """Let what processes were at that are gone be tried again."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if self.seat.is_alive(trial.user_attrs.get(PROCESS, "")):
+                continue
             self.study.tell(trial.number, state=TrialState.FAIL)
             if trial.params:
                 self.study.enqueue_trial(trial.params, user_attrs={TRIED_AGAIN: trial.number})

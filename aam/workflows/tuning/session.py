@@ -42,9 +42,10 @@ def tune_together(config: TuneConfig, space: Space) -> None:
         shared = Shared(config, space, storage, seat, _name(config, seat), fingerprint)
         search = shared.search(MAIN, "trial", config.tuning.trials, config.tuning.seed)
         nested = nested_searches(bench, shared) if config.tuning.trials_within else None
-        search.work(partial(scores_by_fold, bench, plan.main.folds, MAIN))
-        if nested is not None:
-            nested.work()
+        own = 1
+        while own:  # until nothing is left to take, not even of a process that was killed meanwhile
+            own = search.work(partial(scores_by_fold, bench, plan.main.folds, MAIN))
+            own += 0 if nested is None else nested.work()
         _finish(config, search, nested, seat)
 
 

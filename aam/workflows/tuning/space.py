@@ -11,23 +11,38 @@ from pydantic import ValidationError
 from aam.config import TuneConfig, flag
 from aam.config.search_space import SPACES, Choices, Range, Space, Value
 from aam.config.training import options_read
+from aam.config.tune import TUNED_SECTIONS
 from aam.errors import InputError
 
 
 def space_of(config: TuneConfig) -> Space:
-    """The search space of a tuning, checked.
+    """The search space of a tuning, checked: that of the file, or that of the learner but for options that are given.
 
     Raises:
-        InputError: the file cannot be read, or names an option or a value that cannot be.
+        InputError: the file cannot be read, names an option or a value that cannot be; or nothing is left to try.
     """
     path = config.tuning.space
-    if path is None:
-        return SPACES[config.tuning.learner]
+    space = _usual(config) if path is None else _read(path)
+    for name, entry in space.items():
+        _check(config, "the search space" if path is None else f"--space {path}", name, entry)
+    return space
+
+
+def _usual(config: TuneConfig) -> Space:
+    learner = config.tuning.learner
+    given = {name for section in TUNED_SECTIONS for name in getattr(config, section).model_fields_set}
+    space = {name: entry for name, entry in SPACES[learner].items() if name not in given}
+    if not space:
+        raise InputError(
+            f"all options that are tried of {learner} are given: drop one of them, or name others by --space"
+        )
+    return space
+
+
+def _read(path: Path) -> Space:
     space = {name.replace("-", "_"): _entry(path, name, value) for name, value in _load(path).items()}
     if not space:
         raise InputError(f"--space {path} names no option: `aam tune --show-space` writes one to begin with")
-    for name, entry in space.items():
-        _check(config, path, name, entry)
     return space
 
 
@@ -58,21 +73,20 @@ def _entry(path: Path, name: str, value: Any) -> Range | Choices:
         raise InputError(f"--space {path}: {where}: {said}; an option is given by {kind.form}") from None
 
 
-def _check(config: TuneConfig, path: Path, name: str, entry: Range | Choices) -> None:
+def _check(config: TuneConfig, source: str, name: str, entry: Range | Choices) -> None:
     """Refuse an option that this learner does not read, and values that it cannot have."""
     known = readable_options(config)
     if name not in known:
         raise InputError(
-            f"--space {path}: {name} is no option of {config.tuning.learner} that can be tuned; these are: "
-            f"{', '.join(known)}"
+            f"{source}: {name} is no option of {config.tuning.learner} that can be tuned; these are: {', '.join(known)}"
         )
     for value in entry.ends:
         try:
             config.evaluation({name: value})
         except InputError as error:
-            raise InputError(f"--space {path}: {name} = {value!r}: {error}") from None
+            raise InputError(f"{source}: {name} = {value!r}: {error}") from None
     if isinstance(entry, Range) and not _is_number(config, name, entry.low):
-        raise InputError(f"--space {path}: {name} is no number, so give choices = [...]")
+        raise InputError(f"{source}: {name} is no number, so give choices = [...]")
 
 
 def _is_number(config: TuneConfig, name: str, value: Value) -> bool:
