@@ -151,6 +151,8 @@ class TuneConfig(RunConfig):
         for option, value in changes.items():
             learner[places[option][0]][option] = value
         given = {name: getattr(self, name) for name in ("inputs", "target", "folds", "counts")}
+        if not self.target.metadata_column:  # where the search space alone is asked for
+            given["target"] = EvaluateTargetConfig(metadata_column=("column",))
         comparison = ComparisonConfig(learners=(self.tuning.learner,), seed=self.tuning.seed)
         output = EvaluateOutputConfig(output_dir=self.output.output_dir or Path())
         return EvaluateConfig.checked({**given, **learner, "comparison": comparison, "output": output})

@@ -60,7 +60,7 @@ CASES = {
         tune(linear_penalty="l1", min_prevalence=0.1), ("all options that are tried of linear are given", "--space")
     ),
     "options that never fit": Case(
-        tune(learner="neural", attention_heads=5), ("embedding_dim = 32", "not a multiple of --attention-heads 5")
+        tune(learner="neural", attention_heads=64), ("embedding_dim = 32", "not a multiple of --attention-heads 64")
     ),
     "resume and overwrite": Case(tune(resume=True, overwrite=True), ("give one of them",)),
     "nothing to resume": Case(tune(output_dir="empty", resume=True), ("--resume", "holds no run")),
