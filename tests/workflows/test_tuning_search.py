@@ -9,6 +9,7 @@ import pytest
 from aam.config import TuneConfig
 from aam.config.search_space import Range
 from aam.errors import InputError
+from aam.training.run_folder import RunFolder
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'aam[tune]'")
 
@@ -152,3 +153,29 @@ def test_a_process_that_comes_to_others_joins_them_and_replaces_nothing(tmp_path
             pass
     with pytest.raises(InputError, match="--resume"):
         check_shared_folder(config, config.output)
+
+
+def test_a_line_that_a_kill_left_unfinished_is_dropped(tmp_path):
+    config = config_of(tmp_path / "out")
+    with work_together(config, config.output) as seat:
+        shared_of(config, seat).search("main", "trial", 3, 1).work(lambda options, tell: 1.0)
+    path = tmp_path / "out/study.journal"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    again = config.output.model_copy(update={"resume": True})
+    for length in range(1, len(lines[-1]), 9):
+        path.write_bytes(b"".join(lines[:-1]) + lines[-1][:length])
+        with work_together(config, again) as seat:
+            search = shared_of(config, seat).search("main", "trial", 3, 1)
+            search.work(lambda options, tell: 1.0)
+        assert search.unfinished == 0
+        assert states(search)[:2] == [TrialState.COMPLETE] * 2
+
+
+def test_a_file_of_another_kind_is_left_as_it_is(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("notes\nwithout an end")
+    config = config_of(tmp_path / "out", study=str(path))
+    with pytest.raises(InputError, match="no journal of trials"):
+        open_storage(config, RunFolder(tmp_path / "out"))
+    assert path.read_text() == "notes\nwithout an end"

@@ -4,11 +4,12 @@ What is proposed depends on the seed, the number of proposals before, and what i
 one process is the same in every run, killed and resumed or not.
 """
 
-import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import optuna
@@ -16,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -38,6 +39,9 @@ FIRST_JUDGED: Final = 2
 FINGERPRINT, PROCESS, REASON, TRIED_AGAIN = "fingerprint", "process", "reason", "tried_again"
 """Attributes of searches and of trials."""
 
+LINE: Final = b'{"op_code":'
+"""How lines of a journal begin."""
+
 Score = Callable[[Options, Callable[[int, float], bool]], float | None]
 """Scores options; see `scores_by_fold`."""
 
@@ -53,16 +57,31 @@ def open_storage(config: TuneConfig, folder: RunFolder) -> BaseStorage:
     try:
         if "://" in place:
             return RDBStorage(place)
+        _cut_unfinished(Path(place))
         return JournalStorage(JournalFileBackend(place))
     except (SQLAlchemyError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--study {place}: this database cannot be opened ({reason})") from None
     except OSError as error:
         raise InputError(f"--study {place}: this file cannot be written ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"--study {place}: this file is damaged, or no journal of trials; name another, or start anew"
         ) from None
+
+
+def _cut_unfinished(path: Path) -> None:
+    """Drop the last line of a journal that a kill left unfinished, before another is written behind it."""
+    if not path.exists():
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()  # nobody who lives is in the middle of a line then
+    try:
+        content = path.read_bytes()
+        if content.startswith(LINE) and not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def distributions(config: TuneConfig, space: Space) -> dict[str, BaseDistribution]:
