@@ -49,7 +49,7 @@ class Seat:
         path = self.folder.workers / name
         if name == self.name:
             return True
-        if not path.exists():
+        if not path.is_file():
             return False
         with path.open("a") as file:
             if not _locks(file, fcntl.LOCK_EX):

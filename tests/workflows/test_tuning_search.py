@@ -114,6 +114,17 @@ def test_what_a_dead_process_was_at_is_tried_again_beside_others_that_live(tmp_p
     assert search.study.get_trials()[-1].value == 2.0
 
 
+def test_a_trial_that_was_claimed_in_the_moment_of_a_kill_is_no_bodys(tmp_path):
+    """It has no options, and not even the name of the process."""
+    config = config_of(tmp_path / "out")
+    with work_together(config, config.output) as seat:
+        search = shared_of(config, seat).search("main", "trial", 2, 1)
+        search.study.ask()
+        search.work(lambda options, tell: 1.0)
+    assert states(search) == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert search.unfinished == 0
+
+
 def test_a_search_of_other_data_is_refused(tmp_path):
     config = config_of(tmp_path / "out")
     with work_together(config, config.output) as seat:

@@ -39,6 +39,8 @@ FIRST_JUDGED: Final = 2
 FINGERPRINT, PROCESS, REASON, TRIED_AGAIN = "fingerprint", "process", "reason", "tried_again"
 """Attributes of searches and of trials."""
 
+PATIENCE: Final = 60
+"""Seconds to wait for a SQLite file that another process writes."""
 LINE: Final = b'{"op_code":'
 """How lines of a journal begin."""
 
@@ -56,7 +58,8 @@ def open_storage(config: TuneConfig, folder: RunFolder) -> BaseStorage:
     place = str(folder.study) if named is None else named
     try:
         if "://" in place:
-            return RDBStorage(place)
+            patience = {"connect_args": {"timeout": PATIENCE}} if place.startswith("sqlite:") else None
+            return RDBStorage(place, engine_kwargs=patience)
         _cut_unfinished(Path(place))
         return JournalStorage(JournalFileBackend(place))
     except (SQLAlchemyError, ImportError) as error:
