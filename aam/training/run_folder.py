@@ -116,7 +116,7 @@ class RunFolder:
 
     study = File("study.journal")
     """Trials of `aam tune`, unless a database keeps them."""
-    study_lock = File("study.journal.lock")
+    study_lock = File("study.journal.flock")
     workers = File(".workers")
     """A file of each process that works here beside others, locked for as long as it lives."""
     study_id = File("study.id")

@@ -94,9 +94,8 @@ def test_what_is_known_is_what_runs_leave(request):
     """A name that nobody writes any more would keep others from using it."""
     folders = [request.getfixturevalue(run) for run in RUNS]
     missing = [name for each in KNOWN for name in each.names if not any(list(one.glob(name)) for one in folders)]
-    # of many processes, of a GPU, of an overwritten run, of a tracker, of a study file while it is written, and of
-    # targets that sequencing depth predicts
-    elsewhere = {"training-rank*.log", "memory_snapshot.pickle", ".replaced", "tracked_run.json", "study.journal.lock"}
+    # of many processes, of a GPU, of an overwritten run, of a tracker, and of targets that sequencing depth predicts
+    elsewhere = {"training-rank*.log", "memory_snapshot.pickle", ".replaced", "tracked_run.json"}
     assert {name for name in missing if "_rarefied" not in name} <= elsewhere
 
 

@@ -1,5 +1,7 @@
 """Searches of several processes: who takes which trial, what is given up, and what a dead process leaves."""
 
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +18,8 @@ optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip inst
 from optuna.trial import TrialState  # noqa: E402
 
 from aam.workflows.shared_folder import check_shared_folder, joined, work_together  # noqa: E402
-from aam.workflows.tuning.search import Shared, open_storage  # noqa: E402
+from aam.workflows.tuning.search import Shared  # noqa: E402
+from aam.workflows.tuning.storage import FileLock, open_storage  # noqa: E402
 
 SPACE = {"min_prevalence": Range(low=0.0, high=1.0)}
 
@@ -190,3 +193,30 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path):
     with pytest.raises(InputError, match="no journal of trials"):
         open_storage(config, RunFolder(tmp_path / "out"))
     assert path.read_text() == "notes\nwithout an end"
+
+
+def test_a_process_that_is_killed_while_it_writes_keeps_nobody_waiting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = config_of(Path("out"))  # relative, as a user writes it
+    with work_together(config, config.output) as seat:
+        shared_of(config, seat).search("main", "trial", 1, 1)
+    script = (
+        "from pathlib import Path\nfrom aam.workflows.tuning.storage import FileLock\n"
+        "FileLock(Path('out/study.journal')).acquire()\nprint('held', flush=True)\ninput()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
+        assert process.stdout.readline() == b"held\n"
+        other = FileLock(Path("out/study.journal"))
+        waiting = threading.Thread(target=other.acquire)
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        process.kill()
+        waiting.join(10)
+        assert not waiting.is_alive()
+        other.release()
+    with work_together(config, config.output.model_copy(update={"resume": True})) as seat:
+        search = shared_of(config, seat).search("main", "trial", 1, 1)
+        search.work(lambda options, tell: 1.0)
+    assert search.unfinished == 0

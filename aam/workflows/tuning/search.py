@@ -5,27 +5,22 @@ one process is the same in every run, killed and resumed or not.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from aam.config import TuneConfig
 from aam.config.search_space import Choices, Range, Space
 from aam.data.sampling.seeded import derived_seed
 from aam.errors import InputError, TrainingDivergedError
-from aam.training.run_folder import RunFolder
 from aam.workflows.shared_folder import Seat
 from aam.workflows.tuning.scoring import Options
 from aam.workflows.tuning.space import taken_value
@@ -39,52 +34,8 @@ FIRST_JUDGED: Final = 2
 FINGERPRINT, PROCESS, REASON, TRIED_AGAIN = "fingerprint", "process", "reason", "tried_again"
 """Attributes of searches and of trials."""
 
-PATIENCE: Final = 60
-"""Seconds to wait for a SQLite file that another process writes."""
-LINE: Final = b'{"op_code":'
-"""How lines of a journal begin."""
-
 Score = Callable[[Options, Callable[[int, float], bool]], float | None]
 """Scores options; see `scores_by_fold`."""
-
-
-def open_storage(config: TuneConfig, folder: RunFolder) -> BaseStorage:
-    """Open what keeps the trials, and make it if it is not there.
-
-    Raises:
-        InputError: it cannot be opened, or is something else.
-    """
-    named = config.tuning.study
-    place = str(folder.study) if named is None else named
-    try:
-        if "://" in place:
-            patience = {"connect_args": {"timeout": PATIENCE}} if place.startswith("sqlite:") else None
-            return RDBStorage(place, engine_kwargs=patience)
-        _cut_unfinished(Path(place))
-        return JournalStorage(JournalFileBackend(place))
-    except (SQLAlchemyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--study {place}: this database cannot be opened ({reason})") from None
-    except OSError as error:
-        raise InputError(f"--study {place}: this file cannot be written ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"--study {place}: this file is damaged, or no journal of trials; name another, or start anew"
-        ) from None
-
-
-def _cut_unfinished(path: Path) -> None:
-    """Drop the last line of a journal that a kill left unfinished, before another is written behind it."""
-    if not path.exists():
-        return
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()  # nobody who lives is in the middle of a line then
-    try:
-        content = path.read_bytes()
-        if content.startswith(LINE) and not content.endswith(b"\n"):
-            os.truncate(path, content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
 
 
 def distributions(config: TuneConfig, space: Space) -> dict[str, BaseDistribution]:

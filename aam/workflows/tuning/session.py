@@ -15,8 +15,9 @@ from aam.workflows.shared_folder import Seat, check_shared_folder, work_together
 from aam.workflows.tuning.nested import Nested, nested_searches
 from aam.workflows.tuning.outcome import TuningOutcome, write_outcome
 from aam.workflows.tuning.scoring import Bench, learner_of, scores_by_fold
-from aam.workflows.tuning.search import Search, Shared, open_storage
+from aam.workflows.tuning.search import Search, Shared
 from aam.workflows.tuning.space import space_toml
+from aam.workflows.tuning.storage import open_storage
 
 logger = logging.getLogger(__name__)
 
