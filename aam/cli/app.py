@@ -33,6 +33,7 @@ from aam.config import (
     refuse_renamed,
 )
 from aam.config.launch import launched_rank
+from aam.config.provenance import MethodsConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -44,7 +45,7 @@ _GENERAL = "General"
 _COMMAND_PANELS = [
     RichCommandPanel("Learn", commands=["pretrain", "train", "tune", "find-lr", "estimate"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
-    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain"]),
+    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain", "methods"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
 ]
 
@@ -286,10 +287,11 @@ def tune(config: TuneConfig) -> None:
 
 @command(InspectConfig, positional=("checkpoint",))
 def inspect(config: InspectConfig) -> None:
-    """Say what a trained model is.
+    """Say what a trained model is, and where it comes from.
 
     CHECKPOINT is the output folder of a run, or one checkpoint folder. Told are the columns that the model predicts
-    and those that new samples need, its categories and their hierarchy, weights of samples, and its size.
+    and those that new samples need, its categories and their hierarchy, weights of samples, and its size; of a run
+    (also of `aam evaluate`) its samples, scores, software, files, machine and time.
 
     Example:
         aam inspect age
@@ -299,15 +301,31 @@ def inspect(config: InspectConfig) -> None:
     click.echo(workflow(config))
 
 
-@command(ExplainConfig)
-def explain(config: ExplainConfig) -> None:
-    """Write what a prediction was made from.
+@command(MethodsConfig, positional=("run",))
+def methods(config: MethodsConfig) -> None:
+    """Write a paragraph for the methods section of a paper.
 
-    For a model of `aam train` with --categorical-fusion cross_attention: how much each ASV of a sample attends to each
-    categorical column, as weights that sum to 1 over the columns.
+    RUN is the output folder of a run. The paragraph says what was really done: samples, groups, learners, folds,
+    scores, software and versions, with the works that it cites.
 
     Example:
-        aam explain --checkpoint age --table new.biom --metadata new.tsv --what category-attention --output weights.tsv
+        aam methods compared --bibtex compared.bib
+    """
+    from aam.workflows.methods import methods as workflow
+
+    click.echo(workflow(config))
+
+
+@command(ExplainConfig)
+def explain(config: ExplainConfig) -> None:
+    """Write what predictions were made from.
+
+    importance and log-ratio: which clades, taxa and ASVs the learners of `aam evaluate --keep-models` depend on, on
+    samples that they have not learned from. category-attention: how much each ASV of a sample attends to each
+    categorical column, for a model of `aam train` with --categorical-fusion cross_attention.
+
+    Example:
+        aam explain --what importance --evaluation compared --learner kernel --taxonomy taxonomy.tsv --output-dir why
     """
     from aam.workflows.explain import explain as workflow
 

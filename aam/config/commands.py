@@ -7,20 +7,18 @@ from pydantic import Field, model_validator
 
 from aam.config.augmentation import AugmentationConfig
 from aam.config.base import Positive, RunConfig, Section
+from aam.config.intervals import IntervalConfig
 from aam.config.learning import (
-    DistributedConfig,
     FolderConfig,
-    MachineConfig,
     MaskConfig,
     MemoryConfig,
     ModelConfig,
     OptimConfig,
     OutputConfig,
     PretrainLossConfig,
-    RuntimeConfig,
-    SeededMachineConfig,
     StepConfig,
 )
+from aam.config.machine import DistributedConfig, MachineConfig, RuntimeConfig, SeededMachineConfig
 from aam.config.study import (
     DistanceConfig,
     InputConfig,
@@ -66,23 +64,9 @@ class EmbedOutputConfig(Section):
 
     asv: Path | None = None
     """Also write the embedding of every ASV to this file."""
-
-
-class ExplanationConfig(Section):
-    """What is to be explained."""
-
-    panel: ClassVar[str] = "Explanation"
-
-    what: Literal["category-attention"]
-    """What to write: category-attention is how much each ASV of a sample attends to each categorical column."""
-    plot: Path | None = None
-    """Also draw the weights of each column, as means of samples, to this .png file."""
-
-    @model_validator(mode="after")
-    def _plot_is_png(self) -> Self:
-        if self.plot is not None and self.plot.suffix != ".png":
-            raise ValueError(f"--plot {self.plot}: pictures are .png files")
-        return self
+    asv_tree: Path | None = None
+    """Also write a tree of the ASVs to this file (Newick), joined by the distances of their embeddings: for --tree of
+    other commands, where a study has no phylogeny."""
 
 
 class SimulateConfig(Section):
@@ -235,6 +219,7 @@ class PredictConfig(ApplyConfig):
     """Options of `aam predict`."""
 
     inputs: PlacementConfig = PlacementConfig()
+    intervals: IntervalConfig = IntervalConfig()
 
 
 class EmbedConfig(ApplyConfig):
@@ -247,16 +232,6 @@ class InspectConfig(RunConfig):
     """Options of `aam inspect`."""
 
     trained: CheckpointInputConfig
-
-
-class ExplainConfig(RunConfig):
-    """Options of `aam explain`."""
-
-    trained: CheckpointInputConfig
-    explanation: ExplanationConfig
-    inputs: TableConfig = TableConfig()
-    inference: InferenceConfig
-    runtime: MachineConfig = MachineConfig()
 
 
 class UnifracCommandConfig(RunConfig):

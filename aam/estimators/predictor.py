@@ -4,9 +4,10 @@ import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import pandas as pd
+from sklearn.utils.validation import check_is_fitted
 
 from aam.config import (
     LearnerName,
@@ -18,19 +19,20 @@ from aam.config import (
     TrainConfig,
 )
 from aam.data.distances.phylogeny import MissingLengths
-from aam.data.files.tables import feature_table
+from aam.data.files.tables import FeatureTable, feature_table
 from aam.data.labels.target_table import Targets, target_values
 from aam.data.study import Study, assemble_study
 from aam.errors import InputError, first_ids
 from aam.estimators.base import SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
-from aam.estimators.learned import placement_tree, targets_of, with_tree
-from aam.learners.storage import TrainedLearner
-from aam.workflows.columns import learn_columns, with_depth
+from aam.estimators.learned import placement_tree, require_targets, with_tree
+from aam.learners.storage import TrainedLearner, no_intervals
+from aam.workflows.columns import learn_columns
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import with_left_out
-from aam.workflows.predict_network import predict_study
+from aam.workflows.predict_network import predict_study, unlike_columns
+from aam.workflows.resolve import resolve_depth
 from aam.workflows.train import train_study
 from aam.workflows.train_learner import begin_learner, train_learner_study
 
@@ -38,10 +40,27 @@ logger = logging.getLogger(__name__)
 
 ONLY_FOR_TARGETS = frozenset({"best_metric"})
 """Options of `aam train` that mean something else in pretraining."""
-
-
 OF_FITTING = frozenset({"lr", "patience"})
 """Parameters whose defaults are others in pretraining."""
+
+
+class _Given(NamedTuple):
+    """The arguments of `fit`, read."""
+
+    table: TableLike
+    target: pd.DataFrame
+    tree: TreeLike | None
+    metadata: pd.DataFrame | None
+    sequences: Sequences | None
+
+    def whole(self, config: TrainConfig) -> FeatureTable:
+        """The table, with samples that may have no target."""
+        return feature_table(self.table, self.sequences, config.inputs.drop_missing_sequences)
+
+    @property
+    def joined(self) -> pd.DataFrame:
+        """Metadata and target."""
+        return with_target(self.metadata, self.target)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -94,57 +113,45 @@ class SamplePredictor(SampleModel):
             InputError: a parameter or an input is wrong.
             NotFittedError: `encoder` is a `SampleEncoder` that was not fitted.
         """
-        target, columns = as_target(y, table), as_metadata(metadata)
-        if self.learner != "neural":
-            return self._fit_learner(table, target, tree, columns, sequences)
-        pretrains = self.encoder is None and tree is not None
+        given = _Given(table, as_target(y, table), tree, as_metadata(metadata), sequences)
         with TemporaryDirectory(prefix="aam-") as scratch:
-            start = Path(scratch) / "encoder"
-            output = run_folder(self.output_dir, Path(scratch))
-            config = self._config(tuple(target.columns), output / "train" if pretrains else output, start, pretrains)
-            with self._world(config) as world:  # before pretraining, and all ranks alike
-                output_config = world.on_main(lambda: settle_folder(config).output)
-            config = config.model_copy(update={"output": output_config})
-            whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-            study = assemble_study(whole, config.sampling, metadata=with_target(columns, target))
-            assert study.metadata is not None
-            if pretrains:
-                learn_columns(study, config)  # what is wrong is not found out only after pretraining
-                self._pretraining().fit(table, tree=tree, metadata=columns, sequences=sequences).save(start)
-            elif isinstance(self.encoder, SampleEncoder):
-                self.encoder.save(start)
-            with self._world(config) as world:
-                self._take_run(*train_study(study, config, world))
-        self._take_labels(target)
+            fit = self._fit_network if self.learner == "neural" else self._fit_learner
+            fit(given, run_folder(self.output_dir, Path(scratch)), Path(scratch) / "encoder")
+        self._take_labels(given.target)
         return self
 
-    def _fit_learner(
-        self,
-        table: TableLike,
-        target: pd.DataFrame,
-        tree: TreeLike | None,
-        metadata: pd.DataFrame | None,
-        sequences: Sequences | None,
-    ) -> Self:
+    def _fit_network(self, given: "_Given", output: Path, start: Path) -> None:
+        """Pretrain if there is a tree and no encoder, and fine-tune from the encoder that lies in `start` then."""
+        pretrains = self.encoder is None and given.tree is not None
+        config = self._config(given.target, output / "train" if pretrains else output, start, pretrains)
+        with self._world(config) as world:  # before pretraining, and all ranks alike
+            settled = world.on_main(lambda: settle_folder(config).output)
+        config = config.model_copy(update={"output": settled})
+        study = assemble_study(given.whole(config), config.sampling, metadata=given.joined)
+        if pretrains:
+            learn_columns(study, config)  # what is wrong is not found out only after pretraining
+            table, tree, metadata, sequences = given.table, given.tree, given.metadata, given.sequences
+            self._pretraining().fit(table, tree=tree, metadata=metadata, sequences=sequences).save(start)
+        elif isinstance(self.encoder, SampleEncoder):
+            self.encoder.save(start)
+        with self._world(config) as world:
+            self._take_run(*train_study(study, config, world))
+
+    def _fit_learner(self, given: "_Given", output: Path, start: Path) -> None:
         """Fit a learner besides the network, as `aam train --learner` does."""
         if self.pretrain_epochs != type(self).pretrain_epochs:
             raise InputError(f'pretrain_epochs {self.pretrain_epochs} only has an effect with learner="neural"')
-        with TemporaryDirectory(prefix="aam-") as scratch:
-            start, output = Path(scratch) / "encoder", run_folder(self.output_dir, Path(scratch))
-            config = self._config(tuple(target.columns), output, start, pretrains=False)
-            begin_learner(config)
-            if isinstance(self.encoder, SampleEncoder):
-                self.encoder.save(start)
-            whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-            joined = with_target(metadata, target)
+        config = self._config(given.target, output, start, pretrains=False)
+        begin_learner(config)
+        if isinstance(self.encoder, SampleEncoder):
+            self.encoder.save(start)
+        whole = given.whole(config)
 
-            def load(sampling: TargetSamplingConfig) -> Study:
-                return with_tree(assemble_study(whole, sampling, metadata=joined), tree, config, sampling)
+        def load(sampling: TargetSamplingConfig) -> Study:
+            return with_tree(assemble_study(whole, sampling, metadata=given.joined), given.tree, config, sampling)
 
-            self.trained_, learned = train_learner_study(*with_depth(config, load))
+        self.trained_, learned = train_learner_study(*resolve_depth(config, load))
         self.history_, self.left_out_ = pd.DataFrame(), learned.study.left_out
-        self._take_labels(target)
-        return self
 
     def predictions(
         self,
@@ -153,6 +160,7 @@ class SamplePredictor(SampleModel):
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
+        level: float | None = None,
     ) -> pd.DataFrame:
         """Predict samples, as `aam predict` writes it.
 
@@ -163,25 +171,41 @@ class SamplePredictor(SampleModel):
             tree: rooted phylogeny over the ASVs of training and those of the table, for learners that read clades: puts
                 ASVs that training lacked on its branches. Parameter `root` says where the root is. Without it their
                 reads are dropped.
+            level: probability, such as 0.9, with which intervals (``low``, ``high``) or for classes sets (``set``) hold
+                the true value of a sample of a new group. None: there are none.
 
         Returns:
             By sample id, a row for each sample of the table, in its order: ``prediction`` (of several targets
             ``prediction_NAME``), for quantiles also ``quantile_SHARE``, for classes (as text) ``probability_NAME``.
             Learners besides the network add ``reads_lost``, the fraction of reads of ASVs that they do not know, with a
             tree ``reads_placed``, the fraction of those put on its branches, and some ``spread``, a standard deviation.
+            ``unlike`` (yes or no) and ``why`` say which samples are unlike those of the training, and why.
             ``note`` is the reason where a sample cannot be used and its values are missing.
 
         Raises:
             NotFittedError: `fit` was not called.
-            InputError: table, metadata or tree are wrong, the model reads no tree, or none of the samples can be used.
+            InputError: table, metadata or tree are wrong, the model reads no tree, none of the samples can be used, or
+                `level` is not between 0 and 1, or the model gives no intervals.
         """
+        self._check_level(level)
         whole, study = self._study(table, sequences, as_metadata(metadata))
         phylogeny = placement_tree(self.trained_, tree, self._lengths, self.root)
         if isinstance(self.trained_, TrainedLearner):
-            return with_left_out(*self.trained_.predict(study, phylogeny)).loc[list(whole.sample_ids)]
+            return with_left_out(*self.trained_.predict(study, phylogeny, level)).loc[list(whole.sample_ids)]
         with self._compute() as compute:
             predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers or 0)
+        predicted = predicted.assign(**unlike_columns(self.trained_, study))
         return with_left_out(predicted, study).loc[list(whole.sample_ids)]
+
+    def _check_level(self, level: float | None) -> None:
+        """Refuse intervals that cannot be given, before the table is read."""
+        check_is_fitted(self, "trained_")
+        if level is None:
+            return
+        if not 0 < level < 1:
+            raise InputError(f"level {level}: give the probability of intervals between 0 and 1, such as 0.9")
+        if not isinstance(self.trained_, TrainedLearner):
+            raise InputError(no_intervals("neural"))
 
     def _scored(
         self,
@@ -221,18 +245,13 @@ class SamplePredictor(SampleModel):
 
     @property
     def _targets(self) -> Targets:
-        targets = targets_of(self.trained_)
-        assert targets is not None
-        return targets
+        return require_targets(self.trained_)
 
-    def _config(self, columns: tuple[str, ...], output: Path, start: Path, pretrains: bool) -> TrainConfig:
-        encoder = self.encoder
-        if pretrains or isinstance(encoder, SampleEncoder):
-            encoder = start
-        places = {"output_dir": output, "pretrained_encoder": encoder}
-        return TrainConfig.from_flat(
-            self._flat() | {"metadata_column": columns, "classifier": self.kind == "SampleClassifier"} | places
-        )
+    def _config(self, target: pd.DataFrame, output: Path, start: Path, pretrains: bool) -> TrainConfig:
+        given = pretrains or isinstance(self.encoder, SampleEncoder)
+        places = {"output_dir": output, "pretrained_encoder": start if given else self.encoder}
+        learned = {"metadata_column": tuple(target.columns), "classifier": self.kind == "SampleClassifier"}
+        return TrainConfig.from_flat(self._flat() | learned | places)
 
     def _pretraining(self) -> SampleEncoder:
         """An encoder with the parameters of this predictor, but for defaults that suit a column alone."""

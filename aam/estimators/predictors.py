@@ -11,12 +11,14 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
 from aam.config import OutputActivation, TargetTransform
+from aam.data.arrays import Floats
 from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, Sequences
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike
-from aam.estimators.learned import Trained, classes_of
+from aam.estimators.learned import Trained
 from aam.estimators.predictor import SamplePredictor
+from aam.learners.conformal import listed
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -25,7 +27,8 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
 
     ``fit(table, y, tree=...)`` pretrains an encoder on the table and then fine-tunes it; give `encoder` to start from
     one that is pretrained already. A fraction of the samples, `val_fraction`, chooses the best checkpoint in both:
-    judge the result on samples that `fit` has not seen at all.
+    judge the result on samples that `fit` has not seen at all. In a cross-validation each `fit` pretrains anew, on the
+    samples that it is given; an `encoder` that was fitted to all samples has seen, without labels, those of the test.
 
     Args:
         learner: what learns: ``neural`` is the network, which all that is said above is about. ``ensemble``,
@@ -75,7 +78,7 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Predict samples: float64 [samples], in the table's order and the target's own units; [samples, T] of several.
 
         NaN for samples that cannot be used (no reads, or fewer than `rarefy_depth`); `predictions` gives the reason,
@@ -85,6 +88,41 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
             np.float64
         )
         return points[:, 0] if points.shape[1] == 1 else points
+
+    def predict_interval(
+        self,
+        table: TableLike,
+        *,
+        level: float = 0.9,
+        metadata: MetadataLike | None = None,
+        sequences: Sequences | None = None,
+        tree: TreeLike | None = None,
+    ) -> NDArray[np.float64]:
+        """Intervals that hold the true value of a sample of a new group with a stated probability.
+
+        Only of learners besides the network. Groups are those of option ``group_column``; without it every sample is
+        its own. With too few of them for the level, intervals are infinite, and a warning is logged. The method is that
+        of `aam.learners.conformal`.
+
+        Args:
+            table: feature table of counts.
+            level: the probability.
+            metadata: as of `predictions`.
+            sequences: as of `predictions`.
+            tree: as of `predictions`.
+
+        Returns:
+            Lower and upper ends in the target's own units and the table's order, float64 [samples, 2]; of several
+            targets [samples, T, 2]. NaN for samples that cannot be used.
+
+        Raises:
+            InputError: as `predictions`.
+        """
+        given = self.predictions(table, metadata=metadata, sequences=sequences, tree=tree, level=level)
+        names = [column.name for column in self._targets.columns]
+        ends = ["low", "high"] if len(names) == 1 else [f"{end}_{name}" for name in names for end in ("low", "high")]
+        found = given[ends].to_numpy(np.float64)
+        return found if len(names) == 1 else found.reshape(len(found), len(names), 2)
 
     def score(
         self,
@@ -150,7 +188,7 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Probability of every class: float64 [samples, classes], in the order of the table and of `classes_`.
 
         Raises:
@@ -165,6 +203,38 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
             )
         columns = [f"probability_{name}" for name in _texts(pd.Series(self.classes_))]
         return predicted[columns].to_numpy(np.float64)
+
+    def predict_set(
+        self,
+        table: TableLike,
+        *,
+        level: float = 0.9,
+        metadata: MetadataLike | None = None,
+        sequences: Sequences | None = None,
+        tree: TreeLike | None = None,
+    ) -> NDArray[np.bool_]:
+        """Sets of classes that hold the true one of a sample of a new group with a stated probability.
+
+        What is said of `SampleRegressor.predict_interval` holds here too; with too few groups every set is full.
+
+        Args:
+            table: feature table of counts.
+            level: the probability.
+            metadata: as of `predictions`.
+            sequences: as of `predictions`.
+            tree: as of `predictions`.
+
+        Returns:
+            Whether the set of a sample holds a class, [samples, classes], in the order of the table and of `classes_`;
+            none for samples that cannot be used.
+
+        Raises:
+            InputError: as `predictions`.
+        """
+        given = self.predictions(table, metadata=metadata, sequences=sequences, tree=tree, level=level)
+        sets = [set(listed(text)) if isinstance(text, str) else set() for text in given["set"]]
+        names = _texts(pd.Series(self.classes_))
+        return np.array([[name in each for name in names] for each in sets])
 
     def score(
         self,
@@ -188,13 +258,14 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
     def _take_model(self, trained: Trained, documents: Mapping[str, Any]) -> None:
         super()._take_model(trained, documents)
         written_here = "labels" in documents  # `aam train` knows the classes as text only
-        self.classes_ = np.array(documents["labels"] if written_here else classes_of(self._targets))
+        known = self._targets.only.require_classes().classes
+        self.classes_ = np.array(documents["labels"] if written_here else known)
 
     def _take_labels(self, target: pd.DataFrame) -> None:
         known = target.iloc[:, 0].dropna()
         label_of = dict(zip(_texts(known), known.tolist(), strict=True))
         plain = {text: label if isinstance(label, bool | int | float) else text for text, label in label_of.items()}
-        self.classes_ = np.unique([plain[text] for text in classes_of(self._targets)])
+        self.classes_ = np.unique([plain[text] for text in self._targets.only.require_classes().classes])
 
 
 def _texts(labels: "pd.Series[Any]") -> list[str]:

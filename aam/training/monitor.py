@@ -9,7 +9,7 @@ from aam.config import PretrainConfig, TrainConfig
 from aam.training.run_folder import RunFolder
 from aam.training.sinks.json_lines import JsonLines
 from aam.training.sinks.progress_bar import ProgressBar
-from aam.training.sinks.sink import Results, Sink, Values
+from aam.training.sinks.sink import Judged, Results, Sink, Values
 from aam.training.sinks.tensor_board import TensorBoard
 from aam.training.sinks.trackers import trackers_of
 from aam.training.sinks.training_log import LogFile, LoggedValidations
@@ -68,6 +68,11 @@ class Monitor:
         """Report what the run found."""
         for sink in self._sinks:
             sink.conclude(step, results)
+
+    def judge(self, verdict: Judged) -> None:
+        """Report what a validation, which has been logged, means for the run."""
+        for sink in self._sinks:
+            sink.judge(verdict)
 
     def __enter__(self) -> Self:
         return self

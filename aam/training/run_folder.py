@@ -79,6 +79,8 @@ class RunFolder:
     replaced = File(".replaced", stays=True)
     """Where the files of an overwritten run go at once, to be deleted from there."""
 
+    provenance = File("provenance.json")
+    """By which software, from which files, where and when the results came to be."""
     metrics = File("metrics.jsonl")
     tensorboard = File("tensorboard")
     tracked_run = File("tracked_run.json")
@@ -111,6 +113,7 @@ class RunFolder:
     scores = Files[str]("scores{}.tsv", *VARIANTS)
     differences = Files[str]("differences{}.tsv", *VARIANTS)
     errors_by_group = Files[str]("errors_by_group{}.tsv", *VARIANTS)
+    coverage = Files[str]("coverage{}.tsv", *VARIANTS)
     predictions_plot = Files[Ending]("plots/predictions.{}", *ENDINGS)
     scores_plot = Files[Ending]("plots/scores.{}", *ENDINGS)
 
@@ -125,7 +128,17 @@ class RunFolder:
     best_options = File("best.toml")
     tuning = File("tuning.json")
     history_plot = Files[Ending]("plots/tuning_history.{}", *ENDINGS)
-    importance_plot = Files[Ending]("plots/tuning_importance.{}", *ENDINGS)
+    tuning_importance_plot = Files[Ending]("plots/tuning_importance.{}", *ENDINGS)
+    explanation = File("explanation.json")
+    importance = File("importance.tsv")
+    importance_plot = Files[Ending]("plots/importance.{}", *ENDINGS)
+    importance_itol = File("importance_itol.txt")
+    importance_tree = File("importance.nwk")
+    robustness = File("robustness.tsv")
+    robustness_plot = Files[Ending]("plots/robustness.{}", *ENDINGS)
+    log_ratio = File("log_ratio.tsv")
+    log_ratio_taxa = File("log_ratio_taxa.tsv")
+    log_ratio_plot = Files[Ending]("plots/log_ratio.{}", *ENDINGS)
 
     def __str__(self) -> str:
         return str(self.path)

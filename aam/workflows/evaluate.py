@@ -7,7 +7,7 @@ from typing import NoReturn, get_args
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from aam.config import EvaluateConfig, LearnerName, SamplingConfig, UnifracConfig
 from aam.config.evaluate import OUTSIDE
@@ -22,14 +22,19 @@ from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.evaluation.verdict import NO_MODEL
 from aam.learners.base import Fitted, Labels, Learner
+from aam.training.provenance import checkpoint_document
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.progress_bar import progress_bar
 from aam.training.sinks.sink import Results
 from aam.training.sinks.tracker import check_tracker
 from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
-from aam.workflows.folder import check_folder, open_folder, share_folder
-from aam.workflows.neural_learner import check_encoder, digest_of, seen_by
+from aam.workflows.folder import alone, check_folder, open_folder, share_folder
+from aam.workflows.neural_learner import check_encoder, digest_of
+from aam.workflows.restore import seen_by
+from aam.workflows.score_tables import score_overview
+from aam.workflows.summary import Summary, keep, say
 from aam.workflows.tracking import track_results
 from aam.workflows.train_command import train_command
 
@@ -53,16 +58,21 @@ def evaluate(config: EvaluateConfig) -> None:
     run_folder = RunFolder(output.output_dir)
     models = FoldModels.of(run_folder) if output.keep_models else None
     store = FoldStore(run_folder.folds, plan.fingerprint, models)
+    summary = Summary.of(plan.main.study, {}, config.target.target(), config.folds.groups)
     if output.only_fold is not None:
         names = [plan.fold_named(output.only_fold)]
+        say(summary)
         with share_folder(config, output):
-            plan.results(plan.variants, store, names)
+            keep(summary, run_folder, lambda: alone(run_folder))
+            plan.results(plan.variants, store.recorded(checkpoint_document(run_folder)), names)
         logger.info("fold %s is done; when all are, put them together with --collect", names[0])
         return
     if output.collect:
         plan.check_complete(store)
+    say(summary)
     with open_folder(config, output) as folder:
-        evaluation = _evaluate(plan, store)
+        keep(summary, folder)
+        evaluation = _evaluate(plan, store.recorded(checkpoint_document(folder)))
         write_evaluation(evaluation, folder)
         track_results(config, folder, _results(evaluation, folder))
 
@@ -167,7 +177,7 @@ class Plan:
     def _fitted(self, work: Sequence[tuple[Variant, Fold]], store: FoldStore | None, done: int) -> Iterator[FoldResult]:
         each = len(self.learners)
         total = (len(work) + done) * each
-        with tqdm(total=total, initial=done * each, unit="fit", desc="evaluate", disable=None) as bar:
+        with progress_bar(total=total, initial=done * each, unit="fit", desc="evaluate") as bar:
             if min(self.config.output.jobs, len(work)) <= 1:
                 for variant, fold in work:
                     yield _work(variant, fold, self.learners, store, bar)
@@ -213,8 +223,8 @@ def plan_evaluation(
         InputError: the samples cannot be divided so, or nothing can be learned from the training samples of a fold.
     """
     learners = compared_learners(config, study) if learners is None else learners
-    main = plan_main(study, labels, config)
-    variants = (main, plan_random(main, config)) if config.folds.gap else (main,)
+    variants = planned_variants(study, labels, config)
+    main = variants[0]
     check_plan(variants, config)
     for learner in learners.values():
         check_inputs(learner, main.study, config.target.column)
@@ -224,9 +234,29 @@ def plan_evaluation(
         held_out = np.unique(np.concatenate([fold.held_out for fold in main.folds]))
         warning = seen_by(encoder, [study.table.sample_ids[row] for row in held_out])
         found += [] if warning is None else [warning]
+    return Plan(config, learners, main, variants, print_of(variants, config, learners), tuple(found))
+
+
+def planned_variants(study: Study, labels: Labels, config: EvaluateConfig) -> tuple[Variant, ...]:
+    """The evaluation as the options ask for it and, with ``--gap``, the random split.
+
+    Raises:
+        InputError: the samples cannot be divided so.
+    """
+    main = plan_main(study, labels, config)
+    return (main, plan_random(main, config)) if config.folds.gap else (main,)
+
+
+def print_of(variants: Sequence[Variant], config: EvaluateConfig, learners: Mapping[str, Learner]) -> str:
+    """The fingerprint of an evaluation; see `fingerprint`.
+
+    Raises:
+        InputError: the pretrained encoder cannot be read.
+    """
+    encoder = check_encoder(config.finetune, config)
     starts = "" if encoder is None else digest_of(encoder)
     read = dict.fromkeys(column for learner in learners.values() for column in learner.metadata_columns)
-    return Plan(config, learners, main, variants, fingerprint(variants, config, starts, read), tuple(found))
+    return fingerprint(variants, config, starts, read)
 
 
 def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
@@ -247,6 +277,8 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
         return Advice(train_command(plan.config, name, f"{column}-{name}", **changes))
 
     evaluation = Evaluation.of(plan.config, outcomes, advise, plan.leakage)
+    for outcome in evaluation.outcomes.values():
+        logger.info("%s", score_overview(outcome.out, outcome.variant))
     for line in evaluation.lines:
         logger.info("%s", line)
     return evaluation

@@ -12,10 +12,11 @@ from typing import IO, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from aam.config import DistributedConfig, FolderConfig, PretrainConfig, ResumableConfig, RunConfig, TrainConfig, flag
-from aam.config.launch import launch_name, restart_count
+from aam.config.launch import launch_name, launched_world_size, restart_count
 from aam.data.files.whole_files import leftovers_of, write_text
 from aam.errors import InputError
 from aam.training.checkpoints.files import MANIFEST, delete
+from aam.training.provenance import Session, recorded
 from aam.training.run_folder import RUN_FILES, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ INPUT_FILES = frozenset(
 )
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 
-TRAINED = frozenset({"checkpoint", "pretrained_encoder"})
+TRAINED = frozenset({"checkpoint", "pretrained_encoder", "evaluation", "run"})
 """Options that name a run, or one checkpoint, to read."""
 
 CHANGES_SHOWN = 8
@@ -124,7 +125,8 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[RunFolder]:
             write_text(folder.launch, launch_name())
             write_text(folder.config, config.model_dump_json(indent=2) + "\n")
         delete(folder.replaced)
-        yield folder
+        with recorded(folder, _session(config, folder, resumed=_resumes(output))):
+            yield folder
 
 
 @contextmanager
@@ -137,13 +139,31 @@ def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[None]:
     folder = RunFolder(output.output_dir)
     folder.path.mkdir(parents=True, exist_ok=True)
     with _locked(folder, shared=True):
-        with folder.begin.open("a") as begin:
-            _wait(begin, folder)
+        with alone(folder):
             begun = folder.config.exists()
             check_contents(config, output.model_copy(update={"resume": begun}))
             if not begun:
                 write_text(folder.config, config.model_dump_json(indent=2) + "\n")
+        with recorded(folder, _session(config, folder, resumed=begun), lambda: alone(folder)):
+            yield
+
+
+@contextmanager
+def alone(folder: RunFolder) -> Iterator[None]:
+    """Change a file of a folder that is shared with other processes."""
+    with folder.begin.open("a") as begin:
+        _wait(begin, folder)
         yield
+
+
+def _session(config: RunConfig, folder: RunFolder, resumed: bool) -> Session:
+    """What `provenance.json` says of this process's work."""
+    flat = config.flat()
+    files = [*input_paths(config), *(("configs", Path(name)) for name in flat.get("configs", ()))]
+    if resumed and folder.checkpoints.exists():  # which have the weights of the encoder
+        files = [(option, path) for option, path in files if option != "pretrained_encoder"]
+    processes = max(launched_world_size(), flat.get("jobs", 1))
+    return Session.begin(files, flat.get("seed"), processes, resumed)
 
 
 def _wait(file: IO[str], folder: RunFolder) -> None:
@@ -239,7 +259,7 @@ def _check_replaceable(config: RunConfig, folder: RunFolder) -> None:
 def input_paths(config: RunConfig) -> Iterator[tuple[str, Path]]:
     """Files and folders that a command reads, by the name of their option."""
     for option, value in config.flat().items():
-        if option in INPUT_FILES | {"checkpoint"}:
+        if option in INPUT_FILES | TRAINED:
             yield from ((option, path) for path in (value if isinstance(value, tuple) else (value,)) if path)
 
 
@@ -275,7 +295,11 @@ def _runs_of(checkpoint: Path) -> set[RunFolder]:
     for path in (checkpoint.absolute(), checkpoint.resolve()):
         above = RunFolder(path.parent.parent)
         folders.add(above if path.parent == above.checkpoints else RunFolder(path))
-    return {folder for folder in folders if folder.config.exists() and folder.checkpoints.is_dir()}
+
+    def holds_model(run: RunFolder) -> bool:
+        return run.checkpoints.is_dir() or run.models.is_dir() or run.evaluation.exists()
+
+    return {run for run in folders if run.config.exists() and holds_model(run)}
 
 
 def set_aside(folder: RunFolder) -> None:

@@ -20,6 +20,8 @@ from aam.data.labels.taxonomy import TaxonomyClasses
 from aam.errors import first_ids
 from aam.learners.storage import spec_of
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint
+from aam.training.run_folder import RunFolder
+from aam.workflows.inspect_run import describe_document, describe_evaluation, describe_run
 from aam.workflows.restore import Restored, outline
 
 _NAMES_SHOWN = 20
@@ -33,16 +35,21 @@ _CHOICE = {"abundance": "the most abundant", "random": "drawn at random", "first
 
 
 def inspect(config: InspectConfig) -> str:
-    """Describe a checkpoint, whole or in parts; its weights are not read.
+    """Describe a checkpoint, whole or in parts, and its run, or an evaluation; weights are not read.
 
     Raises:
         InputError: no checkpoint is there, it is damaged, or of another version of aam.
     """
     path = config.trained.checkpoint
+    folder = RunFolder(path)
+    if folder.evaluation.exists():
+        return f"{path}: an evaluation of `aam evaluate`\n{describe_evaluation(folder)}"
     checkpoint = read_checkpoint(path, with_weights=False)
-    if checkpoint.kind == "learner":
-        return f"{path}: a checkpoint of `aam train`\n{_learner(checkpoint)}"
-    return f"{path}: a checkpoint of `aam {checkpoint.kind}`\n{describe(checkpoint)}"
+    kind = "train" if checkpoint.kind == "learner" else checkpoint.kind
+    model = _learner(checkpoint) if checkpoint.kind == "learner" else describe(checkpoint)
+    of_run = folder.config.exists() and folder.checkpoints.is_dir()
+    origin = describe_run(folder) if of_run else describe_document(checkpoint)
+    return f"{path}: a checkpoint of `aam {kind}`\n{model}\n{origin}"
 
 
 def describe(checkpoint: Checkpoint) -> str:
@@ -93,8 +100,7 @@ def _tables(columns: Iterable[str]) -> list[str]:
 def _values(column: TargetColumn) -> str:
     """What values of a column can be."""
     if column.classes is None:
-        assert column.scale is not None
-        return f"a number, learned on the scale {column.scale.kind}"
+        return f"a number, learned on the scale {column.require_scale().kind}"
     return f"{len(column.classes.classes)} classes: {first_ids(column.classes.classes, _NAMES_SHOWN)}"
 
 
@@ -158,10 +164,9 @@ def _pretraining(config: PretrainConfig, trained: Restored) -> list[str]:
 
 
 def _fine_tuning(config: TrainConfig, trained: Restored) -> list[str]:
-    assert trained.targets is not None
-    parts = _start(config)
-    parts += _paragraph("new samples need", _needs(trained.targets, trained.categories))
-    for column in trained.targets.columns:
+    targets, parts = trained.require_targets(), _start(config)
+    parts += _paragraph("new samples need", _needs(targets, trained.categories))
+    for column in targets.columns:
         parts += _paragraph(f"predicts {column.name}", _target(column, config.target))
     if trained.categories is not None:
         parts += _categories(config, trained.categories)
@@ -192,9 +197,7 @@ def _target(column: TargetColumn, config: TargetConfig) -> list[str]:
         names = column.classes.classes
         smoothed = [f"label smoothing: {config.label_smoothing:g}"] if config.label_smoothing else []
         return [f"{len(names)} classes: {first_ids(names, _NAMES_SHOWN)}", *smoothed]
-    assert column.scale is not None
-    lines = [f"a number, learned with {_loss(column, config)}"]
-    scale = column.scale
+    lines, scale = [f"a number, learned with {_loss(column, config)}"], column.require_scale()
     value = "log(1 + value)" if scale.kind.startswith("log-") else "value"
     formula = "" if scale.kind == "none" else f", ({value} - {scale.offset:.6g}) / {scale.scale:.6g}"
     lines.append(f"transform: {scale.kind}{formula}")

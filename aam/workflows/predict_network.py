@@ -10,6 +10,7 @@ from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.study import Study
 from aam.errors import InputError, first_ids
+from aam.learners.likeness import Likeness
 from aam.training.inference.asv_embeddings import embeddings_of
 from aam.training.inference.samples import asvs_of, predict_outputs
 from aam.training.machine.compute import Compute
@@ -28,19 +29,27 @@ def predict_study(
 
     Embeddings of ASVs are kept in the folder `cache`, if there is one; see `embeddings_of`.
     """
-    assert trained.predictor is not None
-    assert trained.targets is not None
+    targets = trained.require_targets()
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
     metadata = metadata_of(study, trained)
-    trained.targets.warn_of_others(metadata)
+    targets.warn_of_others(metadata)
     categories = categories_of(metadata, trained, compute)
-    predictor = trained.predictor.to(compute.device)
+    predictor = trained.require_predictor().to(compute.device)
     training = predictor.training
     predictor.eval()
     embeddings = embeddings_of(predictor, nucleotides, asvs_of(batches), compute, cache)
     outputs = predict_outputs(predictor, embeddings, batches, compute, num_workers, categories)
     predictor.train(training)
-    return trained.targets.decode(outputs, metadata)
+    return targets.decode(outputs, metadata)
+
+
+def unlike_columns(trained: Restored, study: Study) -> "dict[str, pd.Series[str]]":
+    """Columns that say which samples are unlike those of the training, by ASVs, depth and lengths; see `Likeness`.
+
+    Nothing where an older aam has trained the network.
+    """
+    document = trained.documents.get("likeness")
+    return {} if document is None else Likeness.from_json(document).unlike(study.table)
 
 
 def categories_of(metadata: pd.DataFrame, trained: Restored, compute: Compute) -> torch.Tensor | None:
@@ -58,9 +67,8 @@ def metadata_of(study: Study, trained: Restored) -> pd.DataFrame:
     """
     if study.metadata is not None:
         return study.metadata
-    assert trained.targets is not None
     categories = () if trained.categories is None else trained.categories.needed
-    needed = first_ids(dict.fromkeys([*categories, *trained.targets.metadata_columns]), limit=20)
+    needed = first_ids(dict.fromkeys([*categories, *trained.require_targets().metadata_columns]), limit=20)
     if needed:
         raise InputError(f"the model reads columns of the metadata ({needed}): give --metadata")
     return pd.DataFrame(index=pd.Index(study.table.sample_ids, name="sample_id", dtype=object))
@@ -71,7 +79,5 @@ def study_batches(
 ) -> tuple[FixedBatches, torch.Tensor]:
     """All samples of a study as the model's validation drew them, and the nucleotides on the device."""
     draws = SampleDraws(study.table, trained.config.sampling, trained.config.runtime.seed)
-    longest = trained.config.model.max_bp
-    assert longest is not None
-    nucleotides = torch.from_numpy(study.nucleotides(longest)).to(compute.device)
+    nucleotides = torch.from_numpy(study.nucleotides(trained.config.model.max_bp)).to(compute.device)
     return FixedBatches(draws, np.arange(study.table.n_samples), batch_size), nucleotides

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 import aam as package
-from aam.config import EvaluateConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig, TuneConfig
+from aam.config import EvaluateConfig, ExplainConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig, TuneConfig
 from aam.training import run_folder
 from aam.training.run_folder import KNOWN, RUN_FILES, RunFolder
 from aam.workflows.evaluate import evaluate
+from aam.workflows.explain import explain
 from aam.workflows.find_lr import find_lr
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
@@ -42,6 +43,7 @@ def compared(tmp_path_factory, study_folder) -> Path:
     """Output folder of `evaluate`, one fold of which was computed by itself."""
     folder = tmp_path_factory.mktemp("runs") / "compared"
     files = {"table": (study_folder / "table.biom",), "metadata": study_folder / "metadata.tsv"}
+    files["tree"] = study_folder / "tree.nwk"
     small = {
         "metadata_column": "acidity",
         "group_column": "subject",
@@ -79,7 +81,37 @@ def tuned(tmp_path_factory, study_folder) -> Path:
     return folder
 
 
-RUNS = ["pretrained", "regressor", "classifier", "profiled", "fitted", "compared", "swept", "tuned"]
+def explain_compared(compared: Path, folder: Path, **options: object) -> Path:
+    """Output folder of `explain` of an evaluation."""
+    explain(ExplainConfig.from_flat({"evaluation": compared, "output_dir": folder, **options}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def importance(tmp_path_factory, compared) -> Path:
+    """Output folder of `explain` with importance."""
+    folder = tmp_path_factory.mktemp("runs") / "importance"
+    return explain_compared(compared, folder, what="importance", learner="linear", permutations=1)
+
+
+@pytest.fixture(scope="module")
+def balance(tmp_path_factory, compared) -> Path:
+    """Output folder of `explain` with a log-ratio."""
+    return explain_compared(compared, tmp_path_factory.mktemp("runs") / "balance", what="log-ratio")
+
+
+RUNS = [
+    "pretrained",
+    "regressor",
+    "classifier",
+    "profiled",
+    "fitted",
+    "compared",
+    "swept",
+    "importance",
+    "balance",
+    "tuned",
+]
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,18 @@ class Results:
     """Validation samples."""
 
 
+class Judged(NamedTuple):
+    """A validation, and what it means for the run."""
+
+    step: int
+    epoch: int
+    values: Values
+    chosen_by: str
+    """Name of the metric that chooses the best checkpoint."""
+    is_best: bool
+    """Whether it is the best so far."""
+
+
 class Sink:
     """Takes what a run tells while it trains; each has those of these methods that it needs."""
 
@@ -57,6 +69,9 @@ class Sink:
     def log_validation(self, step: int, epoch: int, values: Values) -> None:
         """Take metrics of one validation."""
         self.log(step, epoch, values)
+
+    def judge(self, verdict: Judged) -> None:
+        """Take note of a validation once it is known whether it is the best."""
 
     def log(self, step: int, epoch: int, values: Values) -> None:
         """Take metrics of either, where they are treated alike."""

@@ -146,7 +146,7 @@ def write_outcome(outcome: TuningOutcome, folder: RunFolder) -> None:
     save(_history(outcome), folder.history_plot)
     importance = importances(outcome.search)
     if importance:
-        save(_importance(importance, outcome), folder.importance_plot)
+        save(_importance(importance, outcome), folder.tuning_importance_plot)
     write_json(folder.tuning, outcome.to_json() | {"importance": importance})
     logger.info("%s", outcome.sentence)
     logger.info("wrote %s", folder)
