@@ -147,8 +147,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
     Args:
         run: what to train.
         asked: the options as the user gave them, which the output folder keeps.
-        report: writes what the best weights give to the output folder, which no other run can enter meanwhile, and
-            returns it for those who are told of the run.
+        report: writes what the best weights give to the output folder, held against other runs, and returns it.
 
     Every rank calls this; rank 0 writes.
 
