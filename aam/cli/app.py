@@ -28,6 +28,7 @@ from aam.config import (
     RunConfig,
     SimulateCommandConfig,
     TrainConfig,
+    TuneConfig,
     UnifracCommandConfig,
     refuse_renamed,
 )
@@ -42,7 +43,7 @@ _SETTINGS: dict[str, Any] = {
 }
 _GENERAL = "General"
 _COMMAND_PANELS = [
-    RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr", "estimate"]),
+    RichCommandPanel("Learn", commands=["pretrain", "train", "tune", "find-lr", "estimate"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
     RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain", "methods"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
@@ -262,6 +263,26 @@ def evaluate(config: EvaluateConfig) -> None:
     from aam.workflows.evaluate import evaluate as workflow
 
     workflow(config)
+
+
+@command(TuneConfig)
+def tune(config: TuneConfig) -> None:
+    """Find the options with which a learner predicts best.
+
+    Sets of options are tried and scored on samples (or whole subjects, sites or studies, with --group-column) that
+    the learner has not learned from. Several processes may run the same command at once, and a tuning that was killed
+    goes on with --resume. The results say which options are best, in a file for `aam train --config`, and how good
+    they are for new samples.
+
+    Example:
+        aam tune --table table.biom --tree tree.nwk --metadata metadata.tsv --metadata-column age
+        --group-column subject --learner ensemble --output-dir tuned
+    """
+    from aam.workflows.tune import tune as workflow
+
+    space = workflow(config)
+    if space is not None:
+        click.echo(space, nl=False)
 
 
 @command(InspectConfig, positional=("checkpoint",))

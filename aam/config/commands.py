@@ -29,6 +29,7 @@ from aam.config.study import (
     TableConfig,
     UnifracConfig,
 )
+from aam.config.tracking import TrackingConfig
 from aam.config.training import TrainConfig, TrainingConfig, refuse_profile_of_threads
 
 
@@ -148,6 +149,7 @@ class PretrainConfig(PretrainingConfig):
     memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _run_agrees(self) -> Self:

@@ -25,6 +25,8 @@ from aam.learners.base import Fitted, Labels, Learner
 from aam.training.provenance import checkpoint_document
 from aam.training.run_folder import RunFolder
 from aam.training.sinks.progress_bar import progress_bar
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
@@ -33,6 +35,7 @@ from aam.workflows.neural_learner import check_encoder, digest_of
 from aam.workflows.restore import seen_by
 from aam.workflows.score_tables import score_overview
 from aam.workflows.summary import Summary, keep, say
+from aam.workflows.tracking import track_results
 from aam.workflows.train_command import train_command
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ def evaluate(config: EvaluateConfig) -> None:
     one_of_many = output.only_fold is not None
     if output.collect or (one_of_many and RunFolder(output.output_dir).config.exists()):
         output = output.model_copy(update={"resume": True})
+    check_tracker(config.tracking)
     check_folder(config, output, shared=one_of_many)
     study, labels = load_labelled(config)
     plan = plan_evaluation(study, labels, config)
@@ -68,7 +72,16 @@ def evaluate(config: EvaluateConfig) -> None:
     say(summary)
     with open_folder(config, output) as folder:
         keep(summary, folder)
-        write_evaluation(_evaluate(plan, store.recorded(checkpoint_document(folder))), folder)
+        evaluation = _evaluate(plan, store.recorded(checkpoint_document(folder)))
+        write_evaluation(evaluation, folder)
+        track_results(config, folder, _results(evaluation, folder))
+
+
+def _results(evaluation: Evaluation, folder: RunFolder) -> Results:
+    """What a tracker is told: scores as LEARNER/METRIC."""
+    scores = evaluation.main.out.scores
+    named = {f"{learner}/{metric}": value for learner, own in scores.items() for metric, value in own.items()}
+    return Results(named, {"predictions": folder.predictions_plot("png"), "scores": folder.scores_plot("png")})
 
 
 def evaluate_study(

@@ -34,6 +34,7 @@ from aam.training.monitor import Monitor, sinks_of
 from aam.training.objective import Objective
 from aam.training.provenance import DOCUMENT, checkpoint_document
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.sink import Embedded, Results
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
 from aam.workflows.summary import Summary, keep, say
@@ -140,13 +141,13 @@ def gather_material(
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
 
 
-def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFolder], object]) -> Path:
+def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFolder], Results]) -> Path:
     """Train, or continue a run, leave the model with its best weights, and report on it.
 
     Args:
         run: what to train.
         asked: the options as the user gave them, which the output folder keeps.
-        report: writes what the best weights give to the output folder, which no other run can enter meanwhile.
+        report: writes what the best weights give to the output folder, held against other runs, and returns it.
 
     Every rank calls this; rank 0 writes.
 
@@ -196,10 +197,22 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         logger.info("best %s: %s at step %s", trainer.best_metric, best.best, best.best_step)
         trainer.checkpoints.load_weights(folder.path, run.model)
         trainer.checkpoints.publish(run.model)
-        report(folder)
+        trainer.monitor.conclude(trainer.progress.step, report(folder))
         world.barrier()
         logger.info("wrote %s", folder)
     return folder.path
+
+
+def embedded_samples(run: Run) -> Embedded:
+    """The validation samples as the model places them, with their metadata; every rank calls this."""
+    study, batches = run.material.study, run.objective.held_out
+    vectors = run.objective.embeddings(batches).float().cpu().numpy()
+    ids = [study.table.sample_ids[row] for row in batches.samples]
+    labels: dict[str, list[Any]] = {"sample_id": ids}
+    if study.metadata is not None:
+        own = study.metadata.iloc[batches.samples]
+        labels |= {str(name): own[name].tolist() for name in own}
+    return Embedded(vectors, labels)
 
 
 def write_samples(study: Study, split: Split, folder: RunFolder) -> None:

@@ -39,6 +39,10 @@ MAY_CHANGE = frozenset(
         "jobs",
         "only_fold",
         "collect",
+        "trials",
+        "nested_trials",
+        "track",
+        "track_project",
     }
     | DistributedConfig.model_fields.keys() - {"fsdp_mixed_precision"}
 )
@@ -98,7 +102,7 @@ def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) 
     if RunFolder(folder).lock.exists():
         with _locked(RunFolder(folder), shared):
             pass
-    _check_contents(config, output)
+    check_contents(config, output)
 
 
 @contextmanager
@@ -113,9 +117,9 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[RunFolder]:
     folder = RunFolder(output.output_dir)
     folder.path.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        _check_contents(config, output)
+        check_contents(config, output)
         if not _resumes(output):
-            _set_aside(folder)
+            set_aside(folder)
             for draft in (*leftovers_of(folder.config), *leftovers_of(folder.launch)):
                 delete(draft)
             write_text(folder.launch, launch_name())
@@ -137,7 +141,7 @@ def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[None]:
     with _locked(folder, shared=True):
         with alone(folder):
             begun = folder.config.exists()
-            _check_contents(config, output.model_copy(update={"resume": begun}))
+            check_contents(config, output.model_copy(update={"resume": begun}))
             if not begun:
                 write_text(folder.config, config.model_dump_json(indent=2) + "\n")
         with recorded(folder, _session(config, folder, resumed=begun), lambda: alone(folder)):
@@ -187,7 +191,7 @@ def _locked(folder: RunFolder, shared: bool = False) -> Iterator[None]:
 def _lock(file: IO[str], folder: RunFolder, kind: int) -> None:
     until = time.monotonic() + (RESTART_PATIENCE if restart_count() > 0 else 0.0)
     try:
-        while not _try_lock(file, kind) and time.monotonic() < until:
+        while not try_lock(file, kind) and time.monotonic() < until:
             time.sleep(0.5)
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -198,7 +202,8 @@ def _lock(file: IO[str], folder: RunFolder, kind: int) -> None:
         logger.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
 
 
-def _try_lock(file: IO[str], kind: int) -> bool:
+def try_lock(file: IO[str], kind: int) -> bool:
+    """Lock a file if nobody else holds it."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -206,7 +211,12 @@ def _try_lock(file: IO[str], kind: int) -> bool:
     return True
 
 
-def _check_contents(config: RunConfig, output: FolderConfig) -> None:
+def check_contents(config: RunConfig, output: FolderConfig) -> None:
+    """Refuse a folder that holds another run, or none to resume.
+
+    Raises:
+        InputError: so it is.
+    """
     folder = RunFolder(output.output_dir)
     if _resumes(output):
         _check_same_run(config, folder)
@@ -292,7 +302,7 @@ def _runs_of(checkpoint: Path) -> set[RunFolder]:
     return {run for run in folders if run.config.exists() and holds_model(run)}
 
 
-def _set_aside(folder: RunFolder) -> None:
+def set_aside(folder: RunFolder) -> None:
     """Take the files of an earlier run out of the way, each at once; other files stay."""
     delete(folder.replaced)
     for name in RUN_FILES:

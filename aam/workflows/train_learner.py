@@ -29,6 +29,8 @@ from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
 from aam.training.provenance import checkpoint_document
 from aam.training.run_folder import RunFolder, Side
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.training.tasks.target_metrics import score
 from aam.workflows.columns import Columns, groups_of, learn_columns
 from aam.workflows.fit import write_samples
@@ -40,6 +42,7 @@ from aam.workflows.resolve import resolve_depth
 from aam.workflows.restore import seen_by
 from aam.workflows.score_tables import side_scores
 from aam.workflows.summary import Summary, keep, say
+from aam.workflows.tracking import track_results
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ def begin_learner(config: TrainConfig) -> None:
     """
     if launched_world_size() > 1:
         raise InputError(f"--learner {config.choice.learner} is fitted by one process: start it without torchrun")
+    check_tracker(config.tracking)
     check_folder(config, config.output)
 
 
@@ -92,6 +96,14 @@ def train_learner_study(study: Study, config: TrainConfig) -> tuple[TrainedLearn
         scores = {f"{NAMES[side]} ({len(rows)})": _report(trained, columns, side, rows, folder) for side, rows in sides}
         if scores:
             logger.info("%s, on samples that it has not seen\n%s", name, side_scores(scores))
+        told = {
+            f"{side}/{key}": value
+            for (side, _), own in zip(sides, scores.values(), strict=True)
+            for key, value in own.items()
+        }
+        track_results(
+            config, folder, Results(told, {f"{side}_predictions": folder.side_plot(side) for side, _ in sides})
+        )
         logger.info("wrote %s", folder)
     return trained, columns
 
@@ -161,7 +173,7 @@ def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, f
     return write_prediction_report(trained.fitted.targets, *predict_side(trained, columns, rows), folder, side)
 
 
-SAID_ELSEWHERE = frozenset({"metadata_column", "classifier", "learner", "rarefy_draws"})
+SAID_ELSEWHERE = frozenset({"track", "track_project", "metadata_column", "classifier", "learner", "rarefy_draws"})
 """Options that a checkpoint of a learner has a place of its own for."""
 
 

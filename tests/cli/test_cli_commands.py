@@ -21,7 +21,7 @@ from aam.errors import (
 )
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "evaluate", "inspect", "explain", "simulate", "unifrac"]
-COMMANDS += ["estimate pretrain", "estimate train", "methods"]
+COMMANDS += ["tune", "estimate pretrain", "estimate train", "methods"]
 KINDS = ("pretrain", "train")
 REQUIRED = {
     "estimate pretrain": [],
@@ -32,6 +32,7 @@ REQUIRED = {
     "predict": ["--checkpoint", "c", "--output", "p.tsv"],
     "embed": ["--checkpoint", "c", "--output", "p.tsv"],
     "evaluate": ["--output-dir", "o", "--metadata-column", "age"],
+    "tune": ["--output-dir", "o", "--metadata-column", "age"],
     "inspect": ["c"],
     "methods": ["run"],
     "explain": ["--checkpoint", "c", "--what", "category-attention", "--output", "w.tsv"],
