@@ -125,7 +125,7 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[RunFolder]:
             write_text(folder.launch, launch_name())
             write_text(folder.config, config.model_dump_json(indent=2) + "\n")
         delete(folder.replaced)
-        with recorded(folder, _session(config, folder, resumed=_resumes(output))):
+        with recorded(folder, session_of(config, folder, resumed=_resumes(output))):
             yield folder
 
 
@@ -144,7 +144,7 @@ def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[None]:
             check_contents(config, output.model_copy(update={"resume": begun}))
             if not begun:
                 write_text(folder.config, config.model_dump_json(indent=2) + "\n")
-        with recorded(folder, _session(config, folder, resumed=begun), lambda: alone(folder)):
+        with recorded(folder, session_of(config, folder, resumed=begun), lambda: alone(folder)):
             yield
 
 
@@ -156,7 +156,7 @@ def alone(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _session(config: RunConfig, folder: RunFolder, resumed: bool) -> Session:
+def session_of(config: RunConfig, folder: RunFolder, resumed: bool) -> Session:
     """What `provenance.json` says of this process's work."""
     flat = config.flat()
     files = [*input_paths(config), *(("configs", Path(name)) for name in flat.get("configs", ()))]

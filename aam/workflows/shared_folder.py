@@ -12,8 +12,9 @@ from aam.config import ResumableConfig, RunConfig
 from aam.data.files.whole_files import leftovers_of, write_text
 from aam.errors import InputError
 from aam.training.checkpoints.files import delete
+from aam.training.provenance import recorded
 from aam.training.run_folder import RunFolder
-from aam.workflows.folder import check_contents, check_folder, set_aside, try_lock
+from aam.workflows.folder import check_contents, check_folder, session_of, set_aside, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ def work_together(config: RunConfig, output: ResumableConfig) -> Iterator[Seat]:
         with seat.moment():
             alone = _locks(presence, fcntl.LOCK_EX)
             seat.sit_down()
+            begun = folder.config.exists()
             _begin(config, _as_one_of_them(output, alone), folder)
             if alone:
                 delete(folder.replaced)
@@ -128,7 +130,8 @@ def work_together(config: RunConfig, output: ResumableConfig) -> Iterator[Seat]:
             own = (folder.workers / seat.name).open("a")
             _locks(own, fcntl.LOCK_EX)
         try:
-            yield seat
+            with recorded(folder, session_of(config, folder, resumed=begun and not output.overwrite), seat.moment):
+                yield seat
         finally:
             (folder.workers / seat.name).unlink(missing_ok=True)
             own.close()
