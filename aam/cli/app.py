@@ -280,13 +280,14 @@ def inspect(config: InspectConfig) -> None:
 
 @command(ExplainConfig)
 def explain(config: ExplainConfig) -> None:
-    """Write what a prediction was made from.
+    """Write what predictions were made from.
 
-    For a model of `aam train` with --categorical-fusion cross_attention: how much each ASV of a sample attends to each
-    categorical column, as weights that sum to 1 over the columns.
+    importance and log-ratio: which clades, taxa and ASVs the learners of `aam evaluate --keep-models` depend on, on
+    samples that they have not learned from. category-attention: how much each ASV of a sample attends to each
+    categorical column, for a model of `aam train` with --categorical-fusion cross_attention.
 
     Example:
-        aam explain --checkpoint age --table new.biom --metadata new.tsv --what category-attention --output weights.tsv
+        aam explain --what importance --evaluation compared --learner kernel --taxonomy taxonomy.tsv --output-dir why
     """
     from aam.workflows.explain import explain as workflow
 

@@ -24,8 +24,6 @@ from aam.config.commands import (
     EmbedOutputConfig,
     EstimatePretrainConfig,
     EstimateTrainConfig,
-    ExplainConfig,
-    ExplanationConfig,
     FindLrConfig,
     InferenceConfig,
     InspectConfig,
@@ -39,6 +37,7 @@ from aam.config.commands import (
     UnifracCommandConfig,
 )
 from aam.config.evaluate import EvaluateConfig
+from aam.config.explain import ExplainConfig, ExplanationConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import (
     READ_BY_KERNEL,

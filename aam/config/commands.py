@@ -67,23 +67,6 @@ class EmbedOutputConfig(Section):
     """Also write the embedding of every ASV to this file."""
 
 
-class ExplanationConfig(Section):
-    """What is to be explained."""
-
-    panel: ClassVar[str] = "Explanation"
-
-    what: Literal["category-attention"]
-    """What to write: category-attention is how much each ASV of a sample attends to each categorical column."""
-    plot: Path | None = None
-    """Also draw the weights of each column, as means of samples, to this .png file."""
-
-    @model_validator(mode="after")
-    def _plot_is_png(self) -> Self:
-        if self.plot is not None and self.plot.suffix != ".png":
-            raise ValueError(f"--plot {self.plot}: pictures are .png files")
-        return self
-
-
 class SimulateConfig(Section):
     """A simulated study."""
 
@@ -246,16 +229,6 @@ class InspectConfig(RunConfig):
     """Options of `aam inspect`."""
 
     trained: CheckpointInputConfig
-
-
-class ExplainConfig(RunConfig):
-    """Options of `aam explain`."""
-
-    trained: CheckpointInputConfig
-    explanation: ExplanationConfig
-    inputs: TableConfig = TableConfig()
-    inference: InferenceConfig
-    runtime: MachineConfig = MachineConfig()
 
 
 class UnifracCommandConfig(RunConfig):

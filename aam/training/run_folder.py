@@ -112,6 +112,15 @@ class RunFolder:
     predictions_plot = Files[Ending]("plots/predictions.{}", *ENDINGS)
     scores_plot = Files[Ending]("plots/scores.{}", *ENDINGS)
 
+    explanation = File("explanation.json")
+    importance = File("importance.tsv")
+    importance_plot = Files[Ending]("plots/importance.{}", *ENDINGS)
+    importance_itol = File("importance_itol.txt")
+    importance_tree = File("importance.nwk")
+    log_ratio = File("log_ratio.tsv")
+    log_ratio_taxa = File("log_ratio_taxa.tsv")
+    log_ratio_plot = Files[Ending]("plots/log_ratio.{}", *ENDINGS)
+
     def __str__(self) -> str:
         return str(self.path)
 

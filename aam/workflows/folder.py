@@ -48,7 +48,7 @@ INPUT_FILES = frozenset(
 )
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 
-TRAINED = frozenset({"checkpoint", "pretrained_encoder"})
+TRAINED = frozenset({"checkpoint", "pretrained_encoder", "evaluation"})
 """Options that name a run, or one checkpoint, to read."""
 
 CHANGES_SHOWN = 8
@@ -229,7 +229,7 @@ def _check_replaceable(config: RunConfig, folder: RunFolder) -> None:
 def input_paths(config: RunConfig) -> Iterator[tuple[str, Path]]:
     """Files and folders that a command reads, by the name of their option."""
     for option, value in config.flat().items():
-        if option in INPUT_FILES | {"checkpoint"}:
+        if option in INPUT_FILES | {"checkpoint", "evaluation"}:
             yield from ((option, path) for path in (value if isinstance(value, tuple) else (value,)) if path)
 
 
@@ -265,7 +265,8 @@ def _runs_of(checkpoint: Path) -> set[RunFolder]:
     for path in (checkpoint.absolute(), checkpoint.resolve()):
         above = RunFolder(path.parent.parent)
         folders.add(above if path.parent == above.checkpoints else RunFolder(path))
-    return {folder for folder in folders if folder.config.exists() and folder.checkpoints.is_dir()}
+    kept = ("checkpoints", "models")
+    return {run for run in folders if run.config.exists() and any(getattr(run, name).is_dir() for name in kept)}
 
 
 def _set_aside(folder: RunFolder) -> None:

@@ -24,6 +24,7 @@ from aam.config import (
     TrainConfig,
     UnifracCommandConfig,
 )
+from aam.config.explain import NEEDS
 from aam.config.base import Names
 from aam.config.target import Quantiles
 from aam.errors import InputError
@@ -160,6 +161,8 @@ def test_defaults_of_the_options_make_the_default_config(config):
         for name, (_, field) in config.options().items()
         if field.is_required()
     }
+    if config is ExplainConfig:  # which options it needs besides depends on --what
+        required |= dict.fromkeys(NEEDS[required["what"]].needed, "x")
     shown = {
         name: made[name].default
         for name, (_, field) in config.options().items()

@@ -747,7 +747,9 @@ if not torch.cuda.is_available():
 
 EXPLAIN = {
     "nothing to explain": Case(explain(what=None), ("Missing option '--what'",)),
-    "explanation unknown": Case(explain(what="shap"), ("'--what': 'shap' is not 'category-attention'",)),
+    "explanation unknown": Case(
+        explain(what="shap"), ("'--what': 'shap' is not one of 'category-attention', 'importance'",)
+    ),
     "attention of an encoder": Case(
         explain(checkpoint="pretrained"),
         ("--checkpoint pretrained is a pretrained encoder", "--categorical-fusion cross_attention"),

@@ -18,7 +18,8 @@ from aam.data.files.tables import read_tables
 from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.study import assemble_study
 from aam.errors import InputError
-from aam.workflows.explain import attended_columns, explain
+from aam.workflows.explain import explain
+from aam.workflows.explain_categories import attended_columns
 from aam.workflows.restore import restore
 from aam.workflows.train import train
 
