@@ -1,0 +1,1 @@
+"""What predictions were made from."""
