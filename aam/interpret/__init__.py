@@ -1,1 +1,1 @@
-"""What predictions were made from."""
+"""What predictions depend on."""

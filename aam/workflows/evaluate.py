@@ -200,8 +200,8 @@ def plan_evaluation(
         InputError: the samples cannot be divided so, or nothing can be learned from the training samples of a fold.
     """
     learners = compared_learners(config, study) if learners is None else learners
-    main = plan_main(study, labels, config)
-    variants = (main, plan_random(main, config)) if config.folds.gap else (main,)
+    variants = planned_variants(study, labels, config)
+    main = variants[0]
     check_plan(variants, config)
     for learner in learners.values():
         check_inputs(learner, main.study, config.target.column)
@@ -211,9 +211,29 @@ def plan_evaluation(
         held_out = np.unique(np.concatenate([fold.held_out for fold in main.folds]))
         warning = seen_by(encoder, [study.table.sample_ids[row] for row in held_out])
         found += [] if warning is None else [warning]
+    return Plan(config, learners, main, variants, print_of(variants, config, learners), tuple(found))
+
+
+def planned_variants(study: Study, labels: Labels, config: EvaluateConfig) -> tuple[Variant, ...]:
+    """The evaluation as the options ask for it and, with ``--gap``, the random split.
+
+    Raises:
+        InputError: the samples cannot be divided so.
+    """
+    main = plan_main(study, labels, config)
+    return (main, plan_random(main, config)) if config.folds.gap else (main,)
+
+
+def print_of(variants: Sequence[Variant], config: EvaluateConfig, learners: Mapping[str, Learner]) -> str:
+    """The fingerprint of an evaluation; see `fingerprint`.
+
+    Raises:
+        InputError: the pretrained encoder cannot be read.
+    """
+    encoder = check_encoder(config.finetune, config)
     starts = "" if encoder is None else digest_of(encoder)
     read = dict.fromkeys(column for learner in learners.values() for column in learner.metadata_columns)
-    return Plan(config, learners, main, variants, fingerprint(variants, config, starts, read), tuple(found))
+    return fingerprint(variants, config, starts, read)
 
 
 def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
