@@ -77,6 +77,23 @@ class TrainedLearner:
         Raises:
             InputError: no sample can be predicted, or metadata is needed and missing.
         """
+        drawn, fractions = self.draws(study, phylogeny)
+        table = predict_averaged(self.fitted, drawn, np.arange(drawn[0].table.n_samples))
+        columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
+        return table.assign(**columns), drawn[0]
+
+    def draws(
+        self, study: Study, phylogeny: Phylogeny | None = None
+    ) -> tuple[list[Study], dict[str, "pd.Series[float]"]]:
+        """A study as the learner reads it, once for each draw of reads, and what `predict` tells of the samples' reads.
+
+        Args:
+            study: the samples.
+            phylogeny: see `predict`.
+
+        Raises:
+            InputError: see `predict`.
+        """
         if self.metadata_columns:
             metadata_of(study, self.metadata_columns)
         for solution in self.fitted.solutions:
@@ -93,9 +110,7 @@ class TrainedLearner:
         drawn = [reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
         known = np.flatnonzero(np.all([draw.table.depth > 0 for draw in drawn], axis=0))
         drawn = [select_samples(draw, known, "no read of an ASV that the model knows") for draw in drawn]
-        table = predict_averaged(self.fitted, drawn, np.arange(len(known)))
-        columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
-        return table.assign(**columns), drawn[0]
+        return drawn, fractions
 
     def check_reads_branches(self) -> None:
         """Refuse a tree where the model would make nothing of it.

@@ -74,12 +74,13 @@ class NeuralSolution(Solution):
         with _quiet(), World(device_for(config.runtime.device)) as world:
             table = predict_study(self.trained, part, BATCH, Compute.of(world, config.runtime))
         if self.classes:
-            value[:, self._places()] = table.filter(like="probability_").to_numpy(np.float64)
+            value[:, self.places] = table.filter(like="probability_").to_numpy(np.float64)
         else:
             value[:] = table["prediction"]
         return Output(value)
 
-    def _places(self) -> list[int]:
+    @property
+    def places(self) -> list[int]:
         """Place of every class that the network knows."""
         assert self.trained.targets is not None
         assert self.trained.targets.only.classes is not None
