@@ -108,9 +108,7 @@ class HeldOut:
             permutations: how often; every set is exchanged by the same permutations.
             seed: of these.
         """
-        donors = [
-            generator(seed, "exchange", self.name, number).permutation(self.samples) for number in range(permutations)
-        ]
+        donors = [generator(seed, "exchange", self.name, number).permutation(self.samples) for number in range(permutations)]
         effects = []
         for columns, parts in self._predicted_after(sets, donors):
             effects.append(self._effect(parts, permutations))

@@ -188,7 +188,9 @@ def itol_bars(values: Mapping[str, float], label: str) -> str:
     return "\n".join([*head, *(f"{name}\t{value:.6g}" for name, value in values.items())]) + "\n"
 
 
-def annotated_newick(tree: StudyTree, asv_ids: Sequence[str], named: Mapping[int, tuple[str, str, float]]) -> str:
+def annotated_newick(
+    tree: StudyTree, asv_ids: Sequence[str], named: Mapping[int, tuple[str, str, float]]
+) -> str:
     """The tree of a study as Newick, the ids of important clades as labels and their importance as comments.
 
     Comments are those of FigTree, ``[&importance=0.1,name="..."]``.
@@ -219,7 +221,9 @@ def annotated_newick(tree: StudyTree, asv_ids: Sequence[str], named: Mapping[int
     return "".join(parts) + ";"
 
 
-def _label(tree: StudyTree, branch: int, asv_ids: Sequence[str], named: Mapping[int, tuple[str, str, float]]) -> str:
+def _label(
+    tree: StudyTree, branch: int, asv_ids: Sequence[str], named: Mapping[int, tuple[str, str, float]]
+) -> str:
     leaf = tree.stop[branch] - tree.start[branch] == 1
     told = named.get(branch)
     name = _quoted(asv_ids[tree.order[tree.start[branch]]]) if leaf else told[0] if told else ""
@@ -229,11 +233,7 @@ def _label(tree: StudyTree, branch: int, asv_ids: Sequence[str], named: Mapping[
 
 def _quoted(name: str) -> str:
     """A name as Newick has it: in quotes, where it holds what has a meaning there."""
-    return (
-        name
-        if name.replace("_", "").replace(".", "").replace("-", "").isalnum()
-        else "'" + name.replace("'", "''") + "'"
-    )
+    return name if name.replace("_", "").replace(".", "").replace("-", "").isalnum() else "'" + name.replace("'", "''") + "'"
 
 
 def _comment(name: str) -> str:
