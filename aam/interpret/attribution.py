@@ -99,7 +99,7 @@ class Tables:
 
 
 def clades_of(study: Study, held: Rows) -> list[tuple[str, Rows]]:
-    """Clades above some but not all of some ASVs: id and those ASVs that lie below, two or more; none without a tree."""
+    """Clades above some but not all of some ASVs: id, and two or more ASVs that lie below; none without a tree."""
     if study.tree is None or len(held) < 2:
         return []
     occurs = np.zeros(study.table.n_asvs, dtype=np.int64)

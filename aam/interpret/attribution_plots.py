@@ -1,4 +1,4 @@
-"""Plots of attributions: the ASVs with the largest ones over all samples, and one sample from baseline to prediction."""
+"""Plots of attributions: the ASVs with the largest ones over all samples; a sample from baseline to prediction."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,7 @@ from aam.evaluation.evaluation_plots import save
 from aam.interpret.attribution import SampleAttribution, mean_absolute
 from aam.interpret.explained import ExplainedModel
 from aam.interpret.names import Names
-from aam.learners.base import Floats, Rows
+from aam.learners.base import Floats
 from aam.training.run_folder import RunFolder
 
 SHOWN: Final = 15
@@ -79,7 +79,7 @@ def plot_sample(model: ExplainedModel, sample: SampleAttribution, folder: RunFol
     _draw_steps(axes, start, steps)
     axes.set_yticks(range(len(steps)), labels, fontsize=8)
     axes.set_ylim(len(steps) - 0.4, -1.2)
-    for at, text, side in ((start, f"baseline {start:.3g}", 0.02), (end, f"prediction {end:.3g}", 0.02)):
+    for at, text in ((start, f"baseline {start:.3g}"), (end, f"prediction {end:.3g}")):
         axes.axvline(at, color="0.55", linewidth=0.8, linestyle="--")
         axes.annotate(text, (at, -0.75), fontsize=8, ha="center", va="bottom", annotation_clip=False)
     axes.set_xlabel(told(model, number), fontsize=9)

@@ -1,7 +1,7 @@
 """By how much predictions change when ASVs are taken out of samples, in the order that an explanation gives them.
 
-An explanation that finds what a prediction depends on changes it more by its first ASVs than one that does not (deletion;
-Petsiuk, Das and Saenko 2018). ASVs by abundance are a yardstick: those with many reads change a sample most anyway.
+An explanation that finds what a prediction depends on changes it more by its first ASVs than one that does not
+(Petsiuk, Das and Saenko 2018). ASVs by abundance are a yardstick: those with many reads change a sample most anyway.
 
 Shapes: m samples, A ASVs, C explained numbers.
 """

@@ -22,6 +22,7 @@ from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, load_study, with_taxonomy
 from aam.errors import InputError, first_ids
+from aam.interpret import kernel_paths, tree_shap  # noqa: F401  # how solutions of kernel and trees are explained
 from aam.interpret.contributions import Contributions, contributions
 from aam.interpret.explained import ExplainedModel, without
 from aam.interpret.network import ExplainedNetwork, ReadSample
