@@ -5,7 +5,10 @@ from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from aam.evaluation.evaluation_plots import save
 from aam.interpret.attribution import SampleAttribution, mean_absolute
@@ -19,6 +22,7 @@ SHOWN: Final = 15
 BLUE, ORANGE = "#1f5fa8", "#c2571a"
 """Of what raises and what lowers a prediction; told apart by all kinds of colour vision."""
 _LONGEST: Final = 44
+_LEAST_PERCENT: Final = 0.01
 
 
 def plot_attributions(model: ExplainedModel, samples: Sequence[SampleAttribution], folder: RunFolder) -> None:
@@ -36,29 +40,27 @@ def plot_attributions(model: ExplainedModel, samples: Sequence[SampleAttribution
     axes.set_xlabel(f"attribution: adds to {told(model, number)}", fontsize=9)
     axes.set_title(f"{model.column.name}, {model.learner}: {len(samples)} samples", fontsize=10)
     bar = drawn.colorbar(shown, ax=axes, fraction=0.03, pad=0.01)
-    bar.set_label("percent of reads (log scale)", fontsize=8)
+    bar.set_label("percent of the reads of the sample", fontsize=8)
+    bar.formatter = FuncFormatter(lambda value, _: f"{value:g}")
     bar.ax.tick_params(labelsize=8)
     save(drawn, folder.attribution_plot)
 
 
-def _draw_dots(axes: Axes, values: Floats, proportion: Floats) -> object:
+def _draw_dots(axes: Axes, values: Floats, proportion: Floats) -> ScalarMappable:
     """Dots of each ASV, spread a little; absent ones hollow. Returns what a colour bar is of."""
     spread = np.linspace(-0.28, 0.28, len(values)) if len(values) > 1 else np.zeros(1)
-    percent = np.log10(np.maximum(100 * proportion, 1e-3))
-    top = max(float(percent.max()), -1.0)
-    shown = None
+    percent = 100 * proportion
+    norm = LogNorm(_LEAST_PERCENT, max(float(percent.max()), 10 * _LEAST_PERCENT), clip=True)
     for place in range(values.shape[1]):
         held = proportion[:, place] > 0
         height = place + spread
         axes.scatter(values[~held, place], height[~held], s=9, facecolors="none", edgecolors="0.6", linewidths=0.6)
-        shown = axes.scatter(
-            values[held, place], height[held], s=11, c=percent[held, place], cmap="viridis_r", vmin=-2, vmax=top
-        )
+        axes.scatter(values[held, place], height[held], s=11, c=percent[held, place], cmap="viridis_r", norm=norm)
     axes.axvline(0, color="0.6", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.text(0.995, 0.01, "hollow: not in the sample", transform=axes.transAxes, ha="right", fontsize=7, color="0.35")
-    return shown
+    return ScalarMappable(norm, "viridis_r")
 
 
 def plot_sample(model: ExplainedModel, sample: SampleAttribution, folder: RunFolder) -> None:
@@ -78,10 +80,8 @@ def plot_sample(model: ExplainedModel, sample: SampleAttribution, folder: RunFol
     axes = drawn.add_subplot()
     _draw_steps(axes, start, steps)
     axes.set_yticks(range(len(steps)), labels, fontsize=8)
-    axes.set_ylim(len(steps) - 0.4, -1.2)
-    for at, text in ((start, f"baseline {start:.3g}"), (end, f"prediction {end:.3g}")):
-        axes.axvline(at, color="0.55", linewidth=0.8, linestyle="--")
-        axes.annotate(text, (at, -0.75), fontsize=8, ha="center", va="bottom", annotation_clip=False)
+    axes.set_ylim(len(steps) - 0.4, -1.7)
+    _mark_ends(axes, start, end)
     axes.set_xlabel(told(model, number), fontsize=9)
     axes.set_title(
         f"sample {model.study.table.sample_ids[sample.row]}, {model.learner}", fontsize=10, loc="left", pad=14
@@ -91,12 +91,24 @@ def plot_sample(model: ExplainedModel, sample: SampleAttribution, folder: RunFol
 
 def _draw_steps(axes: Axes, start: float, steps: Sequence[float]) -> None:
     """Bars, each from where the one above ends."""
+    low = high = start
     for place, step in enumerate(steps):
         axes.barh(place, step, left=start, color=BLUE if step > 0 else ORANGE, height=0.65)
+        low, high = min(low, start + step), max(high, start + step)
         start += step
+    room = 0.06 * (high - low)
+    axes.set_xlim(low - room, high + room)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.margins(x=0.12)
+
+
+def _mark_ends(axes: Axes, start: float, end: float) -> None:
+    """Lines at baseline and prediction, named above each other, as they may be near."""
+    ends = ((start, end, -0.65, f"baseline {start:.4g}"), (end, start, -1.15, f"prediction {end:.4g}"))
+    for at, other, height, text in ends:
+        axes.axvline(at, color="0.55", linewidth=0.8, linestyle="--")
+        side = "left" if at < other else "right"  # between the lines, where there is room
+        axes.annotate(f" {text} ", (at, height), fontsize=8, ha=side, va="bottom")
 
 
 def explained_class(model: ExplainedModel, samples: Sequence[SampleAttribution]) -> int:

@@ -23,8 +23,8 @@ from aam.workflows.tables import write_parts
 logger = logging.getLogger(__name__)
 
 SOURCE = (
-    "Integrated gradients (Sundararajan, Taly and Yan 2017) of kernel and network; Shapley values of forests (TreeSHAP, "
-    "interventional: Lundberg et al. 2020); differences to several samples averaged (Erion et al. 2021)."
+    "Integrated gradients (Sundararajan, Taly and Yan 2017) of kernel and network; Shapley values of forests "
+    "(interventional TreeSHAP: Lundberg et al. 2020); differences to several samples averaged (Erion et al. 2021)."
 )
 _TOLD = 3
 """ASVs that the sentence names."""
@@ -102,25 +102,29 @@ def sentence(model: ExplainedModel, samples: list[SampleAttribution]) -> str:
 def notes(model: ExplainedModel, samples: list[SampleAttribution], background: Rows) -> list[str]:
     """What one should know to read the tables."""
     ids = model.study.table.sample_ids
-    compared = ", ".join(ids[row] for row in background.tolist())
+    others = f"{len(background)} samples of the table ({', '.join(ids[row] for row in background.tolist())})"
     gap = max(float(np.abs(sample.contributions.gap).max()) for sample in samples)
-    unit = (
-        "Probabilities are explained, one row for each class." if model.classes else f"Explained is: {told(model, 0)}."
-    )
-    baseline = (
-        "The baseline of a sample, in the network, has as many ASVs and reads, all of them like the average read of "
-        f"{len(background)} samples of the table ({compared})."
-        if model.learner in ("network", "neural")
-        else f"The baseline is the mean prediction for {len(background)} samples of the table ({compared}), each with the "
-        "metadata of the sample that is explained. An ensemble's network member has a baseline of its own: as many ASVs "
-        "and reads, all like the average read of these samples."
-    )
+    of_classes = "Probabilities are explained, one row for each class."
     return [
-        f"{unit} Attributions of the ASVs of a sample add up to its prediction minus the baseline; the largest gap in "
-        f"these samples is {gap:.1g} (column gap of attribution_samples.tsv).",
-        baseline,
-        "ASVs that a sample lacks and others have also have attributions: their absence says something. A clade has the "
-        "sum of its ASVs. What clades contribute in the learner `clades` is divided among the ASVs whose reads make the "
-        "clade larger, or smaller, than in the baseline.",
+        of_classes if model.classes else f"Explained is: {told(model, 0)}.",
+        "Attributions of the ASVs of a sample add up to its prediction minus the baseline; the largest gap in these "
+        f"samples is {gap:.1g} (column gap of attribution_samples.tsv).",
+        *_baseline(model.learner, others),
+        "A clade has the sum of its ASVs. What clades contribute in the learner clades is divided among the ASVs whose "
+        "reads make the clade larger, or smaller, than in the baseline.",
         "Attribution is of a model, not a cause: it says what the model used, right or wrong.",
     ]
+
+
+def _baseline(learner: str, others: str) -> list[str]:
+    """What samples are compared with, in words."""
+    of_network = f"as many ASVs and reads as the sample, all of them like the average read of {others}"
+    if learner in ("network", "neural"):
+        return [f"The baseline has {of_network}."]
+    told = [
+        f"The baseline is the mean prediction for {others}, each with the metadata of the sample that is explained.",
+        "ASVs that a sample lacks and others have also have attributions: their absence says something.",
+    ]
+    if learner == "ensemble":
+        told[0] += f" The network, if it is a member of the ensemble, has another: {of_network}."
+    return told

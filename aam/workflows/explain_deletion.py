@@ -139,14 +139,14 @@ def _summary(model: ExplainedModel, table: pd.DataFrame, deletion: Deletion) -> 
         "what": "deletion",
         "column": model.column.name,
         "learner": model.learner,
-        "sentence": f"Without their first {number} ASVs, predictions of {model.column.name} by {model.learner} change by "
-        f"{told} (mean over {len(deletion.rows)} samples).",
+        "sentence": f"Without their first {number} ASVs, predictions of {model.column.name} by {model.learner} change "
+        f"by {told} (mean over {len(deletion.rows)} samples).",
         "notes": [
             "Reads of the ASVs are taken away; proportions of the others rise. A sample keeps at least one ASV.",
             f"At random is the mean of {RANDOM_ORDERS} orders. Abundant ASVs change a sample most in any case: an "
             "explanation says something where it is above abundance.",
             "Intervals are of samples (95 %), as if these were independent.",
-            "Samples that the model was trained on are predicted too well: the loss rises more for them than for new ones.",
+            "Samples that the model was trained on are predicted too well: the loss rises more for them than for others.",
         ],
         "source": SOURCE,
     }
