@@ -42,8 +42,12 @@ class Deletion:
     """True values of the samples, NaN or None where missing [m]; None where they are not known."""
     seed: int
 
-    def table(self, rankings: Mapping[str, Ranking]) -> pd.DataFrame:
+    def table(self, rankings: Mapping[str, Ranking], removed: Sequence[int] = REMOVED) -> pd.DataFrame:
         """Take out the first ASVs by each ranking, and at random.
+
+        Args:
+            rankings: by name.
+            removed: how many; no more than the largest sample has.
 
         Returns:
             A row for each order and number of ASVs: ``order``, ``removed``, ``samples``, ``reads`` (mean fraction that
@@ -57,7 +61,7 @@ class Deletion:
         }
         orders["random"] = [self._at_random(number) for number in range(RANDOM_ORDERS)]
         most = max(len(order) for order in orders["random"][0])
-        numbers = [number for number in REMOVED if number < most]
+        numbers = [number for number in removed if number < most]
         return pd.DataFrame(
             [self._row(name, several, number, before) for name, several in orders.items() for number in numbers]
         )

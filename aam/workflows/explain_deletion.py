@@ -146,7 +146,7 @@ def _summary(model: ExplainedModel, table: pd.DataFrame, deletion: Deletion) -> 
             f"At random is the mean of {RANDOM_ORDERS} orders. Abundant ASVs change a sample most in any case: an "
             "explanation says something where it is above abundance.",
             "Intervals are of samples (95 %), as if these were independent.",
-            "Samples that the model was trained on are predicted too well: the loss rises more for them than for others.",
+            "Samples that the model was trained on are predicted too well: their loss rises more than that of others.",
         ],
         "source": SOURCE,
     }
