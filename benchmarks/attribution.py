@@ -131,8 +131,7 @@ def deletion(model: ExplainedModel, rows: Rows, background: Rows) -> dict[str, f
 def summary(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over seeds."""
     table = pd.DataFrame(figures).drop(columns="seed").groupby(["column", "learner"], sort=False).mean()
-    rows: list[dict[str, Any]] = table.reset_index().to_dict("records")
-    return rows
+    return [{str(name): value for name, value in row.items()} for row in table.reset_index().to_dict("records")]
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from aam.config.base import Section
-from aam.config.target import Names
+from aam.config.base import Names, Section
 
 
 class ExplainedSamplesConfig(Section):

@@ -40,7 +40,8 @@ class SampleAttribution:
     @property
     def of_asvs(self) -> Floats:
         """[A, C]."""
-        return self.contributions.value[0]
+        value: Floats = self.contributions.value[0]
+        return value
 
 
 def attribute(model: ExplainedModel, rows: Rows, background: Rows) -> Iterator[SampleAttribution]:

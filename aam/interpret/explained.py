@@ -67,7 +67,8 @@ class ExplainedModel(ABC):
         if not self.in_units:
             return values
         factor, shift = self._scale(rows)
-        return values * np.reshape(factor, (-1, 1)) + np.reshape(shift, (-1, 1))
+        in_units: Floats = values * np.reshape(factor, (-1, 1)) + np.reshape(shift, (-1, 1))
+        return in_units
 
     def _scale(self, rows: Rows) -> tuple[float | Floats, float | Floats]:
         """Scale and offset of the column, for samples where these have their own."""
@@ -113,7 +114,7 @@ def chosen_rows(study: Study, samples: Sequence[str], seed: int) -> Rows:
     missing = [name for name in samples if name not in known]
     if missing:
         raise InputError(
-            f"--samples: {first_ids(missing)} {'is' if len(missing) == 1 else 'are'} not among the {len(ids)} samples "
+            f"--samples: {first_ids(missing)} {'is' if len(missing) == 1 else 'are'} not among the samples "
             f"that the model can read, such as {first_ids(ids, 2)}"
         )
     return np.array(sorted({known[name] for name in samples}), dtype=np.int64)

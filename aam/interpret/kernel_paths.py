@@ -29,7 +29,7 @@ from aam.data.study import Study
 from aam.errors import InputError
 from aam.interpret.contributions import Contributions, contributions, through_softmax
 from aam.learners.base import Floats, Rows
-from aam.learners.kernel_features import FEATURES, Samples
+from aam.learners.kernel_features import FEATURES, ReadSide, Samples
 from aam.learners.kernel_solution import KernelSolution
 from aam.learners.kernel_sources import Described, describe
 from aam.learners.kernels import Basis, Scale, combine
@@ -109,7 +109,7 @@ class Line(NamedTuple):
     def of(cls, study: Study, baseline: int, row: int) -> "Line":
         """Between two samples of a study."""
         both = study.asv_proportions[[baseline, row]]
-        asvs = np.unique(both.indices)
+        asvs = np.unique(both.indices).astype(np.int64)
         start, stop = both[:, asvs].toarray()
         return cls(asvs, start, stop)
 
@@ -168,10 +168,16 @@ class Model:
         empty = torch.zeros(self.basis.samples.counts.shape[0], dtype=torch.float64)
         found = {}
         for name in self.columns:
-            side = self.basis.sides[name]
-            mean = torch.from_numpy(side.mean) if FEATURES[name].centred else empty  # type: ignore[attr-defined]
-            found[name] = torch.from_numpy(side.own), mean  # type: ignore[attr-defined]
+            side = self.side(name)
+            mean = torch.from_numpy(side.mean) if FEATURES[name].centred else empty
+            found[name] = torch.from_numpy(side.own), mean
         return found
+
+    def side(self, name: str) -> ReadSide:
+        """The features of the basis from a source of reads."""
+        side = self.basis.sides[name]
+        assert isinstance(side, ReadSide)
+        return side
 
 
 @lru_cache(maxsize=4)
@@ -225,7 +231,7 @@ class Path:
             return inner, values.square() @ self.bundle.length
         if not FEATURES[source].centred:
             return inner, values.square().sum(dim=1)
-        held = self.model.basis.sides[source].held  # type: ignore[attr-defined]
+        held = self.model.side(source).held
         mean = values.sum(dim=1) / np.sqrt(max(1.0, held.sum()))
         inner = inner - mean[:, None] * self.model.own[source][1]
         return inner, values.square().sum(dim=1) - mean.square()
@@ -248,7 +254,7 @@ class Path:
         """1 for the ASVs of the line that are features [S]."""
         counted = self.known.astype(np.float64)
         if FEATURES[source].centred:
-            held = self.model.basis.sides[source].held  # type: ignore[attr-defined]
+            held = self.model.side(source).held
             counted[self.known] = held[self.line.asvs[self.known]]
         return torch.from_numpy(counted)
 
@@ -299,5 +305,6 @@ def _quadrature(path: Path, points: int) -> Floats:
     for column in range(predicted.shape[1]):
         total = torch.from_numpy(weight) @ predicted[:, column]
         slopes = torch.autograd.grad(total, inputs, retain_graph=True, materialize_grads=True)
-        columns.append(sum(slope.sum(dim=0) * move for slope, move in zip(slopes, moves, strict=True)))
+        parts = [slope.sum(dim=0) * move for slope, move in zip(slopes, moves, strict=True)]
+        columns.append(parts[0] + parts[1])
     return torch.stack(columns, dim=1).numpy()

@@ -58,7 +58,8 @@ class InducedAttention(SeededModule):
         query, key, value = (self._by_head(part) for part in self.qkv(x).chunk(3, dim=-1))
         read_from, _ = self._found(self._gather(key, value))
         points = self._by_head(self.points).expand(x.shape[0], -1, -1, -1)
-        return _scores(query, read_from) @ _scores(points, key)
+        weights: Tensor = _scores(query, read_from) @ _scores(points, key)
+        return weights
 
     def _mix_runs(self, query: Tensor, key: Tensor, value: Tensor, lengths: Lengths) -> Tensor:
         """Mix packed rows, run by run: [T, H, E] -> [T, H, E]."""
@@ -106,4 +107,5 @@ def _by_run(x: Tensor, runs: tuple[tuple[int, int], ...]) -> list[Tensor]:
 def _scores(query: Tensor, key: Tensor) -> Tensor:
     """Scaled dot-product attention: [R, Q, H, E] and [R, K, H, E] -> [R, H, Q, K]."""
     scores = query.transpose(1, 2) @ key.transpose(1, 2).transpose(-1, -2)
-    return (scores * query.shape[-1] ** -0.5).softmax(dim=-1)
+    weights: Tensor = (scores * query.shape[-1] ** -0.5).softmax(dim=-1)
+    return weights

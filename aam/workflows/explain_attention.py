@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aam.config import ExplainConfig
+from aam.config import ExplainConfig, TrainConfig
 from aam.data.files.sequences import PAD
 from aam.data.files.whole_files import write_json
 from aam.data.sampling.samples import Samples
@@ -92,6 +92,7 @@ def _write(model: NetworkModel, rows: Rows, folder: RunFolder) -> None:
 def _category_columns(model: NetworkModel) -> tuple[str, ...]:
     """Categorical columns that ASVs attend to; none where there is no such attention."""
     trained = model.trained
+    assert isinstance(trained.config, TrainConfig)
     if trained.categories is None or trained.config.categories.categorical_fusion != "cross_attention":
         return ()
     return trained.categories.columns[: trained.categories.fused]

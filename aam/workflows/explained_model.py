@@ -103,12 +103,12 @@ class NetworkModel(ExplainedModel):
         assert trained.predictor is not None
         assert trained.targets is not None
         metadata_of(study, trained)
+        predictor, targets = trained.predictor.to(compute.device), trained.targets
         trained, study = settled(trained, study)
-        trained.predictor.to(compute.device)
         _, nucleotides = study_batches(trained, study, BATCH, compute)
         every = np.flatnonzero(study.table.asv_reads)
-        rows = embed_asvs(trained.predictor, nucleotides, every, compute)
-        columns = trained.targets.columns
+        rows = embed_asvs(predictor, nucleotides, every, compute)
+        columns = targets.columns
         start = sum(one.outputs for one in columns[: columns.index(column)])
         outputs = slice(start, start + column.outputs)
         return cls("network", column, study, outputs, trained, compute, held(rows, every, study.table.n_asvs))
