@@ -61,5 +61,7 @@ def _squares(place: Rows, count: int, truth: Floats) -> Floats:
     size = np.maximum(np.bincount(place, minlength=count), 1)
     total = np.zeros(count)
     for values in truth.T:
-        total += np.bincount(place, values**2, minlength=count) - np.bincount(place, values, minlength=count) ** 2 / size
+        total += (
+            np.bincount(place, values**2, minlength=count) - np.bincount(place, values, minlength=count) ** 2 / size
+        )
     return total

@@ -9,11 +9,10 @@ Shapes: m held-out samples, R permutations, C classes (1 for a number).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import sparse
 
 from aam.data.files.tables import FeatureTable
@@ -108,27 +107,26 @@ class HeldOut:
             permutations: how often; every set is exchanged by the same permutations.
             seed: of these.
         """
-        donors = [generator(seed, "exchange", self.name, number).permutation(self.samples) for number in range(permutations)]
-        effects = []
-        for columns, parts in self._predicted_after(sets, donors):
-            effects.append(self._effect(parts, permutations))
-        return effects
+        donors = [
+            generator(seed, "exchange", self.name, number).permutation(self.samples) for number in range(permutations)
+        ]
+        return [self._effect(parts, permutations) for parts in self._predicted_after(sets, donors)]
 
     def _predicted_after(
         self, sets: Sequence[Columns], donors: Sequence[Rows]
-    ) -> Iterator[tuple[Columns, list[tuple[Exchanged, Floats]]]]:
-        """Predictions after every exchange, computed in batches of about `BATCH` samples."""
-        waiting: list[tuple[Columns, list[Exchanged]]] = []
+    ) -> Iterator[list[tuple[Exchanged, Floats]]]:
+        """Predictions after the exchanges of every set, computed in batches of about `BATCH` samples."""
+        waiting: list[list[Exchanged]] = []
         size = 0
         for place, columns in enumerate(sets):
             parts = [self._exchange.exchange(columns, one) for one in donors]
-            waiting.append((columns, parts))
+            waiting.append(parts)
             size += sum(len(part.rows) for part in parts)
             if size < BATCH and place + 1 < len(sets):
                 continue
-            values = self._predict([part for _, parts in waiting for part in parts])
-            for own, exchanged in waiting:
-                yield own, [(part, next(values)) for part in exchanged]
+            values = self._predict([part for parts in waiting for part in parts])
+            for exchanged in waiting:
+                yield [(part, next(values)) for part in exchanged]
             waiting, size = [], 0
 
     def _predict(self, parts: Sequence[Exchanged]) -> Iterator[Floats]:

@@ -12,7 +12,7 @@ Shapes: A ASVs, K nodes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from aam.data.distances.unifrac import StudyTree
 from aam.data.labels.taxonomy import RANKS, parse_lineage
 
 Columns = NDArray[np.int64]
+TOGETHER: Final = 0.5
+ALONE: Final = 0.8
+"""Fractions of a node's effect that several nodes within it, or one, must have to be named in its place."""
 
 
 class Node(NamedTuple):
@@ -139,10 +142,28 @@ class Found:
         """Nodes that matter, each after the one above it."""
         return sorted(place for place, p in self.p.items() if p <= self.alpha)
 
-    def smallest(self, hierarchy: Hierarchy) -> list[int]:
-        """Nodes that matter and have none within them that was found to."""
-        found = set(self.rejected)
-        return [one for one in sorted(found) if not found.intersection(hierarchy.children.get(one, []))]
+    def smallest(self, hierarchy: Hierarchy, effect_of: Callable[[int], float]) -> list[int]:
+        """The smallest nodes that carry the effect.
+
+        A node gives way to several within it that were found, if their effects add up to `TOGETHER` of its own: two
+        parts of equal effect that vary as one, add up to half. It gives way to one alone that has `ALONE` of it, since
+        the rest then counts as nothing; and that one to the next within, as long as that has so much of the first.
+
+        Args:
+            hierarchy: the nodes.
+            effect_of: importance of a node that was found.
+        """
+        found, smallest = set(self.rejected), []
+        waiting = [(0, effect_of(0))] if 0 in found else []
+        while waiting:
+            place, whole = waiting.pop()
+            within = [child for child in hierarchy.children.get(place, []) if child in found]
+            least = ALONE if len(within) == 1 else TOGETHER
+            if within and sum(map(effect_of, within)) >= least * whole:
+                waiting += [(child, whole if len(within) == 1 else effect_of(child)) for child in within]
+            else:
+                smallest.append(place)
+        return sorted(smallest)
 
 
 def find_downwards(hierarchy: Hierarchy, p_of: Callable[[list[int]], Sequence[float]], alpha: float) -> Found:
@@ -157,7 +178,7 @@ def find_downwards(hierarchy: Hierarchy, p_of: Callable[[list[int]], Sequence[fl
     wave = [0]
     while wave:
         for place, p in zip(wave, p_of(wave), strict=True):
-            own = p * alpha / hierarchy.level(place, alpha)
+            own = p * hierarchy.weight[0] / hierarchy.weight[place]
             adjusted[place] = min(1.0, max(own, adjusted.get(hierarchy.nodes[place].parent, 0.0)))
         wave = [child for place in wave if adjusted[place] <= alpha for child in hierarchy.children.get(place, [])]
     return Found(adjusted, alpha)

@@ -5,14 +5,13 @@ Shapes: A ASVs, F folds of all repeats, R permutations, C classes (1 for a numbe
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 from aam.data.study import Study
-from aam.interpret.exchange import Columns
 from aam.interpret.hierarchy import Found, Hierarchy, Node, find_downwards
 from aam.interpret.kept_folds import KeptFolds, Measured
 from aam.interpret.names import Names
@@ -106,15 +105,15 @@ class Inquiry:
         found = {level: self.find(hierarchy) for level, hierarchy in hierarchies.items()}
         rows: list[Row] = []
         for level, hierarchy in hierarchies.items():
-            rows += _reported(level, hierarchy, found[level])
+            rows += self._reported(level, hierarchy, found[level])
         main = "clade" if "clade" in hierarchies else "rank"
         rows += self._asvs(hierarchies[main], found[main])
         table = self._table(rows)
-        smallest = [row for row in rows if row.level == main]
+        smallest = [row for row in rows if row.level == "clade"]
         return Importance(
             table,
             self._scores(smallest),
-            {row.node.branch: (row.node.id, *self._told(table, row)) for row in smallest if main == "clade"},
+            {row.node.branch: (row.node.id, *self._told(table, row)) for row in smallest},
             {level: len(one.p) for level, one in found.items()},
             _correlation(table[table["level"] == "asv"]),
         )
@@ -123,13 +122,26 @@ class Inquiry:
         (at,) = np.flatnonzero((table["level"] == row.level) & (table["id"] == row.node.id))
         return str(table["name"].iloc[at]), float(table["importance"].iloc[at])
 
+    def smallest(self, hierarchy: Hierarchy, found: Found) -> list[int]:
+        """The smallest nodes that carry the effect."""
+        measured = self.folds.measure([hierarchy.nodes[place].columns for place in found.rejected])
+        effects = dict(zip(found.rejected, (one.importance for one in measured), strict=True))
+        return found.smallest(hierarchy, effects.__getitem__)
+
+    def _reported(self, level: str, hierarchy: Hierarchy, found: Found) -> Iterator[Row]:
+        """The smallest clades that carry the effect; of a taxonomy, the taxa of every rank."""
+        for place in self.smallest(hierarchy, found) if level == "clade" else found.rejected:
+            node = hierarchy.nodes[place]
+            if level == "clade" or node.rank:
+                yield Row(level, node, found.p[place])
+
     def _asvs(self, hierarchy: Hierarchy, found: Found) -> Iterator[Row]:
         """The ASVs below the smallest important nodes, with the p-values of all that holds them."""
         prevalence, worst = self.prevalence, np.zeros(self.study.table.n_asvs)
         for place, p in found.p.items():  # every node comes after the one above it
             columns = hierarchy.nodes[place].columns
             worst[columns] = np.maximum(worst[columns], p)
-        below = [hierarchy.nodes[place].columns for place in found.smallest(hierarchy)]
+        below = [hierarchy.nodes[place].columns for place in self.smallest(hierarchy, found)]
         chosen = np.concatenate(below) if below else np.empty(0, dtype=np.int64)
         chosen = np.unique(chosen[np.argsort(-prevalence[chosen], kind="stable")][:MOST])
         sets = [np.array([column]) for column in chosen.tolist()]
@@ -187,15 +199,6 @@ class Inquiry:
         if row.level == "clade":
             return self.names.clade(columns)
         return self.names.asv(int(columns[0]))
-
-
-def _reported(level: str, hierarchy: Hierarchy, found: Found) -> Iterator[Row]:
-    """The smallest clades that matter; of a taxonomy, the taxa of every rank."""
-    places = found.smallest(hierarchy) if level == "clade" else found.rejected
-    for place in places:
-        node = hierarchy.nodes[place]
-        if level == "clade" or node.rank:
-            yield Row(level, node, found.p[place])
 
 
 def _among_top(levels: Sequence[str], measured: Sequence[Measured]) -> Floats:

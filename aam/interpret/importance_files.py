@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from aam.data.distances.unifrac import StudyTree
 from aam.data.files.whole_files import whole_file, write_json, write_text
 from aam.evaluation.evaluation_plots import save
-from aam.interpret.importance import MOST, TOP, Importance, Inquiry
+from aam.interpret.importance import MOST, STABLE, TOP, Importance, Inquiry
 from aam.interpret.sign_flips import least_p
 from aam.training.run_folder import RunFolder
 
@@ -22,7 +22,8 @@ SHOWN: Final = 15
 TITLES: Final = {"clade": "clades", "rank": "taxa", "asv": "ASVs"}
 COLOURS: Final = {"rises": "#1f5fa8", "falls": "#c2571a", "mixed": "0.55"}
 """Of the bars, by direction; blue and orange are told apart by all kinds of colour vision."""
-_PALE: Final = 0.4
+_FULL, _PALE = 0.75, 0.3
+"""Opacity of stable and unstable bars: the lines of intervals are seen on both."""
 _LONGEST: Final = 60
 """Letters of a name on the plot."""
 _TOLD: Final = 3
@@ -71,9 +72,10 @@ def sentence(importance: Importance, inquiry: Inquiry, column: str, learner: str
     rows = importance.of_level(level)
     what = TITLES[level]
     if not len(rows):
+        one = "clade" if level == "clade" else "taxon"
         return (
-            f"No {what[:-1] if level == 'clade' else 'taxon'} was found that predictions of {column} by {learner} depend on "
-            f"(family-wise error rate {inquiry.alpha:g})."
+            f"No {one} was found that predictions of {column} by {learner} depend on (family-wise error rate "
+            f"{inquiry.alpha:g})."
         )
     first = "; ".join(_told(row, _unit(inquiry)) for row in rows.head(_TOLD).to_dict("records"))
     text = (
@@ -102,10 +104,10 @@ def notes(importance: Importance, inquiry: Inquiry) -> list[str]:
     folds, groups = inquiry.folds, len(np.unique(inquiry.folds.groups))
     unit, spread = _unit(inquiry), len(folds.folds) * folds.permutations
     told = [
-        f"Importance is by how much {unit} of held-out samples falls when the reads of a set of ASVs are exchanged among "
-        f"them, mean of {len(folds.folds)} folds and {folds.permutations} permutations; low and high hold 95 % of these "
-        f"{spread} values. A row is stable where it is above zero in 90 % of the folds; top is the fraction of folds in "
-        f"which it is among the {TOP} largest of its level.",
+        f"Importance is by how much {unit} of held-out samples falls when the reads of a set of ASVs are exchanged "
+        f"among them, mean of {len(folds.folds)} folds and {folds.permutations} permutations; low and high hold 95 % "
+        f"of these {spread} values. A row is stable where it is above zero in {STABLE:.0%} of the folds; top is the "
+        f"fraction of folds in which it is among the {TOP} largest of its level.",
         f"The probability that even one of the clades is named although predictions are no better for it is at most "
         f"{inquiry.alpha:g}, and so it is of the taxa. p_value is adjusted for that. ASVs that were not tested by "
         "themselves have at least the p-value of the smallest tested set that holds them.",
@@ -140,7 +142,7 @@ def plot_importance(table: pd.DataFrame, unit: str, title: str, folder: RunFolde
     else:
         panels[-1].set_xlabel(f"importance: fall of {unit} when exchanged among held-out samples", fontsize=9)
         shown = {name: colour for name, colour in COLOURS.items() if (table["direction"] == name).any()}
-        handles = [Patch(color=colour, label=_LEGEND[name]) for name, colour in shown.items()]
+        handles = [Patch(color=colour, alpha=_FULL, label=_LEGEND[name]) for name, colour in shown.items()]
         if (table["stable"] == "no").any():
             handles.append(Patch(color="0.55", alpha=_PALE, label="pale: unstable"))
         drawn.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
@@ -158,18 +160,19 @@ _LEGEND: Final = {
 def _draw_bars(axes: Axes, rows: pd.DataFrame, title: str) -> None:
     places = np.arange(len(rows))
     for place, row in zip(places, rows.to_dict("records"), strict=True):
-        alpha = 1.0 if row["stable"] == "yes" else _PALE
+        alpha = _FULL if row["stable"] == "yes" else _PALE
         axes.barh(place, row["importance"], color=COLOURS[row["direction"]], alpha=alpha, height=0.7)
         axes.plot([row["low"], row["high"]], [place, place], color="0.15", linewidth=0.9)
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.set_yticks(places, [_shortened(name) for name in rows["name"]], fontsize=8)
+    axes.set_yticks(places, [shortened(name) for name in rows["name"]], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_title(title, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """A name that fits beside a bar."""
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
@@ -188,9 +191,7 @@ def itol_bars(values: Mapping[str, float], label: str) -> str:
     return "\n".join([*head, *(f"{name}\t{value:.6g}" for name, value in values.items())]) + "\n"
 
 
-def annotated_newick(
-    tree: StudyTree, asv_ids: Sequence[str], named: Mapping[int, tuple[str, str, float]]
-) -> str:
+def annotated_newick(tree: StudyTree, asv_ids: Sequence[str], named: Mapping[int, tuple[str, str, float]]) -> str:
     """The tree of a study as Newick, the ids of important clades as labels and their importance as comments.
 
     Comments are those of FigTree, ``[&importance=0.1,name="..."]``.
@@ -221,9 +222,7 @@ def annotated_newick(
     return "".join(parts) + ";"
 
 
-def _label(
-    tree: StudyTree, branch: int, asv_ids: Sequence[str], named: Mapping[int, tuple[str, str, float]]
-) -> str:
+def _label(tree: StudyTree, branch: int, asv_ids: Sequence[str], named: Mapping[int, tuple[str, str, float]]) -> str:
     leaf = tree.stop[branch] - tree.start[branch] == 1
     told = named.get(branch)
     name = _quoted(asv_ids[tree.order[tree.start[branch]]]) if leaf else told[0] if told else ""
@@ -233,7 +232,11 @@ def _label(
 
 def _quoted(name: str) -> str:
     """A name as Newick has it: in quotes, where it holds what has a meaning there."""
-    return name if name.replace("_", "").replace(".", "").replace("-", "").isalnum() else "'" + name.replace("'", "''") + "'"
+    return (
+        name
+        if name.replace("_", "").replace(".", "").replace("-", "").isalnum()
+        else "'" + name.replace("'", "''") + "'"
+    )
 
 
 def _comment(name: str) -> str:

@@ -78,6 +78,6 @@ def _lowest(names: Sequence[str]) -> str:
 
 
 def _short(name: str, sequence: str) -> str:
-    if name == sequence or len(name) > 2 * _LETTERS and not _HASH.fullmatch(name):
+    if name == sequence or (len(name) > 2 * _LETTERS and not _HASH.fullmatch(name)):
         return md5(sequence.encode(), usedforsecurity=False).hexdigest()[:_LETTERS]
     return name[:_LETTERS] if _HASH.fullmatch(name) else name

@@ -8,7 +8,7 @@ import pandas as pd
 from aam.config import ExplainConfig
 from aam.errors import InputError
 from aam.interpret.forest_importance import impurity_decrease
-from aam.interpret.importance import Importance, Inquiry
+from aam.interpret.importance import Inquiry
 from aam.interpret.importance_files import write_importance
 from aam.interpret.kept_folds import KeptFolds
 from aam.interpret.names import Names

@@ -55,7 +55,9 @@ class ExplainedEvaluation:
         _check_same(folder, variants[0], print_of(variants, config, compared_learners(config, study)))
         seen = variants[0].draws[0]
         taxonomy = explained.importance.taxonomy
-        return cls(folder, config, variants[0], seen if taxonomy is None else with_taxonomy(seen, read_taxonomy(taxonomy)))
+        return cls(
+            folder, config, variants[0], seen if taxonomy is None else with_taxonomy(seen, read_taxonomy(taxonomy))
+        )
 
     @property
     def column(self) -> str:
@@ -145,7 +147,9 @@ def _check_same(folder: RunFolder, variant: Variant, fingerprint: str) -> None:
     for fold in variant.folds:
         path = store.path(variant.name, fold.name)
         if not path.exists():
-            raise InputError(f"--evaluation {folder}: fold {fold.name} is not done; finish it with aam evaluate --resume")
+            raise InputError(
+                f"--evaluation {folder}: fold {fold.name} is not done; finish it with aam evaluate --resume"
+            )
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
         except (ValueError, KeyError, TypeError):

@@ -24,8 +24,8 @@ from aam.config import (
     TrainConfig,
     UnifracCommandConfig,
 )
-from aam.config.explain import NEEDS
 from aam.config.base import Names
+from aam.config.explain import NEEDS
 from aam.config.target import Quantiles
 from aam.errors import InputError
 
