@@ -22,4 +22,4 @@ class ExplainedSamplesConfig(Section):
     column: str | None = None
     """Which column of the metadata to explain, of a model that predicts several."""
     importance: Path | None = None
-    """importance.tsv of --what importance: --what deletion then also removes ASVs in that order."""
+    """File importance.tsv of --what importance: --what deletion then also removes ASVs in that order."""

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 import aam as package
-from aam.config import EvaluateConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig
+from aam.config import EvaluateConfig, ExplainConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig
 from aam.training import run_folder
 from aam.training.run_folder import KNOWN, RUN_FILES, RunFolder
 from aam.workflows.evaluate import evaluate
+from aam.workflows.explain import explain
 from aam.workflows.find_lr import find_lr
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
@@ -66,7 +67,40 @@ def swept(tmp_path_factory, pretrain_options) -> Path:
     return folder
 
 
-RUNS = ["pretrained", "regressor", "classifier", "profiled", "fitted", "compared", "swept"]
+@pytest.fixture(scope="module")
+def explain_samples(tmp_path_factory, regressor, study_folder):
+    """Explain a few samples by the network."""
+
+    def explained(what: str) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / what
+        files = {"table": (study_folder / "table.biom",), "metadata": study_folder / "metadata.tsv"}
+        options = {"what": what, "checkpoint": regressor, "samples": "3", "device": "cpu", "output_dir": folder}
+        explain(ExplainConfig.from_flat({**files, **options}))
+        return folder
+
+    return explained
+
+
+@pytest.fixture(scope="module")
+def attributed(explain_samples) -> Path:
+    """Output folder of `explain --what attribution`."""
+    return explain_samples("attribution")
+
+
+@pytest.fixture(scope="module")
+def attended(explain_samples) -> Path:
+    """Output folder of `explain --what attention`."""
+    return explain_samples("attention")
+
+
+@pytest.fixture(scope="module")
+def deleted(explain_samples) -> Path:
+    """Output folder of `explain --what deletion`."""
+    return explain_samples("deletion")
+
+
+EXPLAINED = ["attributed", "attended", "deleted"]
+RUNS = ["pretrained", "regressor", "classifier", "profiled", "fitted", "compared", "swept", *EXPLAINED]
 
 
 @pytest.mark.parametrize("run", RUNS)
