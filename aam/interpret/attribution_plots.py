@@ -80,8 +80,10 @@ def plot_sample(model: ExplainedModel, sample: SampleAttribution, folder: RunFol
     axes = drawn.add_subplot()
     _draw_steps(axes, start, steps)
     axes.set_yticks(range(len(steps)), labels, fontsize=8)
-    axes.set_ylim(len(steps) - 0.4, -1.7)
+    axes.set_ylim(len(steps) + 0.1, -1.7)
     _mark_ends(axes, start, end)
+    words = "blue: raises the prediction; orange: lowers it"
+    axes.text(0.995, 0.01, words, transform=axes.transAxes, ha="right", fontsize=7, color="0.35")
     axes.set_xlabel(told(model, number), fontsize=9)
     axes.set_title(
         f"sample {model.study.table.sample_ids[sample.row]}, {model.learner}", fontsize=10, loc="left", pad=14

@@ -16,6 +16,7 @@ Shapes: K baselines, A ASVs of the study (columns of its table), C explained num
 training samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -105,6 +106,11 @@ def _(solution: EnsembleSolution, study: Study, row: int, background: Rows) -> C
         if solution.calibrations:
             part = through_calibration(part, solution.calibrations[place])
         parts.append(part.mean().scaled(weight))
+    return total(parts)
+
+
+def total(parts: Sequence[Contributions]) -> Contributions:
+    """Contributions to the sum of several predictions."""
     return Contributions(
         np.sum([part.value for part in parts], axis=0),
         np.sum([part.explained for part in parts], axis=0),

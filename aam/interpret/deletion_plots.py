@@ -37,7 +37,9 @@ def plot_deletion(table: pd.DataFrame, title: str, change: str, loss: str, folde
     for axes, (name, label) in zip(row, panels.items(), strict=True):
         _draw(axes, table, name)
         axes.set_ylabel(label, fontsize=9)
-    row[0].legend(frameon=False, fontsize=8, title="taken out first by", title_fontsize=8)
+    lines, orders = row[0].get_legend_handles_labels()
+    labels = ["at random" if order == "random" else f"by {order}" for order in orders]
+    drawn.legend(lines, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
     drawn.suptitle(title, fontsize=10)
     save(drawn, folder.deletion_plot)
 

@@ -59,18 +59,18 @@ class ExplainedModel(ABC):
         """Bring contributions on the learned scale to the column's own unit, where that is a matter of a factor."""
         if not self.in_units:
             return found
-        factor, shift = (self._of_row(part, row) for part in self._scale(np.array([row])))
+        factor, shift = (float(np.ravel(part)[0]) for part in self.scale_of(np.array([row])))
         return found.scaled(factor, shift)
 
     def values_in_units(self, values: Floats, rows: Rows) -> Floats:
         """Bring predictions on the learned scale [m, C] to the unit of `to_units`."""
         if not self.in_units:
             return values
-        factor, shift = self._scale(rows)
+        factor, shift = self.scale_of(rows)
         in_units: Floats = values * np.reshape(factor, (-1, 1)) + np.reshape(shift, (-1, 1))
         return in_units
 
-    def _scale(self, rows: Rows) -> tuple[float | Floats, float | Floats]:
+    def scale_of(self, rows: Rows) -> tuple[float | Floats, float | Floats]:
         """Scale and offset of the column, for samples where these have their own."""
         scale = self.column.scale
         if self.column.groups is not None:
@@ -78,10 +78,6 @@ class ExplainedModel(ABC):
             scale = self.column.groups.of(self.study.metadata.iloc[rows])
         assert scale is not None
         return scale.scale, scale.offset
-
-    @staticmethod
-    def _of_row(part: float | Floats, row: int) -> float:
-        return float(np.ravel(part)[0])
 
 
 def without(study: Study, rows: Rows, removed: Sequence[Rows]) -> Study:

@@ -23,7 +23,7 @@ from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, load_study, with_taxonomy
 from aam.errors import InputError, first_ids
 from aam.interpret import kernel_paths, tree_shap  # noqa: F401  # how solutions of kernel and trees are explained
-from aam.interpret.contributions import Contributions, contributions
+from aam.interpret.contributions import Contributions, contributions, total
 from aam.interpret.explained import ExplainedModel, without
 from aam.interpret.network import ExplainedNetwork, ReadSample
 from aam.learners.base import Floats, Rows
@@ -67,16 +67,7 @@ class LearnerModel(ExplainedModel):
         parts = [
             contributions(solution, draw, row, background).mean().scaled(1 / len(self.draws)) for draw in self.draws
         ]
-        return self.to_units(sum_of(parts), row)
-
-
-def sum_of(parts: Sequence[Contributions]) -> Contributions:
-    """Add contributions to several predictions."""
-    return Contributions(
-        np.sum([part.value for part in parts], axis=0),
-        np.sum([part.explained for part in parts], axis=0),
-        np.sum([part.baseline for part in parts], axis=0),
-    )
+        return self.to_units(total(parts), row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +94,7 @@ class NetworkModel(ExplainedModel):
         assert trained.predictor is not None
         assert trained.targets is not None
         metadata_of(study, trained)
-        predictor, targets = trained.predictor.to(compute.device), trained.targets
+        predictor, targets = trained.predictor.to(compute.device).eval(), trained.targets
         trained, study = settled(trained, study)
         _, nucleotides = study_batches(trained, study, BATCH, compute)
         every = np.flatnonzero(study.table.asv_reads)
@@ -174,7 +165,7 @@ def _double(model: NetworkModel, background: tuple[int, ...]) -> ExplainedNetwor
     assert predictor is not None
     every = np.arange(model.study.table.n_samples)
     spread = model.predict(every, [np.empty(0, np.int64)] * len(every)).std(axis=0).min()
-    factor = np.min(model._scale(every)[0]) if model.in_units else 1.0
+    factor = np.min(model.scale_of(every)[0]) if model.in_units else 1.0
     unit = max(float(spread / factor), 1e-9)
     return ExplainedNetwork(
         predictor.double().requires_grad_(False),
