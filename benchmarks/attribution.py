@@ -1,7 +1,7 @@
 """Do attributions find the ASVs that drive a column? Simulated studies, with the truth of `aam simulate` (truth.tsv).
 
 usage: python benchmarks/attribution.py FOLDER [--seeds 3] [--first-seed 0] [--samples 200] [--asvs 400]
-       [--epochs 20]
+       [--epochs 20] [--columns acidity,health] [--learners linear,forest,clades,kernel,ensemble,network]
 
 Each learner is trained on 70 % of the subjects of a study; the samples of the others are explained. ASVs are ordered by
 the mean size of their attributions in these samples, and the average precision is that of the ASVs of the two clades
@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="receives the studies and the runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--columns", default=",".join(COLUMNS))
+    parser.add_argument("--learners", default=",".join(LEARNERS))
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--asvs", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=20)
@@ -56,8 +58,8 @@ def main() -> None:
         study = given.folder / f"study-{seed}"
         size = {"samples": given.samples, "asvs": given.asvs, "seed": seed}
         write_study(simulate_study(SimulateConfig(directory=study, **size)), study, overwrite=True)
-        for column in COLUMNS:
-            for learner in LEARNERS:
+        for column in given.columns.split(","):
+            for learner in given.learners.split(","):
                 output = given.folder / f"{column}-{learner}-{seed}"
                 train(config_of(study, output, column, learner, seed, given.epochs))
                 figures.append({"seed": seed, "column": column, "learner": learner, **explained(study, output, column)})
