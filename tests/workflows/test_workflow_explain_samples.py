@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score
 
 from aam.config import EvaluateConfig, ExplainConfig, PredictConfig, TrainConfig
 from aam.errors import InputError
@@ -211,6 +212,14 @@ def test_without_the_first_asvs_by_attribution_predictions_change_more_than_at_r
     assert (table["samples"] == 40).all()
     assert (deletion / "plots" / "deletion.svg").exists()
     assert table.loc["attribution", 5]["loss_rise"] > table.loc["random", 5]["loss_rise"]
+
+
+def test_asvs_that_drive_the_column_have_large_attributions(deletion, study_folder):
+    table, truth = read(deletion.parent / "first" / "attribution.tsv"), read(study_folder / "truth.tsv")
+    size = table[table["level"] == "asv"].groupby("id")["attribution"].apply(lambda values: values.abs().mean())
+    causal = size.index.isin(truth["id"][(truth["column"] == "acidity") & (truth["level"] == "asv")])
+    assert 3 <= causal.sum() <= 8
+    assert average_precision_score(causal, size) > 2 * causal.mean()
 
 
 def test_the_network_is_also_cut_by_attention(ask, classifier, tmp_path):
