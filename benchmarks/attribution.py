@@ -114,10 +114,9 @@ def impurity(model: ExplainedModel, split: "pd.Series[str]", column: str) -> Flo
     assert isinstance(model, LearnerModel)
     (solution,) = model.trained.fitted.solutions
     assert isinstance(solution, ForestSolution)
-    assert model.study.metadata is not None
     ids = model.study.table.sample_ids
     rows = np.array([row for row, name in enumerate(ids) if split[name] == "train"])
-    values = model.study.metadata[column].iloc[rows]
+    values = model.study.require_metadata()[column].iloc[rows]
     numbers = pd.get_dummies(values) if model.classes else values
     truth: Floats = np.asarray(numbers, dtype=np.float64).reshape(len(rows), -1)
     return impurity_decrease(solution, model.study, rows, truth)

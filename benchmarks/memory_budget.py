@@ -22,7 +22,7 @@ from _common import arguments, print_table, write_json
 
 from aam.config import PretrainConfig
 from aam.training.memory.budget import GB
-from aam.training.memory.meters import ResidentMeter
+from aam.training.memory.profile import ResidentSampler, resident_bytes
 from aam.training.run_folder import RunFolder
 from aam.workflows.fit import fit
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
@@ -49,11 +49,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     run = prepare_pretraining(load_pretraining_study(config), config)
-    meter = ResidentMeter()
-    meter.start()
-    ResidentMeter.highest = 0
+    before, peaks = resident_bytes(), dict[str, int]()
+    sampler = ResidentSampler(peaks)
     fit(run, config, lambda _: None)
-    peak = meter.peak_of_all()
+    sampler.close()
+    peak = max(peaks.values()) - before
     lines = [json.loads(line) for line in RunFolder(folder / "run").metrics.read_text().splitlines()]
     losses = [{name: line[name] for name in line if name.endswith("loss")} for line in lines]
     return {"budget_gb": options.measure, "peak_gb": peak / GB, "losses": losses}

@@ -8,19 +8,16 @@ from pydantic import Field, model_validator
 from aam.config.augmentation import AugmentationConfig
 from aam.config.base import Positive, RunConfig, Section
 from aam.config.learning import (
-    DistributedConfig,
     FolderConfig,
-    MachineConfig,
     MaskConfig,
     MemoryConfig,
     ModelConfig,
     OptimConfig,
     OutputConfig,
     PretrainLossConfig,
-    RuntimeConfig,
-    SeededMachineConfig,
     StepConfig,
 )
+from aam.config.machine import DistributedConfig, MachineConfig, RuntimeConfig, SeededMachineConfig
 from aam.config.study import (
     DistanceConfig,
     InputConfig,

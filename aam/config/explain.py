@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 
 from aam.config.attribution import ExplainedSamplesConfig
 from aam.config.base import Positive, RunConfig, Section, flag
-from aam.config.learning import FolderConfig, MachineConfig
+from aam.config.learning import FolderConfig
+from aam.config.machine import MachineConfig
 from aam.config.study import PhylogenyConfig
 
 What = Literal["category-attention", "importance", "log-ratio", "attribution", "attention", "deletion"]

@@ -21,14 +21,13 @@ from aam.config.learners import (
 )
 from aam.config.learning import (
     ASV_FEATURES,
-    DistributedConfig,
     FinetuneConfig,
     MemoryConfig,
     OutputConfig,
-    RuntimeConfig,
     TargetModelConfig,
     TargetOptimConfig,
 )
+from aam.config.machine import DistributedConfig, RuntimeConfig
 from aam.config.study import (
     TargetInputConfig,
     TargetSamplingConfig,
@@ -85,14 +84,7 @@ SECTIONS_OF_LEARNERS: Final = frozenset({"trees", "linear", "kernel", "ensemble"
 
 
 def options_read(learner: str, section: str, kind: type[Section], members: Sequence[str] = ()) -> frozenset[str]:
-    """Options of a section that a learner reads.
-
-    Args:
-        learner: which one.
-        section: name of the section.
-        kind: its class.
-        members: of the ensemble, where it is one.
-    """
+    """Options of a section, of a class, that a learner reads; an ensemble has members."""
     every = frozenset(kind.model_fields)
     if learner == "neural":
         return frozenset() if section in SECTIONS_OF_LEARNERS else every - {"rarefy_draws"}

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from aam.config import CategoryColumnsConfig, CategoryConfig
+from aam.data.arrays import Ints
 from aam.data.files.artifacts import read_json_object
 from aam.data.files.metadata import categorical_column
 from aam.data.labels.hierarchy import Texts, ancestors, check_known, cycle, fill, settle
@@ -111,9 +111,7 @@ class CategoryEncoder:
     scaled: str | None
 
     @classmethod
-    def fit(
-        cls, metadata: pd.DataFrame, train: NDArray[np.int64], config: CategoryConfig, targets: Sequence[str]
-    ) -> Self | None:
+    def fit(cls, metadata: pd.DataFrame, train: Ints, config: CategoryConfig, targets: Sequence[str]) -> Self | None:
         """Collect the categories of the training samples, and learn which parent a value has.
 
         Args:
@@ -145,11 +143,7 @@ class CategoryEncoder:
 
     @classmethod
     def of_levels(cls, metadata: pd.DataFrame, levels: Sequence[str]) -> Self:
-        """Collect the categories of a column and those above it, saying nothing about them; there may be none.
-
-        Args:
-            metadata: the training samples alone.
-            levels: the column, its parent, and so on.
+        """Collect, saying nothing, the categories in training samples of a column, its parent, and so on.
 
         Raises:
             InputError: a column is not there, or a value is seen under two parents.
@@ -180,7 +174,7 @@ class CategoryEncoder:
         """Which column scales predictions."""
         return None if self.scaled is None else self.columns.index(self.scaled)
 
-    def encode(self, metadata: pd.DataFrame) -> NDArray[np.int64]:
+    def encode(self, metadata: pd.DataFrame) -> Ints:
         """Indices of the categories of samples, 0 where missing, 1 where unseen in training [N, K].
 
         A parent that is missing, or whose column is, is filled in from the child where training tells it. Says which
@@ -196,11 +190,11 @@ class CategoryEncoder:
             self._warn_of_unseen(column, texts[column], codes[:, place], ids)
         return codes
 
-    def codes(self, metadata: pd.DataFrame) -> NDArray[np.int64]:
+    def codes(self, metadata: pd.DataFrame) -> Ints:
         """As `encode`, saying nothing."""
         return self._encode(metadata)[0]
 
-    def _encode(self, metadata: pd.DataFrame) -> tuple[NDArray[np.int64], Texts]:
+    def _encode(self, metadata: pd.DataFrame) -> tuple[Ints, Texts]:
         """Indices, and the texts that they stand for."""
         given = self._read(metadata)
         texts = fill(given, self.parents, self.parent_values)
@@ -249,9 +243,7 @@ class CategoryEncoder:
                 "give it the type categorical in a row '#q2:types' of the metadata"
             )
 
-    def _warn_of_unseen(
-        self, column: str, texts: Sequence[str | None], codes: NDArray[np.int64], ids: Sequence[str]
-    ) -> None:
+    def _warn_of_unseen(self, column: str, texts: Sequence[str | None], codes: Ints, ids: Sequence[str]) -> None:
         rows = np.flatnonzero(codes == UNSEEN).tolist()
         if rows:
             names = sorted({str(texts[row]) for row in rows})

@@ -1,8 +1,8 @@
 """A study: the feature table joined by id to metadata, phylogeny and distances, with what was left out counted."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import chain
@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import InputConfig, PhylogenyConfig, TableConfig, TargetSamplingConfig, UnifracConfig
+from aam.data.arrays import Bools, Ints
 from aam.data.distances.branches import Rows, asv_proportions, branch_proportions
 from aam.data.distances.matrix import DistanceMatrix, read_distance_matrix
 from aam.data.distances.phylogeny import Phylogeny, read_phylogeny
@@ -21,7 +22,7 @@ from aam.data.files.metadata import read_metadata, select_where
 from aam.data.files.sequences import encode_sequences, sequence_keys
 from aam.data.files.tables import FeatureTable, read_tables
 from aam.data.labels.taxonomy import TaxonomyLabels, read_taxonomy
-from aam.data.sampling.dataset import DistanceSource
+from aam.data.sampling.dataset import DistanceSource, MatrixDistances, TreeDistances
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,28 @@ class Study:
     matrix: DistanceMatrix | None = None
     taxonomy: Mapping[str, str] | None = None
     """Lineages by ASV id, of at least one ASV of the table."""
-    left_out: pd.DataFrame | None = None
-    """Samples that cannot be used: columns sample_id and reason."""
+    left_out: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
+    """Samples that cannot be used."""
+
+    def require_metadata(self) -> pd.DataFrame:
+        """The metadata, where a caller cannot do without.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.metadata is None:
+            raise InputError("the metadata of the samples is needed: give --metadata")
+        return self.metadata
+
+    def require_tree(self) -> StudyTree:
+        """The tree, where a caller cannot do without.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.tree is None:
+            raise InputError("the phylogeny of the ASVs is needed: give --tree")
+        return self.tree
 
     def nucleotides(self, max_bp: int | None) -> NDArray[np.uint8]:
         """Encode the sequence of every ASV: uint8 [ASVs, L]; says so where `max_bp` cuts some."""
@@ -56,15 +77,14 @@ class Study:
         return encode_sequences(self.table.sequences, max_bp)
 
     @cached_property
-    def asv_keys(self) -> NDArray[np.int64]:
+    def asv_keys(self) -> Ints:
         """Address of every ASV, a hash of its sequence: int64 [ASVs]."""
         return sequence_keys(self.table.sequences)
 
     @cached_property
     def branch_proportions(self) -> Rows:
         """Fraction of each sample's reads below every branch of the tree, sparse rows: float64 [samples, N]."""
-        assert self.tree is not None
-        return branch_proportions(self.tree, self.table.counts)
+        return branch_proportions(self.require_tree(), self.table.counts)
 
     @cached_property
     def asv_proportions(self) -> Rows:
@@ -73,9 +93,11 @@ class Study:
 
     def distance_source(self, config: UnifracConfig) -> DistanceSource:
         """True distances between samples, from the matrix if there is one, else from the tree."""
-        return DistanceSource(self.table, config, None if self.matrix is not None else self.tree, self.matrix)
+        if self.matrix is not None:
+            return MatrixDistances(self.matrix, self.matrix.index(self.table.sample_ids))
+        return TreeDistances(self.require_tree(), config)
 
-    def taxonomy_labels(self, samples: NDArray[np.int64]) -> TaxonomyLabels:
+    def taxonomy_labels(self, samples: Ints) -> TaxonomyLabels:
         """Classes of the ASVs at every rank, fitted to those that some samples, rows of the table, hold.
 
         Raises:
@@ -93,7 +115,8 @@ class Study:
         """
         table, tree = self.table, self.tree
         counts = (table.counts.indptr, table.counts.indices, table.counts.data)
-        blocks = (block for part in counts for block in _as_int64(part))
+        spans = ((part, start) for part in counts for start in range(0, len(part), BLOCK))  # counts may lie on disk
+        blocks = (part[start : start + BLOCK].astype(np.int64) for part, start in spans)
         names = ("\n".join(table.sample_ids), "\n".join(table.sequences))
         prints = {"table": digest(chain(names, blocks))}
         if tree is not None:
@@ -102,11 +125,6 @@ class Study:
             rows = self.matrix.index(table.sample_ids)
             prints["matrix"] = digest(self.matrix.values[row, rows].astype(np.float64) for row in rows)
         return prints
-
-
-def _as_int64(array: NDArray[np.integer]) -> Iterator[NDArray[np.int64]]:
-    """Blocks of an array of whatever integers, which may lie on disk."""
-    return (array[start : start + BLOCK].astype(np.int64) for start in range(0, len(array), BLOCK))
 
 
 def digest(parts: Iterable[str | NDArray[np.generic]]) -> str:
@@ -183,7 +201,7 @@ def assemble_study(
     Raises:
         InputError: no sample is left, or the matrix lacks some of them.
     """
-    study = Study(table, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
+    study = Study(table)
     if metadata is not None:
         study = _keep(study, _among(table, metadata.index), "no row in the metadata")
         without = len(metadata) - study.table.n_samples
@@ -193,7 +211,9 @@ def assemble_study(
     study = _keep_deep(study, sampling)
     if matrix is not None:
         _check_covered(study.table, matrix)
-    return replace(_with_asvs_in_order(study), matrix=matrix)
+    seen = np.flatnonzero(study.table.asv_reads).tolist()
+    order = np.array(sorted(seen, key=study.table.sequences.__getitem__), dtype=np.int64)
+    return replace(study, table=study.table.select_asvs(order), matrix=matrix)
 
 
 def with_phylogeny(
@@ -260,20 +280,20 @@ def _select(table: FeatureTable, metadata: pd.DataFrame, where: Sequence[str]) -
     return table.select_samples(np.flatnonzero(keep)), chosen
 
 
-def select_samples(study: Study, rows: NDArray[np.int64], reason: str) -> Study:
+def select_samples(study: Study, rows: Ints, reason: str) -> Study:
     """Keep some samples of a study, noting the others as left out for a reason."""
     keep = np.zeros(study.table.n_samples, dtype=bool)
     keep[rows] = True
     return _keep(study, keep, reason)
 
 
-def _among(table: FeatureTable, ids: Iterable[str]) -> NDArray[np.bool_]:
+def _among(table: FeatureTable, ids: Iterable[str]) -> Bools:
     """Which samples of a table are among some ids; by a set, since `np.isin` compares all pairs of objects."""
     known = set(ids)
     return np.array([name in known for name in table.sample_ids])
 
 
-def _keep(study: Study, keep: NDArray[np.bool_], reason: str) -> Study:
+def _keep(study: Study, keep: Bools, reason: str) -> Study:
     if keep.all():
         return study
     lost = [study.table.sample_ids[i] for i in np.flatnonzero(~keep)]
@@ -302,9 +322,3 @@ def _check_covered(table: FeatureTable, matrix: DistanceMatrix) -> None:
             f"the distance matrix has no row for {len(lost)} of {table.n_samples} samples of the table: "
             f"{first_ids(lost)}; give a matrix over all of them, or choose samples with --where"
         )
-
-
-def _with_asvs_in_order(study: Study) -> Study:
-    seen = np.flatnonzero(study.table.asv_reads)
-    order = sorted(seen.tolist(), key=study.table.sequences.__getitem__)
-    return replace(study, table=study.table.select_asvs(np.array(order, dtype=np.int64)))

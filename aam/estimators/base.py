@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import pandas as pd
-from pydantic.fields import FieldInfo
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -104,7 +103,9 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             InputError: the table is wrong, or none of its samples can be used; or the model is a learner besides the
                 network, which embeds nothing.
         """
-        whole, study = self._embeddable(table, sequences)
+        check_is_fitted(self, "trained_")
+        network_of(self.trained_)  # before the table is read
+        whole, study = self._study(table, sequences)
         with self._compute() as compute:
             rows = embed_study(self._network, study, self.batch_size, compute, self.num_workers or 0)
         return rows.reindex(list(whole.sample_ids)).rename_axis("sample_id")
@@ -171,12 +172,6 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         whole = feature_table(table, sequences, bool((self.options or {}).get("drop_missing_sequences", False)))
         return whole, assemble_study(whole, sampling_of(self.trained_), metadata=metadata)
 
-    def _embeddable(self, table: TableLike, sequences: Sequences | None) -> tuple[FeatureTable, Study]:
-        """As `_study`, refused before the table is read where there are no embeddings."""
-        check_is_fitted(self, "trained_")
-        _ = self._network
-        return self._study(table, sequences)
-
     @contextmanager
     def _compute(self) -> Iterator[Compute]:
         """Compute on the device that the parameters name now, which need not be the one of the training."""
@@ -198,22 +193,18 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             raise InputError(f"options: {', '.join(misplaced)} has its own place: a parameter, or an argument of fit")
         declared = self.config_type.options()
         given = {name: value for name, value in parameters.items() if name in declared and name != "output_dir"}
-        return {name: value for name, value in given.items() if not _is_default(value, declared[name][1])} | extra
+        return {name: value for name, value in given.items() if value != declared[name][1].default} | extra
 
     @classmethod
     def _parameters_of(cls, flat: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters with which `_flat` gives the options of a run.
-
-        Args:
-            flat: the options; those that are missing are at their defaults.
-        """
+        """Parameters with which `_flat` gives the options of a run; those that are missing are at their defaults."""
         own = {field.name for field in fields(cls)} - {"output_dir"}
         not_options = own | OF_METHODS | {"output_dir", "resume", "overwrite"}
         declared = cls.config_type.options()
         parameters = {name: value for name, value in flat.items() if name in own}
         extra = {name: value for name, value in flat.items() if name not in not_options}
-        extra = {name: value for name, value in extra.items() if not _is_default(value, declared[name][1])}
-        return parameters | {"options": extra or None}
+        changed = {name: value for name, value in extra.items() if value != declared[name][1].default}
+        return parameters | {"options": changed or None}
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -226,10 +217,6 @@ def _kind_of(trained: Trained) -> Kind:
     if targets is None:
         return "SampleEncoder"
     return "SampleClassifier" if targets.is_classes else "SampleRegressor"
-
-
-def _is_default(value: Any, declared: FieldInfo) -> bool:
-    return bool(value == declared.default)
 
 
 def run_folder(output_dir: Path | str | None, scratch: Path) -> Path:

@@ -12,8 +12,8 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from aam.config import EncoderType, PretrainConfig, RootChoice, TrainConfig, UnifracMetric
-from aam.data.files.tables import FeatureTable, feature_table
-from aam.data.study import Study, assemble_study, read_matrix, with_phylogeny, with_taxonomy
+from aam.data.files.tables import feature_table
+from aam.data.study import assemble_study, read_matrix, with_phylogeny, with_taxonomy
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.inputs import (
     MetadataLike,
@@ -106,8 +106,13 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
             check_taxonomy(config, has_taxonomy=taxonomy is not None)
             with self._world(config) as world:
                 config = world.on_main(lambda: settle_folder(config))
-                whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-                study = _pretraining_study(whole, as_metadata(metadata), tree, config)
+                inputs, sampling = config.inputs, config.sampling
+                whole = feature_table(table, sequences, inputs.drop_missing_sequences)
+                matrix = read_matrix(inputs, config.unifrac)
+                study = assemble_study(whole, sampling, metadata=as_metadata(metadata), matrix=matrix)
+                if tree is not None:
+                    phylogeny = as_phylogeny(tree, inputs.missing_branch_lengths, inputs.root)
+                    study = with_phylogeny(study, phylogeny, sampling, config.unifrac, inputs.drop_missing_tips)
                 if taxonomy is not None:
                     study = with_taxonomy(study, as_taxonomy(taxonomy))
                 self._take_run(*pretrain_study(study, config, world))
@@ -133,17 +138,3 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         check_is_fitted(self, "trained_")
         width = self._network.config.model.embedding_dim
         return np.array([f"dim_{i}" for i in range(width)], dtype=object)
-
-
-def _pretraining_study(
-    table: FeatureTable, metadata: pd.DataFrame | None, tree: TreeLike | None, config: PretrainConfig
-) -> Study:
-    """Join what pretraining needs: the phylogeny, or a distance matrix."""
-    matrix = read_matrix(config.inputs, config.unifrac)
-    phylogeny = None
-    if tree is not None:
-        phylogeny = as_phylogeny(tree, config.inputs.missing_branch_lengths, config.inputs.root)
-    study = assemble_study(table, config.sampling, metadata=metadata, matrix=matrix)
-    if phylogeny is None:
-        return study
-    return with_phylogeny(study, phylogeny, config.sampling, config.unifrac, config.inputs.drop_missing_tips)

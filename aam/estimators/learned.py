@@ -74,10 +74,9 @@ def targets_of(trained: Trained) -> Targets | None:
     return trained.fitted.targets if isinstance(trained, TrainedLearner) else trained.targets
 
 
-def classes_of(targets: Targets) -> tuple[str, ...]:
-    """Classes as a model knows them."""
-    assert targets.only.classes is not None
-    return targets.only.classes.classes
+def require_targets(trained: Trained) -> Targets:
+    """What a model predicts, where a caller cannot do without."""
+    return trained.fitted.targets if isinstance(trained, TrainedLearner) else trained.require_targets()
 
 
 def network_of(trained: Trained) -> Restored:

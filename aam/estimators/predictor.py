@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import pandas as pd
 
@@ -18,19 +18,20 @@ from aam.config import (
     TrainConfig,
 )
 from aam.data.distances.phylogeny import MissingLengths
-from aam.data.files.tables import feature_table
+from aam.data.files.tables import FeatureTable, feature_table
 from aam.data.labels.target_table import Targets, target_values
 from aam.data.study import Study, assemble_study
 from aam.errors import InputError, first_ids
 from aam.estimators.base import SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
-from aam.estimators.learned import placement_tree, targets_of, with_tree
+from aam.estimators.learned import placement_tree, require_targets, with_tree
 from aam.learners.storage import TrainedLearner
-from aam.workflows.columns import learn_columns, with_depth
+from aam.workflows.columns import learn_columns
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import with_left_out
 from aam.workflows.predict_network import predict_study
+from aam.workflows.resolve import resolve_depth
 from aam.workflows.train import train_study
 from aam.workflows.train_learner import begin_learner, train_learner_study
 
@@ -38,10 +39,27 @@ logger = logging.getLogger(__name__)
 
 ONLY_FOR_TARGETS = frozenset({"best_metric"})
 """Options of `aam train` that mean something else in pretraining."""
-
-
 OF_FITTING = frozenset({"lr", "patience"})
 """Parameters whose defaults are others in pretraining."""
+
+
+class _Given(NamedTuple):
+    """The arguments of `fit`, read."""
+
+    table: TableLike
+    target: pd.DataFrame
+    tree: TreeLike | None
+    metadata: pd.DataFrame | None
+    sequences: Sequences | None
+
+    def whole(self, config: TrainConfig) -> FeatureTable:
+        """The table, with samples that may have no target."""
+        return feature_table(self.table, self.sequences, config.inputs.drop_missing_sequences)
+
+    @property
+    def joined(self) -> pd.DataFrame:
+        """Metadata and target."""
+        return with_target(self.metadata, self.target)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -94,57 +112,45 @@ class SamplePredictor(SampleModel):
             InputError: a parameter or an input is wrong.
             NotFittedError: `encoder` is a `SampleEncoder` that was not fitted.
         """
-        target, columns = as_target(y, table), as_metadata(metadata)
-        if self.learner != "neural":
-            return self._fit_learner(table, target, tree, columns, sequences)
-        pretrains = self.encoder is None and tree is not None
+        given = _Given(table, as_target(y, table), tree, as_metadata(metadata), sequences)
         with TemporaryDirectory(prefix="aam-") as scratch:
-            start = Path(scratch) / "encoder"
-            output = run_folder(self.output_dir, Path(scratch))
-            config = self._config(tuple(target.columns), output / "train" if pretrains else output, start, pretrains)
-            with self._world(config) as world:  # before pretraining, and all ranks alike
-                output_config = world.on_main(lambda: settle_folder(config).output)
-            config = config.model_copy(update={"output": output_config})
-            whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-            study = assemble_study(whole, config.sampling, metadata=with_target(columns, target))
-            assert study.metadata is not None
-            if pretrains:
-                learn_columns(study, config)  # what is wrong is not found out only after pretraining
-                self._pretraining().fit(table, tree=tree, metadata=columns, sequences=sequences).save(start)
-            elif isinstance(self.encoder, SampleEncoder):
-                self.encoder.save(start)
-            with self._world(config) as world:
-                self._take_run(*train_study(study, config, world))
-        self._take_labels(target)
+            fit = self._fit_network if self.learner == "neural" else self._fit_learner
+            fit(given, run_folder(self.output_dir, Path(scratch)), Path(scratch) / "encoder")
+        self._take_labels(given.target)
         return self
 
-    def _fit_learner(
-        self,
-        table: TableLike,
-        target: pd.DataFrame,
-        tree: TreeLike | None,
-        metadata: pd.DataFrame | None,
-        sequences: Sequences | None,
-    ) -> Self:
+    def _fit_network(self, given: "_Given", output: Path, start: Path) -> None:
+        """Pretrain if there is a tree and no encoder, and fine-tune from the encoder that lies in `start` then."""
+        pretrains = self.encoder is None and given.tree is not None
+        config = self._config(given.target, output / "train" if pretrains else output, start, pretrains)
+        with self._world(config) as world:  # before pretraining, and all ranks alike
+            settled = world.on_main(lambda: settle_folder(config).output)
+        config = config.model_copy(update={"output": settled})
+        study = assemble_study(given.whole(config), config.sampling, metadata=given.joined)
+        if pretrains:
+            learn_columns(study, config)  # what is wrong is not found out only after pretraining
+            table, tree, metadata, sequences = given.table, given.tree, given.metadata, given.sequences
+            self._pretraining().fit(table, tree=tree, metadata=metadata, sequences=sequences).save(start)
+        elif isinstance(self.encoder, SampleEncoder):
+            self.encoder.save(start)
+        with self._world(config) as world:
+            self._take_run(*train_study(study, config, world))
+
+    def _fit_learner(self, given: "_Given", output: Path, start: Path) -> None:
         """Fit a learner besides the network, as `aam train --learner` does."""
         if self.pretrain_epochs != type(self).pretrain_epochs:
             raise InputError(f'pretrain_epochs {self.pretrain_epochs} only has an effect with learner="neural"')
-        with TemporaryDirectory(prefix="aam-") as scratch:
-            start, output = Path(scratch) / "encoder", run_folder(self.output_dir, Path(scratch))
-            config = self._config(tuple(target.columns), output, start, pretrains=False)
-            begin_learner(config)
-            if isinstance(self.encoder, SampleEncoder):
-                self.encoder.save(start)
-            whole = feature_table(table, sequences, config.inputs.drop_missing_sequences)
-            joined = with_target(metadata, target)
+        config = self._config(given.target, output, start, pretrains=False)
+        begin_learner(config)
+        if isinstance(self.encoder, SampleEncoder):
+            self.encoder.save(start)
+        whole = given.whole(config)
 
-            def load(sampling: TargetSamplingConfig) -> Study:
-                return with_tree(assemble_study(whole, sampling, metadata=joined), tree, config, sampling)
+        def load(sampling: TargetSamplingConfig) -> Study:
+            return with_tree(assemble_study(whole, sampling, metadata=given.joined), given.tree, config, sampling)
 
-            self.trained_, learned = train_learner_study(*with_depth(config, load))
+        self.trained_, learned = train_learner_study(*resolve_depth(config, load))
         self.history_, self.left_out_ = pd.DataFrame(), learned.study.left_out
-        self._take_labels(target)
-        return self
 
     def predictions(
         self,
@@ -221,18 +227,13 @@ class SamplePredictor(SampleModel):
 
     @property
     def _targets(self) -> Targets:
-        targets = targets_of(self.trained_)
-        assert targets is not None
-        return targets
+        return require_targets(self.trained_)
 
-    def _config(self, columns: tuple[str, ...], output: Path, start: Path, pretrains: bool) -> TrainConfig:
-        encoder = self.encoder
-        if pretrains or isinstance(encoder, SampleEncoder):
-            encoder = start
-        places = {"output_dir": output, "pretrained_encoder": encoder}
-        return TrainConfig.from_flat(
-            self._flat() | {"metadata_column": columns, "classifier": self.kind == "SampleClassifier"} | places
-        )
+    def _config(self, target: pd.DataFrame, output: Path, start: Path, pretrains: bool) -> TrainConfig:
+        given = pretrains or isinstance(self.encoder, SampleEncoder)
+        places = {"output_dir": output, "pretrained_encoder": start if given else self.encoder}
+        learned = {"metadata_column": tuple(target.columns), "classifier": self.kind == "SampleClassifier"}
+        return TrainConfig.from_flat(self._flat() | learned | places)
 
     def _pretraining(self) -> SampleEncoder:
         """An encoder with the parameters of this predictor, but for defaults that suit a column alone."""

@@ -11,11 +11,12 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
 from aam.config import OutputActivation, TargetTransform
+from aam.data.arrays import Floats
 from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, Sequences
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike
-from aam.estimators.learned import Trained, classes_of
+from aam.estimators.learned import Trained
 from aam.estimators.predictor import SamplePredictor
 
 
@@ -25,7 +26,8 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
 
     ``fit(table, y, tree=...)`` pretrains an encoder on the table and then fine-tunes it; give `encoder` to start from
     one that is pretrained already. A fraction of the samples, `val_fraction`, chooses the best checkpoint in both:
-    judge the result on samples that `fit` has not seen at all.
+    judge the result on samples that `fit` has not seen at all. In a cross-validation each `fit` pretrains anew, on the
+    samples that it is given; an `encoder` that was fitted to all samples has seen, without labels, those of the test.
 
     Args:
         learner: what learns: ``neural`` is the network, which all that is said above is about. ``ensemble``,
@@ -75,7 +77,7 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Predict samples: float64 [samples], in the table's order and the target's own units; [samples, T] of several.
 
         NaN for samples that cannot be used (no reads, or fewer than `rarefy_depth`); `predictions` gives the reason,
@@ -150,7 +152,7 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Probability of every class: float64 [samples, classes], in the order of the table and of `classes_`.
 
         Raises:
@@ -188,13 +190,14 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
     def _take_model(self, trained: Trained, documents: Mapping[str, Any]) -> None:
         super()._take_model(trained, documents)
         written_here = "labels" in documents  # `aam train` knows the classes as text only
-        self.classes_ = np.array(documents["labels"] if written_here else classes_of(self._targets))
+        known = self._targets.only.require_classes().classes
+        self.classes_ = np.array(documents["labels"] if written_here else known)
 
     def _take_labels(self, target: pd.DataFrame) -> None:
         known = target.iloc[:, 0].dropna()
         label_of = dict(zip(_texts(known), known.tolist(), strict=True))
         plain = {text: label if isinstance(label, bool | int | float) else text for text, label in label_of.items()}
-        self.classes_ = np.unique([plain[text] for text in classes_of(self._targets)])
+        self.classes_ = np.unique([plain[text] for text in self._targets.only.require_classes().classes])
 
 
 def _texts(labels: "pd.Series[Any]") -> list[str]:

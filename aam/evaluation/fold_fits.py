@@ -184,7 +184,8 @@ def held_out_studies(variant: Variant, fold: Fold) -> tuple[list[Study], Mask]:
 def of_rows(study: Study, rows: Rows) -> Study:
     """Some samples of a study; ASVs and tree stay as they are, and so do proportions that were computed already."""
     metadata = None if study.metadata is None else study.metadata.iloc[rows]
-    part = replace(study, table=study.table.select_samples(rows), metadata=metadata, matrix=None, left_out=None)
+    none = study.left_out.iloc[:0]
+    part = replace(study, table=study.table.select_samples(rows), metadata=metadata, matrix=None, left_out=none)
     for name in ("branch_proportions", "asv_proportions"):
         if name in vars(study):
             vars(part)[name] = vars(study)[name][rows]

@@ -74,8 +74,7 @@ class ExplainedModel(ABC):
         """Scale and offset of the column, for samples where these have their own."""
         scale = self.column.scale
         if self.column.groups is not None:
-            assert self.study.metadata is not None
-            scale = self.column.groups.of(self.study.metadata.iloc[rows])
+            scale = self.column.groups.of(self.study.require_metadata().iloc[rows])
         assert scale is not None
         return scale.scale, scale.offset
 

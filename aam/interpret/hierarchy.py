@@ -21,9 +21,8 @@ from aam.data.distances.unifrac import StudyTree
 from aam.data.labels.taxonomy import RANKS, parse_lineage
 
 Columns = NDArray[np.int64]
-TOGETHER: Final = 0.5
-ALONE: Final = 0.8
-"""Fractions of a node's effect that several nodes within it, or one, must have to be named in its place."""
+CARRIED: Final = 0.75
+"""Fraction of a node's effect that nodes within it must have to be named in its place."""
 
 
 class Node(NamedTuple):
@@ -145,9 +144,10 @@ class Found:
     def smallest(self, hierarchy: Hierarchy, effect_of: Callable[[int], float]) -> list[int]:
         """The smallest nodes that carry the effect.
 
-        A node gives way to several within it that were found, if their effects add up to `TOGETHER` of its own: two
-        parts of equal effect that vary as one, add up to half. It gives way to one alone that has `ALONE` of it, since
-        the rest then counts as nothing; and that one to the next within, as long as that has so much of the first.
+        A node gives way to those within it that were found, if their effects add up to `CARRIED` of its own. Where a
+        model adds up its parts, two of equal effect have together 1 / (1 + r) of the whole, r being their correlation:
+        parts that vary together are named as one. One alone may give way to the next within it, as long as that has so
+        much of the first.
 
         Args:
             hierarchy: the nodes.
@@ -158,8 +158,7 @@ class Found:
         while waiting:
             place, whole = waiting.pop()
             within = [child for child in hierarchy.children.get(place, []) if child in found]
-            least = ALONE if len(within) == 1 else TOGETHER
-            if within and sum(map(effect_of, within)) >= least * whole:
+            if within and sum(map(effect_of, within)) >= CARRIED * whole:
                 waiting += [(child, whole if len(within) == 1 else effect_of(child)) for child in within]
             else:
                 smallest.append(place)

@@ -136,7 +136,7 @@ def notes(found: LogRatio) -> list[str]:
         "read in ten thousand; differences between samples that lack a side depend on it.",
         f"The score is of balances that were chosen by the training samples of each fold ({min(sizes)} to {max(sizes)} "
         f"ASVs a side); the one that is written is of all samples ({len(found.balance.top)} a side), so its fit to "
-        "these samples looks better than the score. folds is the fraction of folds that chose an ASV for the same side.",
+        "these samples looks better than the score; folds is the fraction of folds that chose an ASV for this side.",
     ]
 
 

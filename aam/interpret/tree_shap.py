@@ -45,14 +45,14 @@ def _(solution: ForestSolution, study: Study, row: int, background: Rows) -> Con
 @contributions.register
 def _(solution: CladesSolution, study: Study, row: int, background: Rows) -> Contributions:
     """Of a clade, to the ASVs that make it larger (or smaller) than in the baseline, by their reads."""
-    assert study.tree is not None
+    tree = study.require_tree()
     shares, explained, baseline = _shapley_values(solution, study, row, background)
     value = np.zeros((len(background), study.table.n_asvs, shares.shape[2]))
     proportions = study.asv_proportions
     for place, other in enumerate(background.tolist()):
         difference = (proportions[[row]] - proportions[[other]]).toarray()[0]
         held = np.flatnonzero(difference)
-        value[place, held] = divided(difference[held], below(study.tree, held, solution.columns)) @ shares[place]
+        value[place, held] = divided(difference[held], below(tree, held, solution.columns)) @ shares[place]
     return Contributions(value, explained, baseline)
 
 

@@ -29,9 +29,8 @@ def prevalent_asvs(study: Study, rows: Rows, least: float) -> NDArray[np.int64]:
 
 def prevalent_branches(study: Study, rows: Rows, least: float) -> NDArray[np.int64]:
     """Branches that at least this fraction of some samples has reads below; of those above the same ASVs, one."""
-    assert study.tree is not None
     held = np.bincount(study.table.counts[rows].indices, minlength=study.table.n_asvs) > 0
-    distinct = distinct_branches(study.tree, held)
+    distinct = distinct_branches(study.require_tree(), held)
     return np.intersect1d(distinct, prevalent(study.branch_proportions[rows], least))
 
 

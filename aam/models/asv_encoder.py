@@ -64,9 +64,6 @@ class AsvEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         """Build the level.
 
-        Args:
-            config: shape of the network.
-
         Raises:
             ValueError: ``max_bp`` was left open.
         """

@@ -60,14 +60,9 @@ class AsvFeatures(SeededModule):
 
 
 def waves(asv_embedding: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-    """Cosines of random projections of ASVs, in full precision under autocast too.
+    """Cosines of random projections of ASVs, in full precision under autocast too: [U, D] -> [U, F], not centred.
 
-    Args:
-        asv_embedding: [U, D].
-        parameters: of `AsvFeatures`, whole, by name.
-
-    Returns:
-        [U, F], not centred.
+    The parameters are those of `AsvFeatures`, whole, by name.
     """
     weight, phase = parameters["weight"], parameters["phase"]
     with torch.autocast(asv_embedding.device.type, enabled=False):

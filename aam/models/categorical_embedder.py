@@ -5,18 +5,14 @@ Shapes: B samples, K columns, C width of a category's vector.
 
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Final
 
 import torch
 from torch import Generator, Tensor, nn
 
 from aam.config import HierarchyCombine
-from aam.data.categorical import UNSEEN
+from aam.data.categorical import KNOWN, UNSEEN
 from aam.models.initial import Linear, SeededModule, normal
 from aam.models.types import CategoryVectors
-
-FIRST: Final = 2
-"""First index of a category of the training samples."""
 
 
 class Embedding(SeededModule, nn.Embedding):
@@ -31,7 +27,7 @@ class Embedding(SeededModule, nn.Embedding):
     def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
         """Draw the rows; see `SeededModule`."""
         weight = normal(self.weight.shape, self.weight.shape[1] ** -0.5, generator)
-        weight[:FIRST] = 0
+        weight[:KNOWN] = 0
         return {"weight": weight}
 
 
@@ -39,12 +35,7 @@ class CategoricalEmbedder(nn.Module):
     """A vector for the category of each column."""
 
     def __init__(self, sizes: Sequence[int], width: int) -> None:
-        """Build the tables.
-
-        Args:
-            sizes: rows of each column's table, missing and unseen among them.
-            width: of a vector.
-        """
+        """Build tables of a width, with the rows of each column, missing and unseen among them."""
         super().__init__()
         self.tables = nn.ModuleList(Embedding(size, width) for size in sizes)
 
@@ -108,7 +99,7 @@ class HierarchicalCategoricalEmbedder(nn.Module):
         for column, parent in self.steps:
             own: Tensor = self.tables[str(column)](categories[:, column])
             if parent is not None and str(column) in self.gates:
-                own = self.gates[str(column)](own, vectors[parent], categories[:, column] >= FIRST)
+                own = self.gates[str(column)](own, vectors[parent], categories[:, column] >= KNOWN)
             elif parent is not None:
                 own = own + vectors[parent]
             vectors[column] = own

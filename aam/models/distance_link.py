@@ -24,7 +24,7 @@ def euclidean(rows: Tensor, columns: Tensor) -> Tensor:
 
     Computed from differences, never from scalar products, which lose small distances; in single precision or better.
     """
-    x, y = _precise(rows), _precise(columns)
+    x, y = at_least_single(rows), at_least_single(columns)
     plain = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
     square = plain.square()
     return square / ((square + SOFTENING**2).sqrt() + SOFTENING)
@@ -43,7 +43,7 @@ def tanh(rows: Tensor, columns: Tensor) -> Tensor:
 def cosine(rows: Tensor, columns: Tensor) -> Tensor:
     """Cosine distance (1 - cos) / 2 in [0, 1]: [B, D], [G, D] -> [B, G]."""
     # |x - y|^2 = 2 (1 - cos) for unit vectors
-    x, y = functional.normalize(_precise(rows), dim=1), functional.normalize(_precise(columns), dim=1)
+    x, y = (functional.normalize(at_least_single(z), dim=1) for z in (rows, columns))
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square() / 4
 
 
@@ -57,5 +57,6 @@ LINKS: Final[dict[LinkName, Link]] = {
 }
 
 
-def _precise(x: Tensor) -> Tensor:
+def at_least_single(x: Tensor) -> Tensor:
+    """Bring what autocast computed to single precision; double stays double."""
     return x if x.dtype == torch.float64 else x.float()

@@ -204,12 +204,7 @@ class PerceiverFusion(SeededModule):
 
 
 def build_fusion(config: CategoryConfig, spec: CategorySpec, width: int) -> Fusion:
-    """Build the fusion that a config names.
-
-    Args:
-        config: gives the fusion, the width of a category's vector, and heads.
-        spec: gives the number of columns.
-        width: of sample embeddings, D.
+    """Build the fusion that a config names, for sample embeddings of a width.
 
     Raises:
         ValueError: the heads do not divide the width.

@@ -31,11 +31,6 @@ class TargetSpec(NamedTuple):
     """Prediction of each target at the start, where its range is limited."""
 
 
-def output_range(config: TargetConfig) -> Range:
-    """The function that keeps predictions in their range."""
-    return "sigmoid" if config.bounded_targets else config.output_activation
-
-
 class OutputScaling(SeededModule):
     """A learned scale and offset of the predictions, for each category; identity at the start.
 
@@ -85,7 +80,8 @@ class TargetHead(nn.Module):
             categories: that have a scale and an offset of their own; 0 for none.
         """
         super().__init__()
-        self.spec, self.range = spec, output_range(config)
+        self.spec = spec
+        self.range: Range = "sigmoid" if config.bounded_targets else config.output_activation
         self.norm = nn.LayerNorm(width)
         widths = (width, *config.regressor_hidden_dims)
         layers: list[nn.Module] = []
@@ -110,14 +106,9 @@ class TargetHead(nn.Module):
         return {"weight": scale.float(), "bias": (-plain.mean(dim=0) * scale).float()}
 
     def forward(self, sample: Tensor, category: Tensor | None = None) -> Tensor:
-        """Predict, in full precision under autocast too.
+        """Predict, in full precision under autocast too: [B, D] -> [B, K], on the learned scale or logits of classes.
 
-        Args:
-            sample: [B, D].
-            category: int64 [B], which scale and offset each sample has; needed where categories have some.
-
-        Returns:
-            [B, K], on the learned scale or logits of classes.
+        The category, int64 [B], says which scale and offset each sample has, where categories have some.
         """
         with torch.autocast(sample.device.type, enabled=False):
             raw: Tensor = self.output(self.hidden(self.norm(sample)))
@@ -215,12 +206,7 @@ class TaxonomyHead(nn.Module):
     reads: ClassVar[Literal["asvs", "samples", "contexts"]] = "asvs"
 
     def __init__(self, width: int, classes: Mapping[str, int]) -> None:
-        """Build the heads.
-
-        Args:
-            width: of the embedding.
-            classes: number of classes by rank.
-        """
+        """Build the heads on embeddings of a width, from the number of classes by rank."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
         # first predictions near equal odds of all classes

@@ -21,13 +21,9 @@ class SeededModule(nn.Module):
     """A module that owns parameters; what its children own is theirs to draw."""
 
     def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
-        """The values of the module's own parameters, drawn from a seeded generator.
+        """The values of the module's own parameters by name, on the CPU, drawn from a generator or the global one.
 
-        Args:
-            generator: of the CPU; None for torch's global one.
-
-        Returns:
-            Their values by name, on the CPU; computed from shapes, which a sharded parameter has too.
+        They are computed from shapes, which a sharded parameter has too.
         """
         raise NotImplementedError
 
@@ -60,8 +56,8 @@ class Linear(SeededModule, nn.Linear):
         """Draw weight and bias; see `SeededModule`."""
         shapes = {name: parameter.shape for name, parameter in self.named_parameters(recurse=False)}
         if self.std is None:
-            limit = self.in_features**-0.5
-            return {name: _uniform(shape, limit, generator) for name, shape in shapes.items()}
+            uniform = {name: torch.rand(shape, generator=generator, device="cpu") for name, shape in shapes.items()}
+            return {name: (2 * drawn - 1) * self.in_features**-0.5 for name, drawn in uniform.items()}
         values = {"weight": normal(shapes["weight"], self.std, generator)}
         return values | ({"bias": torch.zeros(shapes["bias"], device="cpu")} if "bias" in shapes else {})
 
@@ -71,20 +67,10 @@ def normal(shape: torch.Size, std: float, generator: Generator | None) -> Tensor
     return torch.randn(shape, generator=generator, device="cpu") * std
 
 
-def _uniform(shape: torch.Size, limit: float, generator: Generator | None) -> Tensor:
-    return (2 * torch.rand(shape, generator=generator, device="cpu") - 1) * limit
-
-
 def initial_parameters(module: nn.Module, name: str, seed: int) -> dict[str, Tensor]:
-    """Draw the parameters that one module owns itself.
+    """Draw the parameters that one module owns itself, by its name in the model and the seed of the run.
 
-    Args:
-        module: any module of a model, sharded or not.
-        name: its name in the model.
-        seed: of the run.
-
-    Returns:
-        Their values by name, on the CPU and of the whole shape.
+    They are on the CPU and of the whole shape; the module may be sharded.
 
     Raises:
         TypeError: it owns parameters and does not say how they are drawn.
@@ -98,12 +84,8 @@ def initial_parameters(module: nn.Module, name: str, seed: int) -> dict[str, Ten
     raise TypeError(f"{name}: {type(module).__name__} owns parameters and does not say how they are drawn")
 
 
-def _copy(parameter: nn.Parameter, value: Tensor) -> None:
-    parameter.copy_(value)
-
-
 @torch.no_grad()
-def initialize(model: nn.Module, seed: int, assign: Assign = _copy) -> None:
+def initialize(model: nn.Module, seed: int, assign: Assign = Tensor.copy_) -> None:
     """Give a model the weights of its first step, module by module.
 
     Args:

@@ -7,7 +7,7 @@ a head, D width.
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import groupby
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -83,34 +83,17 @@ Attend = Lengths | Tensor | None
 """What a block knows of rows: that they are packed; where padding is, False in bool [R, 1, 1, N]; None: all real."""
 
 
-class Layout(Protocol):
-    """Brings padded rows into the form in which blocks transform them, and back."""
-
-    @property
-    def attend(self) -> Attend:
-        """What the blocks know of them."""
-        ...
-
-    def pack(self, x: Tensor) -> Tensor:
-        """Take what the blocks need of rows: [R, N, ...]."""
-        ...
-
-    def unpack(self, x: Tensor) -> Tensor:
-        """Put it where it was: -> [R, N, ...]."""
-        ...
-
-
 class Padded(NamedTuple):
     """Rows stay as they are: none has padding, or attention gets a mask of it."""
 
     attend: Tensor | None
 
     def pack(self, x: Tensor) -> Tensor:
-        """The same; see `Layout`."""
+        """The same; see `Packed`."""
         return x
 
     def unpack(self, x: Tensor) -> Tensor:
-        """The same; see `Layout`."""
+        """The same; see `Packed`."""
         return x
 
 
@@ -125,13 +108,7 @@ class Packed(NamedTuple):
 
     @classmethod
     def of(cls, padding: Tensor, lengths: list[int], varlen: bool) -> Self:
-        """Pack rows.
-
-        Args:
-            padding: bool [R, N], True where padding.
-            lengths: real positions of each row.
-            varlen: whether one kernel attends within all rows.
-        """
+        """Pack rows, bool [R, N], True where padding, with so many real positions each; see `Lengths` for `varlen`."""
         rows, positions = padding.shape
         order = sorted(range(rows), key=lengths.__getitem__)
         by_length = torch.tensor(order, device=padding.device)
@@ -148,6 +125,10 @@ class Packed(NamedTuple):
         # no view of a flat one: FSDP, which hooks what a level returns, warns of them
         padded = x.new_zeros(self.rows, self.positions, *x.shape[1:])
         return padded.index_put((self.place // self.positions, self.place % self.positions), x)
+
+
+Layout = Padded | Packed
+"""The form in which blocks transform padded rows."""
 
 
 def layout_of(padding: Tensor, implementation: AttnImplementation, head: int) -> Layout:

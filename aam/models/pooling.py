@@ -21,14 +21,9 @@ class AttentionPooling(nn.Module):
         self.value = Linear(heads * width, width, std=(heads * width) ** -0.5)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """Pool each row.
+        """Pool each row: [R, N, D] and bool [R, N], True where padding, or None where there is none -> [R, D].
 
-        Args:
-            x: [R, N, D].
-            padding: bool [R, N], True where padding; None where there is none.
-
-        Returns:
-            [R, D]; the same constant vector for every row that is all padding.
+        A row that is all padding gives a constant vector.
         """
         score = self.score(x).transpose(1, 2)
         if padding is None:

@@ -82,8 +82,7 @@ class SequenceEncoder(nn.Module):
     def fix_unused(self, learned: Collection[str]) -> None:
         """Let parameters that no loss reaches need no gradient, without which data parallelism would wait for one.
 
-        Args:
-            learned: ``unifrac`` where distances are, ``nucleotide`` where masked nucleotides are, and names of heads.
+        Learned are ``unifrac`` where distances are, ``nucleotide`` where masked nucleotides are, and names of heads.
         """
         reads = {self.head(name).reads for name in self.head_names if name in learned}
         distances = "unifrac" in learned

@@ -143,14 +143,9 @@ class SequencePredictor(nn.Module):
 
 
 def pool(model: SequencePredictor, samples: Samples) -> Tensor:
-    """All that a prediction reads of samples alone: embeddings, and features beside them.
+    """All that a prediction reads of samples alone: embeddings, and features beside them, [B, D + F].
 
-    Args:
-        model: one that reads samples alone.
-        samples: with embedded ASVs.
-
-    Returns:
-        [B, D + F].
+    For a model that reads samples alone, and samples whose ASVs are embedded.
     """
     embedding: Tensor = model.encoder.sample_encoder(samples).embedding
     return embedding if model.asv_features is None else torch.cat([embedding, model.asv_features(samples)], dim=1)

@@ -216,15 +216,9 @@ class Transformer(nn.Module):
         return layout_of(padding, self.implementation, self.head)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """Encode sets or sequences.
+        """Encode sets or sequences: [R, N, D] -> [R, N, D], arbitrary but finite where padding.
 
-        Args:
-            x: [R, N, D].
-            padding: bool [R, N], True where a position is padding and must not be attended to; None where there is
-                none, which is faster.
-
-        Returns:
-            [R, N, D]; arbitrary but finite where padding.
+        Padding, bool [R, N], must not be attended to; None where there is none, which is faster.
         """
         layout = Padded(None) if padding is None else self.layout(padding)
         return layout.unpack(self.transform(layout.pack(x), layout.attend))

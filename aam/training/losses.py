@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aam.config import TargetLoss
+from aam.models.distance_link import at_least_single
 
 PAIR_BLOCK = 256
 """Samples a side of a block of pairs, which bounds the memory of comparing them.
@@ -78,13 +79,9 @@ def _blocks_of_pairs(own: int, everyone: int, start: int) -> Iterator[tuple[slic
 
 
 def nucleotide_loss(logits: Tensor, true: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    """Cross-entropy of masked nucleotides, each ASV weighed by its occurrences in samples.
+    """Cross-entropy of masked nucleotides, logits [M, V] and true int64 [M], over the total weight of the step.
 
-    Args:
-        logits: [M, V] at masked nucleotides.
-        true: int64 [M], what they were.
-        weight: [M], occurrences of the ASV that each belongs to.
-        total: sum of the weights over the optimizer step.
+    The weight [M] of each is the number of occurrences of its ASV in samples.
     """
     loss = functional.cross_entropy(at_least_single(logits), true, reduction="none")
     return (loss * weight.to(loss.dtype)).sum() / total.to(loss.dtype).clamp_min(1)
@@ -119,17 +116,10 @@ class RegressionLoss(NamedTuple):
     """For each unit too low."""
 
     def errors(self, predicted: Tensor, true: Tensor) -> Tensor:
-        """Error of every sample.
+        """Error of every sample: predicted [B, quantiles] or [B, 1], and true [B] -> [B].
 
         The quantile loss (Koenker & Bassett 1978) is the mean over the quantiles q of max(q e, (q - 1) e), e being the
         truth minus the prediction; the asymmetric one is linear with a slope for each side.
-
-        Args:
-            predicted: [B, quantiles], or [B, 1].
-            true: [B].
-
-        Returns:
-            [B].
         """
         excess = predicted - true[:, None]
         match self.kind:
@@ -153,12 +143,9 @@ def class_errors(logits: Tensor, true: Tensor, smoothing: float) -> Tensor:
 
 
 def target_loss(errors: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    """Mean over targets of the weighted means of errors over samples.
+    """Mean over targets of the weighted means of errors [B, T] over samples, by the totals [T] of the step's weights.
 
-    Args:
-        errors: [B, T].
-        weight: [B, T], 0 where a value is missing.
-        total: [T], sums of the weights over the optimizer step.
+    The weight [B, T] is 0 where a value is missing.
     """
     each = (errors * weight).sum(0) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return each.mean()
@@ -170,11 +157,6 @@ def count_errors(predicted: Tensor, relative_abundance: Tensor) -> Tensor:
     return (predicted - true).square()
 
 
-def at_least_single(x: Tensor) -> Tensor:
-    """Bring what autocast computed to single precision; double stays double."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 @dataclass(frozen=True)
 class MultiTaskLoss:
     """Weighted sum of named losses."""
@@ -184,7 +166,3 @@ class MultiTaskLoss:
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Add up the parts; every part needs a weight."""
         return torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
-
-    def active(self, name: str) -> bool:
-        """Whether a loss has a weight above zero."""
-        return self.weights.get(name, 0.0) > 0

@@ -15,11 +15,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor
 
+from aam.data.arrays import Floats, Ints
+
 Metrics = dict[str, float | None]
+Better = Mapping[str, bool | None]
+"""Names of metrics, and whether a higher value is better; None where neither is."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class PairedMoments:
         return math.sqrt(self.squared_error / self.count) if self.count else None
 
     @property
-    def predicted_std(self) -> float | None:
+    def pred_std(self) -> float | None:
         """Standard deviation of the predictions (population formula)."""
         return math.sqrt(self.predicted_square / self.count) if self.count else None
 
@@ -119,10 +122,27 @@ def _is_constant(square: float, mean: float, count: float) -> bool:
     return square <= count * (4 * sys.float_info.epsilon * mean) ** 2
 
 
-class DistanceMetrics:
-    """Predicted against true distances, over pairs of samples."""
+class _NumberMetrics:
+    """Predicted against true numbers, by properties of `PairedMoments`."""
 
-    better: ClassVar[Mapping[str, bool | None]] = {
+    better: ClassVar[Better]
+
+    def __init__(self) -> None:
+        self.moments = PairedMoments()
+
+    def update(self, predicted: Tensor, true: Tensor) -> None:
+        """Add numbers: two tensors of one shape."""
+        self.moments += PairedMoments.of(predicted, true)
+
+    def compute(self) -> Metrics:
+        """Give the metrics that `better` names."""
+        return {name: getattr(self.moments, name) for name in self.better}
+
+
+class DistanceMetrics(_NumberMetrics):
+    """Predicted against true distances, over pairs of samples, each pair once."""
+
+    better: ClassVar[Better] = {
         "pearson": True,
         "r2": True,
         "mae": False,
@@ -130,52 +150,18 @@ class DistanceMetrics:
         "true_std": None,
         "std_ratio": None,
     }
-    """Whether a higher value is better, by metric; None where neither is."""
-
-    def __init__(self) -> None:
-        self.moments = PairedMoments()
-
-    def update(self, predicted: Tensor, true: Tensor) -> None:
-        """Add pairs: two tensors of one shape, each pair of samples once."""
-        self.moments += PairedMoments.of(predicted, true)
-
-    def compute(self) -> Metrics:
-        """Give pearson, r2, mae, pred_std, true_std and std_ratio."""
-        moments = self.moments
-        return {
-            "pearson": moments.pearson,
-            "r2": moments.r2,
-            "mae": moments.mae,
-            "pred_std": moments.predicted_std,
-            "true_std": moments.true_std,
-            "std_ratio": moments.std_ratio,
-        }
 
 
-class RegressionMetrics:
+class RegressionMetrics(_NumberMetrics):
     """Predicted against true values of a metadata column, in the column's own unit."""
 
-    better: ClassVar[Mapping[str, bool | None]] = {"r2": True, "mae": False, "rmse": False, "pearson": True}
-    """Whether a higher value is better, by metric; None where neither is."""
-
-    def __init__(self) -> None:
-        self.moments = PairedMoments()
-
-    def update(self, predicted: Tensor, true: Tensor) -> None:
-        """Add samples: two tensors of one shape."""
-        self.moments += PairedMoments.of(predicted, true)
-
-    def compute(self) -> Metrics:
-        """Give r2, mae, rmse and pearson."""
-        moments = self.moments
-        return {"r2": moments.r2, "mae": moments.mae, "rmse": moments.rmse, "pearson": moments.pearson}
+    better: ClassVar[Better] = {"r2": True, "mae": False, "rmse": False, "pearson": True}
 
 
 class QuantileMetrics:
     """Predicted quantiles against true values of a metadata column."""
 
-    better: ClassVar[Mapping[str, bool | None]] = {"pinball": False, "coverage": None}
-    """Whether a higher value is better, by metric; None where neither is."""
+    better: ClassVar[Better] = {"pinball": False, "coverage": None}
 
     def __init__(self, levels: tuple[float, ...]) -> None:
         self.levels = torch.tensor(levels, dtype=torch.float64)
@@ -198,26 +184,23 @@ class QuantileMetrics:
 class ClassificationMetrics:
     """Class probabilities against true classes; keeps all probabilities, 8 K bytes a sample."""
 
-    better: ClassVar[Mapping[str, bool | None]] = {
+    better: ClassVar[Better] = {
         "accuracy": True,
         "balanced_accuracy": True,
         "macro_f1": True,
         "log_loss": False,
         "auroc": True,
     }
-    """Whether a higher value is better, by metric; None where neither is."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
-        self._probabilities: list[NDArray[np.float64]] = []
-        self._true: list[NDArray[np.int64]] = []
+        self._probabilities: list[Floats] = []
+        self._true: list[Ints] = []
 
     def update(self, probabilities: Tensor, true: Tensor) -> None:
-        """Add samples.
+        """Add samples: probabilities [B, K], each row summing to 1 up to rounding, and class indices [B].
 
-        Args:
-            probabilities: [B, K], each row summing to 1 up to rounding; the predicted class is the largest.
-            true: class indices [B].
+        The predicted class is the most probable one.
         """
         if probabilities.shape != (len(true), self.classes):
             raise ValueError(f"probabilities are {tuple(probabilities.shape)}, expected ({len(true)}, {self.classes})")
@@ -232,23 +215,18 @@ class ClassificationMetrics:
         that have samples on both sides.
         """
         if not sum(map(len, self._true)):
-            return dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc"))
+            return dict.fromkeys(self.better)
         probabilities, true = np.concatenate(self._probabilities), np.concatenate(self._true)
         predicted = probabilities.argmax(axis=1)
         # the logarithm of zero would be infinite
         certainty = probabilities[np.arange(len(true)), true].clip(np.finfo(np.float64).eps, 1.0)
         either = np.union1d(true, predicted)
+        separable = [index for index in range(self.classes) if 0 < (true == index).sum() < len(true)]
+        areas = [roc_auc_score(true == index, probabilities[:, index]) for index in separable]
         return {
             "accuracy": float(accuracy_score(true, predicted)),
             "balanced_accuracy": float(recall_score(true, predicted, labels=np.unique(true), average="macro")),
             "macro_f1": float(f1_score(true, predicted, labels=either, average="macro", zero_division=0.0)),
             "log_loss": float(-np.log(certainty).mean()),
-            "auroc": _macro_auroc(probabilities, true),
+            "auroc": float(np.mean(areas)) if areas else None,
         }
-
-
-def _macro_auroc(probabilities: NDArray[np.float64], true: NDArray[np.int64]) -> float | None:
-    """Mean AUROC of each class against the rest, over the classes that have samples on both sides."""
-    separable = [index for index in range(probabilities.shape[1]) if 0 < (true == index).sum() < len(true)]
-    areas = [roc_auc_score(true == index, probabilities[:, index]) for index in separable]
-    return float(np.mean(areas)) if areas else None

@@ -18,6 +18,7 @@ from aam.training.distributed.strategies import Parallel
 from aam.training.inputs import Inputs
 from aam.training.losses import MultiTaskLoss
 from aam.training.machine.compute import draws_dropout, seeded
+from aam.training.metrics import Better
 from aam.training.tasks.base import VALIDATION, Comparison, Microbatch, OfStep, Output, Task
 
 Scale = Callable[[Tensor], Tensor]
@@ -26,14 +27,7 @@ AnyTask = TypeVar("AnyTask", bound=Task[Any])
 
 
 class Objective(Generic[Output]):
-    """Adds up the losses of tasks.
-
-    Args:
-        parallel: how a step calls the model.
-        inputs: the bare model, what it is given of a batch, and the seed of dropout.
-        tasks: what is learned; each has a name of its own.
-        held_out: the validation samples.
-    """
+    """Adds up the losses of tasks, each with a name of its own."""
 
     def __init__(
         self, parallel: Parallel, inputs: Inputs, tasks: Sequence[Task[Output]], held_out: FixedBatches
@@ -147,7 +141,8 @@ class Objective(Generic[Output]):
         """Metrics over all validation samples, the same on every rank, as ``val/loss``; None where undefined."""
         self.model.eval()
         rows = self._judge(self.tasks, self.held_out)
-        judged = {task: task.validate(rows.get(task.name)) for task in self.tasks}
+        none = torch.empty(0, device=self.compute.device)
+        judged = {task: task.validate(rows.get(task.name, none)) for task in self.tasks}
         self.model.train()
         total = sum(task.weight * each.loss for task, each in judged.items())
         losses = {f"val/{_loss(task)}": each.loss for task, each in judged.items()}
@@ -183,8 +178,8 @@ class Objective(Generic[Output]):
         return {task.name: part for task, part in zip(judging, columns, strict=True)}
 
     @property
-    def metrics(self) -> dict[str, bool | None]:
-        """Names of the metrics that `validate` gives, and whether a higher value is better; None where neither is."""
+    def metrics(self) -> Better:
+        """The metrics that `validate` gives."""
         names: dict[str, bool | None] = {"val/loss": False}
         for task in self.tasks:
             names |= {f"val/{_loss(task)}": False} | {f"val/{name}": better for name, better in task.metrics.items()}

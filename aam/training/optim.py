@@ -75,11 +75,6 @@ def make_optimizer(model: nn.Module, config: OptimConfig, rates: Mapping[str, fl
     return AdamW(groups, lr=config.lr, fused=True)
 
 
-def make_schedule(optimizer: Optimizer, config: OptimConfig, total_steps: int) -> "Schedule":
-    """Build the learning-rate schedule of a run of `total_steps` optimizer steps."""
-    return Schedule(optimizer, config, total_steps)
-
-
 class Schedule:
     """Linear warm-up, then the course that `--scheduler` names.
 

@@ -11,18 +11,10 @@ BASES = 4
 
 
 def substitute(tokens: Tensor, keys: Tensor, rate: float, seed: int, step: int) -> Tensor:
-    """Substitute nucleotides, each by itself.
+    """Substitute nucleotides, uint8 [U, L], each by itself with a probability; padding stays.
 
-    Args:
-        tokens: uint8 [U, L], the nucleotides; padding stays.
-        keys: int64 [U], key of each ASV.
-        rate: probability of a substitution.
-        seed: seed of the run.
-        step: number of the optimizer step.
-
-    Returns:
-        uint8 [U, L]: a substituted nucleotide is one of the others of A, C, G and T, all alike; of an unknown one (N)
-        that is any of the four.
+    A substituted nucleotide is one of the others of A, C, G and T, all alike; of an unknown one (N) that is any of the
+    four. ASVs are told apart by their keys, int64 [U].
     """
     if rate == 0:
         return tokens

@@ -24,7 +24,7 @@ from aam.training.memory.profile import BETWEEN, OPTIMIZER, VALIDATION, NullProf
 from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor
 from aam.training.objective import Objective
-from aam.training.optim import make_optimizer, make_schedule, own_rates
+from aam.training.optim import Schedule, make_optimizer, own_rates
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.monitor = Monitor()
         self.optimizer = make_optimizer(self.model, config.optim, own_rates(config))
-        self.schedule = make_schedule(self.optimizer, config.optim, len(self.train_sampler))
+        self.schedule = Schedule(self.optimizer, config.optim, len(self.train_sampler))
         self.scaler = self.compute.scaler()
         self.profile = NullProfile()
         self.progress = Progress()
@@ -97,7 +97,9 @@ class Trainer:
                 rate = self.schedule.lr
                 self.world.where(f"step {step.plan.step + 1} ({self._samples(step.plan, self.world.rank)})")
                 if settles:
-                    self._settle(step)
+                    # DDP orders its buckets of gradients, so that a resumed run adds up as an undisturbed one would
+                    self.objective.backward(step.to(self.compute.device), lambda loss: loss)
+                    self.optimizer.zero_grad(set_to_none=True)
                     settles = False
                 losses = self.train_step(step)
                 stop, written = request.name is not None, self.checkpoints.finished()
@@ -107,16 +109,12 @@ class Trainer:
                 due = self._is_judged(step.plan) or self._is_due(self.config.output.checkpoint_every)
                 stops = self._check(self.agreement.verdicts(wait=due))
                 if due:
-                    self._save(step)
+                    self.save_checkpoint(best=self._is_judged(step.plan) and self.validate(step.plan.epoch))
+                    self.memory.watch.forget()
                 if stops:
                     self._stop(saved=due)
             self._check(self.agreement.verdicts(wait=True))
         self.checkpoints.close()
-
-    def _settle(self, step: StepBatch) -> None:
-        """Let DDP order its buckets of gradients, so that a resumed run adds up in the order of an undisturbed one."""
-        self.objective.backward(step.to(self.compute.device), lambda loss: loss)
-        self.optimizer.zero_grad(set_to_none=True)
 
     def train_step(self, step: StepBatch) -> Mapping[str, Tensor]:
         """Make one step of the optimizer; returns this rank's parts of the losses, still on the device."""
@@ -148,11 +146,6 @@ class Trainer:
             if verdict.exceeded:
                 self.memory.shrink(verdict.plan)
         return any(verdict.stop for verdict in verdicts)
-
-    def _save(self, step: StepBatch) -> None:
-        best = self._is_judged(step.plan) and self.validate(step.plan.epoch)
-        self.save_checkpoint(best)
-        self.memory.watch.forget()
 
     def _stop(self, saved: bool) -> NoReturn:
         if not saved:

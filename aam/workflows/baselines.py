@@ -34,13 +34,7 @@ def check_tree(config: TrainConfig) -> None:
 
 
 def compare_with_learners(columns: Columns, config: TrainConfig, folder: RunFolder) -> None:
-    """Fit learners to the training samples of a run, write their metrics beside the network's, and say who is better.
-
-    Args:
-        columns: those of the run.
-        config: its options.
-        folder: its output folder, which holds its metrics.
-    """
+    """Fit learners to the training samples of a run, write their metrics beside the network's, say what is best."""
     samples = len(columns.split.train)
     if samples > MOST_SAMPLES:
         logger.info(

@@ -1,21 +1,19 @@
 """What `aam train` learns of the metadata columns before any model: sides, scales, classes, categories, weights."""
 
 import logging
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from aam.config import TargetSamplingConfig, TrainConfig
+from aam.config import TrainConfig
+from aam.data.arrays import Floats
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.loss_weights import CategoryWeights
 from aam.data.labels.target_table import Targets, target_values
 from aam.data.sampling.splits import Split, split_samples
 from aam.data.study import Study, select_samples
 from aam.errors import InputError
-from aam.learners.rarefied import AUTO_SHARE, auto_depth
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +33,10 @@ class Columns(NamedTuple):
     categories: CategoryEncoder | None
     weights: CategoryWeights | None
 
-    def sample_weights(self, config: TrainConfig) -> NDArray[np.float64]:
+    def sample_weights(self, config: TrainConfig) -> Floats:
         """How much every sample counts, by its class and by its categories; 1 where neither is weighed [samples]."""
         weights = _class_weights(self.targets, self.values, self.split, config)
-        assert self.study.metadata is not None
-        return weights if self.weights is None else weights * self.weights.of(self.study.metadata)
+        return weights if self.weights is None else weights * self.weights.of(self.study.require_metadata())
 
 
 def learn_columns(study: Study, config: TrainConfig) -> Columns:
@@ -48,13 +45,11 @@ def learn_columns(study: Study, config: TrainConfig) -> Columns:
     Raises:
         InputError: a column or the split cannot be used.
     """
-    assert study.metadata is not None
     columns = config.target.metadata_column
-    values = target_values(study.metadata, config.target)
+    values = target_values(study.require_metadata(), config.target)
     known = np.flatnonzero(values.notna().any(axis=1).to_numpy())
     study = select_samples(study, known, f"no value of {' or '.join(columns)}")
-    values, metadata = values.iloc[known], study.metadata
-    assert metadata is not None
+    values, metadata = values.iloc[known], study.require_metadata()
     strata = _strata(values, config)
     split = split_samples(study.table.sample_ids, metadata, config.split, config.runtime.seed, strata)
     if not len(split.train) or (not len(split.val) and config.split.val_fraction > 0):
@@ -67,46 +62,17 @@ def learn_columns(study: Study, config: TrainConfig) -> Columns:
     return Columns(study, values, split, targets, categories, weights)
 
 
-def with_depth(config: TrainConfig, load: Callable[[TargetSamplingConfig], Study]) -> tuple[Study, TrainConfig]:
-    """Load the study of a run, with the number that ``--rarefy-depth auto`` stands for: that of samples with a target.
-
-    The study is loaded again with it, so that all is as if the number had been given.
-
-    Args:
-        config: the options.
-        load: loads the study as the options about samples say.
-
-    Raises:
-        InputError: the study or a column cannot be used.
-    """
-    study = load(config.sampling)
-    if config.sampling.rarefy_depth != "auto":
-        return study, config
-    assert study.metadata is not None
-    known = target_values(study.metadata, config.target).notna().any(axis=1).to_numpy()
-    depth = auto_depth(study.table.depth[known])
-    logger.info("--rarefy-depth auto: %d reads, which %.0f %% of the samples have", depth, 100 * AUTO_SHARE)
-    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"rarefy_depth": depth})})
-    return load(config.sampling), config
-
-
 def _hint_at_kind(targets: Targets, values: pd.DataFrame) -> None:
     """Say where classes look like numbers, or numbers like classes."""
     for column in targets.columns:
         levels = values[column.name].dropna().unique()
         if column.classes is None:
             if len(levels) <= FEW_LEVELS < len(values) and all(float(level).is_integer() for level in levels):
-                logger.info(
-                    "%s has %d whole numbers only: if they stand for classes, give --classifier",
-                    column.name,
-                    len(levels),
-                )
+                text = "%s has %d whole numbers only: if they stand for classes, give --classifier"
+                logger.info(text, column.name, len(levels))
         elif len(levels) > 2 and not pd.to_numeric(pd.Series(levels), errors="coerce").isna().any():
-            logger.info(
-                "the %d classes of %s are all numbers: without --classifier their order counts too",
-                len(levels),
-                column.name,
-            )
+            text = "the %d classes of %s are all numbers: without --classifier their order counts too"
+            logger.info(text, len(levels), column.name)
 
 
 def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
@@ -118,13 +84,12 @@ def _strata(values: pd.DataFrame, config: TrainConfig) -> list[str] | None:
     return list(values[config.target.metadata_column[0]])
 
 
-def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> NDArray[np.float64]:
+def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config: TrainConfig) -> Floats:
     """Weight of every sample by its class, 1 where classes are not weighed: [samples]."""
     weights, kind = np.ones(len(values)), config.weights.class_weights
     if kind == "none":
         return weights
-    classes, labels = targets.only.classes, values[targets.only.name]
-    assert classes is not None
+    classes, labels = targets.only.require_classes(), values[targets.only.name]
     of_train = list(labels.iloc[split.train])
     if kind == "balanced":
         of_class = classes.balanced_weights(of_train)

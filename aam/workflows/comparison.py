@@ -51,8 +51,7 @@ def check_folds(variant: Variant) -> None:
 
 
 def _check_batch(variant: Variant, column: str) -> None:
-    assert variant.study.metadata is not None
-    values = categorical_column(variant.study.metadata, column).fillna("")
+    values = categorical_column(variant.study.require_metadata(), column).fillna("")
     if values.nunique() < 2:
         raise InputError(
             f"--batch-column {column} has one value, '{values.iloc[0]}', which tells nothing: leave it out"
@@ -138,6 +137,5 @@ def fingerprint(
         parts.append("" if labels.groups is None else "\n".join(labels.groups.tolist()))
         parts += [part for fold in variant.folds for part in (fold.name, fold.train, fold.held_out)]
         for column in (*config.comparison.batch_column, *columns):
-            assert variant.study.metadata is not None
-            parts.append(categorical_column(variant.study.metadata, column).to_csv())
+            parts.append(categorical_column(variant.study.require_metadata(), column).to_csv())
     return digest(parts)

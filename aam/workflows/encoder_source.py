@@ -96,7 +96,6 @@ class Embedding(Described):
     def _embed(self, study: Study, asvs: str, kept: _Kept) -> Floats:
         """Embed the samples of a study, whose sequences have a hash [m, D]."""
         config = self.trained.config
-        assert config.model.max_bp is not None
         with World(device_for(self.device)) as world:
             compute = Compute.of(world, PRECISE)
             encoder = self.trained.encoder.to(compute.device)

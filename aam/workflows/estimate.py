@@ -55,7 +55,9 @@ def describe(run: Run) -> str:
     budget = trainer.memory.budget or _unlimited(trainer, held)
     whole = [run.dataset[plan] for plan in _plans(run)]
     seconds = _seconds(trainer, run)
-    sizes = [_size(step) for step in whole]
+    # unique ASVs of a step, and ASVs of its samples
+    unique = [len(np.unique(torch.cat([batch.asv for batch in step.micro]).numpy())) for step in whole]
+    together = [sum(int((~batch.padding).sum()) for batch in step.micro) for step in whole]
     cut = [trainer.memory.dataset[plan] for plan in _plans(run)]
     learned = [weight for weight in run.model.parameters() if weight.requires_grad]
     steps = run.material.sampler(run.config).steps_per_epoch
@@ -66,9 +68,8 @@ def describe(run: Run) -> str:
         "parameters": f"{sum(weight.numel() for weight in run.model.parameters()):,}",
         "  of them learned": f"{sum(weight.numel() for weight in learned):,}",
         "samples in a step": f"{run.config.optim.step_samples:,}",
-        "unique ASVs in a step": f"{np.mean([size[0] for size in sizes]):,.0f}, at most "
-        f"{max(size[0] for size in sizes):,} (ASVs of its samples together: {np.mean([size[1] for size in sizes]):,.0f}"
-        f"; of the {len(sizes)} steps that were tried)",
+        "unique ASVs in a step": f"{np.mean(unique):,.0f}, at most {max(unique):,} (ASVs of its samples together: "
+        f"{np.mean(together):,.0f}; of the {len(whole)} steps that were tried)",
         "memory": f"{_memory(budget, cut) / GB:.3f} GB above what the study takes",
         "  weights": f"{held.weights / GB:.3f} GB (there before the first step)",
         "  gradients": f"{held.gradients / GB:.3f} GB",
@@ -94,13 +95,6 @@ def _unlimited(trainer: Trainer, held: Held) -> MemoryBudget:
 
 def _plans(run: Run) -> list[StepPlan]:
     return run.material.sampler(run.config).plan_epoch(0)[:STEPS]
-
-
-def _size(step: StepBatch) -> tuple[int, int]:
-    """Unique ASVs of a step, and ASVs of its samples."""
-    return len(np.unique(torch.cat([batch.asv for batch in step.micro]).numpy())), sum(
-        int((~batch.padding).sum()) for batch in step.micro
-    )
 
 
 def _memory(budget: MemoryBudget, steps: list[StepBatch]) -> float:

@@ -27,7 +27,8 @@ from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import check_folder, open_folder, share_folder
-from aam.workflows.neural_learner import check_encoder, digest_of, seen_by
+from aam.workflows.neural_learner import check_encoder, digest_of
+from aam.workflows.restore import seen_by
 from aam.workflows.train_command import train_command
 
 logger = logging.getLogger(__name__)

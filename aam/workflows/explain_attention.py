@@ -111,9 +111,9 @@ def _of_sample(model: NetworkModel, row: int, columns: Sequence[str]) -> pd.Data
         "pooling": attended.pooling[0].double().cpu().numpy(),
     }
     if columns:
-        assert model.trained.predictor is not None
+        predictor = model.trained.require_predictor()
         with torch.no_grad():
-            weights = model.trained.predictor.category_attention(_as_input(model, sample))[0].mean(dim=0)
+            weights = predictor.category_attention(_as_input(model, sample))[0].mean(dim=0)
         found |= {f"category_{name}": weights[:, place].double().cpu().numpy() for place, name in enumerate(columns)}
     return pd.DataFrame(found).sort_values("received", ascending=False, kind="stable")
 

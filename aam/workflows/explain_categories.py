@@ -95,12 +95,11 @@ def attention_parts(
     Raises:
         InputError: there is no metadata, or it lacks a column; before the first table is made.
     """
-    assert trained.predictor is not None
     assert trained.categories is not None
     categories = categories_of(metadata_of(study, trained), trained, compute)
     assert categories is not None
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
-    predictor = trained.predictor.to(compute.device)
+    predictor = trained.require_predictor().to(compute.device)
     embeddings = embeddings_of(predictor, nucleotides, asvs_of(batches), compute, cache)
     rows = attend_to_categories(predictor, embeddings, batches, compute, categories, num_workers)
     columns = trained.categories.columns[: trained.categories.fused]

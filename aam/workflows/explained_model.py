@@ -91,10 +91,8 @@ class NetworkModel(ExplainedModel):
         Raises:
             InputError: the network reads columns of the metadata that are not there.
         """
-        assert trained.predictor is not None
-        assert trained.targets is not None
         metadata_of(study, trained)
-        predictor, targets = trained.predictor.to(compute.device).eval(), trained.targets
+        predictor, targets = trained.require_predictor().to(compute.device).eval(), trained.require_targets()
         trained, study = settled(trained, study)
         _, nucleotides = study_batches(trained, study, BATCH, compute)
         every = np.flatnonzero(study.table.asv_reads)
@@ -106,8 +104,7 @@ class NetworkModel(ExplainedModel):
 
     def predict(self, rows: Rows, removed: Sequence[Rows]) -> Floats:
         """See `ExplainedModel`."""
-        changed, predictor = without(self.study, rows, removed), self.trained.predictor
-        assert predictor is not None
+        changed, predictor = without(self.study, rows, removed), self.trained.require_predictor()
         categories = categories_of(metadata_of(changed, self.trained), self.trained, self.compute)
         batches, _ = study_batches(self.trained, changed, BATCH, self.compute)
         raw = predict_outputs(predictor, self.embeddings, batches, self.compute, 0, categories)
@@ -161,8 +158,7 @@ def _double(model: NetworkModel, background: tuple[int, ...]) -> ExplainedNetwor
     proportions = model.study.asv_proportions[rows].mean(axis=0)
     asvs = np.flatnonzero(proportions)
     average = torch.from_numpy(proportions[asvs]).to(model.compute.device) @ model.embedded(asvs).double()
-    predictor = deepcopy(model.trained.predictor)
-    assert predictor is not None
+    predictor = deepcopy(model.trained.require_predictor())
     every = np.arange(model.study.table.n_samples)
     spread = model.predict(every, [np.empty(0, np.int64)] * len(every)).std(axis=0).min()
     factor = np.min(model.scale_of(every)[0]) if model.in_units else 1.0
@@ -193,9 +189,8 @@ def _(solution: NeuralSolution, study: Study, row: int, background: Rows) -> Con
 @lru_cache(maxsize=4)
 def _of_solution(solution: NeuralSolution, study: Study) -> NetworkModel:
     trained = solution.trained
-    assert trained.targets is not None
     world = World(device_for(trained.config.runtime.device))
-    return NetworkModel.of(trained, Study(study.table), trained.targets.only, Compute(world))
+    return NetworkModel.of(trained, Study(study.table), trained.require_targets().only, Compute(world))
 
 
 def open_model(config: ExplainConfig, world: World) -> ExplainedModel:

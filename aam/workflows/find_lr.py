@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from aam.config import FindLrConfig, PretrainFindLrConfig
+from aam.data.arrays import Floats
 from aam.data.sampling.dataset import StepBatch
 from aam.errors import InputError
 from aam.evaluation.figures import figure
@@ -33,8 +33,6 @@ BEGINNING = 0.1
 """Fraction of the steps, at rates too low to learn anything, of which none is suggested."""
 CLEAR_FALL = 0.05
 """Fraction of its value that the smoothed loss must lose for a suggestion to mean anything."""
-
-FloatArray = NDArray[np.float64]
 
 
 def find_lr(config: PretrainFindLrConfig) -> float:
@@ -85,14 +83,12 @@ def sweep(run: Run, search: FindLrConfig) -> pd.DataFrame:
 
 def _steps(run: Run, count: int) -> DataLoader[StepBatch]:
     """Steps over as many epochs as are needed."""
-    optim, runtime = run.config.optim, run.config.runtime
     epochs = math.ceil(count / run.material.sampler(run.config).steps_per_epoch)
-    long_enough = run.config.model_copy(update={"optim": optim.model_copy(update={"epochs": epochs})})
-    sampler = run.material.sampler(long_enough)
-    return step_loader(run.dataset, sampler, runtime, run.material.compute.device)
+    sampler = run.material.sampler(run.config, epochs)
+    return step_loader(run.dataset, sampler, run.config.runtime, run.material.compute.device)
 
 
-def smooth(losses: FloatArray) -> FloatArray:
+def smooth(losses: Floats) -> Floats:
     """Take weighted geometric means of losses [steps] with a Gaussian kernel around each.
 
     A running mean would lag behind and suggest too high a rate; an arithmetic one is lost to the first divergence.
@@ -101,7 +97,7 @@ def smooth(losses: FloatArray) -> FloatArray:
     width = max(1.0, WIDTH * len(losses))
     kernel = np.exp(-0.5 * np.square((step[:, None] - step) / width))
     logarithm = np.log(np.maximum(losses, np.finfo(np.float64).tiny))
-    smoothed: FloatArray = np.exp(kernel @ logarithm / kernel.sum(axis=1))
+    smoothed: Floats = np.exp(kernel @ logarithm / kernel.sum(axis=1))
     return smoothed
 
 

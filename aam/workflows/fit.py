@@ -5,14 +5,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from aam.config import MixedPrecision, ModelConfig, PretrainConfig, TrainConfig
+from aam.config import PretrainConfig, TrainConfig
+from aam.data.arrays import Ints
 from aam.data.files.whole_files import whole_file
 from aam.data.sampling.augmentation import Augmentation, Mixing
 from aam.data.sampling.dataset import FixedBatches, StepDataset, StepSampler
@@ -23,27 +23,21 @@ from aam.errors import InputError
 from aam.models.transformer import check_attention, compile_blocks
 from aam.training.checkpoints.run import Identity, RunCheckpoints
 from aam.training.checkpoints.store import CheckpointStore, Kind
-from aam.training.distributed import World, setup_distributed
+from aam.training.distributed import World
 from aam.training.distributed.strategies import check_compiler
-from aam.training.machine.compute import Compute, settled_precision
-from aam.training.machine.hardware import Build, advise_attention, compile_obstacle, describe
+from aam.training.machine.compute import Compute
+from aam.training.machine.hardware import Build, compile_obstacle, describe
 from aam.training.memory.budget import judged_at_once
-from aam.training.memory.profile import MemoryProfile, NullProfile
+from aam.training.memory.profile import MemoryProfile
 from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor, sinks_of
 from aam.training.objective import Objective
 from aam.training.run_folder import RunFolder
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
-from aam.workflows.restore import resumed_precision
 from aam.workflows.tables import write_table
 
-AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
-
 logger = logging.getLogger(__name__)
-
-NARROW = 32
-"""Width of a model below which bf16 takes more time than float32 (``benchmarks/step_variants.py``)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,20 +55,20 @@ class Material:
         """The validation samples, in order."""
         return FixedBatches(self.draws, self.split.val, batch_size)
 
-    def batches(self, samples: NDArray[np.int64], config: PretrainConfig | TrainConfig) -> FixedBatches:
+    def batches(self, samples: Ints, config: PretrainConfig | TrainConfig) -> FixedBatches:
         """Some samples to judge, in order, as many in a batch as in training, or fewer that surely fit into a budget.
 
         Every rank calls this.
         """
         return FixedBatches(self.draws, samples, judged_at_once(config, self.draws, samples, self.compute.world))
 
-    def sampler(self, config: PretrainConfig | TrainConfig) -> StepSampler:
-        """Plan the steps of the whole run over the training samples."""
+    def sampler(self, config: PretrainConfig | TrainConfig, epochs: int | None = None) -> StepSampler:
+        """Plan the steps of the whole run, or of so many epochs, over the training samples."""
         optim, ids = config.optim, self.study.table.sample_ids
         # shuffled from the order of their ids, so that the order of the table does not matter
         samples = np.array(sorted(self.split.train.tolist(), key=ids.__getitem__), dtype=np.int64)
         batches = optim.step_samples // optim.batch_samples
-        return StepSampler(samples, optim.batch_samples, batches, optim.epochs, config.runtime.seed)
+        return StepSampler(samples, optim.batch_samples, batches, epochs or optim.epochs, config.runtime.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +77,7 @@ class Run:
 
     kind: Kind
     config: PretrainConfig | TrainConfig
-    """As given, but for the model's shape, which is resolved."""
+    """Resolved; see `aam.workflows.resolve`."""
     material: Material
     model: nn.Module
     objective: Objective[Any]
@@ -111,31 +105,6 @@ class Run:
         sampler = self.material.sampler(self.config)
         memory = StepMemory(self.objective, self.dataset, split.train, self.config)
         return Trainer(self.objective, sampler, memory, self.config, checkpoints)
-
-
-def begin_compute(config: AnyConfig, world: World | None) -> tuple[AnyConfig, Compute]:
-    """Take this process's place among those that train together, and settle the precision of the run.
-
-    ``auto`` is settled once: a resumed run has the precision that it began with, on whatever machine.
-
-    Returns:
-        The config with the precision that is computed in, and where.
-    """
-    world = world or setup_distributed(config.runtime.device, config.distribution)
-    precision = config.runtime.mixed_precision
-    if precision == "auto":
-        begun = world.on_main(lambda: resumed_precision(config))
-        precision = begun or _faster_precision(config, world)
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"mixed_precision": precision})})
-    return config, Compute.of(world, config.runtime)
-
-
-def _faster_precision(config: AnyConfig, world: World) -> MixedPrecision:
-    width = config.model.embedding_dim
-    if width < NARROW:
-        logger.info("--mixed-precision auto: none, since a model of width %d is not faster with less", width)
-        return "none"
-    return settled_precision("auto", world)
 
 
 def gather_material(
@@ -169,17 +138,6 @@ def gather_material(
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
 
 
-def resolved_model(config: ModelConfig, material: Material) -> ModelConfig:
-    """The shape of the model for a study and a device: as asked, where that is not left open."""
-    implementation, warning = config.attn_implementation, None
-    if material.compute.device.type == "cuda":
-        implementation, warning = advise_attention(Build.of_torch(), implementation)
-    if warning is not None:
-        logger.warning("%s", warning)
-    longest = material.nucleotides.shape[1] if config.max_bp is None else config.max_bp
-    return config.model_copy(update={"max_bp": longest, "attn_implementation": implementation})
-
-
 def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFolder], object]) -> Path:
     """Train, or continue a run, leave the model with its best weights, and report on it.
 
@@ -201,22 +159,28 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
     output, world = asked.output, run.world
     trainer = run.trainer(CheckpointStore(RunFolder(output.output_dir).checkpoints, output.keep_checkpoints))
     if run.config.runtime.compile_model:
-        compile_if_supported(run.model, run.world)
+        obstacle = compile_obstacle(world.device)
+        if obstacle is None:
+            compile_blocks(run.model)
+        else:
+            logger.warning("%s", obstacle)
     if not output.resume:
         trainer.memory.settle()
     with ExitStack() as stack:
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
         if not folder.path.exists():
             raise InputError(f"--output-dir {folder} cannot be seen from process {world.rank}: name a shared folder")
-        last = world.on_main(trainer.checkpoints.last) if output.resume else None
+        last = world.on_main(trainer.checkpoints.store.last) if output.resume else None
         if last is not None:
             trainer.load_checkpoint(last)
         if output.resume:
             trainer.memory.settle()
         if world.is_main:
             write_samples(run.material.study, run.material.split, folder)
-        trainer.monitor = stack.enter_context(_monitor(trainer, folder, last is not None))
-        trainer.profile = stack.enter_context(_profile(trainer, folder))
+        sinks, begun = sinks_of(folder, run.config, world.rank), None if last is None else trainer.progress.step
+        trainer.monitor = stack.enter_context(Monitor(len(trainer.train_sampler), sinks, begun))
+        if run.config.runtime.memory_profile and world.is_main:
+            trainer.profile = stack.enter_context(MemoryProfile(run.model, world.device, folder))
         if last is not None:
             logger.info("resumed at step %d", trainer.progress.step)
         trainer.fit()
@@ -230,30 +194,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
     return folder.path
 
 
-def _monitor(trainer: Trainer, folder: RunFolder, is_resumed: bool) -> Monitor:
-    sinks = sinks_of(folder, trainer.config, trainer.world.rank)
-    return Monitor(len(trainer.train_sampler), sinks, trainer.progress.step if is_resumed else None)
-
-
-def _profile(trainer: Trainer, folder: RunFolder) -> NullProfile:
-    """The memory profile of rank 0, where one was asked for."""
-    if not (trainer.config.runtime.memory_profile and trainer.world.is_main):
-        return NullProfile()
-    return MemoryProfile(trainer.model, trainer.compute.device, folder)
-
-
-def compile_if_supported(model: nn.Module, world: World) -> None:
-    """Compile the blocks of a model, or say why not."""
-    obstacle = compile_obstacle(world.device)
-    if obstacle is None:
-        compile_blocks(model)
-    else:
-        logger.warning("%s", obstacle)
-
-
 def write_samples(study: Study, split: Split, folder: RunFolder) -> None:
     """Write which samples train, validate and test, and which are left out."""
-    assert study.left_out is not None
     with whole_file(folder.split) as draft:
         write_split(draft, split, study.table.sample_ids)
     write_table(study.left_out.set_index("sample_id"), folder.left_out)

@@ -93,8 +93,7 @@ def _tables(columns: Iterable[str]) -> list[str]:
 def _values(column: TargetColumn) -> str:
     """What values of a column can be."""
     if column.classes is None:
-        assert column.scale is not None
-        return f"a number, learned on the scale {column.scale.kind}"
+        return f"a number, learned on the scale {column.require_scale().kind}"
     return f"{len(column.classes.classes)} classes: {first_ids(column.classes.classes, _NAMES_SHOWN)}"
 
 
@@ -158,10 +157,9 @@ def _pretraining(config: PretrainConfig, trained: Restored) -> list[str]:
 
 
 def _fine_tuning(config: TrainConfig, trained: Restored) -> list[str]:
-    assert trained.targets is not None
-    parts = _start(config)
-    parts += _paragraph("new samples need", _needs(trained.targets, trained.categories))
-    for column in trained.targets.columns:
+    targets, parts = trained.require_targets(), _start(config)
+    parts += _paragraph("new samples need", _needs(targets, trained.categories))
+    for column in targets.columns:
         parts += _paragraph(f"predicts {column.name}", _target(column, config.target))
     if trained.categories is not None:
         parts += _categories(config, trained.categories)
@@ -192,9 +190,7 @@ def _target(column: TargetColumn, config: TargetConfig) -> list[str]:
         names = column.classes.classes
         smoothed = [f"label smoothing: {config.label_smoothing:g}"] if config.label_smoothing else []
         return [f"{len(names)} classes: {first_ids(names, _NAMES_SHOWN)}", *smoothed]
-    assert column.scale is not None
-    lines = [f"a number, learned with {_loss(column, config)}"]
-    scale = column.scale
+    lines, scale = [f"a number, learned with {_loss(column, config)}"], column.require_scale()
     value = "log(1 + value)" if scale.kind.startswith("log-") else "value"
     formula = "" if scale.kind == "none" else f", ({value} - {scale.offset:.6g}) / {scale.scale:.6g}"
     lines.append(f"transform: {scale.kind}{formula}")

@@ -38,8 +38,7 @@ def _divided_groups(study: Study, sides: "pd.Series[str]", split: SplitConfig) -
     column = split.group_column
     if column is None or split.split_column is None:
         return None
-    assert study.metadata is not None
-    group = categorical_column(study.metadata, column).loc[sides.index]
+    group = categorical_column(study.require_metadata(), column).loc[sides.index]
     count = sides.groupby(group.to_numpy(dtype=str)).nunique()
     divided = sorted(count.index[count > 1])
     if not divided:

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from aam.config import (
     SECTIONS_OF_NETWORK,
@@ -28,9 +27,10 @@ from aam.config import (
     TrainConfig,
     TrainingConfig,
 )
+from aam.data.arrays import Texts
 from aam.data.sampling.splits import split_samples
 from aam.data.study import Study, digest
-from aam.errors import InputError, StoppedBySignalError, first_ids
+from aam.errors import InputError, StoppedBySignalError
 from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
 from aam.learners.registry import SOLUTIONS
 from aam.learners.simple import NullLearner
@@ -42,7 +42,8 @@ from aam.training.run_folder import RunFolder
 from aam.workflows.fit import Run, check_best_metric
 from aam.workflows.predict_network import predict_study
 from aam.workflows.prepare import prepare_training
-from aam.workflows.restore import Restored, pretrained_model, restored, samples_seen
+from aam.workflows.resolve import pretrained_model
+from aam.workflows.restore import Restored, restored
 
 TARGET, GROUP, SIDE = "target", "group", "side"
 """Columns of the metadata that a training is given."""
@@ -82,9 +83,7 @@ class NeuralSolution(Solution):
     @property
     def places(self) -> list[int]:
         """Place of every class that the network knows."""
-        assert self.trained.targets is not None
-        assert self.trained.targets.only.classes is not None
-        return [int(name) for name in self.trained.targets.only.classes.classes]
+        return [int(name) for name in self.trained.require_targets().only.require_classes().classes]
 
     def arrays(self) -> Arrays:
         """The weights."""
@@ -92,10 +91,9 @@ class NeuralSolution(Solution):
 
     def settings(self) -> dict[str, Any]:
         """The options of the training, and its target."""
-        assert self.trained.targets is not None
         return {
             "config": self.trained.config.model_dump(mode="json"),
-            "targets": self.trained.targets.to_json(),
+            "targets": self.trained.require_targets().to_json(),
             "classes": self.classes,
         }
 
@@ -180,9 +178,8 @@ def _train(run: Run, folder: Path) -> None:
     try:
         trainer.fit()
     except StoppedBySignalError:
-        raise StoppedBySignalError(
-            "stopped by a signal in a training of the network; what was done of it is lost"
-        ) from None
+        text = "stopped by a signal in a training of the network; what was done of it is lost"
+        raise StoppedBySignalError(text) from None
     trainer.checkpoints.load_weights(folder, run.model)
 
 
@@ -193,10 +190,10 @@ def _study_of(problem: Problem, val_fraction: float) -> Study:
     values = [f"{code:06d}" for code in problem.codes] if problem.classes else problem.y
     index = pd.Index(table.sample_ids, name="sample_id", dtype=object)
     metadata = pd.DataFrame({TARGET: values, SIDE: sides_of(problem, val_fraction)}, index=index)
-    return Study(table, metadata, left_out=pd.DataFrame({"sample_id": [], "reason": []}, dtype=str))
+    return Study(table, metadata)
 
 
-def sides_of(problem: Problem, val_fraction: float) -> NDArray[np.str_]:
+def sides_of(problem: Problem, val_fraction: float) -> Texts:
     """``train`` or ``val`` for each training sample [n]: whole groups, and no class is on the side of val alone.
 
     The first of `DRAWS` that leaves something to learn and something to judge by; where there is one group, or no draw
@@ -216,7 +213,7 @@ def sides_of(problem: Problem, val_fraction: float) -> NDArray[np.str_]:
     )
 
 
-def _sides(problem: Problem, groups: Rows | None, val_fraction: float, seed: int) -> NDArray[np.str_]:
+def _sides(problem: Problem, groups: Rows | None, val_fraction: float, seed: int) -> Texts:
     ids = [problem.study.table.sample_ids[row] for row in problem.rows]
     named = pd.DataFrame({GROUP: [f"group {number}" for number in problem.groups]}, index=ids)
     config = TargetSplitConfig(val_fraction=val_fraction, group_column=None if groups is None else GROUP)
@@ -241,17 +238,6 @@ def check_encoder(finetune: FinetuneConfig, config: EvaluateConfig | TrainConfig
     checkpoint = read_checkpoint(finetune.pretrained_encoder, kind="pretrain")
     pretrained_model(checkpoint, config.model, finetune)
     return checkpoint
-
-
-def seen_by(encoder: Checkpoint, samples: list[str]) -> str | None:
-    """A sentence on held-out samples that an encoder was trained on, without labels; None where there are none."""
-    seen = samples_seen(encoder, samples)
-    if not seen:
-        return None
-    return (
-        f"the pretrained encoder has seen, without labels, {len(seen)} of the {len(samples)} held-out samples "
-        f"({first_ids(seen)}): what learns from it may look better than it is for new samples"
-    )
 
 
 def digest_of(encoder: Checkpoint) -> str:

@@ -84,7 +84,6 @@ def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
 
 def with_left_out(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Add a row for every sample that could not be used, its values empty and the reason in the column ``note``."""
-    assert study.left_out is not None
     notes = study.left_out.set_index("sample_id").rename(columns={"reason": "note"})
     table = pd.concat([predictions.assign(note=""), notes])
     return table.rename_axis("sample_id")

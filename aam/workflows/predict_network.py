@@ -28,19 +28,18 @@ def predict_study(
 
     Embeddings of ASVs are kept in the folder `cache`, if there is one; see `embeddings_of`.
     """
-    assert trained.predictor is not None
-    assert trained.targets is not None
+    targets = trained.require_targets()
     batches, nucleotides = study_batches(trained, study, batch_size, compute)
     metadata = metadata_of(study, trained)
-    trained.targets.warn_of_others(metadata)
+    targets.warn_of_others(metadata)
     categories = categories_of(metadata, trained, compute)
-    predictor = trained.predictor.to(compute.device)
+    predictor = trained.require_predictor().to(compute.device)
     training = predictor.training
     predictor.eval()
     embeddings = embeddings_of(predictor, nucleotides, asvs_of(batches), compute, cache)
     outputs = predict_outputs(predictor, embeddings, batches, compute, num_workers, categories)
     predictor.train(training)
-    return trained.targets.decode(outputs, metadata)
+    return targets.decode(outputs, metadata)
 
 
 def categories_of(metadata: pd.DataFrame, trained: Restored, compute: Compute) -> torch.Tensor | None:
@@ -58,9 +57,8 @@ def metadata_of(study: Study, trained: Restored) -> pd.DataFrame:
     """
     if study.metadata is not None:
         return study.metadata
-    assert trained.targets is not None
     categories = () if trained.categories is None else trained.categories.needed
-    needed = first_ids(dict.fromkeys([*categories, *trained.targets.metadata_columns]), limit=20)
+    needed = first_ids(dict.fromkeys([*categories, *trained.require_targets().metadata_columns]), limit=20)
     if needed:
         raise InputError(f"the model reads columns of the metadata ({needed}): give --metadata")
     return pd.DataFrame(index=pd.Index(study.table.sample_ids, name="sample_id", dtype=object))
@@ -71,7 +69,5 @@ def study_batches(
 ) -> tuple[FixedBatches, torch.Tensor]:
     """All samples of a study as the model's validation drew them, and the nucleotides on the device."""
     draws = SampleDraws(study.table, trained.config.sampling, trained.config.runtime.seed)
-    longest = trained.config.model.max_bp
-    assert longest is not None
-    nucleotides = torch.from_numpy(study.nucleotides(longest)).to(compute.device)
+    nucleotides = torch.from_numpy(study.nucleotides(trained.config.model.max_bp)).to(compute.device)
     return FixedBatches(draws, np.arange(study.table.n_samples), batch_size), nucleotides

@@ -1,9 +1,7 @@
 """`aam pretrain`: learn to encode ASVs and samples without labels."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from aam.config import PretrainConfig, flag
 from aam.data.sampling.dataset import StepDataset
@@ -11,7 +9,6 @@ from aam.data.sampling.splits import split_samples
 from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.distances import write_distance_report
-from aam.models.sequence_encoder import SequenceEncoder
 from aam.training.distributed import World, setup_distributed
 from aam.training.distributed.strategies import give_weights, parallelize
 from aam.training.inputs import Inputs
@@ -21,8 +18,9 @@ from aam.training.run_folder import RunFolder
 from aam.training.sinks.training_log import early_records
 from aam.training.tasks.pretraining import Given
 from aam.training.tasks.table import build_tasks, learn_documents, learned
-from aam.workflows.fit import Run, begin_compute, fit, gather_material, resolved_model
+from aam.workflows.fit import Run, fit, gather_material
 from aam.workflows.folder import settle_folder
+from aam.workflows.resolve import resolve_pretraining
 from aam.workflows.restore import build_encoder
 
 logger = logging.getLogger(__name__)
@@ -116,50 +114,43 @@ def _report(run: Run, config: PretrainConfig, folder: RunFolder) -> None:
         write_distance_report(run.objective, folder)
 
 
-def prepare_pretraining(study: Study, config: PretrainConfig, world: World | None = None) -> Run:
+def prepare_pretraining(study: Study, asked: PretrainConfig, world: World | None = None) -> Run:
     """Split the samples and build model, data and objective; nothing is written.
 
     Args:
         study: the samples.
-        config: the options.
+        asked: the options.
         world: the processes that train together; by default this one takes its place among them as the config says.
 
     Raises:
         InputError: a side of the split has too few samples, the taxonomy leaves nothing to learn, or the device
             cannot do what was asked for.
     """
-    split = split_samples(study.table.sample_ids, study.metadata, config.split, config.runtime.seed)
+    split = split_samples(study.table.sample_ids, study.metadata, asked.split, asked.runtime.seed)
     if min(len(split.train), len(split.val)) < 2:
         raise InputError(
             f"pretraining compares samples: {len(split.train)} to train on and {len(split.val)} to validate are too "
             "few (at least 2 each); use more samples or another --val-fraction"
         )
-    documents = learn_documents(config.losses, study, split.train)
-    config, compute = begin_compute(config, world)
+    documents = learn_documents(asked.losses, study, split.train)
+    world = world or setup_distributed(asked.runtime.device, asked.distribution)
+    config = resolve_pretraining(asked, study, world)
+    compute = Compute.of(world, config.runtime)
     material = gather_material(study, split, config, compute)
-    config = config.model_copy(update={"model": resolved_model(config.model, material)})
-    kinds = learned(config.losses)
-    source = study.distance_source(config.unifrac) if any(kind.reads_tree for kind in kinds) else None
-    model = _build_model(config, documents, compute)
+    model = build_encoder(config, documents)
+    model.fix_unused([kind.name for kind in learned(config.losses)])
+    give_weights(model, config.distribution, compute, config.runtime.seed)
     inputs = Inputs(model, material.nucleotides, material.draws, config, compute)
     held_out = material.batches(split.val, config)
-    given = Given(config, study, split.train, held_out, source, model, inputs, compute)
+    given = Given(config, study, split.train, held_out, model, inputs, compute)
     parallel = parallelize(model, config.distribution, compute)
     objective = Objective(parallel, inputs, build_tasks(given), held_out)
     dataset = StepDataset(
         material.draws,
-        source if config.losses.learns("unifrac") else None,
+        study.distance_source(config.unifrac) if config.losses.learns("unifrac") else None,
         study.tree if config.losses.learns("faith_pd") else None,
-        compute.world.rank,
-        compute.world.size,
+        world.rank,
+        world.size,
     )
     documents = {"training": [study.table.sample_ids[row] for row in split.train]} | objective.documents()
     return Run("pretrain", config, material, model, objective, dataset, documents, objective.fingerprint())
-
-
-def _build_model(config: PretrainConfig, documents: Mapping[str, Any], compute: Compute) -> SequenceEncoder:
-    """Build the model with the weights of its first step."""
-    model = build_encoder(config, documents)
-    model.fix_unused([kind.name for kind in learned(config.losses)])
-    give_weights(model, config.distribution, compute, config.runtime.seed)
-    return model

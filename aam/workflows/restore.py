@@ -1,7 +1,7 @@
 """Models from configs and from checkpoints, with nothing else at hand."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar
 import torch
 from pydantic import ValidationError
 
-from aam.config import FinetuneConfig, MixedPrecision, ModelConfig, OutputConfig, PretrainConfig, RunConfig, TrainConfig
+from aam.config import PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.target_table import Targets
-from aam.errors import InputError
+from aam.errors import InputError, first_ids
 from aam.models.distance_link import LinkName
 from aam.models.heads import TargetSpec
 from aam.models.initial import allocate
@@ -26,21 +26,10 @@ from aam.training.run_folder import RunFolder
 from aam.training.tasks.table import heads_of
 from aam.workflows.old_configs import in_todays_names, in_todays_options
 
-AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
 logger = logging.getLogger(__name__)
 
-SHAPE = (
-    "embedding_dim",
-    "attention_heads",
-    "attention_layers",
-    "feedforward_ratio",
-    "nucleotide_patch",
-    "count_embedding",
-    "sample_attention",
-    "induced_points",
-)
-"""Options of the model that pretrained weights fix."""
 _KINDS: Final[Mapping[type[RunConfig], Kind]] = {PretrainConfig: "pretrain", TrainConfig: "train"}
 
 
@@ -61,14 +50,29 @@ class Restored:
         """The whole model."""
         return self.encoder if self.predictor is None else self.predictor
 
+    def require_predictor(self) -> SequencePredictor:
+        """The network that predicts columns, where a caller cannot do without.
+
+        Raises:
+            ValueError: the model is an encoder.
+        """
+        if self.predictor is None:
+            raise ValueError("a pretrained encoder predicts no column")
+        return self.predictor
+
+    def require_targets(self) -> Targets:
+        """What is predicted, where a caller cannot do without.
+
+        Raises:
+            ValueError: the model is an encoder.
+        """
+        if self.targets is None:
+            raise ValueError("a pretrained encoder predicts no column")
+        return self.targets
+
 
 def build_encoder(config: PretrainConfig, documents: Mapping[str, Any]) -> SequenceEncoder:
-    """Build the pretraining model of a config on meta, without weights, with the heads of its tasks.
-
-    Args:
-        config: of the pretraining.
-        documents: what its tasks have learned from the training samples; see `learn_documents`.
-    """
+    """Build the pretraining model of a config on meta, without weights, with heads as of `learn_documents`."""
     # weighted UniFrac that is not normalized may exceed 1, which the other links do not reach
     unbounded = config.unifrac.unifrac_metric == "weighted_unifrac"
     link: LinkName = "euclidean" if unbounded else config.unifrac.distance_link
@@ -104,51 +108,29 @@ def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> Non
     load_weights(predictor.encoder, weights)
 
 
-def samples_seen(encoder: Checkpoint, samples: Iterable[str]) -> list[str]:
-    """Which of some samples a pretrained encoder was trained on, without labels; sorted."""
-    return sorted(set(encoder.documents["training"]).intersection(samples))
-
-
-def pretrained_model(checkpoint: Checkpoint, asked: ModelConfig, finetune: FinetuneConfig) -> ModelConfig:
-    """The model section for fine-tuning: the shape of the pretrained encoder, the rest as asked.
-
-    Raises:
-        InputError: the user asked for another shape than the pretrained one.
-    """
-    pretrained = _config(PretrainConfig, checkpoint).model
-    clashes = [
-        f"--{name.replace('_', '-')} {getattr(asked, name)} (pretrained with {getattr(pretrained, name)})"
-        for name in (*SHAPE, "max_bp")
-        if name in asked.model_fields_set and getattr(asked, name) != getattr(pretrained, name)
-    ]
-    if clashes:
-        raise InputError(f"--pretrained-encoder {finetune.pretrained_encoder} fixes {', '.join(clashes)}: leave it out")
-    return asked.model_copy(update={name: getattr(pretrained, name) for name in (*SHAPE, "max_bp")})
-
-
-def resumed_model(output: OutputConfig) -> ModelConfig | None:
-    """The model section that a fine-tuning run to resume has in its last checkpoint; None where there is none.
-
-    Its weights come from there too, so that the run does not depend on what its pretrained encoder is by now.
-
-    Raises:
-        InputError: the checkpoint is damaged.
-    """
-    last = CheckpointStore(RunFolder(output.output_dir).checkpoints).last() if output.resume else None
-    return None if last is None else _config(TrainConfig, read_checkpoint(last, kind="train", with_weights=False)).model
-
-
-def resumed_precision(config: PretrainConfig | TrainConfig) -> MixedPrecision | None:
-    """The precision that a run to resume has begun with; None where there is none.
-
-    Raises:
-        InputError: the checkpoint is damaged.
-    """
-    output, kind = config.output, type(config)
-    last = CheckpointStore(RunFolder(output.output_dir).checkpoints).last() if output.resume else None
-    if last is None:
+def seen_by(encoder: Checkpoint, samples: Sequence[str], side: str = "held-out") -> str | None:
+    """A sentence on held-out samples that an encoder was trained on, without labels; None where there are none."""
+    seen = sorted(set(encoder.documents["training"]).intersection(samples))
+    if not seen:
         return None
-    return _config(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False)).runtime.mixed_precision
+    return (
+        f"the pretrained encoder has seen, without labels, {len(seen)} of the {len(samples)} {side} samples "
+        f"({first_ids(seen)}): what learns from it may look better than it is for new samples"
+    )
+
+
+def resumed_config(asked: AnyConfig) -> AnyConfig | None:
+    """The options that a run to resume has in its last checkpoint; None where there is none.
+
+    The shape of the model and its weights come from there too, so that the run does not depend on what its pretrained
+    encoder is by now.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
+    output, kind = asked.output, type(asked)
+    last = CheckpointStore(RunFolder(output.output_dir).checkpoints).last() if output.resume else None
+    return None if last is None else config_of(kind, read_checkpoint(last, kind=_KINDS[kind], with_weights=False))
 
 
 def restore(path: Path) -> Restored:
@@ -185,9 +167,9 @@ def outline(checkpoint: Checkpoint) -> Restored:
             "network has; use `aam predict`"
         )
     if checkpoint.kind == "pretrain":
-        pretraining, documents = _config(PretrainConfig, checkpoint), checkpoint.documents
+        pretraining, documents = config_of(PretrainConfig, checkpoint), checkpoint.documents
         return Restored(pretraining, build_encoder(pretraining, documents), None, None, None, documents)
-    config = _config(TrainConfig, checkpoint)
+    config = config_of(TrainConfig, checkpoint)
     targets = Targets.from_json(checkpoint.documents["targets"])
     document = checkpoint.documents.get("categories")  # there where the prediction depends on any
     categories = None if document is None else CategoryEncoder.from_json(document)
@@ -195,7 +177,7 @@ def outline(checkpoint: Checkpoint) -> Restored:
     return Restored(config, predictor.encoder, predictor, targets, categories, checkpoint.documents)
 
 
-def _config(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
+def config_of(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
     """Read the config of a checkpoint, whose options are those of the aam that wrote it, or of an earlier one."""
     try:
         return kind.model_validate(in_todays_options(checkpoint.config))

@@ -86,15 +86,11 @@ def _say_unseen(targets: Targets, true: pd.DataFrame) -> None:
     if not targets.is_classes:
         return
     labels = true[targets.only.name]
-    assert targets.only.classes is not None
-    unseen = labels[~labels.isin(targets.only.classes.classes)]
+    unseen = labels[~labels.isin(targets.only.require_classes().classes)]
     if len(unseen):
-        names, samples = first_ids(sorted(set(unseen))), first_ids(unseen.index)
         logger.warning(
             "%d test samples are of classes without a training sample, and count as wrong: %s (samples %s)",
-            len(unseen),
-            names,
-            samples,
+            *(len(unseen), first_ids(sorted(set(unseen))), first_ids(unseen.index)),
         )
 
 

@@ -27,12 +27,14 @@ from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
 from aam.training.run_folder import RunFolder, Side
 from aam.training.tasks.target_metrics import score
-from aam.workflows.columns import Columns, learn_columns, with_depth
+from aam.workflows.columns import Columns, learn_columns
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.makers import makers
-from aam.workflows.neural_learner import check_encoder, seen_by
+from aam.workflows.neural_learner import check_encoder
+from aam.workflows.resolve import resolve_depth
+from aam.workflows.restore import seen_by
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +46,11 @@ def train_learner(config: TrainConfig) -> None:
         InputError: a file or an option is wrong; nothing has been written then.
     """
     begin_learner(config)
-    train_learner_study(*with_depth(config, lambda sampling: _load(config, sampling)))
 
+    def load(sampling: TargetSamplingConfig) -> Study:
+        return load_study(config.inputs, sampling, UnifracConfig(), needs=("metadata",))
 
-def _load(config: TrainConfig, sampling: TargetSamplingConfig) -> Study:
-    return load_study(config.inputs, sampling, UnifracConfig(), needs=("metadata",))
+    train_learner_study(*resolve_depth(config, load))
 
 
 def begin_learner(config: TrainConfig) -> None:
@@ -107,9 +109,8 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
 
 def labels_of(columns: Columns, config: TrainConfig) -> Labels:
     """What is to be predicted, with the groups of the split and the weights of the samples."""
-    metadata, group = columns.study.metadata, config.split.group_column
-    assert metadata is not None
-    groups = None if group is None else metadata[group].to_numpy(dtype=np.str_)
+    group = config.split.group_column
+    groups = None if group is None else columns.study.require_metadata()[group].to_numpy(dtype=np.str_)
     read = config.target.model_dump(include=set(READ_BY_ALL["target"]))  # the network's losses and ranges are its own
     return Labels(columns.values, TargetConfig.model_validate(read), groups, columns.sample_weights(config))
 

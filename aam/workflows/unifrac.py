@@ -22,8 +22,8 @@ def write_unifrac(config: UnifracCommandConfig) -> None:
     backend = available_backend(config.matrix.backend)
     check_metric(config.unifrac.unifrac_metric, backend)
     study = load_study(config.inputs, SamplingConfig(), config.unifrac, needs=("tree",))
-    assert study.tree is not None
     metric = config.unifrac.unifrac_metric
     logger.info("computing %s between %d samples with %s", metric, study.table.n_samples, backend)
-    write_distance_matrix(compute_matrix(study.table, study.tree, config.unifrac, backend), config.matrix.output)
+    matrix = compute_matrix(study.table, study.require_tree(), config.unifrac, backend)
+    write_distance_matrix(matrix, config.matrix.output)
     logger.info("wrote %s", config.matrix.output)

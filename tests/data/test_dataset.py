@@ -12,7 +12,6 @@ from aam.config import InputConfig, SamplingConfig, UnifracConfig
 from aam.data.distances.matrix import DistanceMatrix
 from aam.data.sampling import dataset as module
 from aam.data.sampling.dataset import (
-    DistanceSource,
     FixedBatches,
     StepBatch,
     StepDataset,
@@ -279,7 +278,7 @@ def test_a_run_on_a_matrix_reads_its_rows(study):
     values = study.distance_source(UnifracConfig()).distances(rows, study.table.counts).numpy()
     order = np.random.default_rng(0).permutation(40)
     matrix = DistanceMatrix(tuple(study.table.sample_ids[i] for i in order), values[np.ix_(order, order)])
-    source = DistanceSource(study.table, UnifracConfig(), matrix=matrix)
+    source = replace(study, matrix=matrix).distance_source(UnifracConfig())
     step = replace(dataset_of(study), source=source)[plan_of(5, 2)]
     assert np.array_equal(step.distance.numpy(), values[np.ix_(step.samples, step.samples)])
 

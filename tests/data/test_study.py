@@ -13,7 +13,7 @@ from aam.data.distances.matrix import DistanceMatrix, write_distance_matrix
 from aam.data.distances.phylogeny import parse_newick
 from aam.data.files.metadata import read_metadata
 from aam.data.files.tables import FeatureTable, read_tables
-from aam.data.sampling.dataset import DistanceSource
+from aam.data.sampling.dataset import MatrixDistances
 from aam.data.sampling.rarefaction import FIXED, SampleDraws
 from aam.data.study import Study, assemble_study, load_study, select_samples, with_phylogeny, with_taxonomy
 from aam.errors import InputError
@@ -110,8 +110,7 @@ def test_with_matrix_and_tree_the_matrix_gives_the_distances():
     study = assemble_study(make_table(), SamplingConfig(), matrix=matrix_of(["a", "b", "c", "e"]))
     study = with_phylogeny(study, parse_newick(TREE), SamplingConfig(), UnifracConfig(), False)
     source = study.distance_source(UnifracConfig())
-    assert isinstance(source, DistanceSource)
-    assert source.tree is None
+    assert isinstance(source, MatrixDistances)
     assert source.matrix is study.matrix
 
 

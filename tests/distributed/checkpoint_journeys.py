@@ -125,7 +125,7 @@ def read(folder: Path, world: World, strategy: str) -> Iterator[dict[str, Any]]:
         trainer = trainer_of(folder, world, strategy, written)
         expected, expected_losses = load_file(written.tensors), json.loads(losses.read_text())
         at_first = tensors_of(trainer)
-        last = world.on_main(trainer.checkpoints.last)
+        last = world.on_main(trainer.checkpoints.store.last)
         assert last is not None
         trainer.load_checkpoint(last)
         found = tensors_of(trainer)

@@ -68,7 +68,7 @@ def test_nothing_is_tested_below_what_was_not_found(tree):
     assert asked == [0, 1, 10, 2, 5, 6, 7]
     assert found.rejected == [0, 1, 5]
     assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.8}.__getitem__) == [5]
-    assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.75}.__getitem__) == [1]  # though it is most of 1
+    assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.7}.__getitem__) == [1]  # though it is most of 1
     assert found.smallest(hierarchy, {0: 1.0, 1: 0.7, 5: 0.7}.__getitem__) == [0]
     assert found.p[2] == pytest.approx(0.04 * 4)  # a quarter of the occurrences: a quarter of the level
     assert found.p[7] == 1.0
@@ -99,10 +99,10 @@ def test_drawn_flips_give_what_all_of_them_give():
 def test_two_within_take_the_place_of_what_they_share(tree):
     hierarchy = Hierarchy.of_tree(tree, np.full(8, 3))
     found = Found(dict.fromkeys((0, 1, 10, 2, 5), 0.01), 0.05)
-    effects = {0: 1.0, 1: 0.3, 10: 0.3, 2: 0.1, 5: 0.1}
+    effects = {0: 1.0, 1: 0.4, 10: 0.4, 2: 0.2, 5: 0.2}
     assert found.smallest(hierarchy, effects.__getitem__) == [2, 5, 10]
-    assert found.smallest(hierarchy, (effects | {2: 0.01}).__getitem__) == [1, 10]
-    assert found.smallest(hierarchy, (effects | {10: 0.1}).__getitem__) == [0]
+    assert found.smallest(hierarchy, (effects | {2: 0.05}).__getitem__) == [1, 10]
+    assert found.smallest(hierarchy, (effects | {10: 0.3}).__getitem__) == [0]
     assert Found({0: 0.2}, 0.05).smallest(hierarchy, effects.__getitem__) == []
 
 

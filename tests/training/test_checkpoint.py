@@ -20,7 +20,7 @@ from aam.training.checkpoints.store import (
     read_checkpoint,
     write_checkpoint,
 )
-from aam.training.optim import Schedule, make_optimizer, make_schedule
+from aam.training.optim import Schedule, make_optimizer
 
 FILES = ["config.json", "scaler.json", "model.safetensors", "state/optimizer.safetensors", "state/state.json"]
 
@@ -299,7 +299,7 @@ def training(
     model = Net()
     config = OptimConfig(lr=0.05, scheduler=scheduler)
     optimizer = make_optimizer(model, config, rates or {})
-    return model, optimizer, make_schedule(optimizer, config, 12)
+    return model, optimizer, Schedule(optimizer, config, 12)
 
 
 def train(model: Net, optimizer: torch.optim.AdamW, schedule: Schedule, steps: range) -> None:

@@ -7,7 +7,7 @@ from aam.training.machine.hardware import (
     advise_attention,
     advise_precision,
     backend_for,
-    compile_allowed,
+    compile_obstacle,
     describe,
     device_for,
     processor_flags,
@@ -81,12 +81,12 @@ def test_attention_is_left_alone_elsewhere(build, kernel):
 
 @pytest.mark.parametrize("version", [OLD, "7.0.51831", "unknown"])
 def test_compilation_is_skipped_on_rocm(version):
-    assert "--compile-model is skipped" in compile_allowed(rocm(version))
+    assert "--compile-model is skipped" in compile_obstacle(torch.device("cuda"), rocm(version))
 
 
 @pytest.mark.parametrize("build", [CUDA, NO_GPU])
 def test_compilation_is_allowed_elsewhere(build):
-    assert compile_allowed(build) is None
+    assert compile_obstacle(torch.device("cuda"), build) is None
 
 
 def test_backends():

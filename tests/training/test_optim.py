@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aam.config import OptimConfig, Scheduler, TrainConfig
 from aam.errors import InputError
-from aam.training.optim import PLATEAU_FACTOR, PLATEAU_PATIENCE, Schedule, make_optimizer, make_schedule, own_rates
+from aam.training.optim import PLATEAU_FACTOR, PLATEAU_PATIENCE, Schedule, make_optimizer, own_rates
 
 KINDS: tuple[Scheduler, ...] = ("cosine", "cosine_restarts", "plateau", "onecycle", "constant")
 
@@ -30,7 +30,7 @@ def schedule_of(
 ) -> tuple[torch.optim.Optimizer, Schedule]:
     config = OptimConfig(scheduler=kind, warmup_fraction=warmup, lr=lr)
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=lr)
-    return optimizer, make_schedule(optimizer, config, steps)
+    return optimizer, Schedule(optimizer, config, steps)
 
 
 def course(optimizer: torch.optim.Optimizer, schedule: Schedule, steps: int) -> list[float]:
@@ -93,7 +93,7 @@ def test_every_group_follows_the_schedule_with_its_own_rate(kind: Scheduler) -> 
     config = OptimConfig(lr=0.1, scheduler=kind)
     plain = make_optimizer(Net(), config)
     optimizer = make_optimizer(Net(), config, RATES)
-    schedules = [make_schedule(each, config, 40) for each in (plain, optimizer)]
+    schedules = [Schedule(each, config, 40) for each in (plain, optimizer)]
     factors = set()
     for step in range(40):
         assert schedules[1].lr == schedules[0].lr == plain.param_groups[0]["lr"]

@@ -42,6 +42,7 @@ def compared(tmp_path_factory, study_folder) -> Path:
     """Output folder of `evaluate`, one fold of which was computed by itself."""
     folder = tmp_path_factory.mktemp("runs") / "compared"
     files = {"table": (study_folder / "table.biom",), "metadata": study_folder / "metadata.tsv"}
+    files["tree"] = study_folder / "tree.nwk"
     small = {
         "metadata_column": "acidity",
         "group_column": "subject",
@@ -65,6 +66,25 @@ def swept(tmp_path_factory, pretrain_options) -> Path:
     options = {name: value for name, value in pretrain_options(folder).items() if name in known}
     find_lr(PretrainFindLrConfig.from_flat(options))
     return folder
+
+
+def explain_compared(compared: Path, folder: Path, **options: object) -> Path:
+    """Output folder of `explain` of an evaluation."""
+    explain(ExplainConfig.from_flat({"evaluation": compared, "output_dir": folder, **options}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def importance(tmp_path_factory, compared) -> Path:
+    """Output folder of `explain` with importance."""
+    folder = tmp_path_factory.mktemp("runs") / "importance"
+    return explain_compared(compared, folder, what="importance", learner="linear", permutations=1)
+
+
+@pytest.fixture(scope="module")
+def balance(tmp_path_factory, compared) -> Path:
+    """Output folder of `explain` with a log-ratio."""
+    return explain_compared(compared, tmp_path_factory.mktemp("runs") / "balance", what="log-ratio")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +119,7 @@ def deleted(explain_samples) -> Path:
     return explain_samples("deletion")
 
 
-EXPLAINED = ["attributed", "attended", "deleted"]
+EXPLAINED = ["importance", "balance", "attributed", "attended", "deleted"]
 RUNS = ["pretrained", "regressor", "classifier", "profiled", "fitted", "compared", "swept", *EXPLAINED]
 
 

@@ -17,9 +17,10 @@ from aam.errors import InputError
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import World
 from aam.training.machine import compute as compute_module
+from aam.training.machine.compute import Compute
 from aam.workflows import fit
-from aam.workflows.fit import begin_compute
-from aam.workflows.pretrain import pretrain
+from aam.workflows.pretrain import load_pretraining_study, pretrain
+from aam.workflows.resolve import resolve_pretraining
 from aam.workflows.restore import restore
 from aam.workflows.train import train
 
@@ -186,8 +187,10 @@ def test_a_resumed_run_keeps_the_precision_that_was_chosen(pretrain_options, tmp
     monkeypatch.setattr(compute_module, "processor_flags", frozenset)
     resumed = PretrainConfig.from_flat({**options, "resume": True})
     for asked, chosen, dtype in ((resumed, "bf16", torch.bfloat16), (config, "none", None)):
-        settled, compute = begin_compute(asked, World(torch.device("cpu")))
-        assert (settled.runtime.mixed_precision, compute.dtype) == (chosen, dtype)
+        world = World(torch.device("cpu"))
+        settled = resolve_pretraining(asked, load_pretraining_study(asked), world)
+        assert settled.runtime.mixed_precision == chosen
+        assert Compute.of(world, settled.runtime).dtype == dtype
 
 
 def test_training_learns(pretrain_options, tmp_path):

@@ -25,6 +25,7 @@ from skbio import TreeNode
 from skbio.diversity import beta_diversity
 
 from aam.config import UnifracConfig, UnifracMetric
+from aam.data.arrays import Floats
 from aam.data.distances.matrix import DistanceMatrix
 from aam.data.distances.unifrac import StudyTree, faith_pd
 from aam.data.files.tables import FeatureTable
@@ -43,10 +44,7 @@ _INSTALL = "install it (docs/unifrac.md; conda install -c conda-forge -c biocond
 
 
 def available_backend(choice: BackendChoice = "auto") -> Backend:
-    """Find the program that computes a matrix: `unifrac` if it can be imported, `ssu` on the path, scikit-bio.
-
-    Args:
-        choice: take this one, or the first that is there (``auto``).
+    """Find the program that was asked for, or the first there is: `unifrac` to import, `ssu` on the path, scikit-bio.
 
     Raises:
         InputError: the one that was asked for is not there.
@@ -78,16 +76,9 @@ def check_metric(metric: UnifracMetric, backend: Backend) -> None:
 
 
 def compute_matrix(table: FeatureTable, tree: StudyTree, config: UnifracConfig, backend: Backend) -> DistanceMatrix:
-    """Compute the distances between all samples of a table.
+    """Compute the distances between all samples of a table, in its order, from the tree cut to its ASVs.
 
-    Args:
-        table: the counts.
-        tree: the tree, cut to the table's ASVs.
-        config: which distance.
-        backend: which program, as `available_backend` found it.
-
-    Returns:
-        The matrix, float64, samples in the table's order; two samples without any branch length are at distance 0.
+    Distances are float64; two samples without any branch length are at distance 0.
 
     Raises:
         InputError: the program does not have this distance.
@@ -136,7 +127,7 @@ def _numbered(table: FeatureTable) -> biom.Table:
     return biom.Table(sp.csr_matrix(table.counts.T, dtype=np.float64), columns, rows)
 
 
-def _by_unifrac(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[np.float64]:
+def _by_unifrac(table: FeatureTable, newick: str, config: UnifracConfig) -> Floats:
     arguments: dict[str, Any] = {}
     if config.unifrac_metric == "generalized_unifrac":
         arguments["alpha"] = config.generalized_alpha
@@ -145,7 +136,7 @@ def _by_unifrac(table: FeatureTable, newick: str, config: UnifracConfig) -> NDAr
     return _in_order(distances.ids, distances.data)
 
 
-def _by_ssu(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[np.float64]:
+def _by_ssu(table: FeatureTable, newick: str, config: UnifracConfig) -> Floats:
     with tempfile.TemporaryDirectory(prefix="aam-ssu-") as name:
         biom_path, tree_path, matrix_path = (Path(name) / file for file in ("table.biom", "tree.nwk", "matrix.h5"))
         with h5py.File(biom_path, "w") as file:
@@ -161,7 +152,7 @@ def _by_ssu(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[
             return _in_order([name.decode() for name in file["order"]], file["matrix"][()])
 
 
-def _by_scikit_bio(table: FeatureTable, newick: str, config: UnifracConfig) -> NDArray[np.float64]:
+def _by_scikit_bio(table: FeatureTable, newick: str, config: UnifracConfig) -> Floats:
     weighted = config.unifrac_metric != "unweighted_unifrac"
     normalized = {"normalized": config.unifrac_metric == "weighted_normalized_unifrac"} if weighted else {}
     with np.errstate(invalid="ignore"):
@@ -176,13 +167,13 @@ def _by_scikit_bio(table: FeatureTable, newick: str, config: UnifracConfig) -> N
     return np.array(distances.data)
 
 
-def _in_order(numbers: Iterable[str], values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def _in_order(numbers: Iterable[str], values: NDArray[np.floating[Any]]) -> Floats:
     """Sort rows and columns by the row numbers that name them."""
     order = np.argsort([int(number) for number in numbers])
     return values[np.ix_(order, order)].astype(np.float64)
 
 
-_PROGRAMS: dict[Backend, Callable[[FeatureTable, str, UnifracConfig], NDArray[np.float64]]] = {
+_PROGRAMS: dict[Backend, Callable[[FeatureTable, str, UnifracConfig], Floats]] = {
     "unifrac": _by_unifrac,
     "ssu": _by_ssu,
     "scikit-bio": _by_scikit_bio,

@@ -1,10 +1,10 @@
 """Reads below every branch of the tree, sample by sample, as sparse rows: the features that a phylogeny gives."""
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from aam.data.distances.unifrac import StudyTree
+from aam.data.arrays import Bools, Ints
+from aam.data.distances.unifrac import StudyTree, kept_branches, places_of
 from aam.data.files.counts import Counts
 
 Rows = sparse.csr_array
@@ -53,18 +53,7 @@ def asv_proportions(counts: Counts) -> Rows:
     return sparse.csr_array((counts.data / np.maximum(depth, 1.0), counts.indices, counts.indptr), shape=counts.shape)
 
 
-def distinct_branches(tree: StudyTree, held: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Branches that lie above different sets of some ASVs, the uppermost of each set; those above none are left out.
-
-    Args:
-        tree: the tree of a study.
-        held: which ASVs (columns of the table) count [ASVs].
-    """
-    place = np.concatenate([[0], np.cumsum(held[tree.order])])
-    start, stop = place[tree.start], place[tree.stop]
-    branch = np.flatnonzero(stop > start)
-    start, stop = start[branch], stop[branch]
-    # in preorder, branches above the same tips follow each other
-    first = np.r_[True, (np.diff(start) != 0) | (np.diff(stop) != 0)][: len(branch)]
-    distinct: NDArray[np.int64] = branch[first]
-    return distinct
+def distinct_branches(tree: StudyTree, held: Bools) -> Ints:
+    """Branches above different sets of the held ASVs [ASVs], the uppermost of each set; not those above none."""
+    branch, _, _, first = kept_branches(tree.start, tree.stop, places_of(held[tree.order]))
+    return branch[first]

@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aam.data.arrays import Ints
 from aam.data.files.artifacts import read_text
+from aam.data.files.whole_files import whole_file
 from aam.errors import InputError, first_ids
 
 Values = NDArray[np.floating[Any]]
@@ -45,7 +47,7 @@ class DistanceMatrix:
     def _row(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.ids)}
 
-    def index(self, sample_ids: Sequence[str]) -> NDArray[np.int64]:
+    def index(self, sample_ids: Sequence[str]) -> Ints:
         """Rows of samples, int64 [samples].
 
         Raises:
@@ -59,7 +61,7 @@ class DistanceMatrix:
             )
         return np.array([self._row[name] for name in sample_ids], dtype=np.int64)
 
-    def block(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+    def block(self, rows: Ints, columns: Ints) -> Tensor:
         """Distances between two sets of rows, float64 [rows, columns]."""
         return torch.from_numpy(self.values[np.ix_(rows, columns)].astype(np.float64))
 
@@ -86,7 +88,8 @@ def read_distance_matrix(path: Path | str, ids_path: Path | str | None = None, b
     if path.suffix == ".npy":
         if ids_path is None:
             raise InputError(f"{source}: a .npy file holds no sample ids; give them by --matrix-ids, one a line")
-        return _checked(_read_lines(ids_path), _read_npy(path, source), source, bounded)
+        lines = (line.strip() for line in read_text(ids_path, "sample ids").splitlines())
+        return _checked([line for line in lines if line], _read_npy(path, source), source, bounded)
     if ids_path is not None:
         raise InputError(f"{source}: --matrix-ids is for .npy files; this format holds its own ids: leave it out")
     if path.suffix not in _READERS:
@@ -105,14 +108,11 @@ def write_distance_matrix(matrix: DistanceMatrix, path: Path | str) -> None:
     """
     path = Path(path)
     check_writable(path)
-    draft = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
-        _WRITERS[path.suffix](matrix, draft)
-        draft.replace(path)
+        with whole_file(path) as draft:
+            _WRITERS[path.suffix](matrix, draft)
     except OSError as error:
         raise InputError(f"distance matrix {path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -172,10 +172,6 @@ def _check_rows(ids: Sequence[str], values: Values, rows: slice, source: str) ->
                 f"{source}: the value {block[row, column]:g} in row {ids[rows.start + row]}, column {ids[column]} is "
                 f"{fault}; compute the matrix again"
             )
-
-
-def _read_lines(path: Path | str) -> list[str]:
-    return [line.strip() for line in read_text(path, "sample ids").splitlines() if line.strip()]
 
 
 def _read_npy(path: Path, source: str) -> Values:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aam.config import RootChoice
+from aam.data.arrays import Floats
 from aam.data.distances.rooting import Branches, midpoint, root_children
 from aam.data.files.artifacts import read_text
 from aam.errors import InputError, first_ids
@@ -42,18 +42,9 @@ _WAYS_TO_ROOT = (
 
 
 @dataclass(frozen=True, eq=False)
-class Phylogeny:
-    """A rooted tree: branch n lies above the tips ``start[n] <= tip < stop[n]``, numbered in preorder.
+class Phylogeny(Branches):
+    """A rooted tree with names."""
 
-    Branches are in preorder: the root's own first, and every branch before those below it.
-    """
-
-    length: NDArray[np.float64]
-    """Length of every branch [N], in the tree's unit (substitutions per site as a rule)."""
-    start: NDArray[np.int64]
-    """First tip below every branch [N]."""
-    stop: NDArray[np.int64]
-    """One past the last tip below every branch [N]."""
     tip_names: tuple[str, ...]
     """Name of every tip."""
 
@@ -127,18 +118,13 @@ def parse_newick(
         raise InputError(f"{source}, {where}: not a Newick tree: {fault} (at {excerpt!r})") from None
     _check_names(nodes.names, source)
     lengths = _branch_lengths(nodes, missing_branch_lengths, source)
-    branches = Branches(lengths, np.array(nodes.start, dtype=np.int64), np.array(nodes.stop, dtype=np.int64))
-    return _rooted(branches, nodes.names, root, source)
-
-
-def _rooted(branches: Branches, names: Sequence[str], root: RootChoice, source: str) -> Phylogeny:
-    """The one place that every tree passes: give it the root that was asked for, or refuse it."""
+    branches, names = Branches(lengths, np.array(nodes.start), np.array(nodes.stop)), nodes.names
     if root == "midpoint":
         branches, tips = midpoint(branches)
         names = [names[tip] for tip in tips.tolist()]
     elif root == "error" and (children := root_children(branches)) > 2:
         raise InputError(f"{source}: not rooted, its root has {children} children instead of two: {_WAYS_TO_ROOT}")
-    return Phylogeny(*branches, tuple(names))
+    return Phylogeny(branches.length, branches.start, branches.stop, tuple(names))
 
 
 def _walk(events: Iterable[Sequence[str]]) -> _Nodes:
@@ -158,7 +144,9 @@ def _walk(events: Iterable[Sequence[str]]) -> _Nodes:
             stop.append(-1)
             lengths.append("")
         elif not mark:
-            raise _NewickError(event, _unreadable(rest))
+            torn = re.search(r"[(),;]", rest) is None
+            expected = "a name, a number after a colon, or one of ( ) , ; is expected"
+            raise _NewickError(event, "it ends without a semicolon" if torn else expected)
         else:
             if previous == ")":
                 lengths[closed] = length
@@ -196,12 +184,6 @@ def _check_end(event: int, still_open: int, mark: str, previous: str) -> None:
         raise _NewickError(event, f"{still_open} parentheses are not closed")
     if previous != ")":
         raise _NewickError(event, "there are no parentheses")
-
-
-def _unreadable(rest: str) -> str:
-    if re.search(r"[(),;]", rest) is None:
-        return "it ends without a semicolon"
-    return "a name, a number after a colon, or one of ( ) , ; is expected"
 
 
 def _locate(text: str, event: int) -> tuple[str, str]:
@@ -243,7 +225,7 @@ def _check_names(names: Sequence[str], source: str) -> None:
         raise InputError(f"{source}: tips share the names {first_ids(repeated)}; every tip needs its own")
 
 
-def _branch_lengths(nodes: _Nodes, missing: MissingLengths, source: str) -> NDArray[np.float64]:
+def _branch_lengths(nodes: _Nodes, missing: MissingLengths, source: str) -> Floats:
     lengths = np.array([float(length) if length else np.nan for length in nodes.lengths])
     if np.isnan(lengths[0]):
         lengths[0] = 0.0

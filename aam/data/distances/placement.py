@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aam.data.arrays import Bools, Ints
 from aam.data.distances.phylogeny import Phylogeny
 from aam.data.distances.unifrac import StudyTree
 from aam.errors import InputError, first_ids
 
-Places = NDArray[np.int64]
+Places = Ints
 
 NOWHERE = -1
 
@@ -63,14 +63,9 @@ def place_tips(tree: StudyTree, asv_ids: Sequence[str], phylogeny: Phylogeny, kn
 
 
 def with_tips(tree: StudyTree, branch: Places) -> StudyTree:
-    """The same branches with more tips, whose columns follow those of the study.
+    """The same branches with new tips, each at a branch or, where that is -1, at none [M].
 
-    Args:
-        tree: of the study.
-        branch: at which each new tip hangs, of none -1 [M].
-
-    Returns:
-        A tree of K + M columns; reads of the first K have the same branches above them as before.
+    The tree has K + M columns; reads of the first K, those of the study, have the same branches above them as before.
     """
     old, new, branches = len(tree.rank), len(branch), len(tree.start)
     # a new tip comes after the last one below its branch, and there before those of the branches that lie higher
@@ -101,11 +96,7 @@ def _clades_above(phylogeny: Phylogeny, known: Places, rank: Places) -> _Clades:
 
 
 def _as_in_study(tree: StudyTree, asv_ids: Sequence[str], clades: _Clades) -> Places:
-    """The branch of the study's tree above the same of its ASVs, of every branch of the larger one [P].
-
-    Raises:
-        InputError: one of the trees has a clade that the other has not.
-    """
+    """The branch of the study's tree above the same of its ASVs, of every branch of the larger one [P]."""
     width = len(tree.rank) + 1
     own = tree.start * width + tree.stop
     order = np.argsort(own)
@@ -127,8 +118,8 @@ def _smallest(
     tree: StudyTree,
     asv_ids: Sequence[str],
     clades: _Clades,
-    foreign: NDArray[np.bool_],
-    lacking: NDArray[np.bool_],
+    foreign: Bools,
+    lacking: Bools,
 ) -> str:
     """Name the ASVs of a small clade that one of the trees lacks."""
     if lacking.any():

@@ -1,25 +1,27 @@
 """Where the root of a tree lies: how many branches leave it, and midpoint rooting, on arrays and without recursion.
 
-Arrays are those of `Phylogeny`: branch n lies above the tips ``start[n] <= tip < stop[n]``, branches in
-preorder. Shape letters: N branches, T tips, P branches of a path.
+Shape letters: N branches, T tips, P branches of a path.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
+from aam.data.arrays import Floats, Ints
 
 
-class Branches(NamedTuple):
-    """Branches in preorder, the root's own first."""
+@dataclass(frozen=True, eq=False)
+class Branches:
+    """A rooted tree: branch n lies above the tips ``start[n] <= tip < stop[n]``, numbered in preorder.
 
-    length: NDArray[np.float64]
-    """Length of every branch [N]."""
-    start: IntArray
+    Branches are in preorder: the root's own first, and every branch before those below it.
+    """
+
+    length: Floats
+    """Length of every branch [N], in the tree's unit (substitutions per site as a rule)."""
+    start: Ints
     """First tip below every branch [N]."""
-    stop: IntArray
+    stop: Ints
     """One past the last tip below every branch [N]."""
 
 
@@ -32,7 +34,7 @@ def root_children(branches: Branches) -> int:
     return count
 
 
-def midpoint(branches: Branches) -> tuple[Branches, IntArray]:
+def midpoint(branches: Branches) -> tuple[Branches, Ints]:
     """Put the root halfway between the two tips farthest apart (Farris 1972).
 
     All pairs at the greatest distance have the same middle, so that ties do not matter. The root is a node with all
@@ -61,12 +63,10 @@ def midpoint(branches: Branches) -> tuple[Branches, IntArray]:
     return Branches(length[kept], start[kept], stop[kept]), tip_order
 
 
-def _path_to_midpoint(branches: Branches) -> tuple[IntArray, float]:
-    """Find the middle of the longest path between tips.
+def _path_to_midpoint(branches: Branches) -> tuple[Ints, float]:
+    """Find the middle of the longest path between tips: branches [P] from there up to the root's own.
 
-    Returns:
-        Branches [P] from the middle up to the root's own, and how far the middle is from the upper end of the first
-        one; 0 where it is the node below that one.
+    Also how far the middle is from the upper end of the first one; 0 where it is the node below that one.
     """
     parent = _parents(branches)
     length = branches.length.tolist()
@@ -104,16 +104,11 @@ def _parents(branches: Branches) -> list[int]:
     return parent
 
 
-def _order(start: IntArray, stop: IntArray, count: int) -> tuple[IntArray, IntArray]:
-    """Order things by the innermost of nested intervals that holds them, and else as they are.
+def _order(start: Ints, stop: Ints, count: int) -> tuple[Ints, Ints]:
+    """Order things by the innermost of nested intervals [P] that holds them, and else as they are.
 
-    Args:
-        start: where the intervals begin [P], the innermost first.
-        stop: one past their ends [P].
-        count: things; the last interval holds all of them.
-
-    Returns:
-        The old number of each thing in the new order [count], and the new number of each in the old one [count].
+    The innermost interval comes first, and the last one holds all things. Gives the old number of each in the new order
+    [count], and the new number of each in the old one [count].
     """
     things = np.arange(count)
     begins_after = len(start) - np.searchsorted(start[::-1], things, side="right")

@@ -14,10 +14,10 @@ from typing import NamedTuple, Self
 import numpy as np
 import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import UnifracConfig
+from aam.data.arrays import Bools, Floats, Ints
 from aam.data.distances.phylogeny import Phylogeny
 from aam.data.files.tables import FeatureTable
 from aam.errors import InputError, first_ids
@@ -34,19 +34,19 @@ class StudyTree:
     most 2 x ASVs branches.
     """
 
-    length: NDArray[np.float64]
+    length: Floats
     """Length of every branch [N]; that of a chain of branches above the same ASVs is their sum."""
-    start: NDArray[np.int64]
+    start: Ints
     """Rank of the first ASV below every branch [N]."""
-    stop: NDArray[np.int64]
+    stop: Ints
     """One past the rank of the last ASV below every branch [N]."""
-    order: NDArray[np.int64]
+    order: Ints
     """Columns of the table in the order of the tips [ASVs]."""
-    rank: NDArray[np.int64]
+    rank: Ints
     """Place of every column of the table in that order [ASVs]."""
 
     @classmethod
-    def cut(cls, phylogeny: Phylogeny, tips: NDArray[np.int64], include_root_length: bool = False) -> Self:
+    def cut(cls, phylogeny: Phylogeny, tips: Ints, include_root_length: bool = False) -> Self:
         """Keep the branches above the ASVs of a table, up to the root.
 
         Args:
@@ -73,21 +73,16 @@ class StudyTree:
         order = np.argsort(tips)
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
-        return cls(*_cut(length, phylogeny.start, phylogeny.stop, _places(kept)), order, rank)
+        return cls(*_cut(length, phylogeny.start, phylogeny.stop, places_of(kept)), order, rank)
 
 
-def missing_tips(phylogeny: Phylogeny, table: FeatureTable) -> NDArray[np.int64]:
+def missing_tips(phylogeny: Phylogeny, table: FeatureTable) -> Ints:
     """Find the tip of every ASV by its id, else by its sequence: tip numbers [ASVs], -1 where the tree lacks it."""
     return tips_of(phylogeny, table.asv_ids, table.sequences)
 
 
-def tips_of(phylogeny: Phylogeny, *names: Sequence[str]) -> NDArray[np.int64]:
-    """Find the tip of every ASV by the first of its names that is one: tip numbers [ASVs], -1 where there is none.
-
-    Args:
-        phylogeny: the whole tree.
-        names: names of every ASV, in the order in which they are tried.
-    """
+def tips_of(phylogeny: Phylogeny, *names: Sequence[str]) -> Ints:
+    """Find the tip of every ASV by the first of its names that is one: tip numbers [ASVs], -1 where there is none."""
     tip = {name: number for number, name in enumerate(phylogeny.tip_names)}
     found = [next((tip[name] for name in each if name in tip), -1) for each in zip(*names, strict=True)]
     return np.array(found, dtype=np.int64)
@@ -112,11 +107,11 @@ def distances(
         tree: the tree, cut to the table.
         counts: reads [B, ASVs], columns as in the table.
         config: which distance.
-        device: where to compute.
+        device: where to compute; the distances lie there.
 
     Returns:
-        Distances [B, B], float64 on `device`: symmetric, zero on the diagonal, in [0, 1] (weighted UniFrac that is not
-        normalized: in the tree's unit of length).
+        float64 [B, B]: symmetric, zero on the diagonal, in [0, 1] (weighted UniFrac that is not normalized: in the
+        tree's unit of length).
     """
     with _full_precision(device):
         reads = _reads_below_branches(tree, counts, device)
@@ -131,18 +126,7 @@ def cross_distances(
     config: UnifracConfig,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """UniFrac distances of the samples of one batch to those of another, as `distances` defines them.
-
-    Args:
-        tree: the tree, cut to the table.
-        rows: reads [B, ASVs], columns as in the table.
-        columns: reads [G, ASVs].
-        config: which distance.
-        device: where to compute.
-
-    Returns:
-        Distances [B, G], float64 on `device`.
-    """
+    """Distances of samples [B, ASVs] to others [G, ASVs], as `distances` defines them: float64 [B, G] on `device`."""
     with _full_precision(device):
         both = _reads_below_branches(tree, sp.vstack([rows, columns], format="csr"), device)
         samples = rows.shape[0]
@@ -150,15 +134,9 @@ def cross_distances(
 
 
 def faith_pd(tree: StudyTree, counts: sp.csr_array, device: torch.device | str = "cpu") -> Tensor:
-    """Faith's phylogenetic diversity (Faith 1992): the length of the branches above the ASVs of a sample.
+    """Faith's phylogenetic diversity (Faith 1992): the length of the branches above the ASVs of each sample.
 
-    Args:
-        tree: the tree, cut to the table.
-        counts: reads [B, ASVs], columns as in the table.
-        device: where to compute.
-
-    Returns:
-        float64 [B] on `device`, in the tree's unit of length.
+    From reads [B, ASVs], columns as in the table, to float64 [B] on `device`, in the tree's unit of length.
     """
     with _full_precision(device):
         starts = range(0, max(1, counts.shape[0]), _FAITH_BLOCK)
@@ -202,7 +180,7 @@ def _reads_below_branches(tree: StudyTree, counts: sp.csr_array, device: torch.d
     rank = tree.rank[counts.indices]
     kept = np.zeros(asvs, dtype=bool)
     kept[rank] = True
-    places = _places(kept)
+    places = places_of(kept)
     length, start, stop = (
         torch.from_numpy(array).to(device) for array in _cut(tree.length, tree.start, tree.stop, places)
     )
@@ -214,22 +192,29 @@ def _reads_below_branches(tree: StudyTree, counts: sp.csr_array, device: torch.d
     return _Reads(length, prefix[stop] - prefix[start], prefix[-1])
 
 
-def _places(kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+def kept_branches(start: Ints, stop: Ints, places: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Number the branches above tips that are kept, with their intervals of these; also the uppermost above the same.
+
+    Tips are renumbered by `places_of`.
+    """
+    start, stop = places[start], places[stop]
+    branch = np.flatnonzero(stop > start)
+    start, stop = start[branch], stop[branch]
+    # in preorder, branches above the same tips follow each other
+    first = np.flatnonzero(np.r_[True, (np.diff(start) != 0) | (np.diff(stop) != 0)][: len(branch)])
+    return branch, start, stop, first
+
+
+def places_of(kept: Bools) -> Ints:
     """How many tips are kept before each: the new place of a kept tip [tips + 1]."""
     places = np.zeros(len(kept) + 1, dtype=np.int64)
     np.cumsum(kept, out=places[1:])
     return places
 
 
-def _cut(
-    length: NDArray[np.float64], start: NDArray[np.int64], stop: NDArray[np.int64], places: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def _cut(length: Floats, start: Ints, stop: Ints, places: Ints) -> tuple[Floats, Ints, Ints]:
     """Renumber tips, drop branches above none of them, and merge chains of branches above the same ones."""
-    start, stop = places[start], places[stop]
-    branch = np.flatnonzero(stop > start)
-    start, stop = start[branch], stop[branch]
-    # in preorder, branches above the same tips follow each other
-    first = np.flatnonzero(np.r_[True, (np.diff(start) != 0) | (np.diff(stop) != 0)][: len(branch)])
+    branch, start, stop, first = kept_branches(start, stop, places)
     return np.add.reduceat(length[branch], first) if len(first) else length[:0], start[first], stop[first]
 
 

@@ -34,9 +34,12 @@ def read_bytes(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) 
         InputError: the file is missing, unreadable, empty, damaged, or an artifact of another type.
     """
     path = Path(path)
-    content = _read_file(path, kind)
+    content = first_bytes(path, kind)
     if content.startswith(_GZIP):
-        content = _gunzip(content, path, kind)
+        try:
+            content = gzip.decompress(content)
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise InputError(f"{kind} {path}: the gzip file is damaged or cut short; copy it again") from None
     elif content.startswith(_ZIP):
         content = _payload(content, path, kind, artifact_types)
     if not content.strip():
@@ -44,13 +47,21 @@ def read_bytes(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) 
     return content
 
 
-def first_bytes(path: Path | str, kind: str, count: int) -> bytes:
-    """The first so many bytes of an input file as it lies on the disk, by which its format is known.
+def first_bytes(path: Path | str, kind: str, count: int = -1) -> bytes:
+    """The first so many bytes of an input file as it lies on the disk, by which its format is known, or all of them.
 
     Raises:
         InputError: the file is missing or unreadable.
     """
-    return _read_file(Path(path), kind, count)
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(count)
+    except FileNotFoundError:
+        raise InputError(f"{kind} {path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{kind} {path}: this is a folder; name the file in it") from None
+    except OSError as error:
+        raise InputError(f"{kind} {path}: cannot be read ({error.strerror})") from None
 
 
 def read_text(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -> str:
@@ -90,25 +101,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if repeated:
         raise InputError(f"{first_ids(map(repr, repeated))} is given twice; keep one of them")
     return dict(pairs)
-
-
-def _read_file(path: Path, kind: str, count: int = -1) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(count)
-    except FileNotFoundError:
-        raise InputError(f"{kind} {path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{kind} {path}: this is a folder; name the file in it") from None
-    except OSError as error:
-        raise InputError(f"{kind} {path}: cannot be read ({error.strerror})") from None
-
-
-def _gunzip(content: bytes, path: Path, kind: str) -> bytes:
-    try:
-        return gzip.decompress(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise InputError(f"{kind} {path}: the gzip file is damaged or cut short; copy it again") from None
 
 
 def _payload(content: bytes, path: Path, kind: str, artifact_types: Sequence[str]) -> bytes:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
+from aam.data.arrays import Ints
 from aam.errors import InputError
 
 Counts = sparse.csr_array[Any, tuple[int, int]]
-Index = NDArray[np.int64]
+Index = Ints
 
 CELLS_IN_MEMORY: Final = 20_000_000
 """Counts above zero from which a table stays on disk (12 bytes each in memory)."""
@@ -87,12 +88,7 @@ class CountsBuilder:
     """Puts counts together from blocks of rows, in memory or on disk."""
 
     def __init__(self, columns: int, most: int) -> None:
-        """Begin without rows.
-
-        Args:
-            columns: ASVs.
-            most: no more cells than this will come.
-        """
+        """Begin without rows; no more cells will come than are said."""
         self.columns, self.most = columns, most
         self.on_disk = most > CELLS_IN_MEMORY
         self.sizes: list[Index] = []
@@ -143,9 +139,7 @@ class Source(NamedTuple):
 def gather(sources: Sequence[Source], columns: int) -> Counts:
     """Choose, reorder and add up rows and columns, a block of rows at a time; in the form of `canonical`.
 
-    Args:
-        sources: as many entries of `row` in each as the result has rows.
-        columns: of the result.
+    In every source `row` has as many entries as the result has rows.
     """
     sizes = [np.where(source.row >= 0, row_sizes(source.counts)[source.row], 0) for source in sources]
     of_rows: Index = np.stack(sizes).sum(axis=0)

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aam.data.arrays import Bools, Ints
 from aam.data.files.sequences import PAD
 from aam.data.files.whole_files import whole_file
 from aam.errors import InputError
@@ -38,9 +39,9 @@ class Places(NamedTuple):
 
     files: tuple[str, ...]
     """Names in the folder."""
-    file: NDArray[np.int64]
+    file: Ints
     """Which of them has each ASV, int64 [U]; `UNKNOWN` for none."""
-    record: NDArray[np.int64]
+    record: Ints
     """Its number there, int64 [U]."""
 
 
@@ -148,7 +149,7 @@ class EmbeddingFiles:
         self._open[name] = records
         return records
 
-    def _are_whole(self, name: str, records: np.memmap, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _are_whole(self, name: str, records: np.memmap, at: Ints) -> Bools:
         """Compare records with their checksums, some at a time: bool, one for each of `at`."""
         whole = np.ones(len(at), dtype=bool)
         for start in range(0, len(at), ROWS):
@@ -164,7 +165,7 @@ class EmbeddingFiles:
         return whole
 
 
-def _look_up(known: Keys, wanted: Keys) -> NDArray[np.int64]:
+def _look_up(known: Keys, wanted: Keys) -> Ints:
     """Number of the record that has each key, int64; `UNKNOWN` for none."""
     if not len(known):
         return np.full(len(wanted), UNKNOWN)

@@ -10,13 +10,9 @@ _KIND = "representative sequences"
 
 
 def read_fasta(path: Path | str) -> dict[str, str]:
-    """Read the sequence of every ASV; the id is the first word after ``>``.
+    """Read the sequence of every ASV, letters unchecked, by id (the first word after ``>``), in the file's order.
 
-    Args:
-        path: FASTA, plain or gzipped, or a QIIME 2 artifact of type ``FeatureData[Sequence]``.
-
-    Returns:
-        Sequence as written (letters are not checked) by id, in the order of the file.
+    The file is FASTA, plain or gzipped, or a QIIME 2 artifact of type ``FeatureData[Sequence]``.
 
     Raises:
         InputError: the file cannot be read or is not FASTA; an id is missing or repeated; a sequence is empty.

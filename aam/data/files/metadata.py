@@ -25,14 +25,10 @@ _INDEX = "sample_id"
 
 
 def read_metadata(path: Path | str) -> pd.DataFrame:
-    """Read sample metadata.
+    """Read sample metadata from tab-separated text, plain or gzipped: a row for each sample.
 
-    Args:
-        path: tab-separated text, plain or gzipped.
-
-    Returns:
-        A row for each sample; the index holds the ids as text, numeric columns are float64 (NaN where missing), others
-        object (text, None where missing).
+    The index holds the ids as text, numeric columns are float64 (NaN where missing), others object (text, None where
+    missing).
 
     Raises:
         InputError: the file cannot be read or breaks a rule of the format.
@@ -41,7 +37,9 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
     try:
         metadata = SampleMetadata.load(io.StringIO(text, newline=""), default_missing_scheme="INSDC:missing")
     except MetadataFileError as error:
-        raise InputError(f"{_KIND} {path}: {_first_part(error)}") from None
+        # without the general advice that scikit-bio appends, on one line
+        reason = " ".join(str(error).split("\n\nThere may be more errors")[0].split())
+        raise InputError(f"{_KIND} {path}: {reason}") from None
     except csv.Error as error:
         raise InputError(f"{_KIND} {path}: {error}; look for an unpaired quote") from None
     frame: pd.DataFrame = metadata.to_dataframe()
@@ -59,11 +57,6 @@ def _accept_sample_id(text: str) -> str:
         if line.strip() and not line.startswith("#"):
             break
     return "".join(lines)
-
-
-def _first_part(error: MetadataFileError) -> str:
-    """The message without the general advice that scikit-bio appends, on one line."""
-    return " ".join(str(error).split("\n\nThere may be more errors")[0].split())
 
 
 def _plain_missing(values: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -88,18 +81,10 @@ def _column(metadata: pd.DataFrame, column: str) -> "pd.Series[Any]":
 def numeric_column(
     metadata: pd.DataFrame, column: str, otherwise: str = "predict classes with --classifier"
 ) -> "pd.Series[float]":
-    """A column as numbers.
-
-    Args:
-        metadata: as `read_metadata` returns it.
-        column: name of the column.
-        otherwise: what to do with a column of something else, for the message.
-
-    Returns:
-        float64 by sample id, NaN where missing. Numbers that are stored as text are converted.
+    """A column of metadata as numbers: float64 by sample id, NaN where missing; numbers stored as text are converted.
 
     Raises:
-        InputError: the column is not there, or holds something else than finite numbers.
+        InputError: the column is not there, or holds something else than finite numbers; `otherwise` says what to do.
     """
     values = _column(metadata, column)
     numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
@@ -113,14 +98,9 @@ def numeric_column(
 
 
 def categorical_column(metadata: pd.DataFrame, column: str) -> "pd.Series[Any]":
-    """A column as text.
+    """A column of metadata as text by sample id (object), None where missing.
 
-    Args:
-        metadata: as `read_metadata` returns it.
-        column: name of the column.
-
-    Returns:
-        Text by sample id (object), None where missing. Numbers are written as short as they are exact: 1.0 as ``1``.
+    Numbers are written as short as they are exact: 1.0 as ``1``.
 
     Raises:
         InputError: the column is not there.

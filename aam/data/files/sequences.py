@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aam.data.arrays import Ints
 from aam.data.files.counts import release, scratch
 from aam.errors import InputError
 
@@ -50,12 +51,7 @@ def normalize(sequence: str) -> str:
 
 
 def check_letters(sequences: Sequence[str], names: Sequence[str], source: str = "") -> None:
-    """Make sure that every sequence is DNA.
-
-    Args:
-        sequences: DNA text of each ASV.
-        names: what to call each ASV in the message, usually its id.
-        source: file to name in the message.
+    """Make sure that every sequence is DNA; messages call each ASV by its name, and name the file they are from.
 
     Raises:
         InputError: a sequence is empty or has a letter outside IUPAC's; names the ASV, the letter and its place.
@@ -74,14 +70,9 @@ def _fault(sequence: str) -> str:
 
 
 def encode_sequences(sequences: Sequence[str], max_bp: int | None = None) -> NDArray[np.uint8]:
-    """Turn DNA text into token rows; ambiguity codes become `N`, never `PAD`.
+    """Turn DNA text, in any case, into token rows: uint8 [ASVs, L], L being the length of the longest that is kept.
 
-    Args:
-        sequences: DNA text of each ASV, in any case.
-        max_bp: nucleotides kept of each; longer ones are cut at their end.
-
-    Returns:
-        Tokens, uint8 [ASVs, L], L being the length of the longest sequence that is kept.
+    Ambiguity codes become `N`, never `PAD`. Sequences of more than ``max_bp`` nucleotides are cut at their end.
 
     Raises:
         InputError: a sequence is empty or has a letter outside IUPAC's.
@@ -97,7 +88,7 @@ def encode_sequences(sequences: Sequence[str], max_bp: int | None = None) -> NDA
     return tokens
 
 
-def _encode(sequences: Sequence[str], lengths: NDArray[np.int64], tokens: NDArray[np.uint8]) -> None:
+def _encode(sequences: Sequence[str], lengths: Ints, tokens: NDArray[np.uint8]) -> None:
     """Fill the rows of some sequences."""
     kept = [text[:length] for text, length in zip(sequences, lengths.tolist(), strict=True)]
     # One byte a letter, so that the lengths hold; what Latin-1 lacks becomes "?", which is no nucleotide either.
@@ -109,12 +100,8 @@ def _encode(sequences: Sequence[str], lengths: NDArray[np.int64], tokens: NDArra
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = flat
 
 
-def sequence_keys(sequences: Sequence[str]) -> NDArray[np.int64]:
-    """Address of each ASV: a 64-bit BLAKE2b hash of its normalized sequence, the same on every machine and run.
-
-    Returns:
-        Keys, int64 [ASVs].
-    """
+def sequence_keys(sequences: Sequence[str]) -> Ints:
+    """Address of each ASV, int64 [ASVs]: a 64-bit BLAKE2b hash of its normalized sequence, everywhere the same."""
     digests = b"".join(hashlib.blake2b(normalize(text).encode(), digest_size=8).digest() for text in sequences)
     keys: NDArray[Any] = np.frombuffer(digests, dtype="<i8")
     return keys.astype(np.int64)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from scipy import sparse
 
+from aam.data.arrays import Floats, Ints
 from aam.data.files.artifacts import first_bytes, read_bytes
 from aam.data.files.counts import Counts, blocks_of
 from aam.errors import InputError
@@ -211,9 +212,7 @@ def _read_tsv(text: str, source: str) -> RawTable:
     return RawTable.of(sparse.coo_array((values, (places, asv)), shape=shape).tocsr(), sample_ids, asv_ids, source)
 
 
-def _tsv_row(
-    number: int, line: str, width: int, sample_ids: Sequence[str], source: str
-) -> tuple[str, NDArray[np.int64], NDArray[np.float64]]:
+def _tsv_row(number: int, line: str, width: int, sample_ids: Sequence[str], source: str) -> tuple[str, Ints, Floats]:
     """ASV id, places of the cells that are not zero, and their values."""
     asv_id, *cells = line.split("\t")
     if len(cells) + 1 != width:

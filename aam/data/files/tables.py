@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from aam.data.arrays import Ints
 from aam.data.files.counts import Counts, CountsBuilder, Source, canonical, column_sums, gather, row_sums
 from aam.data.files.fasta import read_fasta
 from aam.data.files.sequences import check_letters, is_dna, normalize
@@ -60,12 +61,12 @@ class FeatureTable:
         return len(self.asv_ids)
 
     @property
-    def depth(self) -> NDArray[np.int64]:
+    def depth(self) -> Ints:
         """Reads of each sample, int64 [samples]."""
         return row_sums(self.counts)
 
     @property
-    def asv_reads(self) -> NDArray[np.int64]:
+    def asv_reads(self) -> Ints:
         """Reads of each ASV over all samples, int64 [ASVs]."""
         return column_sums(self.counts)
 
@@ -79,9 +80,7 @@ class FeatureTable:
         """The ASVs at these columns, in this order; the samples stay, also those that are left without reads."""
         asv_ids = tuple(self.asv_ids[column] for column in index)
         sequences = tuple(self.sequences[column] for column in index)
-        column = np.full(self.n_asvs, -1)
-        column[index] = np.arange(len(index))
-        source = Source(self.counts, np.arange(self.n_samples), column)
+        source = Source(self.counts, np.arange(self.n_samples), _inverse(index, self.n_asvs))
         return FeatureTable(gather([source], len(index)), self.sample_ids, asv_ids, sequences)
 
 
@@ -149,7 +148,8 @@ def _resolve(raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: b
     """Check one source and give every ASV its sequence; a sequence may still stand under two ids."""
     _check_ids(raw)
     counts = _checked_counts(raw)
-    found = [_sequence_of(asv_id, sequences) for asv_id in raw.asv_ids]
+    given = sequences or {}
+    found = [given.get(asv_id, asv_id if _is_sequence(asv_id) else None) for asv_id in raw.asv_ids]
     kept = np.array([column for column, sequence in enumerate(found) if sequence is not None], dtype=np.int64)
     if len(kept) < len(found):
         _report_missing(raw, column_sums(counts), kept, drop_missing)
@@ -162,19 +162,8 @@ def _resolve(raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: b
     return replace(table, asv_ids=asv_ids, sequences=tuple(map(normalize, texts)))
 
 
-def _sequence_of(asv_id: str, sequences: Mapping[str, str] | None) -> str | None:
-    if sequences is not None and asv_id in sequences:
-        return sequences[asv_id]
-    return asv_id if _is_sequence(asv_id) else None
-
-
 def _is_sequence(name: str) -> bool:
     return len(name) >= MIN_SEQUENCE_ID and is_dna(name)
-
-
-def _is_nearly_dna(name: str) -> bool:
-    """Whether an id must be a sequence with a wrong letter; the digits of an md5 id keep it far from that."""
-    return len(name) >= MIN_SEQUENCE_ID and sum(map(is_dna, name)) >= 0.9 * len(name)
 
 
 def _check_ids(raw: RawTable) -> None:
@@ -217,13 +206,15 @@ def _check_cells(cells: Counts, raw: RawTable, first: int) -> None:
             raise InputError(f"{raw.source}: sample {sample_id}, ASV {asv_id}: {values[place]:g} is {fault}")
 
 
-def _report_missing(raw: RawTable, reads: NDArray[np.int64], kept: NDArray[np.int64], drop_missing: bool) -> None:
+def _report_missing(raw: RawTable, reads: Ints, kept: Ints, drop_missing: bool) -> None:
     missing = np.setdiff1d(np.arange(len(raw.asv_ids)), kept)
-    misspelt = [raw.asv_ids[column] for column in missing if _is_nearly_dna(raw.asv_ids[column])]
+    names = [raw.asv_ids[column] for column in missing]
+    # an id that is nearly DNA is a sequence with a wrong letter; the digits of an md5 id keep it far from that
+    misspelt = [name for name in names if len(name) >= MIN_SEQUENCE_ID and sum(map(is_dna, name)) >= 0.9 * len(name)]
     check_letters(misspelt, misspelt, raw.source)
     lost = (
         f"{len(missing):,} of {len(raw.asv_ids):,} ASVs ({reads[missing].sum():,} of {reads.sum():,} reads) "
-        f"without a sequence: {first_ids(raw.asv_ids[column] for column in missing)}"
+        f"without a sequence: {first_ids(names)}"
     )
     if not len(kept) and all(map(_is_sequence, raw.sample_ids)):
         raise InputError(
@@ -255,14 +246,14 @@ def _merge(tables: Sequence[FeatureTable]) -> FeatureTable:
     return FeatureTable(gather(sources, len(column_of)), tuple(row_of), tuple(id_of.values()), tuple(id_of))
 
 
-def _inverse(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _inverse(positions: NDArray[np.integer], size: int) -> Ints:
     """Which entry has each position; negative for none."""
     inverse = np.full(size, -1)
     inverse[positions] = np.arange(len(positions))
     return inverse
 
 
-def _positions(names: Sequence[str], position_of: Mapping[str, int]) -> NDArray[np.int64]:
+def _positions(names: Sequence[str], position_of: Mapping[str, int]) -> Ints:
     return np.array([position_of[name] for name in names], dtype=np.int64)
 
 

@@ -34,13 +34,10 @@ class GroupScales:
     def fit(
         cls, values: "pd.Series[float]", metadata: pd.DataFrame, columns: Sequence[str], whole: TargetScaler
     ) -> Self:
-        """Fit a scale to every combination that has enough training samples and spread.
+        """Fit a scale to every combination of columns that has enough training samples and spread.
 
-        Args:
-            values: targets of the training samples, by sample id; none is missing.
-            metadata: by sample id.
-            columns: the columns that are combined.
-            whole: the scale of all training samples.
+        Values are those of the training samples, none missing, and metadata of all samples, by sample id; `whole` is
+        the scale of all training samples.
 
         Raises:
             InputError: a column is not there.

@@ -6,7 +6,7 @@ there is no cycle, so that going up from any column is a chain.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from aam.errors import InputError, first_ids
 
@@ -21,11 +21,6 @@ def ancestors(column: str, parents: Mapping[str, str]) -> list[str]:
         column = parents[column]
         chain.append(column)
     return chain
-
-
-def bottom_up(parents: Mapping[str, str]) -> list[str]:
-    """The child columns, each before its parent."""
-    return sorted(parents, key=lambda child: -len(ancestors(child, parents)))
 
 
 def cycle(parents: Mapping[str, str]) -> list[str] | None:
@@ -53,24 +48,20 @@ def settle(texts: Texts, train: Sequence[int], parents: Mapping[str, str]) -> tu
     """
     while True:
         _check_one_parent(texts, parents)
-        known = {
-            child: _pairs((texts[child][row], texts[parent][row]) for row in train) for child, parent in parents.items()
-        }
+        known = {}
+        for child, parent in parents.items():
+            both = {(texts[child][row], texts[parent][row]) for row in train}
+            known[child] = dict(sorted((own, above) for own, above in both if own is not None and above is not None))
         filled = fill(texts, parents, known)
         if filled == texts:
             return filled, known
         texts = filled
 
 
-def _pairs(both: Iterable[tuple[str | None, str | None]]) -> dict[str, str]:
-    """Parent by child, sorted, of the samples that have both."""
-    return dict(sorted({(child, parent) for child, parent in both if child is not None and parent is not None}))
-
-
 def fill(texts: Texts, parents: Mapping[str, str], parent_values: ParentValues) -> Texts:
     """The columns with missing parents filled in from their children, from the lowest column up."""
     filled = dict(texts)
-    for child in bottom_up(parents):
+    for child in sorted(parents, key=lambda child: -len(ancestors(child, parents))):
         known, parent = parent_values[child], parents[child]
         own_and_child = zip(filled[parent], filled[child], strict=True)
         filled[parent] = [
@@ -101,14 +92,7 @@ def _check_one_parent(texts: Texts, parents: Mapping[str, str]) -> None:
 def check_known(
     texts: Texts, given: Texts, parents: Mapping[str, str], parent_values: ParentValues, ids: Sequence[str]
 ) -> None:
-    """Refuse samples that contradict the parents that are known of training.
-
-    Args:
-        texts: the columns, filled in.
-        given: the columns as they were before.
-        parents: parent column by child column.
-        parent_values: what training knows.
-        ids: ids of the samples.
+    """Refuse samples, given and with parents filled in, that contradict the parents that are known of training.
 
     Raises:
         InputError: a value has another parent than in training.

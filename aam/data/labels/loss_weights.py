@@ -9,16 +9,16 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from aam.config import LossWeightConfig
+from aam.data.arrays import Floats, Ints
 from aam.data.files.artifacts import read_json_object
 from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.float64]
 
 MISSING = "(missing)"
 """Name of the category of samples without a value."""
@@ -26,15 +26,11 @@ MISSING = "(missing)"
 _SHOWN = 100
 
 
-def effective_weight(count: ArrayLike, beta: float) -> FloatArray:
-    """Inverse of the effective number of samples, ``(1 - beta) / (1 - beta**n)``.
+def effective_weight(count: ArrayLike, beta: float) -> Floats:
+    """Inverse of the effective number of samples, ``(1 - beta) / (1 - beta**n)``, of numbers n of any shape.
 
     From 1 for every n (beta 0) to 1 / n (the limit of beta 1), and exact in between, however close to 1 (Cui et al.
     2019, Class-balanced loss based on effective number of samples).
-
-    Args:
-        count: numbers of samples n, above 0 [any shape].
-        beta: from 0 to 1.
 
     Raises:
         ValueError: a count is not above 0, or beta is not between 0 and 1.
@@ -47,14 +43,14 @@ def effective_weight(count: ArrayLike, beta: float) -> FloatArray:
     if beta == 1:
         return 1 / counts
     # 1 - beta**n would lose all its digits where beta is near 1.
-    weights: FloatArray = (1 - beta) / -np.expm1(counts * np.log(beta))
+    weights: Floats = (1 - beta) / -np.expm1(counts * np.log(beta))
     return weights
 
 
-def mean_one(weights: FloatArray, counts: ArrayLike) -> FloatArray:
+def mean_one(weights: Floats, counts: ArrayLike) -> Floats:
     """Bring the weights of categories to mean 1 over their samples [categories]."""
     numbers = np.asarray(counts, dtype=np.float64)
-    scaled: FloatArray = weights * (numbers.sum() / (weights * numbers).sum())
+    scaled: Floats = weights * (numbers.sum() / (weights * numbers).sum())
     return scaled
 
 
@@ -78,7 +74,7 @@ class CategoryWeights:
     def fit(
         cls,
         metadata: pd.DataFrame,
-        train: NDArray[np.int64],
+        train: Ints,
         config: LossWeightConfig,
         default_columns: Sequence[str],
     ) -> Self | None:
@@ -104,7 +100,8 @@ class CategoryWeights:
         columns = list(config.categorical_loss_weight_column or default_columns) if by_count else list(given)
         _refuse_columns(columns)
         texts = {column: _texts(metadata, column) for column in columns}
-        counts = {column: _counts([texts[column][row] for row in train.tolist()]) for column in columns}
+        trained = {column: Counter(texts[column][row] for row in train.tolist()) for column in columns}
+        counts = {column: dict(sorted(of_column.items())) for column, of_column in trained.items()}
         if by_count:
             weights = {column: _by_count(counts[column], config) for column in columns}
         else:
@@ -113,7 +110,7 @@ class CategoryWeights:
         logger.info("weights of samples by category:\n%s", fitted.table())
         return fitted
 
-    def of(self, metadata: pd.DataFrame) -> FloatArray:
+    def of(self, metadata: pd.DataFrame) -> Floats:
         """Weight of every sample: the product over the columns, times the scale [samples].
 
         A category that is not known counts 1 in the product.
@@ -154,11 +151,7 @@ class CategoryWeights:
 
 
 def checked_weights(given: object, where: str) -> dict[str, float]:
-    """Weights by name as a JSON file gives them.
-
-    Args:
-        given: what was read.
-        where: option, file and column, for messages.
+    """Weights by name as a JSON file gives them, which messages name by `where`.
 
     Raises:
         InputError: it is not ``{name: number}``, a number is negative or not finite, or all are 0.
@@ -217,10 +210,6 @@ def _texts(metadata: pd.DataFrame, column: str) -> list[str]:
     return [MISSING if text is None else text for text in categorical_column(metadata, column)]
 
 
-def _counts(texts: Sequence[str]) -> dict[str, int]:
-    return dict(sorted(Counter(texts).items()))
-
-
 def _by_count(counts: Mapping[str, int], config: LossWeightConfig) -> dict[str, float]:
     """Weight of each category, with mean 1 over the training samples, so that 1 is apt for an unknown one."""
     numbers = np.array(list(counts.values()), dtype=np.float64)
@@ -239,15 +228,15 @@ def _as_given(given: object, texts: Sequence[str], path: str, column: str) -> di
     return weights_of_all(weights, known, where)
 
 
-def _product(texts: Mapping[str, Sequence[str]], weights: Mapping[str, Mapping[str, float]]) -> FloatArray:
+def _product(texts: Mapping[str, Sequence[str]], weights: Mapping[str, Mapping[str, float]]) -> Floats:
     """Product of the weights of each sample; in the order of names, so that it is the same from a checkpoint."""
     factors = [[weights[column].get(text, 1.0) for text in texts[column]] for column in sorted(weights)]
     with np.errstate(over="ignore"):  # refused by `_scale`
-        products: FloatArray = np.prod(np.array(factors, dtype=np.float64), axis=0)
+        products: Floats = np.prod(np.array(factors, dtype=np.float64), axis=0)
     return products
 
 
-def _scale(products: FloatArray) -> float:
+def _scale(products: Floats) -> float:
     """One over the mean of the training samples."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = float(products.sum())

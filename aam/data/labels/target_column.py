@@ -5,15 +5,13 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import softmax
 
 from aam.config import TargetConfig, TargetLoss
+from aam.data.arrays import Floats
 from aam.data.labels.group_scales import GroupScales
 from aam.data.labels.targets import ClassEncoder, TargetScaler
 from aam.errors import InputError, first_ids
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,26 @@ class TargetColumn:
     """Levels whose quantiles are predicted; empty where one number is."""
     start: float = 0.0
     """Mean of the training samples on a scale that keeps zero: where predictions of a limited range begin."""
+
+    def require_classes(self) -> ClassEncoder:
+        """The classes, where a caller cannot do without.
+
+        Raises:
+            ValueError: numbers are predicted.
+        """
+        if self.classes is None:
+            raise ValueError(f"{self.name} is a number, which has no classes")
+        return self.classes
+
+    def require_scale(self) -> TargetScaler:
+        """The scale, where a caller cannot do without.
+
+        Raises:
+            ValueError: classes are predicted.
+        """
+        if self.scale is None:
+            raise ValueError(f"{self.name} has classes, which have no scale")
+        return self.scale
 
     @property
     def outputs(self) -> int:
@@ -70,7 +88,7 @@ class TargetColumn:
         start = float(scale.transform(numbers).mean()) if limited else 0.0
         return cls(name, scale, groups, loss=loss, quantiles=quantiles, start=start)
 
-    def encode(self, values: "pd.Series[Any]", metadata: pd.DataFrame) -> FloatArray:
+    def encode(self, values: "pd.Series[Any]", metadata: pd.DataFrame) -> Floats:
         """Bring values to the learned scale, or to class indices: float64 [samples], NaN where missing.
 
         Raises:
@@ -84,7 +102,7 @@ class TargetColumn:
             values.to_numpy(np.float64), list(values.index)
         )
 
-    def decode(self, outputs: FloatArray, metadata: pd.DataFrame) -> pd.DataFrame:
+    def decode(self, outputs: Floats, metadata: pd.DataFrame) -> pd.DataFrame:
         """Make a table of predictions.
 
         Args:
@@ -108,18 +126,17 @@ class TargetColumn:
             columns |= {f"quantile_{level:g}": value for level, value in zip(self.quantiles, values, strict=True)}
         return pd.DataFrame(columns, index=index)
 
-    def spread(self, outputs: FloatArray, spread: FloatArray, metadata: pd.DataFrame) -> FloatArray:
+    def spread(self, outputs: Floats, spread: Floats, metadata: pd.DataFrame) -> Floats:
         """Bring standard deviations of numbers on the learned scale to the column's own units [samples].
 
         Of a logarithm it is half of what lies between one deviation below and one above.
         """
         scale = self._scale_of(metadata)
-        half: FloatArray = (scale.inverse(outputs + spread) - scale.inverse(outputs - spread)) / 2
+        half: Floats = (scale.inverse(outputs + spread) - scale.inverse(outputs - spread)) / 2
         return half
 
     def _scale_of(self, metadata: pd.DataFrame) -> TargetScaler:
-        assert self.scale is not None
-        return self.scale if self.groups is None else self.groups.of(metadata)
+        return self.require_scale() if self.groups is None else self.groups.of(metadata)
 
     def to_json(self) -> dict[str, Any]:
         """JSON document for the checkpoint."""

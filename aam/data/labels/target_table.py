@@ -9,14 +9,12 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from aam.config import TargetConfig
+from aam.data.arrays import Floats, Ints
 from aam.data.files.metadata import categorical_column, numeric_column
 from aam.data.labels.target_column import TargetColumn, check_range
 from aam.errors import InputError, first_ids
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,8 @@ class Targets:
         return tuple(dict.fromkeys(name for column in self.columns if column.groups for name in column.groups.columns))
 
     @classmethod
-    def fit(cls, values: pd.DataFrame, metadata: pd.DataFrame, train: NDArray[np.int64], config: TargetConfig) -> Self:
-        """Fit every column to the training samples that have a value of it.
-
-        Args:
-            values: as of `target_values`, [samples, T].
-            metadata: by sample id.
-            train: rows of the training samples.
-            config: transforms, losses and range.
+    def fit(cls, values: pd.DataFrame, metadata: pd.DataFrame, train: Ints, config: TargetConfig) -> Self:
+        """Fit every column of `target_values`, [samples, T], to the rows of training samples that have a value of it.
 
         Raises:
             InputError: a column has no values to learn, or some out of range.
@@ -58,7 +50,7 @@ class Targets:
             check_range(values[name], config)
         return cls(tuple(_fit(values[name].iloc[train].dropna(), metadata, config) for name in values))
 
-    def encode(self, values: pd.DataFrame, metadata: pd.DataFrame) -> FloatArray:
+    def encode(self, values: pd.DataFrame, metadata: pd.DataFrame) -> Floats:
         """Bring values to the learned scales, or to class indices: float64 [samples, T], NaN where missing."""
         return np.stack([column.encode(values[column.name], metadata) for column in self.columns], axis=1)
 
@@ -68,11 +60,11 @@ class Targets:
             if column.groups is not None:
                 column.groups.warn_of_others(metadata, column.name)
 
-    def split(self, outputs: FloatArray) -> list[FloatArray]:
+    def split(self, outputs: Floats) -> list[Floats]:
         """Cut what the model gives, [samples, K], into the parts of the targets."""
         return np.split(outputs, np.cumsum([column.outputs for column in self.columns])[:-1], axis=1)
 
-    def decode(self, outputs: FloatArray, metadata: pd.DataFrame) -> pd.DataFrame:
+    def decode(self, outputs: Floats, metadata: pd.DataFrame) -> pd.DataFrame:
         """Make a table of predictions, as `TargetColumn.decode`; of several targets, columns end in ``_NAME``."""
         parts = zip(self.columns, self.split(outputs), strict=True)
         tables = [(column.name, column.decode(part, metadata)) for column, part in parts]

@@ -8,14 +8,12 @@ from typing import Self, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from aam.config import TargetTransform
+from aam.data.arrays import Bools, Floats, Ints, Texts
 from aam.data.files.artifacts import read_json_object
 from aam.data.labels.loss_weights import checked_weights, effective_weight, mean_one, weights_of_all
 from aam.errors import InputError, first_ids
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,8 @@ class TargetScaler:
     """
 
     kind: TargetTransform
-    offset: float | FloatArray
-    scale: float | FloatArray
+    offset: float | Floats
+    scale: float | Floats
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TargetTransform):
@@ -42,7 +40,7 @@ class TargetScaler:
     @classmethod
     def fit(
         cls,
-        values: FloatArray,
+        values: Floats,
         kind: TargetTransform,
         sample_ids: Sequence[str] | None = None,
         keeps_zero: bool = False,
@@ -73,7 +71,7 @@ class TargetScaler:
             raise InputError(f"the spread of the target ({scale}) is beyond float64: give it in other units")
         return cls(kind, 0.0 if keeps_zero else offset, scale)
 
-    def transform(self, values: FloatArray, sample_ids: Sequence[str] | None = None) -> FloatArray:
+    def transform(self, values: Floats, sample_ids: Sequence[str] | None = None) -> Floats:
         """Bring targets in their own units to the scale that is learned; missing values stay missing.
 
         Raises:
@@ -84,7 +82,7 @@ class TargetScaler:
             values = _logarithm(values, self.kind, sample_ids)
         return (values - self.offset) / self.scale
 
-    def inverse(self, scaled: FloatArray) -> FloatArray:
+    def inverse(self, scaled: Floats) -> Floats:
         """Bring predictions on the learned scale back to the target's own units."""
         values = np.asarray(scaled, dtype=np.float64) * self.scale + self.offset
         return np.expm1(values) if self.kind.startswith("log-") else values
@@ -123,12 +121,8 @@ class ClassEncoder:
             )
         return cls(classes)
 
-    def encode(self, labels: Sequence[str], sample_ids: Sequence[str] | None = None) -> NDArray[np.int64]:
-        """Indices of labels [samples].
-
-        Args:
-            labels: class of each sample.
-            sample_ids: ids of the samples, for messages [samples].
+    def encode(self, labels: Sequence[str], sample_ids: Sequence[str] | None = None) -> Ints:
+        """Indices of labels [samples], whose ids messages name.
 
         Raises:
             InputError: a label is missing or is no class of the training samples.
@@ -150,11 +144,11 @@ class ClassEncoder:
         """These classes and, after them, those of labels that have no training sample."""
         return type(self)((*self.classes, *sorted(set(_text(labels)) - set(self.classes))))
 
-    def decode(self, codes: NDArray[np.int64]) -> NDArray[np.str_]:
+    def decode(self, codes: Ints) -> Texts:
         """Class names of indices [samples]."""
         return np.array(self.classes)[codes]
 
-    def balanced_weights(self, labels: Sequence[str]) -> FloatArray:
+    def balanced_weights(self, labels: Sequence[str]) -> Floats:
         """Weight of each class, ``samples / (classes * samples of the class)`` [classes].
 
         The mean weight over the samples is 1, and every class has the same total weight (King & Zeng 2001, Logistic
@@ -164,10 +158,10 @@ class ClassEncoder:
             InputError: a label is unknown, or a class has no sample here.
         """
         counts = self._counts(labels)
-        weights: FloatArray = counts.sum() / (len(self.classes) * counts)
+        weights: Floats = counts.sum() / (len(self.classes) * counts)
         return weights
 
-    def effective_weights(self, labels: Sequence[str], beta: float) -> FloatArray:
+    def effective_weights(self, labels: Sequence[str], beta: float) -> Floats:
         """Weight of each class by its effective number of samples, with mean 1 over the samples [classes].
 
         Raises:
@@ -176,7 +170,7 @@ class ClassEncoder:
         counts = self._counts(labels)
         return mean_one(effective_weight(counts, beta), counts)
 
-    def given_weights(self, path: Path | str) -> FloatArray:
+    def given_weights(self, path: Path | str) -> Floats:
         """Weight of each class as a JSON file ``{class: weight}`` says, 1 for those that it lacks [classes].
 
         Raises:
@@ -186,7 +180,7 @@ class ClassEncoder:
         weights = checked_weights(read_json_object(path, "--class-weights"), where)
         return np.array(list(weights_of_all(weights, self.classes, where).values()))
 
-    def _counts(self, labels: Sequence[str]) -> NDArray[np.int64]:
+    def _counts(self, labels: Sequence[str]) -> Ints:
         """Samples of each class, one at least [classes]."""
         counts = np.bincount(self.encode(labels), minlength=len(self.classes))
         empty = [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
@@ -204,7 +198,7 @@ class ClassEncoder:
         return cls(tuple(json.loads(text)["classes"]))
 
 
-def _location_and_scale(values: FloatArray, kind: TargetTransform) -> tuple[float, float]:
+def _location_and_scale(values: Floats, kind: TargetTransform) -> tuple[float, float]:
     if kind == "none":
         return 0.0, 1.0
     if kind.endswith("minmax"):
@@ -212,15 +206,15 @@ def _location_and_scale(values: FloatArray, kind: TargetTransform) -> tuple[floa
     return float(values.mean()), float(values.std())
 
 
-def _logarithm(values: FloatArray, kind: TargetTransform, sample_ids: Sequence[str] | None) -> FloatArray:
+def _logarithm(values: Floats, kind: TargetTransform, sample_ids: Sequence[str] | None) -> Floats:
     # Written as a negation so that missing values, which compare false, pass.
     problem = f"--target-transform {kind} takes log(1 + value), which needs values above -1: choose another transform"
     _require(~(values <= -1), values, sample_ids, problem)
-    logarithm: FloatArray = np.log1p(values)
+    logarithm: Floats = np.log1p(values)
     return logarithm
 
 
-def _require(valid: NDArray[np.bool_], values: FloatArray, sample_ids: Sequence[str] | None, problem: str) -> None:
+def _require(valid: Bools, values: Floats, sample_ids: Sequence[str] | None, problem: str) -> None:
     if valid.all():
         return
     names = _names(values.size, sample_ids)

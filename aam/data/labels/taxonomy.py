@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from aam.data.arrays import Bools, Ints
 from aam.data.files.artifacts import read_text
 from aam.errors import InputError, first_ids
 
@@ -118,10 +118,7 @@ class TaxonomyClasses:
 
     @classmethod
     def fit(cls, taxa: Sequence[str]) -> Self:
-        """Find the classes.
-
-        Args:
-            taxa: lineages of the ASVs that training samples hold.
+        """Find the classes among the lineages of the ASVs that training samples hold.
 
         Raises:
             InputError: no rank has two classes.
@@ -144,7 +141,7 @@ class TaxonomyClasses:
         """Number of classes by rank, in the order of `RANKS`."""
         return {rank: len(classes) for rank, classes in self.lineages.items()}
 
-    def encode(self, taxa: Sequence[str]) -> NDArray[np.int64]:
+    def encode(self, taxa: Sequence[str]) -> Ints:
         """Give the class of every ASV at every rank, or `UNKNOWN`: int64 [A, R]."""
         parsed = [parse_lineage(taxon) for taxon in taxa]
         encoded = np.full((len(parsed), len(self.lineages)), UNKNOWN, dtype=np.int64)
@@ -175,18 +172,14 @@ class TaxonomyLabels:
     """What the ASVs of a study are called, as classes."""
 
     classes: TaxonomyClasses
-    code: NDArray[np.int64]
+    code: Ints
     """[A, R], the class at each rank, or `UNKNOWN`."""
-    trained: NDArray[np.bool_]
+    trained: Bools
     """[A], whether a training sample holds the ASV."""
 
     @classmethod
-    def of(cls, taxa: Sequence[str], trained: NDArray[np.bool_]) -> Self:
-        """Fit the classes to the ASVs that training samples hold, and encode all.
-
-        Args:
-            taxa: lineage of every ASV, empty where it is not known.
-            trained: whether a training sample holds the ASV.
+    def of(cls, taxa: Sequence[str], trained: Bools) -> Self:
+        """Encode the lineages of all ASVs, empty where not known, by the classes of those that training samples hold.
 
         Raises:
             InputError: no rank has two classes.

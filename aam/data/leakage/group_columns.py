@@ -8,12 +8,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from aam.data.arrays import Ints
 from aam.data.files.metadata import categorical_column
 
 Role = Literal["subject", "site", "study", "run", "other"]
-Codes = NDArray[np.int64]
+Codes = Ints
 
 
 def _words(text: str) -> frozenset[str]:
@@ -93,11 +93,8 @@ def tokens(name: str) -> list[str]:
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     words = [word for word in re.split(r"[^A-Za-z]+", apart.lower()) if word]
     singular = {"mice": "mouse", "children": "child", "people": "person", "cities": "city", "studies": "study"}
-    return [singular.get(word, word) if word in singular or word in _QUANTITIES else _singular(word) for word in words]
-
-
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    plural = r"(?<=..[^s])s$"
+    return [singular.get(word, word if word in _QUANTITIES else re.sub(plural, "", word)) for word in words]
 
 
 def fold(value: str) -> str:
@@ -114,8 +111,7 @@ def role_of(name: str) -> Role | None:
     meant = [word for word in words if word not in _GENERIC]
     if not meant or set(words) & _QUANTITIES or words[0] in ("number", "num", "no", "n"):
         return None
-    batch = [word for word in meant if _ROLE_OF.get(word) == "run"]
-    if batch:
+    if any(_ROLE_OF.get(word) == "run" for word in meant):
         return "run"
     head = meant[-1]
     if head in _NEEDS_AN_ID and not _IDS & set(words):
@@ -161,12 +157,8 @@ def determines(fine: Codes, coarse: Codes) -> bool:
 def groupings(metadata: pd.DataFrame, targets: pd.DataFrame) -> list[Grouping]:
     """Columns that may hold subjects, sites, studies or runs, one of each set of copies, subjects first.
 
-    Columns of unknown name are looked at only where none is named for a subject, site or study.
-
-    Args:
-        metadata: one row for each sample, column names distinct.
-        targets: what is predicted, in the same rows; numbers, or text where it is a class. Its columns, and those named
-            or coded for them, are no groups.
+    Columns of unknown name are looked at only where none is named for a subject, site or study. Targets (numbers, or
+    text where they are classes) and what is named or coded for them are no groups.
     """
     classes = [raw_codes(list(targets[name])) for name in targets if not pd.api.types.is_numeric_dtype(targets[name])]
     names = sorted(str(name) for name in metadata if not any(_of_target(str(name), str(of)) for of in targets))
@@ -218,13 +210,10 @@ def _named(metadata: pd.DataFrame, name: str, role: Role) -> Grouping | None:
     if values < 2 or group.repeated < LEAST_REPEATED * known or (role != "subject" and values > MOST_VALUES * known):
         return None
     words = set(tokens(name))
-    if role == "site" and words & _WEAK_SITES and (values < LEAST_WEAK_SITES or _names_bodies(metadata[name])):
-        return None
+    if role == "site" and words & _WEAK_SITES:
+        of_body = any(not _BODY.isdisjoint(tokens(str(value))) for value in metadata[name].dropna().unique())
+        return None if values < LEAST_WEAK_SITES or of_body else group
     return group
-
-
-def _names_bodies(column: "pd.Series[Any]") -> bool:
-    return any(not _BODY.isdisjoint(tokens(str(value))) for value in column.dropna().unique())
 
 
 def _unnamed(metadata: pd.DataFrame, name: str) -> Grouping | None:

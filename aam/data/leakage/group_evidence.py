@@ -6,19 +6,17 @@ from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import sparse
 
 from aam.config import UnifracConfig
+from aam.data.arrays import Floats, Ints
 from aam.data.distances.branches import asv_proportions
-from aam.data.distances.unifrac import StudyTree, distances
+from aam.data.distances.unifrac import distances
 from aam.data.files.counts import Counts
 from aam.data.sampling.seeded import derived_seed, generator
 from aam.data.study import Study
 
-Codes = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+Codes = Ints
 
 COMPARED: Final = 300
 """Samples whose pairs are compared, at most."""
@@ -43,20 +41,17 @@ class Likeness:
     @property
     def is_alike(self) -> bool:
         """Whether samples of one group are more alike, beyond chance."""
-        return self.deviations >= SURE and self.within <= (1 - LEAST_DIFFERENCE) * self.between
+        return self.is_alike_by(SURE, LEAST_DIFFERENCE)
+
+    def is_alike_by(self, deviations: float, fraction: float) -> bool:
+        """Whether they are so by some deviations, and by a fraction of the difference between groups."""
+        return self.deviations >= deviations and self.within <= (1 - fraction) * self.between
 
 
 def draw_of_groups(ids: tuple[str, ...], codes: Codes, seed: int, most: int = COMPARED) -> Codes:
     """Draw rows for comparison: groups in the order of a hash of their samples' ids, few samples of each.
 
-    Args:
-        ids: of the samples.
-        codes: group of each sample [n], -1 for none; groups of one sample have nothing to compare.
-        seed: of the draw.
-        most: rows at most.
-
-    Returns:
-        Rows of samples that share their group with another, in ascending order.
+    They are rows, ascending, of samples that share their group with another: `codes` are groups [n], -1 for none.
     """
     hashes = np.array([derived_seed(seed, "leakage", name) for name in ids], dtype=np.uint64)
     shared = np.flatnonzero((codes >= 0) & (np.bincount(codes[codes >= 0], minlength=1)[codes] > 1))
@@ -78,7 +73,7 @@ def rows_to_compare(study: Study, codes: Codes, seed: int) -> Codes:
         most //= 2
 
 
-def bray_curtis(counts: Counts) -> FloatArray:
+def bray_curtis(counts: Counts) -> Floats:
     """Bray-Curtis distances of relative abundances, [samples, samples] in [0, 1]."""
     dense = asv_proportions(counts)[:, np.unique(counts.indices)].toarray()
     distance = np.empty((len(dense), len(dense)))
@@ -89,43 +84,36 @@ def bray_curtis(counts: Counts) -> FloatArray:
     return np.clip(distance, 0.0, 1.0)
 
 
-def jaccard(counts: Counts) -> FloatArray:
+def jaccard(counts: Counts) -> Floats:
     """Jaccard distances of the sets of ASVs, [samples, samples] in [0, 1]; 0 where neither sample holds any."""
     held = (counts[:, np.unique(counts.indices)].toarray() > 0).astype(np.float64)
     both, each = held @ held.T, held.sum(axis=1)
     either = each[:, None] + each - both
-    distance: FloatArray = np.where(either > 0, 1 - both / np.maximum(either, 1), 0.0)
+    distance: Floats = np.where(either > 0, 1 - both / np.maximum(either, 1), 0.0)
     return distance
 
 
-def community_distances(study: Study, rows: Codes) -> FloatArray:
-    """Unweighted UniFrac where the study has a tree, else Bray-Curtis: [rows, rows]."""
+def unifrac_or(otherwise: Callable[[Counts], Floats], study: Study, rows: Codes) -> Floats:
+    """Unweighted UniFrac distances where the study has a tree, else others, [rows, rows] in [0, 1]."""
     counts = study.table.counts[rows]
-    if study.tree is None:
-        return bray_curtis(counts)
-    return unifrac(study.tree, counts)
+    unifrac: Floats | None = None if study.tree is None else distances(study.tree, counts, UnifracConfig()).numpy()
+    return otherwise(counts) if unifrac is None else unifrac
 
 
-def unifrac(tree: StudyTree, counts: Counts) -> FloatArray:
-    """Unweighted UniFrac distances, [samples, samples] in [0, 1]."""
-    distance: FloatArray = distances(tree, counts, UnifracConfig()).numpy()
-    return distance
-
-
-def target_differences(values: "pd.Series[Any]") -> FloatArray:
+def target_differences(values: "pd.Series[Any]") -> Floats:
     """Difference of every pair: of numbers its size, of classes 0 or 1; NaN where a value is missing [n, n]."""
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(np.float64)
-        apart: FloatArray = np.abs(numbers[:, None] - numbers)
+        apart: Floats = np.abs(numbers[:, None] - numbers)
         return apart
     codes = pd.factorize(values.to_numpy(dtype=object))[0]
     different = (codes[:, None] != codes).astype(np.float64)
     different[codes < 0, :] = different[:, codes < 0] = np.nan
-    return cast(FloatArray, different)
+    return cast(Floats, different)
 
 
-def likeness(difference: FloatArray, codes: Codes, apart: Codes | None, seed: int) -> Likeness | None:
-    """Compare pairs within and between groups.
+def likeness(difference: Floats, codes: Codes, apart: Codes | None, seed: int) -> Likeness | None:
+    """Compare pairs within and between groups; None where there are none of either.
 
     Args:
         difference: of every pair [n, n]; NaN where it is unknown.
@@ -133,9 +121,6 @@ def likeness(difference: FloatArray, codes: Codes, apart: Codes | None, seed: in
         apart: finer groups, -1 for none: their own pairs are left out, and they are shuffled as a whole where each lies
             in one group of `codes`.
         seed: of the shuffling.
-
-    Returns:
-        None where there are no pairs within groups, or none between.
     """
     units = np.arange(len(codes)) if apart is None else _units(apart, codes)
     pairs = np.isfinite(difference) & np.triu(np.ones(difference.shape, dtype=bool), 1)
@@ -176,12 +161,8 @@ def explained(values: "pd.Series[Any]", codes: Codes) -> float | None:
     all other samples. Classes: (accuracy - chance) / (1 - chance) of the most frequent class of the group's others,
     where chance is the fraction of the most frequent class. A sample that is alone is given the whole study's answer.
 
-    Args:
-        values: target of each sample [n].
-        codes: group of each sample [n], -1 for none.
-
-    Returns:
-        1 where the column determines the target, 0 or less where it says nothing; None where the target does not vary.
+    So it is 1 where the groups [n], -1 for none, determine the target, 0 or less where they say nothing; None where the
+    target does not vary.
     """
     known = (codes >= 0) & values.notna().to_numpy()
     own = np.unique(codes[known], return_inverse=True)[1]
@@ -194,7 +175,7 @@ def explained(values: "pd.Series[Any]", codes: Codes) -> float | None:
     return measure(answers, own) if len(np.unique(answers)) > 1 else None
 
 
-def _variance(numbers: FloatArray, codes: Codes) -> float:
+def _variance(numbers: Floats, codes: Codes) -> float:
     size, total = np.bincount(codes)[codes], np.bincount(codes, numbers)[codes]
     of_all = (numbers.sum() - numbers) / (len(numbers) - 1)
     of_group = np.where(size > 1, (total - numbers) / np.maximum(size - 1, 1), of_all)

@@ -5,8 +5,8 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from aam.data.arrays import Ints
 from aam.data.files.metadata import categorical_column
 from aam.data.leakage import text as sentences
 from aam.data.leakage.group_columns import (
@@ -20,17 +20,17 @@ from aam.data.leakage.group_columns import (
     role_of,
 )
 from aam.data.leakage.group_evidence import (
-    Likeness,
-    community_distances,
+    bray_curtis,
     explained,
     likeness,
     rows_to_compare,
     target_differences,
+    unifrac_or,
 )
 from aam.data.leakage.near_copies import near_copies
 from aam.data.study import Study
 
-Codes = NDArray[np.int64]
+Codes = Ints
 
 LEAST_SAMPLES: Final = 8
 """Samples below which nothing is looked for."""
@@ -175,14 +175,14 @@ def _of_group(view: _View, group: Grouping, subjects: Grouping | None) -> Findin
     rows = rows_to_compare(view.study, group.codes, view.seed)
     codes = group.codes[rows]
     apart = None if subjects is None or subjects is group else subjects.codes[rows]
-    community = likeness(community_distances(view.study, rows), codes, apart, view.seed)
+    community = likeness(unifrac_or(bray_curtis, view.study, rows), codes, apart, view.seed)
     compared = {name: target_differences(view.targets[name].iloc[rows]) for name in view.targets}
     judged = {name: likeness(compared[name], codes, apart, view.seed) for name in compared}
     targets = {str(name): found for name, found in judged.items() if found is not None}
     alike = community is not None and community.is_alike
     if group.role in ("site", "study") and not alike and not any(found.is_alike for found in targets.values()):
         return None
-    if group.role == "other" and not _is_striking(community):
+    if group.role == "other" and (community is None or not community.is_alike_by(SURE_UNNAMED, DIFFERENCE_UNNAMED)):
         return None
     split = view.split_over(group)
     many = len(group.sizes) >= LEAST_REFUSED
@@ -193,15 +193,6 @@ def _of_group(view: _View, group: Grouping, subjects: Grouping | None) -> Findin
     evidence = sentences.how_alike(group.role, community, targets, numeric, distance)
     text = f"{what}: {evidence}; {sentences.what_to_do(group, refuses, alike, split)}."
     return Finding("batch" if group.role == "run" else "group", group.column, group.role, text, refuses)
-
-
-def _is_striking(community: Likeness | None) -> bool:
-    """Whether a column whose name says nothing holds groups all the same."""
-    return (
-        community is not None
-        and community.deviations >= SURE_UNNAMED
-        and community.within <= (1 - DIFFERENCE_UNNAMED) * community.between
-    )
 
 
 def _given_away(view: _View, groups: list[Grouping]) -> list[Finding]:

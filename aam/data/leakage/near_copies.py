@@ -11,16 +11,15 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from aam.data.arrays import Floats, Ints
 from aam.data.distances.branches import asv_proportions
 from aam.data.files.counts import blocks_of, row_sizes
-from aam.data.leakage.group_evidence import bray_curtis, jaccard, rows_to_compare, unifrac
+from aam.data.leakage.group_evidence import bray_curtis, jaccard, rows_to_compare, unifrac_or
 from aam.data.sampling.seeded import derived_seed, uniforms
 from aam.data.study import Study
 
-Index = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
+Index = Ints
 
 WIDTH: Final = 64
 ROOM: Final = 1.9
@@ -69,16 +68,16 @@ def near_copies(study: Study, apart: Index, seed: int) -> NearCopies:
     kept = np.flatnonzero(distance <= most)
     kept = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], distance[kept]))]
     pairs, is_cut = pairs[kept[:MOST_PAIRS]], is_cut or len(kept) > MOST_PAIRS
-    presence = CLOSE_SETS * _median(jaccard(counts[rows]) if study.tree is None else unifrac(study.tree, counts[rows]))
+    presence = CLOSE_SETS * _median(unifrac_or(jaccard, study, rows))
     return NearCopies(pairs[_presence_of(study, pairs) <= presence], most, presence, is_cut)
 
 
-def _median(distance: FloatArray) -> float:
+def _median(distance: Floats) -> float:
     upper = distance[np.triu_indices(len(distance), 1)]
     return float(np.median(upper)) if len(upper) else 0.0
 
 
-def _projected(study: Study, seed: int) -> FloatArray:
+def _projected(study: Study, seed: int) -> Floats:
     """Square roots of relative abundances in a few dimensions [samples, WIDTH]; signs are drawn by ASV."""
     keys = torch.from_numpy(study.asv_keys)
     signs = np.where(uniforms(derived_seed(seed, "near copies"), keys, WIDTH).numpy() < 0.5, -1.0, 1.0) / WIDTH**0.5
@@ -87,7 +86,7 @@ def _projected(study: Study, seed: int) -> FloatArray:
     return np.concatenate([np.zeros((0, WIDTH)), *parts])
 
 
-def _candidates(points: FloatArray, apart: Index, most: float) -> tuple[Index, bool]:
+def _candidates(points: Floats, apart: Index, most: float) -> tuple[Index, bool]:
     """Pairs up to a squared distance, the closest of them where they are too many."""
     squares = np.square(points).sum(axis=1)
     pairs, sizes = np.zeros((0, 2), dtype=np.int64), np.zeros(0)
@@ -106,7 +105,7 @@ def _candidates(points: FloatArray, apart: Index, most: float) -> tuple[Index, b
     return pairs, is_cut
 
 
-def _bray_curtis_of(study: Study, pairs: Index) -> FloatArray:
+def _bray_curtis_of(study: Study, pairs: Index) -> Floats:
     """Bray-Curtis distance of each pair."""
     found = np.ones(len(pairs))
     for start in range(0, len(pairs), 10 * TOGETHER):
@@ -116,15 +115,13 @@ def _bray_curtis_of(study: Study, pairs: Index) -> FloatArray:
     return found
 
 
-def _presence_of(study: Study, pairs: Index) -> FloatArray:
+def _presence_of(study: Study, pairs: Index) -> Floats:
     """Unweighted UniFrac, or Jaccard distance without a tree, of each pair."""
     found = np.ones(len(pairs))
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # so that pairs of one sample are computed together
     for start in range(0, len(pairs), TOGETHER):
         some = order[start : start + TOGETHER]
         rows, places = np.unique(pairs[some], return_inverse=True)
-        counts = study.table.counts[rows]
-        distance = jaccard(counts) if study.tree is None else unifrac(study.tree, counts)
         first, second = places.reshape(-1, 2).T
-        found[some] = distance[first, second]
+        found[some] = unifrac_or(jaccard, study, rows)[first, second]
     return found

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aam.data.arrays import Bools
 from aam.data.leakage.group_columns import Grouping, Role
 from aam.data.leakage.group_evidence import Likeness
 from aam.data.leakage.near_copies import NearCopies
@@ -22,12 +22,7 @@ SHOWN_PAIRS: Final = 3
 
 
 def what_it_is(group: Grouping, divided: int | None) -> str:
-    """What a column holds, how many of them, and how they are spelled.
-
-    Args:
-        group: the column.
-        divided: groups on several sides of a known split.
-    """
+    """What a column holds, how many of them, how many on several sides of a known split, and how they are spelled."""
     sizes = group.sizes
     counts = f"{len(sizes)} in {sizes.sum()} samples, up to {sizes.max()} each"
     if divided is not None:
@@ -45,12 +40,7 @@ def how_alike(
 ) -> str:
     """How much more alike samples of one group are, in community and in the target that says it most.
 
-    Args:
-        role: of the column.
-        community: distances between samples, if there are pairs to compare.
-        targets: differences of the targets, by name.
-        numeric: whether a target is a number, by name.
-        distance: name of the distance.
+    Targets are by name, and `numeric` says which are numbers; the community has a distance, if there are pairs.
     """
     if community is None:
         return "no two samples of which can be compared"
@@ -70,14 +60,10 @@ def how_alike(
 
 
 def what_to_do(group: Grouping, refuses: bool, alike: bool, split: str) -> str:
-    """What follows for the split.
+    """What follows for the split: for a random one whether it is refused, for samples found to be alike or not.
 
-    Args:
-        group: the column.
-        refuses: whether a random split is to be refused.
-        alike: whether samples of one group have been found to be more alike.
-        split: ``random``; ``known`` where sides or other groups are given; ``finer`` where the user chose smaller
-            groups to keep together.
+    The split is ``random``; ``known`` where sides or other groups are given; ``finer`` where the user chose smaller
+    groups to keep together.
     """
     (one, many), column = _NAMES[group.role], group.column
     if group.role == "other":
@@ -91,16 +77,8 @@ def what_to_do(group: Grouping, refuses: bool, alike: bool, split: str) -> str:
     return f"{which} has the same {one} on both sides and {flatters} the model: split by --group-column {column}"
 
 
-def given_away(target: str, numeric: bool, column: Grouping, known: NDArray[np.bool_], fraction: float) -> str:
-    """That a column tells the target.
-
-    Args:
-        target: name of the target.
-        numeric: whether it is a number.
-        column: what tells it.
-        known: samples that have the target.
-        fraction: how far it is explained, up to 1.
-    """
+def given_away(target: str, numeric: bool, column: Grouping, known: Bools, fraction: float) -> str:
+    """That a column tells the target, a number or a class, of the samples that are known, by a fraction up to 1."""
     name, codes = column.column, column.codes[known & (column.codes >= 0)]
     how = f"the mean of the other samples of the same {name} explains {fraction:.0%} of its variance"
     if not numeric:
@@ -112,14 +90,7 @@ def given_away(target: str, numeric: bool, column: Grouping, known: NDArray[np.b
 
 
 def copied(copies: NearCopies, ids: Sequence[str], known_sides: bool, presence: str) -> str:
-    """That pairs of samples are almost the same.
-
-    Args:
-        copies: the pairs, one at least.
-        ids: of the samples.
-        known_sides: whether the pairs lie on two sides of a known split.
-        presence: name of the distance that counts which ASVs there are.
-    """
+    """That pairs of samples, one at least, are almost the same, by abundances and by a distance of presence."""
     count = len(copies.pairs)
     pairs = f"{'at least ' if copies.is_cut else ''}{count} {'pair' if count == 1 else 'pairs'} of samples"
     shown = ", ".join(f"{ids[first]} and {ids[second]}" for first, second in copies.pairs[:SHOWN_PAIRS].tolist())

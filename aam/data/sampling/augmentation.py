@@ -11,13 +11,13 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import AugmentationConfig
+from aam.data.arrays import Ints
 from aam.data.sampling.seeded import derived_seed, generator, uniforms
 
-Reads = tuple[NDArray[np.int64], NDArray[np.int64]]
+Reads = tuple[Ints, Ints]
 """Columns of the ASVs of a sample, ascending, and their counts, both int64 [ASVs of the sample]."""
 
 
@@ -27,28 +27,19 @@ class Mixing:
 
     probability: float
     """Of a sample in an epoch."""
-    peers: Mapping[int, NDArray[np.int64]]
+    peers: Mapping[int, Ints]
     """For each row of the table that may be mixed, all rows of its label, in the order of their ids."""
 
     @classmethod
-    def of(
-        cls, probability: float, samples: NDArray[np.int64], labels: Sequence[str], sample_ids: Sequence[str]
-    ) -> Self:
-        """Group samples by label.
-
-        Args:
-            probability: that a sample is mixed in an epoch.
-            samples: rows of the table that may be mixed.
-            labels: of every row of the table.
-            sample_ids: of every row of the table.
-        """
+    def of(cls, probability: float, samples: Ints, labels: Sequence[str], sample_ids: Sequence[str]) -> Self:
+        """Group by label the rows of the table that may be mixed; labels and ids are of all its rows."""
         groups: dict[str, list[int]] = {}
         for row in sorted(samples.tolist(), key=sample_ids.__getitem__):
             groups.setdefault(labels[row], []).append(row)
         arrays = [np.array(rows, dtype=np.int64) for rows in groups.values()]
         return cls(probability, {row: rows for rows in arrays for row in rows.tolist()})
 
-    def largest_of_label(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def largest_of_label(self, sizes: Ints) -> Ints:
         """The largest of some sizes, one for each row of the table, among the samples of its label; 0 if not mixed."""
         largest = np.zeros_like(sizes)
         if self.probability > 0:
@@ -79,19 +70,16 @@ class Augmentation:
     mixing: Mixing | None = None
 
     def reads(self, sample: int, epoch: int | str, reads_of: Callable[[int], Reads]) -> Reads:
-        """Vary the reads of one sample in an epoch.
+        """Vary the reads of one sample, a row of the table, in an epoch.
 
-        Args:
-            sample: row of the table.
-            epoch: number of the epoch.
-            reads_of: gives the reads of a row of the table as they are without augmentation.
-
-        Returns:
-            Columns and counts: `depth_jitter` takes reads away, a mixed sample has as many reads as it would have had
-            by itself, and `asv_dropout` takes ASVs away last, with their reads.
+        `reads_of` gives the reads of a row as they are. `depth_jitter` takes reads away, a mixed sample has as many
+        reads as it would have had by itself, and `asv_dropout` takes ASVs away last, with their reads.
         """
         own = reads_of(sample)
-        depth = self._depth(sample, epoch, int(own[1].sum()))
+        available = int(own[1].sum())
+        # uniform between (1 - depth_jitter) and 1 times the reads that there are
+        spare = int(self.config.depth_jitter * available)
+        depth = available - int(self._generator("jitter depth", sample, epoch).integers(spare + 1))
         rng = self._generator("mix", sample, epoch)
         other = None if self.mixing is None else self.mixing.partner(sample, rng)
         if other is None:
@@ -101,11 +89,6 @@ class Augmentation:
         of_own = max(round(rng.random() * depth), depth - int(others[1].sum()))
         pooled = _pool(_draw(own, of_own, rng), _draw(others, depth - of_own, rng))
         return self._thin(sample, epoch, pooled)
-
-    def _depth(self, sample: int, epoch: int | str, available: int) -> int:
-        """Sampling depth, uniform between (1 - depth_jitter) and 1 times the reads that there are."""
-        spare = int(self.config.depth_jitter * available)
-        return available - int(self._generator("jitter depth", sample, epoch).integers(spare + 1))
 
     def _thin(self, sample: int, epoch: int | str, reads: Reads) -> Reads:
         """Leave ASVs out, each by itself; of a sample that would lose all, the one that was drawn highest stays."""

@@ -7,21 +7,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from aam.config import UnifracConfig
+from aam.data.arrays import Ints
 from aam.data.distances import unifrac
 from aam.data.distances.matrix import DistanceMatrix
 from aam.data.distances.unifrac import StudyTree
 from aam.data.files.counts import row_sizes
-from aam.data.files.tables import FeatureTable
 from aam.data.sampling.packing import AS_PLANNED, Cutting
 from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
 from aam.data.sampling.samples import SampleBatch, TensorRecord
@@ -38,17 +37,17 @@ class StepPlan:
     step: int
     epoch: int
     closes_epoch: bool
-    micro: tuple[NDArray[np.int64], ...]
+    micro: tuple[Ints, ...]
     """Rows of the table, one array for each batch of the step, over all ranks."""
-    parts: tuple[tuple[NDArray[np.int64], ...], ...] | None = None
+    parts: tuple[tuple[Ints, ...], ...] | None = None
     """For each rank its batches, equally many, where they were made to fit into memory."""
 
     @property
-    def samples(self) -> NDArray[np.int64]:
+    def samples(self) -> Ints:
         """All rows of the step, int64 [G]."""
         return np.concatenate(self.micro)
 
-    def parts_of(self, ranks: int) -> list[tuple[NDArray[np.int64], ...]]:
+    def parts_of(self, ranks: int) -> list[tuple[Ints, ...]]:
         """Divide every batch among ranks: for each rank its part of each batch, which may be empty."""
         if self.parts is not None:
             return list(self.parts)
@@ -76,53 +75,49 @@ class StepBatch(TensorRecord):
     """How it was cut into batches."""
 
     @cached_property
-    def samples(self) -> NDArray[np.int64]:
+    def samples(self) -> Ints:
         """All rows of the step in the order of ranks, int64 [G]."""
         return np.concatenate([rows for part in self.plan.parts_of(len(self.sizes)) for rows in part])
 
 
-@dataclass(frozen=True, eq=False)
-class DistanceSource:
-    """True distances between drawn samples, from the tree or from a precomputed matrix; never N x N in memory."""
+class TreeDistances(NamedTuple):
+    """True distances between drawn samples, from the tree; never N x N in memory."""
 
-    table: FeatureTable
+    tree: StudyTree
     config: UnifracConfig
-    tree: StudyTree | None = None
-    matrix: DistanceMatrix | None = None
 
-    def distances(self, samples: NDArray[np.int64], drawn: csr_array) -> Tensor:
+    def distances(self, samples: Ints, drawn: csr_array) -> Tensor:
         """Distances between samples, float64 [G, G], from their drawn counts [G, ASVs]."""
-        if self.matrix is not None:
-            rows = self._matrix_rows(samples)
-            return self.matrix.block(rows, rows)
-        assert self.tree is not None
         return unifrac.distances(self.tree, drawn, self.config)
 
-    def cross(
-        self,
-        samples: tuple[NDArray[np.int64], NDArray[np.int64]],
-        drawn: tuple[csr_array, csr_array],
-        device: torch.device,
-    ) -> Tensor:
+    def cross(self, samples: tuple[Ints, Ints], drawn: tuple[csr_array, csr_array], device: torch.device) -> Tensor:
         """Distances between two sets of samples, float64 [rows, columns] on a device, from their drawn counts."""
-        if self.matrix is not None:
-            return self.matrix.block(self._matrix_rows(samples[0]), self._matrix_rows(samples[1])).to(device)
-        assert self.tree is not None
         return unifrac.cross_distances(self.tree, *drawn, self.config, device)
 
-    def _matrix_rows(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        assert self.matrix is not None
-        return self.matrix.index([self.table.sample_ids[i] for i in samples])
+
+class MatrixDistances(NamedTuple):
+    """True distances from a precomputed matrix, whatever was drawn."""
+
+    matrix: DistanceMatrix
+    row: Ints
+    """Row of the matrix of every sample of the table."""
+
+    def distances(self, samples: Ints, drawn: csr_array) -> Tensor:
+        """See `TreeDistances`."""
+        return self.matrix.block(self.row[samples], self.row[samples])
+
+    def cross(self, samples: tuple[Ints, Ints], drawn: tuple[csr_array, csr_array], device: torch.device) -> Tensor:
+        """See `TreeDistances`."""
+        return self.matrix.block(self.row[samples[0]], self.row[samples[1]]).to(device)
 
 
-def collate(draws: SampleDraws, samples: NDArray[np.int64], drawn: csr_array, epoch: int | str) -> SampleBatch:
-    """Index the ASVs of drawn samples: B rows, each padded to the largest of them.
+DistanceSource = TreeDistances | MatrixDistances
 
-    Args:
-        draws: chooses ASVs where a sample has more than the model reads.
-        samples: rows of the table, int64 [B].
-        drawn: their counts, int64 [B, ASVs of the table].
-        epoch: the epoch they were drawn for.
+
+def collate(draws: SampleDraws, samples: Ints, drawn: csr_array, epoch: int | str) -> SampleBatch:
+    """Index the ASVs of samples, rows of the table [B], as they were drawn for an epoch, int64 [B, ASVs of the table].
+
+    Each row is padded to the largest of them; `draws` chooses ASVs where a sample has more than the model reads.
     """
     chosen = [draws.choose(int(sample), epoch, row_of(drawn, i)) for i, sample in enumerate(samples)]
     sizes = np.array([len(asv) for asv, _ in chosen])
@@ -160,8 +155,10 @@ class StepDataset(Dataset[StepBatch]):
         own = np.concatenate(parts[self.rank])
         drawn = self.draws.rows(own, plan.epoch) if everyone is None else everyone[_places(unordered, own)]
         batch = StepBatch(plan, (), sizes, sum(sizes[: self.rank]))
-        if self.source is not None:
-            batch = self._with_distances(self.source, batch, own, drawn)
+        if self.source is not None and self.ranks == 1 and len(own) <= DENSE_SAMPLES:
+            batch = replace(batch, distance=self.source.distances(own, drawn))
+        elif self.source is not None:  # what they are computed from later
+            batch = replace(batch, drawn=drawn)
         if self.faith_tree is not None:
             batch = replace(batch, faith_pd=unifrac.faith_pd(self.faith_tree, drawn))
         ends = np.cumsum([0] + [len(rows) for rows in parts[self.rank]])
@@ -171,30 +168,17 @@ class StepDataset(Dataset[StepBatch]):
         )
         return replace(batch, micro=micro, cutting=self.cutting)
 
-    def read(self, samples: NDArray[np.int64], epoch: int, drawn: csr_array | None = None) -> list[NDArray[np.int64]]:
+    def read(self, samples: Ints, epoch: int, drawn: csr_array | None = None) -> list[Ints]:
         """The ASVs that the model reads of each sample, columns of the table; its counts may be drawn already."""
         if drawn is None:
             drawn = self.draws.rows(samples, epoch)
         return [self.draws.choose(int(row), epoch, row_of(drawn, i))[0] for i, row in enumerate(samples)]
 
     def fitted(self, plan: StepPlan, drawn: csr_array | None = None) -> StepPlan:
-        """Cut a step into batches that fit into the memory; the same on every rank, and of the same samples.
-
-        Args:
-            plan: the step.
-            drawn: counts of its samples, where they are drawn already.
-        """
+        """Cut a step into batches that fit into the memory, the same on every rank; its counts may be drawn already."""
         asvs = [] if self.cutting.budget is None else self.read(plan.samples, plan.epoch, drawn)
         planned = replace(plan, parts=None).parts_of(self.ranks)
         return replace(plan, parts=self.cutting.parts(plan.samples, asvs, planned))
-
-    def _with_distances(
-        self, source: DistanceSource, batch: StepBatch, own: NDArray[np.int64], drawn: csr_array
-    ) -> StepBatch:
-        """Add the true distances, where this rank has all samples and few; else what they are computed from later."""
-        if self.ranks > 1 or len(own) > DENSE_SAMPLES:
-            return replace(batch, drawn=drawn)
-        return replace(batch, distance=source.distances(own, drawn))
 
     def _padding_batch(self, plan: StepPlan) -> SampleBatch:
         """Stand in for a part without samples, so that every rank makes the same calls."""
@@ -219,7 +203,7 @@ class PooledStepDataset(StepDataset):
         return StepBatch(plan, micro, sizes, sum(sizes[: self.rank]), cutting=self.cutting)
 
 
-def _places(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def _places(samples: Ints, wanted: Ints) -> Ints:
     """Where each of some different samples is among them in another order."""
     order = np.argsort(samples)
     return order[np.searchsorted(samples, wanted, sorter=order)]
@@ -232,7 +216,7 @@ class StepSampler(Sampler[StepPlan]):
     So a run continues at any step by starting the sampler there, and nobody has to announce a new epoch.
     """
 
-    samples: NDArray[np.int64]
+    samples: Ints
     batch_size: int
     accumulation_steps: int
     epochs: int
@@ -274,7 +258,7 @@ class FixedBatches(Dataset[SampleBatch]):
     """Samples in order, drawn once: for validation, prediction and embedding."""
 
     draws: SampleDraws
-    samples: NDArray[np.int64]
+    samples: Ints
     batch_size: int
 
     @cached_property
@@ -283,11 +267,11 @@ class FixedBatches(Dataset[SampleBatch]):
         return self.draws.rows(self.samples, FIXED)
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> Ints:
         """ASVs that the model reads of each sample, int64 [samples]."""
         return self.draws.capped(row_sizes(self.drawn))
 
-    def take(self, positions: NDArray[np.int64]) -> Self:
+    def take(self, positions: Ints) -> Self:
         """Some of the samples, by their positions; they are not drawn again."""
         some = replace(self, samples=self.samples[positions])
         some.__dict__["drawn"] = self.drawn[positions]  # where cached_property keeps it

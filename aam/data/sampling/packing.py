@@ -9,9 +9,10 @@ from itertools import compress
 from typing import Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+from aam.data.arrays import Ints
+
+Rows = Ints
 Parts = tuple[Rows, ...]
 """Rows of each batch of one rank."""
 
@@ -44,12 +45,7 @@ class BatchCost:
         return self.of(unique, sum(sizes), sum(size * size for size in sizes))
 
     def fit(self, predicted: tuple[float, float], measured: tuple[float, float]) -> Self:
-        """Fit scale and the fixed part to two measured batches.
-
-        Args:
-            predicted: bytes of a smaller and of a larger batch, with a scale of 1 and nothing fixed.
-            measured: bytes of both.
-        """
+        """Fit scale and fixed part to a smaller and a larger batch: as predicted without these, and as measured."""
         small, large = predicted
         scale = (measured[1] - measured[0]) / max(1.0, large - small)
         # what the smaller one seems to take beside may be noise; less than half of the numbers' own bytes is
@@ -72,18 +68,10 @@ class MemoryBudget:
         return cls(**document | {"cost": BatchCost(**document["cost"])})
 
     def pack(self, samples: Rows, asvs: Sequence[Rows], ranks: int) -> list[tuple[Rows, ...]]:
-        """Divide samples among ranks, and cut the part of each into batches within the limit.
+        """Divide samples, with the ASVs of each, among ranks, and cut the part of each into batches within the limit.
 
         Samples of similar size share a batch, so that there is little padding. Every rank gets equally many batches, of
         which the last ones may be empty. A sample above the limit makes a batch of its own.
-
-        Args:
-            samples: rows of the table.
-            asvs: the ASVs of each sample, columns of the table.
-            ranks: among which they are divided.
-
-        Returns:
-            For each rank, the rows of each of its batches.
         """
         by_size = sorted(range(len(samples)), key=lambda i: (-len(asvs[i]), samples[i]))
         known, codes = np.unique(np.concatenate([*asvs, np.zeros(0, np.int64)]), return_inverse=True)
@@ -136,12 +124,9 @@ class Cutting:
     """Batches to make of each one."""
 
     def parts(self, samples: Rows, asvs: Sequence[Rows], planned: Sequence[Parts]) -> tuple[Parts, ...]:
-        """Cut a step; each rank gets equally many batches, none of them empty on all ranks.
+        """Cut the samples of a step [G]; each rank gets equally many batches, none of them empty on all ranks.
 
-        Args:
-            samples: rows of the table, int64 [G].
-            asvs: the ASVs of each sample, which a budget asks for.
-            planned: of each rank, as planned.
+        A budget asks for the ASVs of each sample; without one, batches are as planned for each rank.
         """
         parts = planned if self.budget is None else self.budget.pack(samples, asvs, len(planned))
         cut = [tuple(piece for rows in part for piece in np.array_split(rows, self.pieces)) for part in parts]

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from aam.config import TargetSamplingConfig
+from aam.data.arrays import Ints
 from aam.data.files.counts import blocks_of, row_sizes
 from aam.data.files.tables import FeatureTable
 from aam.data.sampling.augmentation import Augmentation, Reads
@@ -22,7 +22,7 @@ def row_of(counts: csr_array, row: int) -> Reads:
     return counts.indices[span].astype(np.int64), counts.data[span]
 
 
-def mean_log_abundance(table: FeatureTable, samples: NDArray[np.int64]) -> float:
+def mean_log_abundance(table: FeatureTable, samples: Ints) -> float:
     """Mean over samples and their ASVs of the natural logarithm of the relative abundance; samples hold reads."""
     sizes, depth = row_sizes(table.counts)[samples], table.depth[samples]
     total = 0.0
@@ -55,13 +55,7 @@ class SampleDraws:
     def counts(self, sample: int, epoch: int | str) -> Reads:
         """Draw the reads of one sample, without replacement, at the sampling depth, and vary them if asked.
 
-        Args:
-            sample: row of the table.
-            epoch: number of the epoch, or `FIXED`.
-
-        Returns:
-            Columns of the ASVs that were seen, ascending, and their counts (both int64 [ASVs of the sample]). A sample
-            at or below the depth is returned as it is, unless it is augmented.
+        A sample at or below the depth is returned as it is, unless it is augmented.
         """
         if self.augmentation is None or epoch == FIXED:
             return self._rarefy(sample, epoch)
@@ -76,7 +70,7 @@ class SampleDraws:
         seen = drawn > 0
         return asv[seen], drawn[seen]
 
-    def rows(self, samples: NDArray[np.int64], epoch: int | str) -> csr_array:
+    def rows(self, samples: Ints, epoch: int | str) -> csr_array:
         """Stack the drawn counts of several samples: int64 [samples, ASVs of the table]."""
         drawn = [self.counts(int(sample), epoch) for sample in samples]
         indptr = np.cumsum([0] + [len(asv) for asv, _ in drawn])
@@ -99,13 +93,8 @@ class SampleDraws:
             kept = np.arange(limit)
         return asv[kept], count[kept]
 
-    def most_asvs(self, samples: NDArray[np.int64], mixed: bool = True) -> NDArray[np.int64]:
-        """The most ASVs of each sample that the model can meet, whatever is drawn: int64 [samples].
-
-        Args:
-            samples: rows of the table.
-            mixed: whether samples may be mixed, as in training.
-        """
+    def most_asvs(self, samples: Ints, mixed: bool = True) -> Ints:
+        """The most ASVs of each sample that the model can meet, whatever is drawn, and mixed in training: [samples]."""
         depth, sampling = self.table.depth, self.config
         if sampling.depth is not None:
             depth = np.minimum(depth, sampling.depth)
@@ -116,7 +105,7 @@ class SampleDraws:
             most = np.minimum(most + mixing.largest_of_label(held)[samples], depth[samples])
         return self.capped(most)
 
-    def capped(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def capped(self, sizes: Ints) -> Ints:
         """Numbers of ASVs as far as the model reads them."""
         return np.minimum(sizes, self.config.max_asvs) if self.config.max_asvs else sizes
 

@@ -7,10 +7,10 @@ columns.
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from aam.data.arrays import Ints
 
 
 class Samples(NamedTuple):
@@ -54,12 +54,9 @@ class Samples(NamedTuple):
         return type(self)._make(None if part is None else part.to(device) for part in self)
 
     def split(self, parts: int) -> list["SamplePart"]:
-        """Cut into parts of consecutive samples, each with only the unique ASVs that its samples hold.
+        """Cut into parts of consecutive samples (no more than there are), each with the unique ASVs that it holds.
 
         Every unique ASV is owned by the first part that holds it, where alone its nucleotides are masked.
-
-        Args:
-            parts: how many; there are fewer if there are fewer samples.
 
         Raises:
             ValueError: a unique ASV is in no sample.
@@ -153,7 +150,7 @@ class SampleBatch(TensorRecord):
     """Whether this stands in for a rank's part without samples: it counts for nothing, and its occurrences are 0."""
 
     @classmethod
-    def without_asvs(cls, samples: NDArray[np.int64], is_padding: bool = False) -> Self:
+    def without_asvs(cls, samples: Ints, is_padding: bool = False) -> Self:
         """Samples of the table, for a model that begins from embedded samples."""
         none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(len(samples), 0, dtype=torch.int64)
         sample, depth = torch.from_numpy(samples), flat.new_zeros(len(samples))
@@ -165,10 +162,5 @@ class SampleBatch(TensorRecord):
         return slice(0, 0 if self.is_padding else len(self.sample))
 
     def samples(self, asvs: Tensor, categories: Tensor | None = None) -> Samples:
-        """What a model reads of the batch.
-
-        Args:
-            asvs: nucleotides [U, L] or embeddings [U, D] of `asv`.
-            categories: int64 [B, K].
-        """
+        """What a model reads of it: nucleotides [U, L] or embeddings [U, D] of `asv`, and categories, int64 [B, K]."""
         return Samples(asvs, self.asv_index, self.counts, self.depth, self.padding, categories=categories)

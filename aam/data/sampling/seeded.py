@@ -12,8 +12,9 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from aam.data.arrays import Ints
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -26,7 +27,7 @@ def derived_seed(*purpose: int | str, bits: int = 64) -> int:
     return int.from_bytes(blake2b(repr(plain).encode(), digest_size=bits // 8).digest(), "little")
 
 
-def text_keys(names: Iterable[str]) -> NDArray[np.int64]:
+def text_keys(names: Iterable[str]) -> Ints:
     """Hash each name to a key for `uniforms`: int64 [names]."""
     return np.array([derived_seed(name) for name in names], dtype=np.uint64).view(np.int64)
 
@@ -37,15 +38,9 @@ def generator(*purpose: int | str) -> np.random.Generator:
 
 
 def uniforms(seed: int, keys: Tensor, length: int) -> Tensor:
-    """Draw uniform numbers in [0, 1) for keys and positions.
+    """Draw uniform numbers in [0, 1) for keys and positions: float64 [U, length].
 
-    Args:
-        seed: a `derived_seed`, of the run's seed and the step say.
-        keys: int64 [U], one for each row, such as the hash of an ASV's sequence.
-        length: numbers a row.
-
-    Returns:
-        float64 [U, length]; a row depends on its key and the seed alone.
+    A row depends on the seed (a `derived_seed`) and its key alone, of int64 [U], such as the hash of an ASV's sequence.
     """
     position = torch.arange(1, length + 1, dtype=torch.int64, device=keys.device) * _signed(_GOLDEN)
     state = _finalise(keys ^ _signed(seed))[:, None] + position

@@ -5,7 +5,6 @@ validation. So the order of the table does not matter, and most samples keep the
 study. Where groups are to divide the classes evenly, the best of many draws is taken, which another group may change.
 """
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,23 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from aam.config import SplitConfig, TargetSplitConfig
+from aam.data.arrays import Bools, Ints, Texts
 from aam.data.files.metadata import categorical_column
 from aam.data.sampling.seeded import derived_seed, generator
 from aam.errors import InputError, first_ids
 
 logger = logging.getLogger(__name__)
 
-HEADER = ["sample_id", "split"]
 SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 # Group splits that compete when classes should be balanced too; the draw that balances them best is taken.
 GROUP_DRAWS = 200
-
-TextArray = NDArray[np.str_]
-IndexArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +37,9 @@ class Split:
         test: rows that neither train nor choose it, scored once at the end of `aam train`, int64.
     """
 
-    train: IndexArray
-    val: IndexArray
-    test: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    train: Ints
+    val: Ints
+    test: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class Draw(NamedTuple):
@@ -107,7 +101,7 @@ def _draws(config: SplitConfig, seed: int) -> dict[str, Draw]:
     return draws
 
 
-def _draw(ids: TextArray, groups: TextArray | None, classes: TextArray | None, draw: Draw) -> BoolArray:
+def _draw(ids: Texts, groups: Texts | None, classes: Texts | None, draw: Draw) -> Bools:
     """Draw one side of samples that are on none yet: bool [samples]."""
     if groups is not None:
         return _draw_groups(groups, classes, draw)
@@ -119,34 +113,8 @@ def _draw(ids: TextArray, groups: TextArray | None, classes: TextArray | None, d
 def write_split(path: Path, split: Split, sample_ids: Sequence[str]) -> None:
     """Write the side of every sample that has one: a tab-separated table ``sample_id``, ``split``."""
     side = {row: name for name in ("train", "val", "test") for row in getattr(split, name).tolist()}
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(HEADER)
-        writer.writerows((sample_ids[row], side[row]) for row in sorted(side))
-
-
-def read_split(path: Path, sample_ids: Sequence[str]) -> Split:
-    """Read what `write_split` wrote, as rows of ``sample_ids`` (in any order).
-
-    Raises:
-        InputError: the file is missing or not such a table, or names a sample twice or one that is not there.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file of a split")
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file, delimiter="\t")) or [[]]
-    if header != HEADER:
-        raise InputError(f"{path}: the first line is not '{' '.join(HEADER)}' (tab-separated)")
-    wrong = [number for number, row in enumerate(rows, 2) if len(row) != 2 or row[1] not in SIDES]
-    if wrong:
-        raise InputError(f"{path}: not a sample id and train, val or test in line {first_ids(wrong)}")
-    side: dict[str, str] = dict(rows)
-    if len(side) < len(rows):
-        raise InputError(f"{path}: {len(rows) - len(side)} lines repeat a sample id")
-    absent = sorted(side.keys() - set(sample_ids))
-    if absent:
-        raise InputError(f"{path}: samples that are not in the study: {first_ids(absent)}")
-    return _split_of_sides(np.array([side.get(sample, "") for sample in sample_ids]), str(path))
+    rows = [(sample_ids[row], side[row]) for row in sorted(side)]
+    pd.DataFrame(rows, columns=["sample_id", "split"]).to_csv(path, sep="\t", index=False)
 
 
 def _column(metadata: pd.DataFrame | None, column: str, option: str) -> pd.Series:
@@ -155,25 +123,23 @@ def _column(metadata: pd.DataFrame | None, column: str, option: str) -> pd.Serie
     return categorical_column(metadata, column)
 
 
-def _values_of(ids: TextArray, values: pd.Series, column: str) -> "pd.Series[str]":
+def _values_of(ids: Texts, values: pd.Series, column: str) -> "pd.Series[str]":
     absent = [sample for sample in ids.tolist() if sample not in values.index]
     if absent:
         raise InputError(f"column '{column}': the metadata lack samples {first_ids(absent)}")
     return values.reindex(ids.tolist())
 
 
-def _given_split(ids: TextArray, values: pd.Series, column: str) -> Split:
+def _given_split(ids: Texts, values: pd.Series, column: str) -> Split:
+    source = f"column '{column}'"
     words = _values_of(ids, values, column).fillna("").astype(str).str.strip().str.lower()
     unknown = words[~words.isin([*SIDES, ""])]
     if len(unknown):
         raise InputError(
-            f"column '{column}' should say train, val or test; it says {first_ids(sorted(set(unknown)))}"
+            f"{source} should say train, val or test; it says {first_ids(sorted(set(unknown)))}"
             f" for samples {first_ids(unknown.index)}"
         )
-    return _split_of_sides(words.map(SIDES).fillna("").to_numpy(dtype=np.str_), f"column '{column}'")
-
-
-def _split_of_sides(side: TextArray, source: str) -> Split:
+    side = words.map(SIDES).fillna("").to_numpy(dtype=np.str_)
     split = Split(*(np.flatnonzero(side == name) for name in ("train", "val", "test")))
     for name, rows in (("train", split.train), ("val", split.val)):
         if rows.size == 0:
@@ -184,7 +150,7 @@ def _split_of_sides(side: TextArray, source: str) -> Split:
     return split
 
 
-def _groups(ids: TextArray, values: pd.Series, column: str) -> TextArray:
+def _groups(ids: Texts, values: pd.Series, column: str) -> Texts:
     groups = _values_of(ids, values, column)
     missing = groups.index[groups.isna()]
     if len(missing):
@@ -203,7 +169,7 @@ def _held_out(total: int, draw: Draw, what: str) -> int:
     return count
 
 
-def _first(names: TextArray, count: int, draw: Draw) -> BoolArray:
+def _first(names: Texts, count: int, draw: Draw) -> Bools:
     """Mark the first names in the order of their hashes: bool [names]."""
     hashes = np.array([derived_seed(draw.seed, draw.label, name) for name in names.tolist()], dtype=np.uint64)
     first = np.zeros(names.size, dtype=np.bool_)
@@ -211,7 +177,7 @@ def _first(names: TextArray, count: int, draw: Draw) -> BoolArray:
     return first
 
 
-def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArray:
+def _draw_stratified(ids: Texts, classes: Texts, draw: Draw) -> Bools:
     """Draw a fraction of every class, one sample at least where it has two."""
     drawn = np.zeros(ids.size, dtype=np.bool_)
     for name, size in zip(*np.unique(classes, return_counts=True), strict=True):
@@ -222,7 +188,7 @@ def _draw_stratified(ids: TextArray, classes: TextArray, draw: Draw) -> BoolArra
     return drawn
 
 
-def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> BoolArray:
+def _draw_groups(groups: Texts, classes: Texts | None, draw: Draw) -> Bools:
     """Draw a fraction of the groups; where there are classes, by the draw of many that divides them best."""
     names, members = np.unique(groups, return_inverse=True)
     count = _held_out(names.size, draw, "groups")
@@ -230,7 +196,7 @@ def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> Bo
         return _first(names, count, draw)[members]
     kinds, codes, totals = np.unique(classes, return_inverse=True, return_counts=True)
 
-    def imbalance(drawn: BoolArray) -> tuple[int, int, float]:
+    def imbalance(drawn: Bools) -> tuple[int, int, float]:
         fractions = np.bincount(codes[drawn], minlength=kinds.size) / totals
         return (
             int((fractions == 1).sum()),
@@ -242,7 +208,7 @@ def _draw_groups(groups: TextArray, classes: TextArray | None, draw: Draw) -> Bo
     return min(((order < count)[members] for order in orders), key=imbalance)
 
 
-def _refuse_small_classes(ids: TextArray, groups: TextArray | None, classes: TextArray, sides: int) -> None:
+def _refuse_small_classes(ids: Texts, groups: Texts | None, classes: Texts, sides: int) -> None:
     """Refuse classes that cannot be on every side, naming their samples."""
     what, units = ("samples", ids) if groups is None else ("groups", groups)
     small = [name for name in np.unique(classes).tolist() if np.unique(units[classes == name]).size < sides]

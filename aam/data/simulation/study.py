@@ -22,10 +22,10 @@ import biom
 import h5py
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix
 
 from aam.config import SimulateConfig
+from aam.data.arrays import Bools, Floats, Ints
 from aam.data.files.tables import FeatureTable
 from aam.data.sampling.seeded import generator
 from aam.data.simulation.tree import SimulatedTree, simulate_tree
@@ -47,10 +47,6 @@ LEAST_DEPTH = 10
 SICK_SHARE = 0.4
 ACIDITY_EFFECT = 0.7  # of one standard deviation of the log-ratio of its clades
 SHALLOW_SHARE = 0.2  # depth of group b, as a fraction of that of group a
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +73,12 @@ class SimulatedStudy:
 class _Design:
     """Who was sampled where and when, one entry a sample [B]."""
 
-    subject: IntArray
-    visit: IntArray
-    habitat: IntArray
-    site: IntArray
-    region: IntArray
-    day: IntArray
+    subject: Ints
+    visit: Ints
+    habitat: Ints
+    site: Ints
+    region: Ints
+    day: Ints
 
 
 def simulate_study(config: SimulateConfig) -> SimulatedStudy:
@@ -140,7 +136,7 @@ def _write_files(study: SimulatedStudy, folder: Path) -> None:
     study.truth.to_csv(folder / "truth.tsv", sep="\t", index=False, float_format="%.6f", lineterminator="\n")
 
 
-def _design(config: SimulateConfig) -> tuple[_Design, IntArray]:
+def _design(config: SimulateConfig) -> tuple[_Design, Ints]:
     """Visits in turn: every subject once, then every subject again; also the day of every visit [T, subjects]."""
     random = generator(config.seed, "simulate", "design")
     visit, subject = np.divmod(np.arange(config.samples), config.subjects)
@@ -161,8 +157,8 @@ def _design(config: SimulateConfig) -> tuple[_Design, IntArray]:
 
 
 def _communities(
-    config: SimulateConfig, tree: SimulatedTree, design: _Design, days: IntArray, markers: list[IntArray]
-) -> FloatArray:
+    config: SimulateConfig, tree: SimulatedTree, design: _Design, days: Ints, markers: list[Ints]
+) -> Floats:
     """Expected relative abundances [B, S]: a log-normal model with habitat, host, drift and clade terms.
 
     A host is one habitat of one subject. The clades of ``markers`` rise and fall in pairs.
@@ -184,13 +180,13 @@ def _communities(
     transient = random.random((config.samples, asvs)) < TRANSIENT_SHARE
     present = lives[design.habitat] & (carried[host] | transient)
     abundance = np.where(present, np.exp(log_abundance), 0.0)
-    relative: FloatArray = abundance / abundance.sum(axis=1, keepdims=True)
+    relative: Floats = abundance / abundance.sum(axis=1, keepdims=True)
     return relative
 
 
 def _presence(
-    preference: FloatArray, affinity: FloatArray, markers: list[IntArray], random: np.random.Generator
-) -> tuple[BoolArray, BoolArray]:
+    preference: Floats, affinity: Floats, markers: list[Ints], random: np.random.Generator
+) -> tuple[Bools, Bools]:
     """Which ASVs can live in each habitat [habitats, S] and which each host carries [hosts, S]."""
     lives = _top(preference + 0.7 * random.standard_normal(preference.shape), POOL_SHARE)
     lives[:, np.concatenate(markers)] = True
@@ -200,7 +196,7 @@ def _presence(
     return lives, carried
 
 
-def _drift(days: IntArray, width: int, random: np.random.Generator) -> FloatArray:
+def _drift(days: Ints, width: int, random: np.random.Generator) -> Floats:
     """First-order autoregression over the days of every subject, of unit variance [T, subjects, width]."""
     drift = random.standard_normal((*days.shape, width))
     memory = np.exp(-np.diff(days, axis=0) / DRIFT_DAYS)[..., None]
@@ -209,20 +205,20 @@ def _drift(days: IntArray, width: int, random: np.random.Generator) -> FloatArra
     return drift
 
 
-def _top(score: FloatArray, fraction: float) -> BoolArray:
+def _top(score: Floats, fraction: float) -> Bools:
     """Mark the given fraction of the highest scores in every row."""
-    top: BoolArray = score >= np.quantile(score, 1 - fraction, axis=1, keepdims=True)
+    top: Bools = score >= np.quantile(score, 1 - fraction, axis=1, keepdims=True)
     return top
 
 
-def _shallow(config: SimulateConfig) -> BoolArray:
+def _shallow(config: SimulateConfig) -> Bools:
     """Which subjects are of the shallow group, half of them [subjects]; drawn apart, so that other draws stay."""
     order = generator(config.seed, "simulate", "group").permutation(config.subjects)
-    shallow: BoolArray = order < config.subjects // 2
+    shallow: Bools = order < config.subjects // 2
     return shallow
 
 
-def _counts(config: SimulateConfig, expected: FloatArray, mean_depth: FloatArray) -> IntArray:
+def _counts(config: SimulateConfig, expected: Floats, mean_depth: Floats) -> Ints:
     """Dirichlet-multinomial reads [B, S] at log-normal sampling depths around the means of the samples [B]."""
     random = generator(config.seed, "simulate", "reads")
     noise = DEPTH_SPREAD * random.standard_normal(config.samples) - DEPTH_SPREAD**2 / 2
@@ -231,7 +227,7 @@ def _counts(config: SimulateConfig, expected: FloatArray, mean_depth: FloatArray
     return random.multinomial(depth, weight / weight.sum(axis=1, keepdims=True))
 
 
-def _metadata(config: SimulateConfig, design: _Design, expected: FloatArray, markers: list[IntArray]) -> pd.DataFrame:
+def _metadata(config: SimulateConfig, design: _Design, expected: Floats, markers: list[Ints]) -> pd.DataFrame:
     random = generator(config.seed, "simulate", "metadata")
     share = np.stack([expected[:, tips].sum(axis=1) for tips in markers])
     ratio = np.log(share[0::2] + 1e-3) - np.log(share[1::2] + 1e-3)

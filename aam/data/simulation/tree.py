@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from aam.data.arrays import Floats, Ints
 from aam.data.sampling.seeded import generator
 
 BASES = np.frombuffer(b"ACGT", dtype=np.uint8)
@@ -28,9 +28,6 @@ RANKS = (
 )
 UNNAMED_GENERA = 0.15  # ASVs that are classified to the family only
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
 
 @dataclass(frozen=True, eq=False)
 class SimulatedTree:
@@ -44,29 +41,29 @@ class SimulatedTree:
         seed: seed of the study.
     """
 
-    parent: IntArray
-    length: FloatArray
-    age: FloatArray
+    parent: Ints
+    length: Floats
+    age: Floats
     sequences: tuple[str, ...]
     seed: int
 
-    def traits(self, count: int, random: np.random.Generator) -> FloatArray:
+    def traits(self, count: int, random: np.random.Generator) -> Floats:
         """Traits of the tips that evolve by Brownian motion (Felsenstein 1973), mean 0 and variance 1 [count, S]."""
         values = np.zeros((self.age.size, count))
         values[:-1] = random.standard_normal((self.length.size, count)) * np.sqrt(self.length)[:, None]
         for node in range(self.length.size - 1, -1, -1):
             values[node] += values[self.parent[node]]
         tips = values[: len(self.sequences)].T
-        standard: FloatArray = (tips - tips.mean(axis=1, keepdims=True)) / tips.std(axis=1, keepdims=True)
+        standard: Floats = (tips - tips.mean(axis=1, keepdims=True)) / tips.std(axis=1, keepdims=True)
         return standard
 
-    def clades(self, count: int, size: int) -> list[IntArray]:
+    def clades(self, count: int, size: int) -> list[Ints]:
         """Tips of disjoint clades of nearly the given size, ``count`` arrays."""
         tips = np.zeros(self.age.size, dtype=np.int64)
         tips[: len(self.sequences)] = 1
         for node, above in enumerate(self.parent):
             tips[above] += tips[node]
-        chosen: list[IntArray] = []
+        chosen: list[Ints] = []
         free = np.ones(len(self.sequences), dtype=np.bool_)
         for node in np.argsort(np.abs(tips - size), kind="stable").tolist():
             below = self._below(node)
@@ -101,7 +98,7 @@ class SimulatedTree:
             text[node] = ""
         return f"({text[-1]});"
 
-    def _below(self, node: int) -> IntArray:
+    def _below(self, node: int) -> Ints:
         """Tips below a node."""
         inside = np.zeros(self.age.size, dtype=np.bool_)
         inside[node] = True
@@ -109,7 +106,7 @@ class SimulatedTree:
             inside[child] = inside[self.parent[child]]
         return np.flatnonzero(inside[: len(self.sequences)])
 
-    def _lineages(self, age: float) -> IntArray:
+    def _lineages(self, age: float) -> Ints:
         """Number of the lineage, alive at the given age, that every tip comes from [S]."""
         lineage = np.arange(self.age.size)
         for node in range(self.length.size - 1, -1, -1):
@@ -130,7 +127,7 @@ def simulate_tree(asvs: int, bp: int, seed: int) -> SimulatedTree:
     return SimulatedTree(parent, length, age, sequences, seed)
 
 
-def _yule(tips: int, random: np.random.Generator) -> tuple[IntArray, FloatArray]:
+def _yule(tips: int, random: np.random.Generator) -> tuple[Ints, Floats]:
     """Parents [N - 1] and ages [N] of a pure-birth tree (Yule 1925), built backwards by joining random pairs."""
     parent = np.zeros(2 * tips - 2, dtype=np.int64)
     age = np.zeros(2 * tips - 1)
@@ -145,7 +142,7 @@ def _yule(tips: int, random: np.random.Generator) -> tuple[IntArray, FloatArray]
     return parent, age
 
 
-def _evolve(parent: IntArray, length: FloatArray, bp: int, random: np.random.Generator) -> IntArray:
+def _evolve(parent: Ints, length: Floats, bp: int, random: np.random.Generator) -> Ints:
     """Base codes of all nodes [N, L] by the model of Felsenstein 1981 with gamma rates among sites (Yang 1994).
 
     A substitution event replaces the base by one drawn from the equilibrium frequencies, possibly the same one.
@@ -161,7 +158,7 @@ def _evolve(parent: IntArray, length: FloatArray, bp: int, random: np.random.Gen
     return codes
 
 
-def _make_distinct(codes: IntArray, random: np.random.Generator) -> None:
+def _make_distinct(codes: Ints, random: np.random.Generator) -> None:
     """Substitute a base in tips that repeat an earlier one, in place, until all differ [S, L]."""
     while True:
         first = np.unique(codes, axis=0, return_index=True)[1]

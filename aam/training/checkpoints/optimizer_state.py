@@ -45,13 +45,9 @@ def flatten_optimizer(optimizer: Optimizer, model: nn.Module) -> tuple[dict[str,
 def load_optimizer(
     optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """Restore what `flatten_optimizer` gave, bit for bit, into an optimizer over the same parameters.
+    """Restore what `flatten_optimizer` gave, bit for bit, into an optimizer that was built as the saved one was.
 
-    Args:
-        optimizer: any that was built as the saved one was.
-        model: has the parameters.
-        tensors: DTensors where the parameters are; `blank_state` makes them.
-        groups: as saved.
+    Tensors are DTensors where the parameters of the model are; `blank_state` makes them.
 
     Raises:
         InputError: the parameters are not the same.
@@ -62,10 +58,11 @@ def load_optimizer(
     for full_name, tensor in tensors.items():
         key, name = full_name.split("/", 1)
         state.setdefault(number[name], {})[key] = tensor
-    numbered = [
-        current | _tuples(group) | {"params": [number[name] for name in group["params"]]}
-        for current, group in zip(optimizer.param_groups, groups, strict=True)
-    ]
+    numbered = []
+    for current, group in zip(optimizer.param_groups, groups, strict=True):
+        # JSON's one change to a param group: the pair of betas comes back as a list
+        saved = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
+        numbered.append(current | saved | {"params": [number[name] for name in group["params"]]})
     optimizer.load_state_dict({"state": state, "param_groups": numbered})
 
 
@@ -88,28 +85,17 @@ def check_groups(optimizer: Optimizer, model: nn.Module, groups: list[dict[str, 
 
 
 def blank_state(model: nn.Module, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make room for the tensors of `flatten_optimizer` that a checkpoint holds, shared as the parameters of a model.
-
-    Args:
-        model: has the parameters.
-        saved: only names, shapes and types are taken.
-    """
-    parameters = dict(model.named_parameters())
-    return {name: _blank(name, tensor, parameters[name.split("/", 1)[1]].detach()) for name, tensor in saved.items()}
-
-
-def _blank(name: str, saved: Tensor, parameter: Tensor) -> Tensor:
-    # counts of steps are whole on every rank; all else is shared as the parameter
-    if name.startswith("step/") or saved.shape != parameter.shape:
-        return torch.zeros(saved.shape, dtype=saved.dtype)
-    return torch.zeros_like(parameter, dtype=saved.dtype)
+    """Make room for tensors of `flatten_optimizer`, by names, shapes and types, shared as the parameters of a model."""
+    parameters, blank = dict(model.named_parameters()), {}
+    for name, tensor in saved.items():
+        parameter = parameters[name.split("/", 1)[1]].detach()
+        # counts of steps are whole on every rank; all else is shared as the parameter
+        whole = name.startswith("step/") or tensor.shape != parameter.shape
+        like = torch.zeros(tensor.shape) if whole else parameter
+        blank[name] = torch.zeros_like(like, dtype=tensor.dtype)
+    return blank
 
 
 def _names(model: nn.Module) -> dict[Tensor, str]:
     reshard(model)
     return {parameter: name for name, parameter in model.named_parameters()}
-
-
-def _tuples(group: dict[str, Any]) -> dict[str, Any]:
-    """Undo JSON's one change to a param group: the pair of betas comes back as a list."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}

@@ -61,7 +61,7 @@ class _Pending:
 
 
 class RunCheckpoints:
-    """Writes and reads the checkpoints of a run; every rank calls all methods but `last`, and rank 0 writes.
+    """Writes and reads the checkpoints of a run; every rank calls all methods, and rank 0 writes.
 
     Models are bare modules whose parameters are tensors, or DTensors after `fully_shard`. What one strategy and number
     of ranks wrote, any other reads.
@@ -119,11 +119,9 @@ class RunCheckpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             shards = pending.shards.result()
-            self.world.on_main(lambda: self._appear(pending, shards))
-
-    def last(self) -> Path | None:
-        """Folder of the newest checkpoint; None where there is none yet. Rank 0 is to be asked, by `World.on_main`."""
-        return self.store.last()
+            entries, kind = pending.texts | shards, self.identity.kind
+            self.world.on_main(lambda: pending.draft.finish(kind, "sharded", entries))
+            self.world.on_main(lambda: self.store.adopt(pending.draft.place, pending.best))
 
     def load(self, path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         """Put weights and optimizer where a checkpoint of this run was written, and give its state.
@@ -157,13 +155,10 @@ class RunCheckpoints:
         source.fill(targets)
 
     def publish(self, model: nn.Module) -> None:
-        """Where the best checkpoint is a sharded one, put one in its place that everybody can read.
-
-        Args:
-            model: with the best weights.
-        """
+        """Where the best checkpoint is sharded, write a whole one of the model, which has its weights, in its place."""
         self.finish()
-        if self.world.on_main(self._best_is_sharded):
+        best = self.world.on_main(self.store.best_or_last)
+        if best is not None and self.world.on_main(lambda: VerifiedFolder(best).manifest.layout) == "sharded":
             reshard(model)
             weights = gather_whole(model.state_dict(), self.world.is_main)
             self.world.on_main(partial(self.store.replace_best, self._checkpoint(weights)))
@@ -183,7 +178,8 @@ class RunCheckpoints:
         return Checkpoint(own.kind, own.config, own.documents, weights, moments, state)
 
     def _save_shards(self, tensors: Mapping[str, Tensor], state: dict[str, Any], step: int, best: bool) -> None:
-        draft, texts = self.world.on_main(lambda: self._begin(state, step))
+        draft = self.world.on_main(lambda: Draft(self.store.place_for(step)))
+        texts = self.world.on_main(lambda: draft.write(text_files(self._checkpoint({}, state=state))))
         folder, group = draft.folder / SHARDS, self._group
         if self.asynchronous:
             shards = self._writer.submit(write_shards, stage(tensors), folder, group)
@@ -193,18 +189,6 @@ class RunCheckpoints:
         self._pending = _Pending(draft, texts, shards, best)
         if not self.asynchronous:
             self.finish()
-
-    def _begin(self, state: dict[str, Any], step: int) -> tuple[Draft, dict[str, Entry]]:
-        draft = Draft(self.store.place_for(step))
-        return draft, draft.write(text_files(self._checkpoint({}, state=state)))
-
-    def _appear(self, pending: _Pending, shards: dict[str, Entry]) -> None:
-        pending.draft.finish(self.identity.kind, "sharded", pending.texts | shards)
-        self.store.adopt(pending.draft.place, pending.best)
-
-    def _best_is_sharded(self) -> bool:
-        best = self.store.best_or_last()
-        return best is not None and VerifiedFolder(best).manifest.layout == "sharded"
 
     def _open(self, found: Verified) -> WholeFiles | ShardFiles:
         if found.layout == "sharded":

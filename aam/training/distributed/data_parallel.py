@@ -38,13 +38,9 @@ from aam.training.machine.hardware import Build, visible_devices
 def gather_encoder(
     outputs: Sequence[EncoderOutput], parts: Sequence[SamplePart], reads: Mapping[str, str], device: torch.device
 ) -> EncoderOutput:
-    """Join the outputs of parts to those of the whole batch; the inverse of `Samples.split`.
+    """Join the outputs of parts, on any device, to those of the whole batch; the inverse of `Samples.split`.
 
-    Args:
-        outputs: of each part, on any device.
-        parts: what they are of; ``asv`` and ``owned`` on ``device``.
-        reads: what each head is given; see `Head`.
-        device: where the joined outputs are.
+    `reads` says what each head is given (see `Head`); ``asv`` and ``owned`` of the parts are on the device.
     """
     embedding, z, logits, asvs, heads = zip(*outputs, strict=True)
     joined = {}

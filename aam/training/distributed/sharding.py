@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -26,7 +26,11 @@ def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, co
         world: the ranks.
         config: copies of the sharded model, precision of the blocks, and whether to keep weights in main memory.
     """
-    mesh = _mesh(world, config.fsdp_replicate)
+    replicas, kind = config.fsdp_replicate, world.device.type
+    if replicas == 1:
+        mesh = init_device_mesh(kind, (world.size,), mesh_dim_names=("shard",))
+    else:
+        mesh = init_device_mesh(kind, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard"))
     offload: OffloadPolicy = OffloadPolicy()
     if config.fsdp_cpu_offload:
         offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
@@ -40,14 +44,6 @@ def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, co
     # checkpoint, are gathered anew
     for unit in model.sharding_units:
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
-
-
-def _mesh(world: World, replicas: int) -> DeviceMesh:
-    if replicas == 1:
-        return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
-    return init_device_mesh(
-        world.device.type, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard")
-    )
 
 
 @torch.no_grad()
@@ -77,12 +73,7 @@ def own_part(tensor: Tensor) -> Tensor:
 
 
 def gather_whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Gather tensors one after the other, to the main memory of the ranks that keep them; every rank calls this.
-
-    Args:
-        tensors: of the same names on every rank.
-        keep: False drops every tensor as soon as it is whole.
-    """
+    """Gather tensors one after the other, to the main memory of the ranks that keep them; every rank calls this."""
     whole: dict[str, Tensor] = {}
     for name in sorted(tensors):
         tensor = tensors[name].detach()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from aam.config import DistributedConfig
@@ -44,11 +43,7 @@ def give_weights(
 ) -> None:
     """Give a model on the meta device its first weights; with ``--fsdp`` each rank only ever holds its part.
 
-    Args:
-        model: as built; what is frozen is frozen already.
-        config: the strategy.
-        compute: the device.
-        seed: seed of the weights, which do not depend on the strategy.
+    What is frozen is frozen already. The weights depend on the seed and not on the strategy.
 
     Raises:
         InputError: the strategy does not go with the precision.
@@ -67,12 +62,7 @@ def give_weights(
 
 
 def parallelize(model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute) -> Parallel:
-    """Choose how a step calls a finished model.
-
-    Args:
-        model: with its weights; sharded among the ranks already with ``--fsdp``.
-        config: the strategy.
-        compute: device, precision and ranks.
+    """Choose how a step calls a finished model, sharded among the ranks already with ``--fsdp``.
 
     Raises:
         InputError: the strategy does not fit the device.
@@ -92,13 +82,10 @@ def parallelize(model: SequenceEncoder | SequencePredictor, config: DistributedC
 def check_compiler(device: torch.device) -> None:
     """Compile something small, so that a missing compiler is noticed before training and not at its first step.
 
-    Args:
-        device: where the model is to run.
-
     Raises:
         InputError: torch.compile does not work for this device.
     """
-    compiled = torch.compile(_double, dynamic=True)
+    compiled = torch.compile(lambda x: x * 2, dynamic=True)
     try:
         compiled(torch.ones(2, device=device))
     except RuntimeError as error:  # of torch._dynamo, which has several for the compilers that it may lack
@@ -107,7 +94,3 @@ def check_compiler(device: torch.device) -> None:
             f"--compile-model: torch.compile does not work here ({reason}): leave the option out, or install a C++ "
             "compiler such as g++ (for GPUs Triton too, which needs it and a GPU that is not too old)"
         ) from None
-
-
-def _double(x: Tensor) -> Tensor:
-    return x * 2

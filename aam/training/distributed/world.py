@@ -18,13 +18,13 @@ from typing import Final, Literal, NamedTuple, Self, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from aam.config import DistributedConfig
 from aam.config.launch import launched_local_rank, launched_rank, launched_world_size, restart_count
+from aam.data.arrays import Bools, Ints
 from aam.errors import (
     InputError,
     PeerFailedError,
@@ -49,9 +49,9 @@ AGREED = (TrainingDivergedError, StoppedBySignalError, ReportedInputError)
 class Part(NamedTuple):
     """One rank's part of a number of things, equally many on every rank."""
 
-    position: NDArray[np.int64]
+    position: Ints
     """Which things; where they do not divide evenly, the last one is repeated."""
-    genuine: NDArray[np.bool_]
+    genuine: Bools
     """False where repeated: such a thing takes part in the work and counts for nothing."""
 
 
@@ -75,12 +75,7 @@ class World:
         return tensor.detach().clone()
 
     def gather(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Collect the rows of all ranks, in the order of ranks: [B_r, ...] -> [sum of sizes, ...], without a graph.
-
-        Args:
-            rows: this rank's.
-            sizes: how many rows each rank gives.
-        """
+        """Collect the rows of all ranks, in the order of ranks: [B_r, ...] -> [sum of sizes, ...], without a graph."""
         assert len(rows) == sizes[self.rank]
         return rows.detach()
 
@@ -215,7 +210,10 @@ def setup_distributed(
         )
     if size > 1:
         return _join_processes(place, size, plan.rank_timeout)
-    return _train_as_several(place) if plan.several_processes else World(place)
+    if not plan.several_processes:
+        return World(place)
+    dist.init_process_group(_backend(place), store=HashStore(), rank=0, world_size=1)
+    return ProcessGroup(place)
 
 
 def _check_strategy(strategy: DistributedConfig, size: int, device: torch.device) -> None:
@@ -230,11 +228,6 @@ def _check_strategy(strategy: DistributedConfig, size: int, device: torch.device
             gpus,
             gpus,
         )
-
-
-def _train_as_several(device: torch.device) -> ProcessGroup:
-    dist.init_process_group(_backend(device), store=HashStore(), rank=0, world_size=1)
-    return ProcessGroup(device)
 
 
 def _join_processes(device: torch.device, size: int, rank_timeout: float) -> ProcessGroup:
@@ -311,16 +304,7 @@ def gather_embeddings_for_unifrac(world: World, embeddings: Tensor, sizes: Seque
 
 
 def gather_counts(world: World, counts: csr_array, sizes: Sequence[int]) -> csr_array:
-    """Collect the drawn counts of the samples of every rank.
-
-    Args:
-        world: the ranks.
-        counts: int64 [B_r, ASVs], this rank's.
-        sizes: B_r of every rank.
-
-    Returns:
-        int64 [G, ASVs], rank after rank.
-    """
+    """Collect the drawn counts of the samples of every rank, B_r each: int64 [B_r, ASVs] -> [G, ASVs]."""
     if world.size == 1:
         return counts
     lengths = world.gather(torch.from_numpy(np.diff(counts.indptr).astype(np.int64)).to(world.device), sizes).cpu()

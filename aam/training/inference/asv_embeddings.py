@@ -11,9 +11,9 @@ from typing import Final, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from aam.data.arrays import Ints
 from aam.data.files.embedding_files import UNKNOWN, EmbeddingFiles, Keys, Places, token_keys
 from aam.errors import InputError
 from aam.models.sequence_encoder import SequenceEncoder
@@ -69,7 +69,7 @@ class MappedEmbeddings:
 
     files: EmbeddingFiles
     places: Places
-    place: NDArray[np.int64]
+    place: Ints
     """int64 [ASVs of the table], which of the places is theirs."""
 
     def of(self, asv: Tensor) -> Tensor:
@@ -78,22 +78,15 @@ class MappedEmbeddings:
         return torch.from_numpy(self.files.read(places)).to(asv.device)
 
 
-def _some(places: Places, chosen: NDArray[np.int64]) -> Places:
+def _some(places: Places, chosen: Ints) -> Places:
     return Places(places.files, places.file[chosen], places.record[chosen])
 
 
 @torch.no_grad()
-def embed_asvs(model: AsvEncoding, nucleotides: Tensor, asv: NDArray[np.int64], compute: Compute) -> Tensor:
-    """Embed ASVs of the table, each on one rank, for all ranks.
+def embed_asvs(model: AsvEncoding, nucleotides: Tensor, asv: Ints, compute: Compute) -> Tensor:
+    """Embed ASVs, columns of the table [U], each on one rank, for all ranks: [U, D], in single precision or better.
 
-    Args:
-        model: in evaluation mode.
-        nucleotides: uint8 [ASVs of the table, L], on the device.
-        asv: columns of the table, int64 [U].
-        compute: device, precision and ranks.
-
-    Returns:
-        [U, D], in single precision or better.
+    The model is in evaluation mode; the nucleotides of the table, uint8 [ASVs, L], are on the device.
     """
     done: Tensor | None = None
     for start in range(0, len(asv), TOGETHER):
@@ -112,18 +105,13 @@ def embed_asvs(model: AsvEncoding, nucleotides: Tensor, asv: NDArray[np.int64], 
 def embeddings_of(
     model: SequenceEncoder | SequencePredictor,
     nucleotides: Tensor,
-    asv: NDArray[np.int64],
+    asv: Ints,
     compute: Compute,
     cache: Path | None = None,
 ) -> AsvEmbeddings:
-    """Embed ASVs of the table, or read what another run with the same encoder has kept; every rank calls this.
+    """Embed ASVs as `embed_asvs`, or read what another run with the same encoder has kept; every rank calls this.
 
-    Args:
-        model: in evaluation mode.
-        nucleotides: uint8 [ASVs of the table, L], on the device.
-        asv: columns of the table, int64 [U].
-        compute: device, precision and ranks.
-        cache: folder of kept embeddings, of any encoders; None keeps none.
+    The cache is a folder of kept embeddings, of any encoders; None keeps none.
 
     Raises:
         InputError: the folder cannot be written, or not be seen from every process.
@@ -149,12 +137,12 @@ def embeddings_of(
     return MappedEmbeddings(files, places, _place(asv, len(nucleotides)))
 
 
-def held(rows: Tensor, asv: NDArray[np.int64], asvs: int) -> HeldEmbeddings:
+def held(rows: Tensor, asv: Ints, asvs: int) -> HeldEmbeddings:
     """Hold embeddings [U, D] of some ASVs, columns [U] of a table with so many."""
     return HeldEmbeddings(rows, torch.from_numpy(_place(asv, asvs)).to(rows.device))
 
 
-def _place(asv: NDArray[np.int64], asvs: int) -> NDArray[np.int64]:
+def _place(asv: Ints, asvs: int) -> Ints:
     place = np.full(asvs, len(asv))  # no row: to ask for an ASV that was not embedded fails
     place[asv] = np.arange(len(asv))
     return place
@@ -163,7 +151,7 @@ def _place(asv: NDArray[np.int64], asvs: int) -> NDArray[np.int64]:
 def _completed(
     model: AsvEncoding,
     nucleotides: Tensor,
-    asv: NDArray[np.int64],
+    asv: Ints,
     compute: Compute,
     kept: tuple[EmbeddingFiles, Keys, Places],
 ) -> Tensor:

@@ -8,10 +8,10 @@ from dataclasses import astuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from aam.data.arrays import Floats, Ints
 from aam.data.files.counts import held_by
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch
@@ -23,7 +23,7 @@ from aam.training.machine.compute import Compute
 from aam.training.metrics import PairedMoments
 
 
-def asvs_of(batches: FixedBatches) -> NDArray[np.int64]:
+def asvs_of(batches: FixedBatches) -> Ints:
     """Columns of the table that samples hold as they were drawn, ascending: int64 [U]."""
     return np.flatnonzero(np.bincount(batches.drawn.indices))
 
@@ -51,18 +51,9 @@ def embed_samples(
     num_workers: int = 0,
     embeddings: AsvEmbeddings | None = None,
 ) -> Tensor:
-    """Embed samples, each on one rank, for all ranks.
+    """Embed samples as of `map_samples`: [samples, D], in their order.
 
-    Args:
-        model: in evaluation mode.
-        nucleotides: uint8 [ASVs of the table, L], on the device.
-        batches: the samples.
-        compute: device, precision and ranks.
-        num_workers: processes that prepare batches.
-        embeddings: of the ASVs of the samples; computed here unless given.
-
-    Returns:
-        [samples, D], in their order.
+    Unless given, embeddings of their ASVs are computed from the table's nucleotides, uint8 [ASVs, L] on the device.
     """
     if embeddings is None:
         embeddings = hold_asvs(model, nucleotides, batches, compute)
@@ -82,9 +73,9 @@ def map_samples(
     compute: Compute,
     num_workers: int = 0,
 ) -> Tensor:
-    """Compute something of every sample by itself, each on one rank, for all ranks.
+    """Compute something of every sample by itself, each on one rank, for all ranks: [samples, ...], in their order.
 
-    Samples of similar size share a batch, which leaves little padding.
+    Samples of similar size share a batch, which leaves little padding. The model is in evaluation mode.
 
     Args:
         work: takes a batch, on the device, and the embeddings [U, D] of its ASVs; gives a row for each, [B, ...].
@@ -92,9 +83,6 @@ def map_samples(
         batches: the samples.
         compute: device, precision and ranks.
         num_workers: processes that prepare batches.
-
-    Returns:
-        [samples, ...], in their order.
     """
     own = compute.world.part(len(batches.samples)).position
     order = np.argsort(batches.sizes[own], kind="stable")
@@ -113,18 +101,10 @@ def predict_outputs(
     compute: Compute,
     num_workers: int = 0,
     categories: Tensor | None = None,
-) -> NDArray[np.float64]:
-    """What the model gives for samples, in their order: float64 [samples, K].
+) -> Floats:
+    """What the model gives for samples as of `map_samples`: float64 [samples, K], in their order.
 
-    Ranks share the samples, and each gets all outputs.
-
-    Args:
-        model: in evaluation mode.
-        embeddings: of the ASVs of the samples, by this model.
-        batches: the samples.
-        compute: device, precision and ranks.
-        num_workers: processes that prepare batches.
-        categories: int64 [samples of the table, C], on the device, where the prediction depends on them.
+    Where the prediction depends on categories, these are int64 [samples of the table, C], on the device.
     """
 
     def predict(batch: SampleBatch, asvs: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Shapes: N samples, U unique ASVs, D width, F features.
 import torch
 
 from aam.data.sampling.dataset import FixedBatches
-from aam.models.asv_features import standardizing, waves
+from aam.models.asv_features import AsvFeatures, standardizing, waves
 from aam.models.sequence_predictor import SequencePredictor
 from aam.training.distributed.sharding import fill, gather_whole
 from aam.training.inference.asv_embeddings import ROWS
@@ -18,15 +18,11 @@ from aam.training.inputs import Inputs
 def fit_head_inputs(model: SequencePredictor, inputs: Inputs, batches: FixedBatches, *, standardize: bool) -> None:
     """Settle random features of ASVs, and let the head read its input standardized; every rank calls this.
 
-    Args:
-        model: the bare model, which may be sharded.
-        inputs: what it is given.
-        batches: some training samples; their ASVs count once each.
-        standardize: whether to standardize what the head reads.
+    By some training samples, whose ASVs count once each. The model is the bare one, which may be sharded.
     """
     model.eval()
     if model.asv_features is not None:
-        _fit_features(model, inputs, batches)
+        _fit_features(model.asv_features, inputs, batches)
     if standardize:
         rows = inputs.over(lambda samples, _: model(samples).head_input.float(), batches)
         for name, value in model.target_head.standardizing(rows).items():
@@ -34,9 +30,7 @@ def fit_head_inputs(model: SequencePredictor, inputs: Inputs, batches: FixedBatc
     model.train()
 
 
-def _fit_features(model: SequencePredictor, inputs: Inputs, batches: FixedBatches) -> None:
-    features = model.asv_features
-    assert features is not None
+def _fit_features(features: AsvFeatures, inputs: Inputs, batches: FixedBatches) -> None:
     asvs = torch.from_numpy(asvs_of(batches)).to(inputs.compute.device)
     rows = inputs.embeddings(batches).of(asvs)
     for name, value in standardizing(rows).items():

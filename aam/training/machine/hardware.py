@@ -56,15 +56,7 @@ class Build:
 
 
 def advise_attention(build: Build, implementation: AttnImplementation) -> tuple[AttnImplementation, str | None]:
-    """Choose the kernel of attention on a GPU.
-
-    Args:
-        build: what PyTorch was built for.
-        implementation: what was asked for; ``sdpa`` leaves the choice to PyTorch.
-
-    Returns:
-        The kernel to use, and a warning if there is reason for one.
-    """
+    """Choose the kernel of attention on a GPU, where ``sdpa`` leaves it to PyTorch, and warn if there is reason to."""
     version = build.rocm_version
     if version is None or version >= FUSED_ATTENTION_SINCE or implementation == "math":
         return implementation, None
@@ -86,12 +78,8 @@ def processor_flags(information: Path = Path("/proc/cpuinfo")) -> frozenset[str]
 def advise_precision(device: torch.device, flags: frozenset[str]) -> tuple[MixedPrecision, str]:
     """Choose the precision of ``--mixed-precision auto``, and say why.
 
-    bf16 where the hardware multiplies it: by what the machine is, never by a measurement, so that a run has the same
-    precision each time.
-
-    Args:
-        device: where to compute.
-        flags: what the processor can do; see `processor_flags`.
+    bf16 where the hardware multiplies it: by what the machine is (see `processor_flags`), never by a measurement, so
+    that a run has the same precision each time.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -102,16 +90,11 @@ def advise_precision(device: torch.device, flags: frozenset[str]) -> tuple[Mixed
     return "none", "the processor is not known to multiply bf16 in hardware"
 
 
-def compile_allowed(build: Build) -> str | None:
-    """Say why ``--compile-model`` is skipped on a GPU of this build; None where it is not."""
-    if build.is_rocm:
+def compile_obstacle(device: torch.device, build: Build | None = None) -> str | None:
+    """Say why ``--compile-model`` is skipped on a device, by the PyTorch that is installed; None where it is not."""
+    if device.type == "cuda" and (build or Build.of_torch()).is_rocm:
         return "--compile-model is skipped: aam's models were never run compiled on ROCm"
     return None
-
-
-def compile_obstacle(device: torch.device) -> str | None:
-    """Say why ``--compile-model`` is skipped on a device, by the PyTorch that is installed; None where it is not."""
-    return compile_allowed(Build.of_torch()) if device.type == "cuda" else None
 
 
 def backend_for(device: torch.device) -> Backend:

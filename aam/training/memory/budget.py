@@ -63,8 +63,7 @@ def judged_at_once(config: PretrainConfig | TrainConfig, draws: SampleDraws, sam
     if not is_limited(config):
         return size
     asvs = int(draws.most_asvs(samples, mixed=False).max(initial=1))
-    # nothing is kept for a backward pass
-    cost = predicted_cost(config.model.model_copy(update={"attention_layers": 1}), None, frozen=True)
+    cost = predicted_cost(config.model, None, layers=1, frozen=True)  # nothing is kept for a backward pass
     return min(size, max(1, int(JUDGED * memory_limit(config, world) / cost.of_batch(0, [asvs]))))
 
 
@@ -75,7 +74,11 @@ def lowered(budget: MemoryBudget) -> MemoryBudget:
 
 
 def predicted_cost(
-    model: ModelConfig, masking: MaskConfig | None, frozen: bool = False, padded: bool = False
+    model: ModelConfig,
+    masking: MaskConfig | None,
+    frozen: bool = False,
+    padded: bool = False,
+    layers: int | None = None,
 ) -> BatchCost:
     """Bytes that a batch takes, as the shape of the network tells, in single precision.
 
@@ -88,9 +91,10 @@ def predicted_cost(
         masking: which ASVs go through once more with masked nucleotides; None for none.
         frozen: whether ASVs come embedded.
         padded: whether samples are padded to the largest of their batch.
+        layers: that keep what they compute for the backward pass; None for all.
     """
     assert model.max_bp is not None
-    width, layers = 4 * model.embedding_dim, model.attention_layers
+    width, layers = 4 * model.embedding_dim, layers or model.attention_layers
     of_block = 1 if model.gradient_checkpointing else 8 + 2 * model.feedforward_ratio
     patches = -(-model.max_bp // model.nucleotide_patch)
     passes = 1.0 + (masking.nuc_asv_fraction if masking is not None else 0.0)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
 import torch
 
@@ -30,9 +30,6 @@ class Meter(Protocol):
 class ResidentMeter:
     """The resident memory of a process on Linux (proc(5): VmHWM, which ``clear_refs`` sets back)."""
 
-    highest: ClassVar[int] = 0
-    """The most bytes that any meter has made the process forget."""
-
     def start(self) -> None:
         """See `Meter`."""
         self.forget()
@@ -42,13 +39,8 @@ class ResidentMeter:
         """See `Meter`; pages of files that were read meanwhile do not count, which the system takes back at need."""
         return _status("VmHWM") - self._before - max(0, _status("RssFile") - self._files)
 
-    def peak_of_all(self) -> int:
-        """The most bytes since the beginning, also what this or another meter has forgotten; pages of files count."""
-        return max(ResidentMeter.highest, _status("VmHWM")) - self._before
-
     def forget(self) -> None:
         """See `Meter`."""
-        ResidentMeter.highest = max(ResidentMeter.highest, _status("VmHWM"))
         (_PROC / "clear_refs").write_text("5")
 
 
@@ -84,12 +76,7 @@ class NullWatch:
 
 
 class Watch(NullWatch):
-    """Tells of every step whether the process has taken more memory than it may.
-
-    Args:
-        meter: starts here, before the first batch.
-        ceiling: bytes that the process may take, above what it has taken by now.
-    """
+    """Tells of every step whether the process has taken more memory than it may, above what it has taken by now."""
 
     def __init__(self, meter: Meter, ceiling: float) -> None:
         self.meter, self.ceiling = meter, ceiling
@@ -119,8 +106,8 @@ def meter_of(device: torch.device) -> Meter:
     return ResidentMeter()
 
 
-def _status(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", (_PROC / "status").read_text(), re.MULTILINE)
+def _status(name: str, file: Path = _PROC / "status") -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)
     assert found is not None
     return 1024 * int(found[1])
 
@@ -135,20 +122,14 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if not Path("/proc/meminfo").exists():
         raise InputError("--batch-size auto on a CPU reads /proc, which only Linux has: give a number of samples")
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    assert found is not None
-    return min([1024 * int(found[1]), *_left_in_groups()])
-
-
-def _left_in_groups() -> list[int]:
-    """What the limits of control groups (version 2) leave: of this process's group, and of all above it."""
     found = re.search(r"^0::/(.*)$", (_PROC / "cgroup").read_text(), re.MULTILINE)
     root = Path("/sys/fs/cgroup")
     group = root / found[1] if found else root
-    left = []
+    left = [_status("MemAvailable", Path("/proc/meminfo"))]
+    # what the limits of control groups (version 2) leave: of this process's group, and of all above it
     for folder in (group, *group.parents):
         if folder.is_relative_to(root) and (folder / "memory.max").exists():
             limit = (folder / "memory.max").read_text().strip()
             if limit != "max":
                 left.append(int(limit) - int((folder / "memory.current").read_text()))
-    return left
+    return min(left)

@@ -75,10 +75,7 @@ class NullProfile:
 class MemoryProfile(NullProfile):
     """Writes a table, and on a GPU the snapshot that PyTorch's own viewer reads (docs.pytorch.org/memory_viz).
 
-    Args:
-        model: the bare model, whose modules are listed.
-        device: where it is.
-        folder: output folder, which exists.
+    It lists the modules of the bare model, in an output folder that exists.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, folder: RunFolder) -> None:
@@ -163,11 +160,7 @@ class MemoryProfile(NullProfile):
 
 
 class ResidentSampler:
-    """Samples the resident memory of the process, in a thread: the peak of each phase.
-
-    Args:
-        peaks: bytes by phase, which this adds to.
-    """
+    """Samples the resident memory of the process, in a thread, and adds to the peaks of phases, in bytes."""
 
     def __init__(self, peaks: dict[str, int]) -> None:
         self._peaks, self._phase = peaks, SETUP
@@ -206,13 +199,9 @@ def resident_bytes() -> int:
 
 
 class Activations:
-    """Counts what the passes of a model keep for the backward pass, by module.
+    """Counts what the passes of a model keep for the backward pass, by module, and tells when a module is called.
 
     What gradient checkpointing drops is not counted; a tensor that several modules keep is counted with the first.
-
-    Args:
-        model: bare.
-        called: called when a module is called.
     """
 
     def __init__(self, model: nn.Module, called: Callable[[], None]) -> None:

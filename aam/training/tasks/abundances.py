@@ -4,7 +4,7 @@ Shapes: B samples, S ASVs in a sample.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from aam.config import TrainConfig
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.data.sampling.seeded import derived_seed, uniforms
+from aam.models.distance_link import at_least_single
 from aam.models.heads import AbundanceHead
 from aam.models.types import EncoderOutput, PredictorOutput
 from aam.training.inputs import Inputs
-from aam.training.losses import at_least_single, count_errors
+from aam.training.losses import count_errors
+from aam.training.metrics import Better
 from aam.training.tasks.base import Judged, Microbatch, OfStep, Task
 from aam.training.tasks.pretraining import Given, PretrainingTask
 
@@ -23,18 +25,11 @@ from aam.training.tasks.pretraining import Given, PretrainingTask
 class MaskedAbundances:
     """Which abundances are masked, and the error of predicting them; shared by pretraining and fine-tuning."""
 
-    metrics: ClassVar[Mapping[str, bool | None]] = {}
-
-    def __init__(self, inputs: Inputs, weight: float, fraction: float, seed: int) -> None:
-        """Take what both have.
-
-        Args:
-            inputs: with the keys of samples and ASVs.
-            weight: of the loss.
-            fraction: of a sample's ASVs that are masked.
-            seed: of the run.
-        """
-        self.inputs, self.weight, self.fraction, self.seed = inputs, weight, fraction, seed
+    metrics: ClassVar[Better] = {}
+    inputs: Inputs
+    fraction: float
+    """Of a sample's ASVs that are masked."""
+    seed: int
 
     def mask(self, samples: Samples, batch: SampleBatch, step: int | str) -> Samples:
         """Mask abundances by (seed, step, sample, ASV): bool [B, S]."""
@@ -58,9 +53,8 @@ class MaskedAbundances:
         errors = self._errors(predicted, batch, samples).double().sum(1)
         return torch.stack([errors, samples.masked_abundances.sum(1)], dim=1)
 
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Mean error of masked abundances."""
-        assert rows is not None
         error_sum, masked = rows.sum(0).tolist()
         return Judged(error_sum / max(1.0, masked), {})
 
@@ -76,11 +70,9 @@ class PretrainingAbundances(MaskedAbundances, PretrainingTask):
 
     name = "abundance"
 
-    @classmethod
-    def build(cls, given: Given) -> Self:
-        """See `PretrainingTask`."""
-        losses, config = given.config.losses, given.config
-        return cls(given.inputs, losses.weights[cls.name], losses.abundance_mask_ratio, config.runtime.seed)
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        self.fraction = given.config.losses.abundance_mask_ratio
 
     @classmethod
     def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module:
@@ -101,10 +93,9 @@ class TargetAbundances(MaskedAbundances, Task[PredictorOutput]):
 
     name = "count"
 
-    @classmethod
-    def build(cls, inputs: Inputs, config: TrainConfig) -> Self:
-        """Make the task of a run."""
-        return cls(inputs, config.target.count_weight, config.target.count_mask_ratio, config.runtime.seed)
+    def __init__(self, inputs: Inputs, config: TrainConfig) -> None:
+        self.inputs, self.seed = inputs, config.runtime.seed
+        self.weight, self.fraction = config.target.count_weight, config.target.count_mask_ratio
 
     def loss(self, output: PredictorOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
         """See `Task`."""

@@ -5,7 +5,6 @@ columns of a task.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from aam.data.sampling.dataset import StepBatch
 from aam.data.sampling.samples import SampleBatch, Samples
-from aam.training.metrics import Metrics
+from aam.training.metrics import Better, Metrics
 
 Output = TypeVar("Output")
 """What the model returns: `EncoderOutput` or `PredictorOutput`."""
@@ -113,17 +112,17 @@ class Task(ABC, Generic[Output]):
         raise NotImplementedError
 
     @abstractmethod
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Judge the predictions for all validation samples; every rank calls this, and gets the same.
 
         Args:
-            rows: what `judge` gave, in the order of the samples [samples, k].
+            rows: what `judge` gave, in the order of the samples [samples, k]; of a task that does not define it empty.
         """
 
     @property
     @abstractmethod
-    def metrics(self) -> Mapping[str, bool | None]:
-        """Names of the metrics of `validate`, and whether a higher value is better; None where neither is."""
+    def metrics(self) -> Better:
+        """The metrics of `validate`."""
 
     def documents(self) -> dict[str, Any]:
         """What a checkpoint keeps of the task, as JSON by name."""

@@ -4,14 +4,14 @@ Shapes: B samples of a batch, R samples of this rank in a step, G samples of the
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, Self
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from aam.data.arrays import Ints
 from aam.data.sampling.dataset import StepBatch
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.data.sampling.seeded import generator
@@ -19,7 +19,7 @@ from aam.models.types import EncoderOutput
 from aam.training.distributed import gather_counts
 from aam.training.inference.samples import join_moments
 from aam.training.losses import PAIR_BLOCK, pairwise_gradient
-from aam.training.metrics import DistanceMetrics
+from aam.training.metrics import Better, DistanceMetrics
 from aam.training.tasks.base import Comparison, Judged, Microbatch, OfStep
 from aam.training.tasks.pretraining import Given, PretrainingTask
 
@@ -34,29 +34,18 @@ class UnifracTask(PretrainingTask):
 
     name = "unifrac"
     compares = True
-    reads_tree = True
-    metrics: ClassVar[Mapping[str, bool | None]] = {
-        f"unifrac_{name}": better for name, better in DistanceMetrics.better.items()
-    }
+    metrics: ClassVar[Better] = {f"unifrac_{name}": better for name, better in DistanceMetrics.better.items()}
     pair_gradient: Callable[..., tuple[Tensor, Tensor]] = staticmethod(pairwise_gradient)
     """The loss of pairs, which gives its value and its gradient at the embeddings."""
 
     def __init__(self, given: Given) -> None:
-        self.weight = given.config.losses.weights["unifrac"]
-        self.model, self.compute, self.seed = given.model, given.compute, given.config.runtime.seed
-        self.held_out = given.held_out
+        super().__init__(given)
         self.bounded = given.config.unifrac.unifrac_metric != "weighted_unifrac"
         """Whether distances cannot exceed 1."""
-        assert given.source is not None
-        self.source = given.source
+        self.source = given.study.distance_source(given.config.unifrac)
         pairs = len(self.held_out.samples) * min(len(self.held_out.samples), PAIR_GROUP) // 2
         self.kept: dict[int, Tensor] | None = {} if 8 * pairs <= KEPT_BYTES * self.compute.world.size else None
         """True distances of this rank's blocks of pairs of validation samples, once computed; None for too many."""
-
-    @classmethod
-    def build(cls, given: Given) -> Self:
-        """See `PretrainingTask`."""
-        return cls(given)
 
     def compared(self, output: EncoderOutput) -> Tensor:
         """Scaled embeddings."""
@@ -96,9 +85,8 @@ class UnifracTask(PretrainingTask):
         """Scaled embeddings [B, D]."""
         return output.z
 
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Metrics over pairs of validation samples."""
-        assert rows is not None
         distance = DistanceMetrics()
         for predicted, true in self.compare_pairs(rows):
             distance.update(predicted, true)
@@ -107,12 +95,9 @@ class UnifracTask(PretrainingTask):
         return Judged(loss, {f"unifrac_{name}": value for name, value in distance.compute().items()})
 
     def compare_pairs(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Compare predicted and true distances of validation samples: this rank's blocks of pairs.
+        """Compare predicted and true distances of validation samples, z [samples, D]: this rank's blocks of pairs.
 
         Over all ranks, each pair comes once.
-
-        Args:
-            z: [validation samples, D], in their order.
 
         Yields:
             Predicted and true distances, [pairs of the block] each.
@@ -124,14 +109,14 @@ class UnifracTask(PretrainingTask):
                 predicted = self.model.distance(z[rows], z[columns])
                 yield predicted[torch.from_numpy(rows[:, None] < columns[None, :]).to(z.device)].cpu(), true
 
-    def _blocks(self, samples: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def _blocks(self, samples: int) -> Iterator[tuple[Ints, Ints]]:
         """Cut pairs into blocks: rows and columns, of which the pairs with a lower row than column count."""
         order = generator(self.seed, "pairs").permutation(samples)
         for group in np.array_split(order, math.ceil(samples / PAIR_GROUP)):
             blocks = [np.sort(group)[i : i + PAIR_BLOCK] for i in range(0, len(group), PAIR_BLOCK)]
             yield from ((rows, columns) for i, rows in enumerate(blocks) for columns in blocks[i:])
 
-    def _true_of_block(self, number: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+    def _true_of_block(self, number: int, rows: Ints, columns: Ints) -> Tensor:
         """True distances of the pairs of a block whose row is below the column, on the CPU."""
         if self.kept is not None and number in self.kept:
             return self.kept[number]

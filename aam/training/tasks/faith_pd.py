@@ -1,7 +1,7 @@
 """Faith's PD of samples, learned on the logarithm of 1 + PD."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from aam.data.distances.unifrac import faith_pd
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.heads import FaithPdHead
 from aam.models.types import EncoderOutput
-from aam.training.metrics import RegressionMetrics
+from aam.training.metrics import Better, RegressionMetrics
 from aam.training.tasks.base import Judged, Microbatch, OfStep
 from aam.training.tasks.pretraining import Given, PretrainingTask
 
@@ -18,19 +18,11 @@ class FaithPdTask(PretrainingTask):
     """Squared error over samples."""
 
     name = "faith_pd"
-    reads_tree = True
-    metrics: ClassVar[Mapping[str, bool | None]] = {
-        f"faith_pd_{name}": better for name, better in RegressionMetrics.better.items()
-    }
+    metrics: ClassVar[Better] = {f"faith_pd_{name}": better for name, better in RegressionMetrics.better.items()}
 
     def __init__(self, given: Given) -> None:
-        self.weight = given.config.losses.weights["faith_pd"]
-        self.held_out, self.source, self.device = given.held_out, given.source, given.compute.device
-
-    @classmethod
-    def build(cls, given: Given) -> Self:
-        """See `PretrainingTask`."""
-        return cls(given)
+        super().__init__(given)
+        self.tree = given.study.require_tree()
 
     @classmethod
     def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module:
@@ -48,12 +40,9 @@ class FaithPdTask(PretrainingTask):
         """Predictions [B, 1]."""
         return output.heads["faith_pd"].double()[:, None]
 
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Loss, on the logarithm, and metrics in the tree's unit of length."""
-        assert rows is not None
-        assert self.source is not None
-        assert self.source.tree is not None
-        predicted, true = rows[:, 0], faith_pd(self.source.tree, self.held_out.drawn, self.device)
+        predicted, true = rows[:, 0], faith_pd(self.tree, self.held_out.drawn, self.compute.device)
         metrics = RegressionMetrics()
         metrics.update(predicted.expm1(), true)
         loss = float((predicted - true.log1p()).square().mean())

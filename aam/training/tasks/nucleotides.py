@@ -3,19 +3,18 @@
 Shapes: U unique ASVs of a batch, M masked nucleotides.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from aam.config import MaskConfig
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.asv_encoder import predict_masked
 from aam.models.types import EncoderOutput
 from aam.training.inference.asv_embeddings import ROWS
 from aam.training.inference.samples import own_asvs
 from aam.training.losses import nucleotide_loss
+from aam.training.metrics import Better
 from aam.training.tasks.base import VALIDATION, Judged, Microbatch, OfStep
 from aam.training.tasks.masking import mask_nucleotides
 from aam.training.tasks.pretraining import Given, PretrainingTask
@@ -25,22 +24,15 @@ class NucleotideTask(PretrainingTask):
     """Cross-entropy of masked nucleotides, each ASV weighed by its occurrences in samples."""
 
     name = "nucleotide"
-    metrics: ClassVar[Mapping[str, bool | None]] = {"nucleotide_accuracy": True}
+    metrics: ClassVar[Better] = {"nucleotide_accuracy": True}
 
     def __init__(self, given: Given) -> None:
-        self.weight = given.config.losses.weights["nucleotide"]
-        self.masking, self.seed = given.config.masking, given.config.runtime.seed
-        self.model, self.inputs, self.compute = given.model, given.inputs, given.compute
-        self.held_out = given.held_out
-
-    @classmethod
-    def build(cls, given: Given) -> Self:
-        """See `PretrainingTask`."""
-        return cls(given)
+        super().__init__(given)
+        self.masking = given.config.masking
 
     def mask(self, samples: Samples, batch: SampleBatch, step: int | str) -> Samples:
         """Mask nucleotides by (seed, step, ASV)."""
-        return samples._replace(masked_nucleotides=self._mask(batch.asv, step, self.masking))
+        return samples._replace(masked_nucleotides=self._mask(batch.asv, step))
 
     def weigh(self, micro: Microbatch) -> Tensor:
         """Masked nucleotides, each as often as samples hold its ASV; see `Task`."""
@@ -56,13 +48,12 @@ class NucleotideTask(PretrainingTask):
         weight = micro.batch.occurrence[:, None].expand_as(mask)[mask]
         return nucleotide_loss(output.nucleotide_logits, true, weight, of_step.total[0])
 
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Loss and accuracy over every ASV of validation samples, weighed by the samples that hold it."""
-        masking = self.masking.model_copy(update={"nuc_asv_fraction": 1.0})
         own, occurrence = own_asvs(self.held_out, self.compute)
         sums = torch.zeros(3, dtype=torch.float64, device=self.compute.device)
         for asv, weight_of_asv in zip(torch.split(own, ROWS), torch.split(occurrence, ROWS), strict=True):
-            mask, tokens = self._mask(asv, VALIDATION, masking), self.inputs.nucleotides[asv]
+            mask, tokens = self._mask(asv, VALIDATION, asv_fraction=1.0), self.inputs.nucleotides[asv]
             with self.compute.autocast():
                 logits = predict_masked(self.model.asv_encoder, tokens, mask)
             true = tokens[mask].long()
@@ -73,6 +64,6 @@ class NucleotideTask(PretrainingTask):
         loss_sum, hit_sum, total = self.compute.world.sum(sums).tolist()
         return Judged(loss_sum / max(total, 1.0), {"nucleotide_accuracy": hit_sum / total if total else None})
 
-    def _mask(self, asv: Tensor, step: int | str, masking: MaskConfig) -> Tensor:
+    def _mask(self, asv: Tensor, step: int | str, asv_fraction: float | None = None) -> Tensor:
         nucleotides, keys = self.inputs.nucleotides[asv], self.inputs.asv_keys[asv]
-        return mask_nucleotides(nucleotides, keys, masking, self.seed, step)
+        return mask_nucleotides(nucleotides, keys, self.masking, self.seed, step, asv_fraction)

@@ -1,16 +1,14 @@
 """What the tasks of pretraining are made from."""
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from aam.config import PretrainConfig
-from aam.data.sampling.dataset import DistanceSource, FixedBatches
+from aam.data.arrays import Ints
+from aam.data.sampling.dataset import FixedBatches
 from aam.data.study import Study
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.types import EncoderOutput
@@ -25,30 +23,27 @@ class Given:
 
     config: PretrainConfig
     study: Study
-    train: NDArray[np.int64]
+    train: Ints
     """Rows of the training samples."""
     held_out: FixedBatches
     """The validation samples."""
-    source: DistanceSource | None
-    """Where true distances come from, where there is a tree or a matrix."""
     model: SequenceEncoder
     inputs: Inputs
     compute: Compute
 
 
 class PretrainingTask(Task[EncoderOutput]):
-    """A task without labels; `build` makes it of a study, `head` what the model needs for it."""
+    """A task without labels, made of a study; `head` makes what the model needs for it."""
 
-    reads_tree: ClassVar[bool] = False
-    """Whether it needs to know true distances or the tree."""
+    def __init__(self, given: Given) -> None:
+        self.weight = given.config.losses.weights[self.name]
+        self.seed = given.config.runtime.seed
+        self.held_out = given.held_out
+        self.model, self.inputs, self.compute = given.model, given.inputs, given.compute
 
     @classmethod
-    def learn(cls, study: Study, train: NDArray[np.int64]) -> dict[str, Any]:
-        """What its head is built from and a checkpoint keeps, as JSON by name.
-
-        Args:
-            study: the study.
-            train: rows of the training samples.
+    def learn(cls, study: Study, train: Ints) -> dict[str, Any]:
+        """What its head is built from and a checkpoint keeps, as JSON by name, learned from the training samples.
 
         Raises:
             InputError: there is nothing to learn.
@@ -59,8 +54,3 @@ class PretrainingTask(Task[EncoderOutput]):
     def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module | None:
         """Its head, on embeddings of a width, from what `learn` gave; a `Head` of the name of the task, or None."""
         return None
-
-    @classmethod
-    @abstractmethod
-    def build(cls, given: Given) -> Self:
-        """Make the task of a run."""

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from aam.config import PretrainLossConfig
+from aam.data.arrays import Ints
 from aam.data.study import Study
 from aam.training.tasks.abundances import PretrainingAbundances
 from aam.training.tasks.distances import UnifracTask
@@ -30,7 +29,7 @@ def learned(losses: PretrainLossConfig) -> list[type[PretrainingTask]]:
     return [kind for kind in TASKS if losses.learns(kind.name)]
 
 
-def learn_documents(losses: PretrainLossConfig, study: Study, train: NDArray[np.int64]) -> dict[str, Any]:
+def learn_documents(losses: PretrainLossConfig, study: Study, train: Ints) -> dict[str, Any]:
     """What heads are built from, learned from the training samples; see `PretrainingTask.learn`."""
     documents: dict[str, Any] = {}
     for kind in learned(losses):
@@ -46,4 +45,4 @@ def heads_of(losses: PretrainLossConfig, width: int, documents: Mapping[str, Any
 
 def build_tasks(given: Given) -> list[PretrainingTask]:
     """Make all tasks of a run."""
-    return [kind.build(given) for kind in learned(given.config.losses)]
+    return [kind(given) for kind in learned(given.config.losses)]

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from aam.data.labels.target_column import TargetColumn
 from aam.data.labels.target_table import Targets
-from aam.training.metrics import ClassificationMetrics, Metrics, QuantileMetrics, RegressionMetrics
+from aam.training.metrics import Better, ClassificationMetrics, Metrics, QuantileMetrics, RegressionMetrics
 
 MEANS = ("r2", "pearson")
 """Metrics without a unit, of which the mean over several targets is given too."""
@@ -37,8 +37,8 @@ def score(targets: Targets, predicted: pd.DataFrame, true: pd.DataFrame) -> Metr
     }
 
 
-def better_metrics(targets: Targets) -> dict[str, bool | None]:
-    """Names of the metrics that `score` gives, and whether a higher value is better; None where neither is."""
+def better_metrics(targets: Targets) -> Better:
+    """The metrics that `score` gives."""
     of_columns = {column.name: _better(column) for column in targets.columns}
     if len(of_columns) == 1:
         return of_columns[targets.only.name]
@@ -46,9 +46,9 @@ def better_metrics(targets: Targets) -> dict[str, bool | None]:
     return means | {f"{name}_{target}": value for target, each in of_columns.items() for name, value in each.items()}
 
 
-def _better(column: TargetColumn) -> dict[str, bool | None]:
+def _better(column: TargetColumn) -> Better:
     if column.classes is not None:
-        return dict(ClassificationMetrics.better)
+        return ClassificationMetrics.better
     return {**RegressionMetrics.better, **(QuantileMetrics.better if column.quantiles else {})}
 
 

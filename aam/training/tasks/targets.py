@@ -6,18 +6,19 @@ Shapes: B samples, T targets (columns to predict), K outputs over all targets.
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.config import TrainConfig
+from aam.data.arrays import Floats
 from aam.data.labels.target_table import Targets
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.samples import SampleBatch, Samples
+from aam.models.distance_link import at_least_single
 from aam.models.types import PredictorOutput
-from aam.training.losses import RegressionLoss, at_least_single, class_errors, target_loss
+from aam.training.losses import RegressionLoss, class_errors, target_loss
+from aam.training.metrics import Better
 from aam.training.tasks.base import Judged, Microbatch, OfStep, Task
 from aam.training.tasks.target_metrics import better_metrics, score
 
@@ -38,13 +39,7 @@ class TargetTable:
 
 
 class TargetTask(Task[PredictorOutput]):
-    """Mean over targets of the weighted means of errors over samples.
-
-    Args:
-        table: targets and weight of every sample.
-        config: the losses.
-        held_out: the validation samples.
-    """
+    """Mean over targets of the weighted means of errors over samples."""
 
     name = "target"
 
@@ -87,9 +82,8 @@ class TargetTask(Task[PredictorOutput]):
         """What the model gives for samples [B, K]."""
         return output.prediction.double()
 
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Metrics on all validation samples, in the targets' own units."""
-        assert rows is not None
         samples = torch.from_numpy(self.held_out.samples).to(rows.device)
         total = self.table.weight[samples].sum(0)
         loss = float(self.loss_of(rows.float(), samples, total))
@@ -97,7 +91,7 @@ class TargetTask(Task[PredictorOutput]):
         return Judged(loss, score(self.targets, self.decode(outputs, self.held_out), self.truth(self.held_out)))
 
     @property
-    def metrics(self) -> dict[str, bool | None]:
+    def metrics(self) -> Better:
         """See `Task`."""
         return better_metrics(self.targets)
 
@@ -105,7 +99,7 @@ class TargetTask(Task[PredictorOutput]):
         """True values of samples, in their order and their own units."""
         return self.table.true.iloc[batches.samples]
 
-    def decode(self, outputs: NDArray[np.float64], batches: FixedBatches) -> pd.DataFrame:
+    def decode(self, outputs: Floats, batches: FixedBatches) -> pd.DataFrame:
         """Make a table of predictions of what the model gives for samples [samples, K]."""
         return self.targets.decode(outputs, self.table.metadata.iloc[batches.samples])
 

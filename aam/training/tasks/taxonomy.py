@@ -5,21 +5,22 @@ Shapes: A ASVs of the table, U unique ASVs of a batch, R taxonomic ranks, C clas
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from aam.data.arrays import Ints
 from aam.data.files.counts import held_by
-from aam.data.labels.taxonomy import TaxonomyClasses, TaxonomyLabels
+from aam.data.labels.taxonomy import TaxonomyClasses
 from aam.data.study import Study, digest
 from aam.models.heads import TaxonomyHead
 from aam.models.types import EncoderOutput
 from aam.training.inference.asv_embeddings import ROWS
 from aam.training.inference.samples import own_asvs
 from aam.training.losses import taxonomy_losses
+from aam.training.metrics import Better
 from aam.training.tasks.base import Judged, Microbatch, OfStep
 from aam.training.tasks.pretraining import Given, PretrainingTask
 
@@ -29,33 +30,21 @@ class TaxonomyTask(PretrainingTask):
 
     name = "taxonomy"
 
-    def __init__(self, given: Given, labels: TaxonomyLabels) -> None:
-        """Take the true ranks to the device.
-
-        Args:
-            given: the run.
-            labels: of the ASVs of the table.
-        """
-        self.weight = given.config.losses.weights["taxonomy"]
-        self.labels = labels
-        self.sizes: Mapping[str, int] = labels.classes.sizes
-        self.model, self.inputs, self.compute = given.model, given.inputs, given.compute
-        self.held_out = held_out = given.held_out
+    def __init__(self, given: Given) -> None:
+        """Take the true ranks to the device."""
+        super().__init__(given)
+        self.labels = labels = given.study.taxonomy_labels(given.train)
+        self.sizes = labels.classes.sizes
         self.code = torch.from_numpy(labels.code).to(self.compute.device)
         self.is_new = torch.from_numpy(~labels.trained).to(self.compute.device)
-        held = np.flatnonzero(held_by(held_out.draws.table.counts, held_out.samples))
+        held = np.flatnonzero(held_by(self.held_out.draws.table.counts, self.held_out.samples))
         of_new = labels.code[held[~labels.trained[held]]]
         self.ranks_of_new = [
             rank for rank, known in zip(self.sizes, np.any(of_new >= 0, axis=0).tolist(), strict=True) if known
         ]
 
     @classmethod
-    def build(cls, given: Given) -> Self:
-        """See `PretrainingTask`."""
-        return cls(given, given.study.taxonomy_labels(given.train))
-
-    @classmethod
-    def learn(cls, study: Study, train: NDArray[np.int64]) -> dict[str, Any]:
+    def learn(cls, study: Study, train: Ints) -> dict[str, Any]:
         """The classes of every rank."""
         return {cls.name: study.taxonomy_labels(train).classes.to_json()}
 
@@ -83,7 +72,7 @@ class TaxonomyTask(PretrainingTask):
         logits = output.heads[self.name]
         return taxonomy_losses(logits, self.code[batch.asv], sizes, batch.occurrence, of_step.total).mean()
 
-    def validate(self, rows: Tensor | None) -> Judged:
+    def validate(self, rows: Tensor) -> Judged:
         """Judge the predictions of every ASV of validation samples whose class is known, weighed by these samples.
 
         By rank loss and accuracy, and accuracy on ASVs that no training sample holds.
@@ -96,9 +85,10 @@ class TaxonomyTask(PretrainingTask):
                 logits = head(self.model.embed_asvs(self.inputs.nucleotides[asv]))
             sums += self._judge(logits, asv, weight)
         loss, hits, known, new_hits, new = self.compute.world.sum(sums).tolist()
-        losses = dict(zip(self.sizes, _ratios(loss, known), strict=True))
-        accuracy = dict(zip(self.sizes, _ratios(hits, known), strict=True))
-        of_new = dict(zip(self.sizes, _ratios(new_hits, new), strict=True))
+        losses, accuracy, of_new = (
+            {rank: part / whole if whole else None for rank, part, whole in zip(self.sizes, parts, wholes, strict=True)}
+            for parts, wholes in ((loss, known), (hits, known), (new_hits, new))
+        )
         metrics = {f"taxonomy_loss_{rank}": value for rank, value in losses.items()}
         metrics |= {f"taxonomy_accuracy_{rank}": value for rank, value in accuracy.items()}
         metrics |= {f"taxonomy_new_accuracy_{rank}": of_new[rank] for rank in self.ranks_of_new}
@@ -117,12 +107,8 @@ class TaxonomyTask(PretrainingTask):
         return torch.stack([loss.double(), *(count.double() for count in counts)])
 
     @property
-    def metrics(self) -> dict[str, bool | None]:
+    def metrics(self) -> Better:
         """See `Task`."""
         better: dict[str, bool | None] = {f"taxonomy_loss_{rank}": False for rank in self.sizes}
         better |= {f"taxonomy_accuracy_{rank}": True for rank in self.sizes}
         return better | {f"taxonomy_new_accuracy_{rank}": True for rank in self.ranks_of_new}
-
-
-def _ratios(parts: list[float], wholes: list[float]) -> list[float | None]:
-    return [part / whole if whole else None for part, whole in zip(parts, wholes, strict=True)]
