@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from aam.config.augmentation import AugmentationConfig
 from aam.config.base import Positive, RunConfig, Section
+from aam.config.intervals import IntervalConfig
 from aam.config.learning import (
     FolderConfig,
     MaskConfig,
@@ -214,6 +215,7 @@ class PredictConfig(ApplyConfig):
     """Options of `aam predict`."""
 
     inputs: PlacementConfig = PlacementConfig()
+    intervals: IntervalConfig = IntervalConfig()
 
 
 class EmbedConfig(ApplyConfig):

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from aam.config.base import Names, Positive, RunConfig, Section
 from aam.config.categories import CategoryColumnsConfig
+from aam.config.intervals import CoverageConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import (
     READ_BY_KERNEL,
@@ -231,6 +232,7 @@ class EvaluateConfig(RunConfig):
     comparison: ComparisonConfig = ComparisonConfig()
     folds: FoldsConfig = FoldsConfig()
     counts: CountsConfig = CountsConfig()
+    intervals: CoverageConfig = CoverageConfig()
     trees: TreesConfig = TreesConfig()
     linear: LinearConfig = LinearConfig()
     kernel: KernelConfig = KernelConfig()

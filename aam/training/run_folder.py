@@ -109,6 +109,7 @@ class RunFolder:
     scores = Files[str]("scores{}.tsv", *VARIANTS)
     differences = Files[str]("differences{}.tsv", *VARIANTS)
     errors_by_group = Files[str]("errors_by_group{}.tsv", *VARIANTS)
+    coverage = Files[str]("coverage{}.tsv", *VARIANTS)
     predictions_plot = Files[Ending]("plots/predictions.{}", *ENDINGS)
     scores_plot = Files[Ending]("plots/scores.{}", *ENDINGS)
 

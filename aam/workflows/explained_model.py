@@ -231,8 +231,7 @@ def _open_learner(trained: TrainedLearner, config: ExplainConfig, name: Callable
         phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
     study = load_study(inputs, SamplingConfig())
     column = _column(trained.fitted.targets, config)
-    drawn, _ = trained.draws(study, phylogeny)
-    draws = tuple(name(draw) for draw in drawn)
+    draws = tuple(name(draw) for draw in trained.draws(study, phylogeny).studies)
     place = trained.fitted.targets.columns.index(column)
     return LearnerModel(trained.name, column, draws[0], place, trained, draws)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +16,13 @@ from aam.data.study import Study, load_study
 from aam.errors import first_ids
 from aam.evaluation.collapse import complaint
 from aam.evaluation.predictions import write_prediction_report
+from aam.learners.likeness import Likeness
 from aam.training.distributed import World, setup_distributed
 from aam.training.run_folder import RunFolder, Side
 from aam.training.sinks.training_log import early_records
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.baselines import check_tree, compare_with_learners
-from aam.workflows.columns import learn_columns
+from aam.workflows.columns import groups_of, learn_columns
 from aam.workflows.fit import Run, fit
 from aam.workflows.folder import settle_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
@@ -59,7 +61,16 @@ def train(config: TrainConfig) -> None:
 def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:
     """Fine-tune on a study that is loaded already; returns the run, with its best weights, and the output folder."""
     run = prepare_training(study, config, world)
+    run = replace(run, documents=run.documents | {"likeness": _likeness(run).to_json()})
     return run, fit(run, config, lambda folder: _report(run, folder))
+
+
+def _likeness(run: Run) -> Likeness:
+    """What the training samples look like; the network compares no other samples with them."""
+    study, config = run.material.study, run.config
+    assert isinstance(config, TrainConfig)
+    groups = groups_of(study, config.split.group_column)
+    return Likeness.of(study, run.material.split.train, groups, config.runtime.seed, landmarks=False)
 
 
 def _report(run: Run, folder: RunFolder) -> None:

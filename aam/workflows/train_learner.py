@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 import pandas as pd
 
 from aam.config import (
@@ -19,15 +18,17 @@ from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.predictions import write_prediction_report
 from aam.learners.base import Labels, Rows
+from aam.learners.likeness import Likeness
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import make_learner
 from aam.learners.storage import LearnerSpec, TrainedLearner, checkpoint_of
+from aam.learners.unseen import fit_calibrated
 from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
 from aam.training.run_folder import RunFolder, Side
 from aam.training.tasks.target_metrics import score
-from aam.workflows.columns import Columns, learn_columns
+from aam.workflows.columns import Columns, groups_of, learn_columns
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
@@ -97,20 +98,20 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
     rarefaction = Rarefaction(depth=config.sampling.depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed)
     study, rows = columns.study, columns.split.train
     logger.info("fitting %s to %d samples", name, len(rows))
-    fitted = learner.fit(rarefaction.drawn(study)[0], rows, labels_of(columns, config), config.runtime.seed)
+    labels, seed = labels_of(columns, config), config.runtime.seed
+    fitted = fit_calibrated(learner, rarefaction.drawn(study)[0], rows, labels, seed)
     spec = LearnerSpec(
         learner=name,
         options=_options(name, config),
         training=[study.table.sample_ids[row] for row in rows],
         rarefaction=rarefaction,
     )
-    return TrainedLearner(spec, fitted, Reference.of(study))
+    return TrainedLearner(spec, fitted, Reference.of(study), Likeness.of(study, rows, labels.groups, seed))
 
 
 def labels_of(columns: Columns, config: TrainConfig) -> Labels:
     """What is to be predicted, with the groups of the split and the weights of the samples."""
-    group = config.split.group_column
-    groups = None if group is None else columns.study.require_metadata()[group].to_numpy(dtype=np.str_)
+    groups = groups_of(columns.study, config.split.group_column)
     read = config.target.model_dump(include=set(READ_BY_ALL["target"]))  # the network's losses and ranges are its own
     return Labels(columns.values, TargetConfig.model_validate(read), groups, columns.sample_weights(config))
 

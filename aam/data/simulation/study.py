@@ -251,7 +251,7 @@ def _metadata(config: SimulateConfig, design: _Design, expected: Floats, markers
     return pd.DataFrame(texts, index=index, dtype=object).join(numbers)
 
 
-def _truth(tree: SimulatedTree, expected: FloatArray, markers: list[IntArray], seen: IntArray) -> pd.DataFrame:
+def _truth(tree: SimulatedTree, expected: Floats, markers: list[Ints], seen: Ints) -> pd.DataFrame:
     """What drives acidity and health: a row for each clade, then one for each ASV of it that the table holds.
 
     Columns: ``column`` (of the metadata); ``level`` (clade or asv); ``id`` (of the clade, or the ASV); ``clade``, to
