@@ -171,7 +171,7 @@ def test_usage_errors_leave_with_2_and_one_message(arguments, message, capsys):
         ("predict", "seed compile-model"),
         ("embed", "seed compile-model"),
         ("inspect", "table metadata output overwrite device seed"),
-        ("explain", "seed compile-model distributed data-parallel fsdp rank-timeout log-all-ranks"),
+        ("explain", "compile-model distributed data-parallel fsdp rank-timeout log-all-ranks"),
         ("find-lr", "lr epochs scheduler warmup-fraction patience best-metric compile-model"),
         ("find-lr", "log-every checkpoint-every keep-checkpoints resume stratify"),
         ("find-lr", "distributed data-parallel fsdp rank-timeout log-all-ranks"),
