@@ -29,6 +29,7 @@ from aam.config.study import (
     TableConfig,
     UnifracConfig,
 )
+from aam.config.tracking import TrackingConfig
 from aam.config.training import TrainConfig, TrainingConfig, refuse_profile_of_threads
 
 
@@ -63,6 +64,9 @@ class EmbedOutputConfig(Section):
 
     asv: Path | None = None
     """Also write the embedding of every ASV to this file."""
+    asv_tree: Path | None = None
+    """Also write a tree of the ASVs to this file (Newick), joined by the distances of their embeddings: for --tree of
+    other commands, where a study has no phylogeny."""
 
 
 class SimulateConfig(Section):
@@ -146,6 +150,7 @@ class PretrainConfig(PretrainingConfig):
     memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _run_agrees(self) -> Self:

@@ -11,7 +11,7 @@ from aam.config.learning import FolderConfig
 from aam.config.machine import MachineConfig
 from aam.config.study import PhylogenyConfig
 
-What = Literal["category-attention", "importance", "log-ratio", "attribution", "attention", "deletion"]
+What = Literal["category-attention", "importance", "log-ratio", "robustness", "attribution", "attention", "deletion"]
 
 
 class Needs(NamedTuple):
@@ -31,6 +31,7 @@ NEEDS: Final[dict[What, Needs]] = {
     "attribution": Needs(("checkpoint", "output_dir"), ("background", *OF_SAMPLES)),
     "attention": Needs(("checkpoint", "output_dir"), ("samples", "taxonomy", "seed")),
     "deletion": Needs(("checkpoint", "output_dir"), ("background", "importance", *OF_SAMPLES)),
+    "robustness": Needs(("evaluation", "output_dir"), ("learner", "seed")),
 }
 """What every explanation needs and reads; a new one is a line here, one of `What`, and one of the workflow's table."""
 
@@ -45,9 +46,9 @@ class ExplainedModelConfig(Section):
     (category-attention, attribution, attention, deletion)."""
     evaluation: Path | None = None
     """Output folder of `aam evaluate` with --keep-models, whose samples are explained by models that have not learned
-    from them; for importance and log-ratio."""
+    from them; for importance, log-ratio and robustness."""
     learner: str | None = None
-    """Which learner of --evaluation to explain, such as kernel or ensemble."""
+    """Which learner of --evaluation to explain, such as kernel or ensemble. Default for robustness: all."""
 
 
 class ExplanationConfig(Section):
@@ -58,10 +59,11 @@ class ExplanationConfig(Section):
     what: What
     """What to write. category-attention: how much each ASV of a sample attends to each categorical column. importance:
     by how much predictions get worse when the reads of a clade, taxon or ASV are exchanged among samples. log-ratio:
-    one number of each sample, some taxa against others, that predicts the column. attribution: what each ASV adds to
-    the prediction of a sample, compared with other samples. attention: what the network looks at in a sample, which is
-    no importance: it may look at what changes nothing. deletion: by how much predictions change when the first ASVs by
-    importance, attribution or attention are removed."""
+    one number of each sample, some taxa against others, that predicts the column. robustness: how well each learner
+    predicts held-out samples that have fewer reads, fewer ASVs, spurious ASVs or shorter sequences. attribution: what
+    each ASV adds to the prediction of a sample, compared with other samples. attention: what the network looks at in a
+    sample, which is no importance: it may look at what changes nothing. deletion: by how much predictions change when
+    the first ASVs by importance, attribution or attention are removed."""
     plot: Path | None = None
     """Also draw the weights of category-attention, as means of samples, to this .png file."""
     batch_size: Positive = 32

@@ -209,7 +209,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _options(config: EvaluateConfig) -> dict[str, Any]:
     """Options that change results, and none that names a place."""
-    left_out: dict[str, Any] = dict.fromkeys(("inputs", "output"), True)
+    left_out: dict[str, Any] = dict.fromkeys(("inputs", "output", "tracking"), True)
     if config.compares_network:
         left_out["finetune"] = {"pretrained_encoder", "embedding_cache"}
     else:

@@ -1,6 +1,7 @@
 """Checkpoints of learners: the folder format of the network's, with arrays as safetensors and no pickle."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import SOLUTIONS, restore_solution
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint, write_checkpoint
+from aam.training.provenance import DOCUMENT
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Drawn(NamedTuple):
 
     studies: list[Study]
     """The samples that can be predicted, once for each draw of reads."""
-    fractions: dict[str, "pd.Series[float]"]
+    fractions: dict[str, "pd.Series[Any]"]
     """Fractions of the samples' reads that are told with predictions, by name."""
     reference: Reference
     """Columns and tree of these studies."""
@@ -66,6 +68,8 @@ class TrainedLearner:
     reference: Reference
     likeness: Likeness | None = None
     """What the training samples look like; None for what an older aam has trained, and for folds of an evaluation."""
+    provenance: Mapping[str, Any] | None = None
+    """Where it comes from; see `aam.training.provenance`. None where an earlier aam, or nobody, noted it."""
 
     @property
     def name(self) -> str:
@@ -189,12 +193,14 @@ def checkpoint_of(trained: TrainedLearner) -> Checkpoint:
         if solution.conformity is not None:
             own |= prefixed("conformity", solution.conformity.arrays())
         arrays |= prefixed(f"column{place}", own)
-    documents = {
+    documents: dict[str, Any] = {
         "targets": trained.fitted.targets.to_json(),
         "solutions": [solution.settings() for solution in solutions],
         "asvs": trained.reference.to_json(),
         **({} if likeness is None else {"likeness": likeness.limits.model_dump(mode="json")}),
     }
+    if trained.provenance is not None:
+        documents[DOCUMENT] = dict(trained.provenance)
     tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()}
     return Checkpoint("learner", trained.spec.model_dump(mode="json"), documents, tensors)
 
@@ -234,7 +240,7 @@ def learner_of(checkpoint: Checkpoint) -> TrainedLearner:
     likeness = None
     if "likeness" in documents:
         likeness = Likeness.restore(documents["likeness"], below("likeness", arrays), len(reference.asv_ids))
-    return TrainedLearner(spec, fitted, reference, likeness)
+    return TrainedLearner(spec, fitted, reference, likeness, documents.get(DOCUMENT))
 
 
 def _left_out(solution: Solution) -> Arrays:

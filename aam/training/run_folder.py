@@ -79,8 +79,12 @@ class RunFolder:
     replaced = File(".replaced", stays=True)
     """Where the files of an overwritten run go at once, to be deleted from there."""
 
+    provenance = File("provenance.json")
+    """By which software, from which files, where and when the results came to be."""
     metrics = File("metrics.jsonl")
     tensorboard = File("tensorboard")
+    tracked_run = File("tracked_run.json")
+    """Which run of a tracker of experiments this one is."""
     log = File("training.log")
     rank_log = Files[int]("training-rank{}.log")
     memory_profile = File("memory_profile.tsv")
@@ -113,11 +117,25 @@ class RunFolder:
     predictions_plot = Files[Ending]("plots/predictions.{}", *ENDINGS)
     scores_plot = Files[Ending]("plots/scores.{}", *ENDINGS)
 
+    study = File("study.journal")
+    """Trials of `aam tune`, unless a database keeps them."""
+    study_lock = File("study.journal.flock")
+    workers = File(".workers")
+    """A file of each process that works here beside others, locked for as long as it lives."""
+    study_id = File("study.id")
+    """What the searches of this tuning are called in the study file."""
+    trials = File("trials.tsv")
+    best_options = File("best.toml")
+    tuning = File("tuning.json")
+    history_plot = Files[Ending]("plots/tuning_history.{}", *ENDINGS)
+    tuning_importance_plot = Files[Ending]("plots/tuning_importance.{}", *ENDINGS)
     explanation = File("explanation.json")
     importance = File("importance.tsv")
     importance_plot = Files[Ending]("plots/importance.{}", *ENDINGS)
     importance_itol = File("importance_itol.txt")
     importance_tree = File("importance.nwk")
+    robustness = File("robustness.tsv")
+    robustness_plot = Files[Ending]("plots/robustness.{}", *ENDINGS)
     log_ratio = File("log_ratio.tsv")
     log_ratio_taxa = File("log_ratio_taxa.tsv")
     log_ratio_plot = Files[Ending]("plots/log_ratio.{}", *ENDINGS)

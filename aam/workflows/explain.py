@@ -11,6 +11,7 @@ from aam.workflows.explain_categories import explain_categories
 from aam.workflows.explain_deletion import explain_deletion
 from aam.workflows.explain_importance import explain_importance
 from aam.workflows.explain_log_ratio import explain_log_ratio
+from aam.workflows.explain_robustness import explain_robustness
 
 EXPLANATIONS: Final[dict[What, Callable[[ExplainConfig], None]]] = {
     "category-attention": explain_categories,
@@ -19,6 +20,7 @@ EXPLANATIONS: Final[dict[What, Callable[[ExplainConfig], None]]] = {
     "attribution": explain_attribution,
     "attention": explain_attention,
     "deletion": explain_deletion,
+    "robustness": explain_robustness,
 }
 
 

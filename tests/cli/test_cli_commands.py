@@ -21,7 +21,7 @@ from aam.errors import (
 )
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "evaluate", "inspect", "explain", "simulate", "unifrac"]
-COMMANDS += ["estimate pretrain", "estimate train"]
+COMMANDS += ["tune", "estimate pretrain", "estimate train", "methods"]
 KINDS = ("pretrain", "train")
 REQUIRED = {
     "estimate pretrain": [],
@@ -32,7 +32,9 @@ REQUIRED = {
     "predict": ["--checkpoint", "c", "--output", "p.tsv"],
     "embed": ["--checkpoint", "c", "--output", "p.tsv"],
     "evaluate": ["--output-dir", "o", "--metadata-column", "age"],
+    "tune": ["--output-dir", "o", "--metadata-column", "age"],
     "inspect": ["c"],
+    "methods": ["run"],
     "explain": ["--checkpoint", "c", "--what", "category-attention", "--output", "w.tsv"],
     "simulate": ["study"],
     "unifrac": ["--output", "d.tsv"],
