@@ -324,6 +324,10 @@ def explain(config: ExplainConfig) -> None:
     samples that they have not learned from. category-attention: how much each ASV of a sample attends to each
     categorical column, for a model of `aam train` with --categorical-fusion cross_attention.
 
+    attribution: what each ASV and clade adds to the prediction of a sample, by any model of `aam train`. attention:
+    what the network looks at; that is no importance, as it may look at what changes no prediction. deletion: by how
+    much predictions change without the ASVs that importance, attribution or attention put first, or random ones.
+
     Example:
         aam explain --what importance --evaluation compared --learner kernel --taxonomy taxonomy.tsv --output-dir why
     """

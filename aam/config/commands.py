@@ -75,7 +75,8 @@ class SimulateConfig(Section):
     panel: ClassVar[str] = "Simulated study"
 
     directory: Path
-    """Folder for table.biom, tree.nwk, metadata.tsv and taxonomy.tsv; made if absent."""
+    """Folder for table.biom, tree.nwk, metadata.tsv, taxonomy.tsv and truth.tsv (what drives which column); made if
+    absent."""
     samples: Annotated[int, Field(ge=8)] = 200
     """Samples."""
     asvs: Annotated[int, Field(ge=16)] = 400

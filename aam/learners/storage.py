@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,17 @@ class LearnerSpec(BaseModel):
     training: list[str]
     """Ids of the training samples."""
     rarefaction: Rarefaction = Rarefaction()
+
+
+class Drawn(NamedTuple):
+    """A study as a learner reads it."""
+
+    studies: list[Study]
+    """The samples that can be predicted, once for each draw of reads."""
+    fractions: dict[str, "pd.Series[Any]"]
+    """Fractions of the samples' reads that are told with predictions, by name."""
+    reference: Reference
+    """Columns and tree of these studies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +107,25 @@ class TrainedLearner:
         """
         if level is not None:
             self._say_intervals(level)
+        drawn = self.draws(study, phylogeny)
+        rows = np.arange(drawn.studies[0].table.n_samples)
+        table = predict_averaged(self.fitted, drawn.studies, rows, level)
+        fractions = drawn.fractions
+        if self.likeness is not None:
+            fractions |= self.likeness.unlike(study.table, drawn.reference.align(study))
+        columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
+        return table.assign(**columns), drawn.studies[0]
+
+    def draws(self, study: Study, phylogeny: Phylogeny | None = None) -> Drawn:
+        """A study as the learner reads it.
+
+        Args:
+            study: the samples.
+            phylogeny: see `predict`.
+
+        Raises:
+            InputError: no sample can be predicted, or metadata is needed and missing.
+        """
         if self.metadata_columns:
             metadata_of(study, self.metadata_columns)
         for solution in self.fitted.solutions:
@@ -112,11 +142,7 @@ class TrainedLearner:
         drawn = [reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
         known = np.flatnonzero(np.all([draw.table.depth > 0 for draw in drawn], axis=0))
         drawn = [select_samples(draw, known, NOTHING_KNOWN) for draw in drawn]
-        table = predict_averaged(self.fitted, drawn, np.arange(len(known)), level)
-        if self.likeness is not None:
-            fractions |= self.likeness.unlike(study.table, reference.align(study))
-        columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
-        return table.assign(**columns), drawn[0]
+        return Drawn(drawn, fractions, reference)
 
     def _say_intervals(self, level: float) -> None:
         """Say what intervals rest on, and where groups are too few for them.

@@ -139,6 +139,15 @@ class RunFolder:
     log_ratio = File("log_ratio.tsv")
     log_ratio_taxa = File("log_ratio_taxa.tsv")
     log_ratio_plot = Files[Ending]("plots/log_ratio.{}", *ENDINGS)
+    attribution = File("attribution.tsv")
+    attribution_samples = File("attribution_samples.tsv")
+    attribution_plot = Files[Ending]("plots/attribution.{}", *ENDINGS)
+    attribution_sample_plot = Files[Ending]("plots/attribution_sample.{}", *ENDINGS)
+    attention = File("attention.tsv")
+    attention_nucleotides = File("attention_nucleotides.tsv")
+    attention_plot = Files[Ending]("plots/attention.{}", *ENDINGS)
+    deletion = File("deletion.tsv")
+    deletion_plot = Files[Ending]("plots/deletion.{}", *ENDINGS)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -222,9 +222,9 @@ def check_contents(config: RunConfig, output: FolderConfig) -> None:
         _check_same_run(config, folder)
     elif _holds_files(folder):
         if not output.overwrite:
+            resume = "continue its run with --resume, " if isinstance(output, ResumableConfig) else ""
             raise InputError(
-                f"--output-dir {folder} is not empty; continue its run with --resume, replace it with --overwrite, or "
-                "name another folder"
+                f"--output-dir {folder} is not empty; {resume}replace it with --overwrite, or name another folder"
             )
         _check_replaceable(config, folder)
 

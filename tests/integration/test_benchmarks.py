@@ -101,6 +101,16 @@ def test_weights_of_a_rare_class(tmp_path: Path) -> None:
     assert classes.to_dict() == {"common": 120, "rare": 6}
 
 
+@pytest.mark.slow
+def test_causal_asvs_by_attribution(tmp_path: Path) -> None:
+    words = ["--seeds", "1", "--samples", "30", "--asvs", "40", "--epochs", "1", "--json", tmp_path / "figures.json"]
+    table = run("attribution.py", tmp_path / "runs", *words).splitlines()
+    assert table[0].startswith("|  column |")
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert len(figures["runs"]) == len(figures["means"]) == 12
+    assert all(0 < line["average precision"] <= 1 and line["largest gap"] < 5e-5 for line in figures["runs"])
+
+
 def data_of(study: Path) -> list[str | Path]:
     return ["--data", study.parent, "--dataset", study.name]
 

@@ -100,6 +100,38 @@ def balance(tmp_path_factory, compared) -> Path:
     return explain_compared(compared, tmp_path_factory.mktemp("runs") / "balance", what="log-ratio")
 
 
+@pytest.fixture(scope="module")
+def explain_samples(tmp_path_factory, regressor, study_folder):
+    """Explain a few samples by the network."""
+
+    def explained(what: str) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / what
+        files = {"table": (study_folder / "table.biom",), "metadata": study_folder / "metadata.tsv"}
+        options = {"what": what, "checkpoint": regressor, "samples": "3", "device": "cpu", "output_dir": folder}
+        explain(ExplainConfig.from_flat({**files, **options}))
+        return folder
+
+    return explained
+
+
+@pytest.fixture(scope="module")
+def attributed(explain_samples) -> Path:
+    """Output folder of `explain --what attribution`."""
+    return explain_samples("attribution")
+
+
+@pytest.fixture(scope="module")
+def attended(explain_samples) -> Path:
+    """Output folder of `explain --what attention`."""
+    return explain_samples("attention")
+
+
+@pytest.fixture(scope="module")
+def deleted(explain_samples) -> Path:
+    """Output folder of `explain --what deletion`."""
+    return explain_samples("deletion")
+
+
 RUNS = [
     "pretrained",
     "regressor",
@@ -111,6 +143,9 @@ RUNS = [
     "importance",
     "balance",
     "tuned",
+    "attributed",
+    "attended",
+    "deleted",
 ]
 
 
