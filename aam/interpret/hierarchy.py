@@ -98,7 +98,7 @@ class Hierarchy:
         """
         held = np.flatnonzero(prevalence > 0)
         nodes = [Node("all", held, -1)]
-        parsed = {int(column): parse_lineage(lineages[column]) for column in held}
+        parsed = {column: parse_lineage(lineages[column]) for column in held.tolist()}
         _add_taxa(nodes, 0, parsed, 0)
         return cls.of(nodes, prevalence)
 

@@ -91,7 +91,7 @@ def sentence(importance: Importance, inquiry: Inquiry, column: str, learner: str
     return text
 
 
-def _told(row: Mapping[str, Any], unit: str) -> str:
+def _told(row: Mapping[Any, Any], unit: str) -> str:
     of = f" of {row['class']}" if row["class"] else ""
     way = {"rises": f"the prediction{of} rises with it", "falls": f"the prediction{of} falls with it"}
     unstable = ", unstable" if row["stable"] == "no" else ""
