@@ -5,9 +5,10 @@ usage: python benchmarks/importance.py FOLDER [--seeds 3] [--first-seed 0] [--sa
 
 Learners are compared by `aam evaluate --keep-models` (folds of subjects) and explained by `--what importance`. ASVs are
 ordered by the importance of the clade that is named for them (0 where there is none), and within a clade by their own;
-the average precision is that of the ASVs of the two clades that the column depends on. The yardstick is what users have today, importance of single ASVs
-for the forest: its mean decrease of impurity, and the fall of its R2 (or Brier skill score) when an ASV's values are
-permuted among held-out samples. Of a random order the average precision is the fraction of such ASVs.
+the average precision is that of the ASVs of the two clades that the column depends on. The yardstick is what users have
+today, importance of single ASVs for the forest: its mean decrease of impurity, and the fall of its R2 (or Brier skill
+score) when an ASV's values are permuted among held-out samples. Of a random order the average precision is the fraction
+of such ASVs.
 What is there already in FOLDER is not computed again.
 """
 
