@@ -71,9 +71,7 @@ def test_nothing_is_tested_below_what_was_not_found(tree):
     assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.7}.__getitem__) == [5]
     assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.6}.__getitem__) == [1]
     longer = Found(dict.fromkeys((0, 1, 5, 7), 0.01), 0.05)
-    assert longer.smallest(hierarchy, {0: 1.0, 1: 0.8, 5: 0.63, 7: 0.48}.__getitem__) == [
-        5
-    ]  # 7 has less than half of 0
+    assert longer.smallest(hierarchy, {0: 1.0, 1: 0.8, 5: 0.63, 7: 0.48}.__getitem__) == [5]  # 7 has too little of 0
     assert found.smallest(hierarchy, {0: 1.0, 1: 0.7, 5: 0.7}.__getitem__) == [0]
     assert found.p[2] == pytest.approx(0.04 * 4)  # a quarter of the occurrences: a quarter of the level
     assert found.p[7] == 1.0
