@@ -6,8 +6,8 @@ A study has 48 samples of 16 subjects and 32 ASVs below a balanced tree; reads o
 proportions. Trees on clades (`clades`) are fitted to three quarters of the subjects, and the clades are tested on the
 others, in four folds. Counted are studies in which a clade is found although the column depends on none (a random
 number, with a part that all samples of a subject share), or in which one is found that holds no ASV of the clade that
-the column does depend on. That is told apart by whether the driver takes reads from the clade beside it alone ("apart"), or,
-as reads are proportions, from all ("one"). The error rate that is asked for is 5 %.
+the column does depend on. The driver takes reads from the clade beside it alone ("apart", where findings of that clade
+are not counted), or, as reads are proportions, from all ("one"). The error rate that is asked for is 5 %.
 """
 
 from pathlib import Path

@@ -88,7 +88,9 @@ def test_sign_flips_of_few_groups_are_all_gone_through():
     assert sign_flip_p(np.ones((5, 1)), 0) == pytest.approx([1 / 32])
     assert sign_flip_p(np.array([[3.0], [2.0], [-1.0]]), 0) == pytest.approx([2 / 8])
     assert sign_flip_p(np.zeros((9, 2)), 0).tolist() == [1.0, 1.0]
+    assert sign_flip_p(np.ones((8, 1)), 0, 1.5) == pytest.approx([9 / 256])  # one negative sign leaves 1.5 x 6
     assert least_p(5) == 1 / 32
+    assert least_p(10) == 11 / 1024
 
 
 def test_drawn_flips_give_what_all_of_them_give():
