@@ -9,7 +9,7 @@ Shapes: m held-out samples, R permutations, C classes (1 for a number).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ class HeldOut:
     """The samples, with the ASVs and the tree of the training study; none is without reads."""
     targets: Targets
     solution: Solution
-    truth: "pd.Series[object]"
+    truth: "pd.Series[Any]"
     """Values of the target by sample id [m]."""
 
     @property
@@ -67,8 +67,11 @@ class HeldOut:
     def _true(self) -> Floats:
         """Numbers in their own units [m], or indicators of the classes [m, C]."""
         if not self.classes:
-            return self.truth.to_numpy(np.float64)
-        return (self.truth.to_numpy(dtype=np.str_)[:, None] == np.array(self.classes)).astype(np.float64)
+            return np.asarray(self.truth, dtype=np.float64)
+        indicators: Floats = np.asarray(
+            self.truth.to_numpy(dtype=np.str_)[:, None] == np.array(self.classes), np.float64
+        )
+        return indicators
 
     @cached_property
     def predicted(self) -> Floats:
@@ -79,7 +82,8 @@ class HeldOut:
     def loss(self, predicted: Floats, rows: Rows) -> Floats:
         """Squared error of numbers, or Brier score (sum of squares over classes), of samples."""
         true = self._true[rows]
-        return np.square(predicted - (true if self.classes else true[:, None])).sum(axis=1)
+        losses: Floats = np.square(predicted - (true if self.classes else true[:, None])).sum(axis=1)
+        return losses
 
     @cached_property
     def base(self) -> Floats:
@@ -140,7 +144,7 @@ class HeldOut:
         ids = tuple(f"{number} {table.sample_ids[row]}" for number, row in enumerate(rows.tolist()))
         changed = FeatureTable(counts, ids, table.asv_ids, table.sequences)
         metadata = None if self.study.metadata is None else self.study.metadata.iloc[rows].set_axis(list(ids), axis=0)
-        study = replace(self.study, table=changed, metadata=metadata, left_out=None)
+        study = replace(self.study, table=changed, metadata=metadata)
         return iter(np.split(self._values(study, rows), sizes))
 
     def _effect(self, parts: Sequence[tuple[Exchanged, Floats]], permutations: int) -> Effect:

@@ -23,6 +23,8 @@ from aam.data.labels.taxonomy import RANKS, parse_lineage
 Columns = NDArray[np.int64]
 CARRIED: Final = 0.75
 """Fraction of a node's effect that nodes within it must have to be named in its place."""
+KEPT: Final = 0.5
+"""Fraction of the effect of the first of several nodes, each alone within the one before, that the last must have."""
 
 
 class Node(NamedTuple):
@@ -98,7 +100,7 @@ class Hierarchy:
         """
         held = np.flatnonzero(prevalence > 0)
         nodes = [Node("all", held, -1)]
-        parsed = {int(column): parse_lineage(lineages[column]) for column in held}
+        parsed = {column: parse_lineage(lineages[column]) for column in held.tolist()}
         _add_taxa(nodes, 0, parsed, 0)
         return cls.of(nodes, prevalence)
 
@@ -146,20 +148,21 @@ class Found:
 
         A node gives way to those within it that were found, if their effects add up to `CARRIED` of its own. Where a
         model adds up its parts, two of equal effect have together 1 / (1 + r) of the whole, r being their correlation:
-        parts that vary together are named as one. One alone may give way to the next within it, as long as that has so
-        much of the first.
+        parts that vary together are named as one. One alone gives way to the next within it in the same way, as long as
+        that has `KEPT` of the first.
 
         Args:
             hierarchy: the nodes.
             effect_of: importance of a node that was found.
         """
         found, smallest = set(self.rejected), []
-        waiting = [(0, effect_of(0))] if 0 in found else []
+        waiting = [(0, 0.0)] if 0 in found else []
         while waiting:
-            place, whole = waiting.pop()
+            place, least = waiting.pop()
             within = [child for child in hierarchy.children.get(place, []) if child in found]
-            if within and sum(map(effect_of, within)) >= CARRIED * whole:
-                waiting += [(child, whole if len(within) == 1 else effect_of(child)) for child in within]
+            least = max(least, KEPT * effect_of(place))
+            if within and sum(map(effect_of, within)) >= max(CARRIED * effect_of(place), least):
+                waiting += [(child, least if len(within) == 1 else 0.0) for child in within]
             else:
                 smallest.append(place)
         return sorted(smallest)

@@ -15,7 +15,7 @@ from aam.data.study import Study
 from aam.interpret.hierarchy import Found, Hierarchy, Node, find_downwards
 from aam.interpret.kept_folds import KeptFolds, Measured
 from aam.interpret.names import Names
-from aam.interpret.sign_flips import Floats, sign_flip_p
+from aam.interpret.sign_flips import OF_FOLDS, Floats, sign_flip_p
 
 TOP: Final = 10
 """Rows of a level among which one is among the top."""
@@ -89,7 +89,8 @@ class Inquiry:
     def p_values(self, measured: Sequence[Measured]) -> list[float]:
         """One-sided p-values by sign flips of groups."""
         sums = np.stack([one.sums for one in measured], axis=1)
-        return sign_flip_p(sums, self.folds.seed).tolist()
+        p: list[float] = sign_flip_p(sums, self.folds.seed, OF_FOLDS).tolist()
+        return p
 
     def find(self, hierarchy: Hierarchy) -> Found:
         """Test from the top down."""
@@ -206,7 +207,7 @@ def _among_top(levels: Sequence[str], measured: Sequence[Measured]) -> Floats:
     fraction = np.zeros(len(levels))
     for level in set(levels):
         at = np.flatnonzero([one == level for one in levels])
-        values = np.stack([measured[place].by_fold for place in at])
+        values = np.stack([measured[place].by_fold for place in at.tolist()])
         rank = (-values).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
         fraction[at] = ((rank < TOP) & (values > 0)).mean(axis=1)
     return fraction

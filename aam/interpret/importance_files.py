@@ -91,7 +91,7 @@ def sentence(importance: Importance, inquiry: Inquiry, column: str, learner: str
     return text
 
 
-def _told(row: Mapping[str, Any], unit: str) -> str:
+def _told(row: Mapping[Any, Any], unit: str) -> str:
     of = f" of {row['class']}" if row["class"] else ""
     way = {"rises": f"the prediction{of} rises with it", "falls": f"the prediction{of} falls with it"}
     unstable = ", unstable" if row["stable"] == "no" else ""
@@ -108,8 +108,9 @@ def notes(importance: Importance, inquiry: Inquiry) -> list[str]:
         f"among them, mean of {len(folds.folds)} folds and {folds.permutations} permutations; low and high hold 95 % "
         f"of these {spread} values. A row is stable where it is above zero in {STABLE:.0%} of the folds; top is the "
         f"fraction of folds in which it is among the {TOP} largest of its level.",
-        f"The probability that even one of the clades is named although predictions are no better for it is at most "
-        f"{inquiry.alpha:g}, and so it is of the taxa. p_value is adjusted for that. ASVs that were not tested by "
+        "The error rate is the probability that even one of the clades is named although its reads tell nothing, and so "
+        "it is of the taxa; p_value is adjusted for that. It does not cover clades whose reads go with those of others, "
+        "as reads are proportions: these may be named with a small importance. ASVs that were not tested by "
         "themselves have at least the p-value of the smallest tested set that holds them.",
         "Importance is of a model, not a cause: ASVs that rise and fall together share it, and exchanging some of them "
         "makes samples that may not exist.",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 from uuid import uuid4
 
 import numpy as np
@@ -35,7 +35,7 @@ class KeptFold:
     rows: Rows
     """Of the study: the held-out samples."""
     study: Study
-    truth: "pd.Series[object]"
+    truth: "pd.Series[Any]"
     model: Path
 
     @classmethod

@@ -67,4 +67,5 @@ def _of_forest(evaluation: ExplainedEvaluation) -> Floats:
         numbers = pd.get_dummies(truth.iloc[fold.train]) if variant.labels.config.classifier else truth.iloc[fold.train]
         values = np.asarray(numbers, dtype=np.float64).reshape(len(fold.train), -1)
         parts.append(impurity_decrease(solution, variant.draws[0], fold.train, values))
-    return np.mean(parts, axis=0)
+    mean: Floats = np.mean(parts, axis=0)
+    return mean

@@ -68,7 +68,10 @@ def test_nothing_is_tested_below_what_was_not_found(tree):
     assert asked == [0, 1, 10, 2, 5, 6, 7]
     assert found.rejected == [0, 1, 5]
     assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.8}.__getitem__) == [5]
-    assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.7}.__getitem__) == [1]  # though it is most of 1
+    assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.7}.__getitem__) == [5]
+    assert found.smallest(hierarchy, {0: 1.0, 1: 0.9, 5: 0.6}.__getitem__) == [1]
+    longer = Found(dict.fromkeys((0, 1, 5, 7), 0.01), 0.05)
+    assert longer.smallest(hierarchy, {0: 1.0, 1: 0.8, 5: 0.63, 7: 0.48}.__getitem__) == [5]  # 7 has too little of 0
     assert found.smallest(hierarchy, {0: 1.0, 1: 0.7, 5: 0.7}.__getitem__) == [0]
     assert found.p[2] == pytest.approx(0.04 * 4)  # a quarter of the occurrences: a quarter of the level
     assert found.p[7] == 1.0
@@ -85,7 +88,9 @@ def test_sign_flips_of_few_groups_are_all_gone_through():
     assert sign_flip_p(np.ones((5, 1)), 0) == pytest.approx([1 / 32])
     assert sign_flip_p(np.array([[3.0], [2.0], [-1.0]]), 0) == pytest.approx([2 / 8])
     assert sign_flip_p(np.zeros((9, 2)), 0).tolist() == [1.0, 1.0]
+    assert sign_flip_p(np.ones((8, 1)), 0, 1.5) == pytest.approx([9 / 256])  # one negative sign leaves 1.5 x 6
     assert least_p(5) == 1 / 32
+    assert least_p(10) == 11 / 1024
 
 
 def test_drawn_flips_give_what_all_of_them_give():
