@@ -32,6 +32,7 @@ from aam.config import (
     refuse_renamed,
 )
 from aam.config.launch import launched_rank
+from aam.config.report import ReportConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -43,7 +44,7 @@ _GENERAL = "General"
 _COMMAND_PANELS = [
     RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr", "estimate"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
-    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain"]),
+    RichCommandPanel("Understand", commands=["evaluate", "report", "inspect", "explain"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
 ]
 
@@ -259,6 +260,22 @@ def evaluate(config: EvaluateConfig) -> None:
         --group-column subject --output-dir compared
     """
     from aam.workflows.evaluate import evaluate as workflow
+
+    workflow(config)
+
+
+@command(ReportConfig, positional=("runs",))
+def report(config: ReportConfig) -> None:
+    """Write one page about runs, to be read in a browser, printed or sent.
+
+    RUN is the output folder of aam pretrain, train, evaluate, explain or tune. The page holds the result in a sentence,
+    the data, learning curves, scores, predictions against the truth, errors, worst samples, ordinations, importance,
+    confounders, warnings and provenance, as far as the runs have them. It needs no network and no other file.
+
+    Example:
+        aam report compared explained --output report.html
+    """
+    from aam.workflows.report import report as workflow
 
     workflow(config)
 

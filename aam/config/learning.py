@@ -381,6 +381,8 @@ class ResumableConfig(FolderConfig):
 
     resume: bool = False
     """Continue the run in --output-dir at the step where it stopped."""
+    report: bool = True
+    """At the end write report.html, a page that shows what came of the run."""
 
     @model_validator(mode="after")
     def _resume_or_overwrite(self) -> Self:

@@ -75,7 +75,7 @@ READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
     "sampling": frozenset({"rarefy_depth"}),
     "split": frozenset(TargetSplitConfig.model_fields),
     "runtime": frozenset({"seed", "device", "num_workers"}),
-    "output": frozenset({"output_dir", "overwrite"}),
+    "output": frozenset({"output_dir", "overwrite", "report"}),
 }
 """Options that learners besides the network read, by section."""
 

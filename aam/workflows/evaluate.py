@@ -27,6 +27,7 @@ from aam.workflows.comparison import check_folds, check_inputs, check_plan, fing
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import check_folder, open_folder, share_folder
 from aam.workflows.neural_learner import check_encoder, digest_of, seen_by
+from aam.workflows.report import report_run
 from aam.workflows.train_command import train_command
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ def evaluate(config: EvaluateConfig) -> None:
         plan.check_complete(store)
     with open_folder(config, output) as folder:
         write_evaluation(_evaluate(plan, store), folder)
+        if output.report:
+            report_run(folder)
 
 
 def evaluate_study(

@@ -23,6 +23,7 @@ from aam.training.tasks.pretraining import Given
 from aam.training.tasks.table import build_tasks, learn_documents, learned
 from aam.workflows.fit import Run, begin_compute, fit, gather_material, resolved_model
 from aam.workflows.folder import settle_folder
+from aam.workflows.report import report_run
 from aam.workflows.restore import build_encoder
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ def pretrain(config: PretrainConfig) -> None:
     """
     with setup_distributed(config.runtime.device, config.distribution) as world:
         config = world.on_main(lambda: settle_folder(config))
-        pretrain_study(load_pretraining_study(config), config, world)
+        _, path = pretrain_study(load_pretraining_study(config), config, world)
+        is_main = world.is_main
+    if is_main and config.output.report:  # the others need not wait for it
+        report_run(RunFolder(path))
 
 
 def load_pretraining_study(config: PretrainConfig) -> Study:

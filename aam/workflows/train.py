@@ -25,6 +25,7 @@ from aam.workflows.fit import Run, fit
 from aam.workflows.folder import settle_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.prepare import prepare_training
+from aam.workflows.report import report_run
 from aam.workflows.train_learner import train_learner
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ def train(config: TrainConfig) -> None:
         write_leakage(found, folder)
         if config.choice.baselines:
             compare_with_learners(columns, config, folder)
+        if config.output.report:
+            report_run(folder)
 
 
 def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:

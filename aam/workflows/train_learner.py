@@ -33,6 +33,7 @@ from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.makers import makers
 from aam.workflows.neural_learner import check_encoder, seen_by
+from aam.workflows.report import report_run
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def train_learner(config: TrainConfig) -> None:
     """
     begin_learner(config)
     train_learner_study(*with_depth(config, lambda sampling: _load(config, sampling)))
+    if config.output.report:
+        report_run(RunFolder(config.output.output_dir))
 
 
 def _load(config: TrainConfig, sampling: TargetSamplingConfig) -> Study:
