@@ -126,8 +126,10 @@ def telling_columns(errors: "pd.Series[float]", metadata: pd.DataFrame) -> pd.Da
 
 
 def _is_usable(values: "pd.Series[object]") -> bool:
-    """Whether a column has several values, each of several samples, or numbers."""
+    """Whether a column is known of most samples, and has several values, each of several samples, or numbers."""
     known = values.dropna()
+    if len(known) < len(values) / 2:
+        return False
     if pd.api.types.is_numeric_dtype(values.dtype):
         return known.nunique() > 1
     return 2 <= known.nunique() <= MOST_VALUES and len(known) >= LEAST_SAMPLES * known.nunique()

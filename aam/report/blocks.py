@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 Tone: TypeAlias = Literal["plain", "lead", "note", "warning"]
-DIGITS: Final = 3
-"""Digits of a number in a table."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,12 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     caption: str
     kind: str = "table"
+
+    @property
+    def headings(self) -> list[tuple[str, bool]]:
+        """Names of the columns, and whether they hold numbers."""
+        first = self.rows[0] if self.rows else [Cell("")] * len(self.columns)
+        return [(name, one.number) for name, one in zip(self.columns, first, strict=True)]
 
     @classmethod
     def of(cls, frame: pd.DataFrame, caption: str) -> "Table":
@@ -125,14 +129,19 @@ def cell(value: object) -> Cell:
 
 
 def shown(value: float) -> str:
-    """A number as it is read: three digits, or all before the point; empty for what is no number."""
+    """A number as it is read: whole ones as they are, others with about three digits; empty for what is no number."""
+    size = abs(value)
     if not np.isfinite(value):
         return ""
-    size = abs(value)
-    if size == 0 or 1e-4 <= size < 10**DIGITS:
-        text = f"{value:.{DIGITS}g}"
-        return f"{float(text):.2f}" if 0.01 <= size < 10 else text if "e" not in text else f"{value:.0f}"
-    return f"{value:,.0f}" if size < 1e9 and size >= 1 else f"{value:.2g}"
+    if size >= 1e9 or 0 < size < 0.01:
+        return f"{value:.2g}"
+    places = 0 if value == round(value) or size >= 100 else 1 if size >= 9.995 else 2
+    return f"{value:,.{places}f}"
+
+
+def correlated(value: float) -> str:
+    """A correlation, or that it is undefined."""
+    return f"{value:.2f}" if np.isfinite(value) else "undefined"
 
 
 def ranged(value: float, low: float, high: float) -> Cell:

@@ -20,7 +20,7 @@ from aam.data.sampling.seeded import derived_seed, generator
 from aam.data.study import Study
 from aam.evaluation.intervals import Floats
 
-MOST_SAMPLES: Final = 600
+MOST_SAMPLES: Final = 1000
 """Samples of an ordination, or beside which neighbours are looked for; of more, a seeded sample."""
 PERMUTATIONS: Final = 999
 

@@ -9,7 +9,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from aam.report.blocks import Part, Section
+from aam.report.blocks import Part, Section, Text
 from aam.report.drawing import TOKEN
 from aam.report.runs import TITLES, Run
 from aam.report.sections.cautions import cautions
@@ -72,11 +72,14 @@ def _parts(make: Callable[[Run], list[Part]], runs: Sequence[Run]) -> list[Part]
     """What all runs have to say; with the run's name above it where there are several."""
     if len(runs) == 1:
         return make(runs[0])
-    return [
-        replace(part, title=f"{run.name}: {part.title}" if part.title else run.name if number == 0 else "")
-        for run in runs
-        for number, part in enumerate(make(run))
-    ]
+    found, said = [], {run: make(run) for run in runs}
+    for run, parts in said.items():
+        same = next(other for other, its in said.items() if its == parts)
+        told = parts if same is run or not parts else [Part([Text(f"As of {same.name}.")])]
+        for number, part in enumerate(told):
+            title = f"{run.name}: {part.title}" if part.title else run.name if number == 0 else ""
+            found.append(replace(part, title=title))
+    return found
 
 
 def _title(runs: Sequence[Run]) -> str:

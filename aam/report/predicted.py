@@ -70,7 +70,7 @@ class Predicted:
             errors = number_errors(self.true.astype(np.float64), self.number)
         else:
             # a column of zeros for true classes without a training sample
-            padded = self.probability.assign(**{name: 0.0 for name in set(self.true) - set(self.classes)})
+            padded = self.probability.assign(**dict.fromkeys(set(self.true) - set(self.classes), 0.0))
             places = padded.columns.get_indexer(self.true)
             errors = class_errors(places, padded.to_numpy(np.float64))
         return errors.set_axis(list(self.ids))
@@ -116,13 +116,14 @@ def _of_evaluation(run: Run) -> Iterator[Predicted]:
     if table is None or folds is None:
         raise InputError(f"{run.folder} lacks the predictions of its evaluation: continue it with --resume")
     groups = folds.drop_duplicates("sample_id").set_index("sample_id")
+    what = f"samples that were held out{', with as many reads of each' if judged(run) else ''}"
     for learner, part in table.groupby("learner", sort=False):
         probabilities = [name for name in part if str(name).startswith(PROBABILITY)]
         means = part.groupby("sample_id")[probabilities or ["prediction"]].mean()
         true = part.drop_duplicates("sample_id").set_index("sample_id")["true"].loc[means.index]
         own = groups["group"].loc[means.index] if "group" in groups else pd.Series(means.index, index=means.index)
         own = own.where(own.notna(), pd.Series(means.index, index=means.index))
-        yield _predicted(str(learner), run.columns[0], "samples that were held out", means, true, own)
+        yield _predicted(str(learner), run.columns[0], what, means, true, own)
 
 
 def _of_training(run: Run) -> Iterator[Predicted]:

@@ -9,9 +9,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pandas as pd
 
+from aam.config import UnifracConfig
 from aam.data.study import Study
 from aam.errors import InputError
 from aam.report.distances import Distances
+from aam.report.ordination import Compared, compare
 from aam.report.studies import NoStudy, load_run_study
 from aam.training.run_folder import RunFolder
 
@@ -128,6 +130,11 @@ class Run:
         if self.kind in ("explanation", "tuning"):
             return NoStudy("the folder names no input files")
         return load_run_study(self.kind, self.config, self.sample_ids)
+
+    @cached_property
+    def compared(self) -> Compared | None:
+        """UniFrac between the samples of the study, or some of them; None where it cannot be read."""
+        return None if isinstance(self.study, NoStudy) else compare(self.study, UnifracConfig())
 
 
 def beside(folder: RunFolder, stem: str, ending: str) -> Path:

@@ -92,9 +92,11 @@ def _distances(run: Run) -> Distances | str | None:
         study = select_samples(run.study, rows, "not in the report")
     device = device_for(trained.config.runtime.device, launched_local_rank(), Build.of_torch())
     with World(device) as world:
-        z = torch.from_numpy(embed_study(trained, study, BATCH, Compute.of(world, trained.config.runtime)).to_numpy())
+        rows_of = embed_study(trained, study, BATCH, Compute.of(world, trained.config.runtime))
+    encoder = trained.encoder.to("cpu")
     with torch.no_grad():
-        predicted = trained.encoder.predict_distances(z, z).double().numpy()
+        z = encoder.scale(torch.tensor(rows_of.to_numpy()))
+        predicted = encoder.distance(z, z).double().numpy()
     draws = SampleDraws(study.table, trained.config.sampling, trained.config.runtime.seed)
     every = np.arange(study.table.n_samples)
     source = study.distance_source(trained.config.unifrac)

@@ -65,8 +65,8 @@ def _lost_spread(best: Predicted) -> Iterator[str]:
     ratio = float(best.number.std()) / spread if spread > 0 else 1.0
     if ratio < LEAST_SPREAD:
         yield (
-            f"spread lost: predictions of {best.learner} have {ratio:.2f} of the spread of the true values, so that high "
-            "values are predicted too low and low ones too high"
+            f"spread lost: predictions of {best.learner} have {ratio:.2f} of the spread of the true values, so that "
+            "high values are predicted too low and low ones too high"
         )
 
 

@@ -148,7 +148,7 @@ def _calibration(best: Predicted) -> Picture:
         warnings.simplefilter("ignore", category=UserWarning)
         found, said = calibration_curve(is_class, probability, n_bins=BINS, strategy="quantile")
     off = float(np.abs(found - said).mean())
-    alt = f"Calibration of the probabilities of {best.column}: they are off by {off:.2f} on average over {len(said)} parts."
+    alt = f"Calibration of the probabilities of {best.column}, off by {off:.2f} on average over {len(said)} parts."
     with canvas(alt, f"Calibration: off by {off:.2f} on average", SIZE, SIZE) as drawn:
         drawn.axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle="--")
         drawn.axes.plot(said, found, "o-", color=SERIES[0], markersize=5)

@@ -11,7 +11,7 @@ from aam.data.leakage.group_columns import role_of
 from aam.data.study import Study
 from aam.errors import InputError
 from aam.evaluation.error_analysis import spread_explained
-from aam.report.blocks import Block, Gallery, Part, Picture, Text, shown
+from aam.report.blocks import Block, Gallery, Part, Picture, Text, correlated
 from aam.report.drawing import FAINT, SERIES, canvas, few_ticks, log_axis, scatter, shortened, thinned
 from aam.report.predicted import target_of
 from aam.report.runs import Run
@@ -69,7 +69,7 @@ def _against_depth(column: str, values: "pd.Series[Any]", depth: NDArray[np.int6
 def _number_against_depth(column: str, values: "pd.Series[Any]", depth: NDArray[np.int64]) -> tuple[Picture, str]:
     reads, y = pd.Series(depth), pd.Series(values.to_numpy(np.float64))
     rho = reads.corr(y, method="spearman") if min(np.ptp(depth), np.ptp(y)) > 0 else np.nan
-    told = f"{column} and sequencing depth: rank correlation {shown(rho) or 'undefined'}{_striking(abs(rho))}."
+    told = f"{column} and sequencing depth: rank correlation {correlated(rho)}{_striking(abs(rho))}."
     rows = thinned(len(y))
     with canvas(f"{column} of {len(y)} samples against their reads. {told}", f"{column} against depth") as drawn:
         scatter(drawn, depth[rows], y.to_numpy()[rows], SERIES[0], s=9, alpha=0.5)
@@ -81,7 +81,7 @@ def _number_against_depth(column: str, values: "pd.Series[Any]", depth: NDArray[
 
 def _class_against_depth(column: str, values: "pd.Series[Any]", depth: NDArray[np.int64]) -> tuple[Picture, str]:
     explained = spread_explained(pd.Series(np.log10(depth)), values.to_numpy())
-    told = f"Classes of {column} explain {shown(explained) or 'an undefined part'} of the variance of log depth{_striking(explained)}."
+    told = f"Classes of {column} explain {correlated(explained)} of the variance of log depth{_striking(explained)}."
     names = list(values.value_counts().index[:MOST_CLASSES])[::-1]
     with canvas(
         f"Reads of the samples of each class of {column}. {told}", f"depth by {column}", height=0.5 + 0.26 * len(names)
@@ -128,8 +128,8 @@ def _number_by_batch(
     column: str, values: "pd.Series[Any]", batch: str, batches: "pd.Series[Any]", chosen: Batches
 ) -> Picture:
     names, more = chosen
-    explained = shown(spread_explained(values.reset_index(drop=True), batches.to_numpy()))
-    told = f"{batch} explains {explained or 'an undefined part'} of the variance of {column}"
+    explained = correlated(spread_explained(values.reset_index(drop=True), batches.to_numpy()))
+    told = f"{batch} explains {explained} of the variance of {column}"
     with canvas(
         f"{column} of the samples of each {batch}{more}; {told}.", told + more, height=0.5 + 0.22 * len(names)
     ) as drawn:

@@ -124,7 +124,8 @@ def _depth_picture(study: Study) -> Picture:
 
 def _value_picture(column: str, values: "pd.Series[Any]") -> Picture:
     if pd.api.types.is_float_dtype(values.dtype):
-        alt = f"Histogram of {column} in {count(len(values), 'sample')}, from {shown(values.min())} to {shown(values.max())}."
+        ends = f"from {shown(values.min())} to {shown(values.max())}"
+        alt = f"Histogram of {column} in {count(len(values), 'sample')}, {ends}."
         with canvas(alt, f"Values of {column}") as drawn:
             drawn.axes.hist(values, bins=BINS, color=SERIES[0], alpha=0.8)
             few_ticks(drawn.axes, "x")

@@ -93,7 +93,8 @@ def _picture(spelled: str, table: pd.DataFrame) -> Picture:
     told = ", ".join(
         f"{name} {shown(value)}" for name, value in list(zip(names, own["importance"], strict=True))[::-1][:5]
     )
-    alt = f"Importance of the first {len(own)} of {count(len(table), spelled, spelled)}, the most important on top: {told}."
+    of = count(len(table), spelled, spelled)
+    alt = f"Importance of the first {len(own)} of {of}, the most important on top: {told}."
     with canvas(alt, f"Importance of {spelled}; hollow: not stable", height=0.4 + 0.22 * len(own)) as drawn:
         for place, (_, row) in enumerate(own.iterrows()):
             stable = str(row.get("stable", "yes")) == "yes"

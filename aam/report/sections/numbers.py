@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from aam.evaluation.scores import score_numbers
 from aam.evaluation.verdict import NO_MODEL
-from aam.report.blocks import Gallery, Part, Picture, Text, shown
+from aam.report.blocks import Gallery, Part, Picture, Text, correlated, shown
 from aam.report.distances import Distances
 from aam.report.drawing import FAINT, SERIES, canvas, few_ticks, scatter, shortened, thinned
 from aam.report.predicted import LEAST_SAMPLES, Predicted, best_of, predictions_of, ranking
@@ -45,7 +45,7 @@ def _picture(one: Predicted, name: str, is_best: bool) -> Picture:
     assert one.number is not None
     true, predicted = one.true.astype(np.float64), one.number
     metrics = score_numbers(true, predicted)
-    told = f"R2 {shown(metrics['r2']) or 'undefined'}, MAE {shown(metrics['mae'])}"
+    told = f"R2 {correlated(metrics['r2'])}, MAE {shown(metrics['mae'])}"
     alt = f"Predicted against true {one.column} of {len(true)} {one.what} by {one.learner}: {told}."
     rows = thinned(len(true))
     tips = (
@@ -84,7 +84,7 @@ def _pairs(found: Distances) -> Picture:
     true, predicted = found.true[places], found.predicted[places]
     rows = thinned(len(true), MOST_PAIRS)
     r = float(np.corrcoef(true, predicted)[0, 1]) if min(np.ptp(true), np.ptp(predicted)) > 0 else np.nan
-    told = f"r = {shown(r) or 'undefined'}"
+    told = f"r = {correlated(r)}"
     drawn_of = f"{len(rows):,} of {len(true):,} pairs" if len(rows) < len(true) else f"{len(true):,} pairs"
     alt = f"Predicted against true {found.metric} of {drawn_of} of {len(found.ids)} validation samples: {told}."
     with canvas(alt, f"{drawn_of} of validation samples: {told}", SIZE, SIZE) as drawn:

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aam.config import UnifracConfig
 from aam.errors import InputError
 from aam.report.blocks import Gallery, Part, Picture, Text, count, shown
 from aam.report.distances import Distances
 from aam.report.drawing import INK, MARKERS, RAMP, SERIES, Canvas, canvas, few_ticks, scatter, shortened
-from aam.report.ordination import Ordination, agreement, compare, ordinate
+from aam.report.ordination import Ordination, agreement, ordinate
 from aam.report.predicted import target_of
 from aam.report.runs import Run
 from aam.report.sections.data import gone
@@ -32,7 +31,8 @@ def ordinations(run: Run) -> list[Part]:
     study = run.study
     if isinstance(study, NoStudy):
         return [Part([gone(study)])]
-    found = compare(study, UnifracConfig())
+    found = run.compared
+    assert found is not None
     drawn = ordinate(found.matrix)
     if drawn is None:
         return [Part([Text("The samples do not differ in two ways: there is nothing to ordinate.", "note")])]
@@ -56,7 +56,8 @@ def _of_pretraining(run: Run) -> list[Part]:
     if true is None or predicted is None:
         return [Part([Text("The validation samples do not differ in two ways: there is nothing to ordinate.", "note")])]
     part = f" ({len(found.ids)} of {found.of:,} drawn with a fixed seed)" if len(found.ids) < found.of else ""
-    text = f"Principal coordinates of {count(len(found.ids), 'validation sample')}{part}; a colour is the place on the first true axis."
+    samples = count(len(found.ids), "validation sample")
+    text = f"Principal coordinates of {samples}{part}; a colour is the place on the first true axis."
     pictures = [
         _plain(true, true, found, f"true {found.metric}"),
         _plain(_turned(predicted, true), true, found, "predicted distances, turned to fit"),
@@ -68,13 +69,12 @@ def _agreement(found: Distances, true: Ordination, predicted: Ordination) -> lis
     agree = agreement(found.true, found.predicted, true, predicted, SEED)
     if agree is None:
         return []
-    return [
-        Text(
-            f"Mantel test: the distances correlate by r = {shown(agree.mantel)} (p = {shown(agree.mantel_p)}). Procrustes: "
-            f"the first two coordinates correlate by {shown(agree.procrustes)} (p = {shown(agree.procrustes_p)}). p values "
-            "are of 999 permutations of the samples."
-        )
-    ]
+    told = (
+        f"Mantel test: the distances correlate by r = {agree.mantel:.2f} (p = {shown(agree.mantel_p)}). Procrustes: the "
+        f"first two coordinates correlate by {agree.procrustes:.2f} (p = {shown(agree.procrustes_p)}). p values "
+        "are of 999 permutations of the samples."
+    )
+    return [Text(told)]
 
 
 def _turned(one: Ordination, to: Ordination) -> Ordination:
@@ -85,8 +85,7 @@ def _turned(one: Ordination, to: Ordination) -> Ordination:
 
 def _plain(drawn: Ordination, true: Ordination, found: Distances, name: str) -> Picture:
     values = pd.Series(true.points[:, 0], index=list(found.ids))
-    first, second = drawn.explained
-    alt = f"Ordination of {len(found.ids)} samples by {name}; the axes hold {first:.0%} and {second:.0%} of the variation."
+    alt = f"Ordination of {len(found.ids)} samples by {name}; {_held(drawn)}."
     with canvas(alt, name, SIZE, SIZE) as picture:
         _numbers(picture, drawn.points, list(found.ids), values, legend=False)
         _label(picture, drawn)
@@ -94,11 +93,7 @@ def _plain(drawn: Ordination, true: Ordination, found: Distances, name: str) -> 
 
 
 def _picture(drawn: Ordination, ids: list[str], values: "pd.Series[Any]", column: str, name: str) -> Picture:
-    first, second = drawn.explained
-    alt = (
-        f"Ordination of {len(ids)} samples by {name}, coloured by {column}; the axes hold {first:.0%} and {second:.0%} of "
-        "the variation."
-    )
+    alt = f"Ordination of {len(ids)} samples by {name}, coloured by {column}; {_held(drawn)}."
     with canvas(alt, f"coloured by {column}", SIZE, SIZE) as picture:
         if pd.api.types.is_float_dtype(values.dtype):
             _numbers(picture, drawn.points, ids, values)
@@ -114,6 +109,11 @@ def _picture(drawn: Ordination, ids: list[str], values: "pd.Series[Any]", column
             handletextpad=0.2,
         )
     return picture.picture
+
+
+def _held(drawn: Ordination) -> str:
+    first, second = drawn.explained
+    return f"the axes hold {first:.0%} and {second:.0%} of the variation"
 
 
 def _label(picture: Canvas, drawn: Ordination) -> None:

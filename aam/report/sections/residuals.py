@@ -10,7 +10,21 @@ from numpy.typing import NDArray
 from aam.data.files.metadata import categorical_column
 from aam.errors import InputError
 from aam.evaluation.error_analysis import errors_by, telling_columns
-from aam.report.blocks import Block, Cell, Folded, Gallery, Part, Picture, Table, Text, cell, count, ranged, shown
+from aam.report.blocks import (
+    Block,
+    Cell,
+    Folded,
+    Gallery,
+    Part,
+    Picture,
+    Table,
+    Text,
+    cell,
+    correlated,
+    count,
+    ranged,
+    shown,
+)
 from aam.report.drawing import FAINT, SERIES, canvas, few_ticks, log_axis, scatter, shortened, thinned
 from aam.report.predicted import Predicted, best_of
 from aam.report.runs import Run
@@ -22,6 +36,8 @@ MOST_GROUPS: Final = 40
 MOST_COLUMNS: Final = 3
 """Columns that are shown unless the user names some."""
 LEAST_EXPLAINED: Final = 0.01
+SAME: Final = 0.95
+"""Rank correlation with the target from which a column is the target by another name."""
 SEED: Final = 42
 
 
@@ -31,13 +47,14 @@ def residuals(run: Run) -> list[Part]:
     if best is None:
         return []
     unit = "bias (predicted less true)" if best.number is not None else "fraction of wrong classes"
-    blocks: list[Block] = [Text(f"Of {best.learner}, {len(best.ids):,} {best.what}. Shown is the {unit}.")]
-    pictures = _group_pictures(best)
+    blocks: list[Block] = [Text(f"Of {best.learner}, {len(best.ids):,} {best.what}. Figures show the {unit}.")]
+    of_groups = _group_pictures(best)
     study = run.study
     if isinstance(study, NoStudy):
-        return [Part([*blocks, *([Gallery(pictures)] if pictures else []), *_group_table(best), gone(study)])]
+        return [Part([*blocks, *([Gallery(of_groups)] if of_groups else []), *_group_table(best), gone(study)])]
     rows = [study.table.sample_ids.index(name) for name in best.ids]
     depth, held = study.table.depth[rows], np.diff(study.table.counts.indptr)[rows]
+    pictures: list[Picture] = []
     if best.number is not None:
         pictures += [_cloud(best, depth, "reads of a sample"), _cloud(best, held, "ASVs of a sample")]
     tables: list[Block] = [
@@ -46,7 +63,7 @@ def residuals(run: Run) -> list[Part]:
     ]
     if study.metadata is not None:
         tables += _by_columns(run, best, study.metadata.loc[list(best.ids)])
-    return [Part([*blocks, Gallery(pictures), *_group_table(best), *tables])]
+    return [Part([*blocks, Gallery([*pictures, *of_groups]), *_group_table(best), *tables])]
 
 
 def _value(best: Predicted) -> str:
@@ -106,7 +123,7 @@ def _cloud(best: Predicted, x: NDArray[Any], name: str) -> Picture:
     rho = pd.Series(x).corr(pd.Series(size), method="spearman") if min(np.ptp(x), np.ptp(size)) > 0 else np.nan
     rows = thinned(len(x))
     tips = [f"{best.ids[row]}: {shown(bias[row])}" for row in rows]
-    told = f"rank correlation of the size of errors with {name}: {shown(rho) or 'undefined'}"
+    told = f"rank correlation of the size of errors with {name}: {correlated(rho)}"
     with canvas(f"Residuals of {len(x)} samples against {name}; {told}.", told) as drawn:
         drawn.axes.axhline(0, color=FAINT, linewidth=0.8, linestyle="--")
         scatter(drawn, x[rows], bias[rows], SERIES[0], tips, s=9, alpha=0.5)
@@ -144,7 +161,8 @@ def _by_columns(run: Run, best: Predicted, metadata: pd.DataFrame) -> list[Block
     for name in run.errors_by:
         if name not in metadata:
             raise InputError(f"--errors-by {name}: the metadata of {run.folder} has no such column")
-    others = metadata.drop(columns=[name for name in (best.column, run.group_column) if name in metadata])
+    named = (best.column, run.group_column)
+    others = metadata[[name for name in metadata if name not in named and not _is_target(metadata, name, best)]]
     telling = telling_columns(best.errors["error"], others)
     blocks: list[Block] = [
         Folded("Columns of the metadata by how much of the errors they explain", _telling_table(telling))
@@ -162,6 +180,14 @@ def _by_columns(run: Run, best: Predicted, metadata: pd.DataFrame) -> list[Block
             Text(f"{told}: with so many, some do so by chance (--errors-by names columns to look at).", "note")
         )
     return blocks if len(telling) or chosen else []
+
+
+def _is_target(metadata: pd.DataFrame, name: str, best: Predicted) -> bool:
+    """Whether a column of numbers is the target by another name, such as days beside months."""
+    if best.number is None or not pd.api.types.is_numeric_dtype(metadata[name].dtype):
+        return False
+    other, true = metadata[name].reset_index(drop=True), pd.Series(best.true)
+    return min(other.nunique(), true.nunique()) > 1 and abs(other.corr(true, method="spearman")) > SAME
 
 
 def _telling_table(telling: pd.DataFrame) -> Table:

@@ -30,7 +30,9 @@ def worst(run: Run) -> list[Part]:
         return [Part([_table(best, ids, None, {}), gone(study)])]
     place = {name: row for row, name in enumerate(study.table.sample_ids)}
     rows = np.array([place[name] for name in ids])
-    distances = compare(study, UnifracConfig(), rows)
+    distances = run.compared
+    if distances is None or not set(rows.tolist()) <= set(distances.rows.tolist()):
+        distances = compare(study, UnifracConfig(), rows)
     values = target_of(run, study)[best.column].to_dict()
     found = {name: _neighbours(distances, place[name], study.table.sample_ids, values) for name in ids}
     depth = dict(zip(study.table.sample_ids, study.table.depth.tolist(), strict=True))
@@ -41,8 +43,8 @@ def worst(run: Run) -> list[Part]:
 def _told(best: Predicted, distances: Compared) -> str:
     among = f", sought in {distances.told}" if distances.told else ""
     return (
-        f"The worst predictions of {best.learner}, with the nearest other samples by {distances.name}{among}. Where these "
-        "have the predicted value, look for a swapped label or a sample unlike the others of its kind."
+        f"The worst predictions of {best.learner}, with the nearest other samples by {distances.name}{among}. Where "
+        "these have the predicted value, look for a swapped label or a sample unlike the others of its kind."
     )
 
 

@@ -39,8 +39,8 @@ def _of_evaluation(run: Run) -> list[Part]:
         table = run.table(run.folder.scores(end), ("learner", "metric"))
         if table is None:
             continue
-        intervals = document.get("interval")
-        bars = f"lines: {intervals}" if intervals else "too few groups for intervals"
+        unit = f"groups ({run.group_column})" if run.group_column else "samples"
+        bars = f"95 % intervals over {unit}" if document.get("interval") else "too few groups for intervals"
         main = str(table["metric"].iloc[0])
         pictures = [_picture(table, metric, bars) for metric in FIRST.get(main, (main,)) if _has(table, metric)]
         blocks: list[Block] = [Gallery(pictures), _table(table, bars)]

@@ -13,8 +13,8 @@ TRAINS_IT: Final = "; this trains it: "
 METRICS: Final = ("r2", "mae", "balanced_accuracy", "accuracy", "auroc")
 """Metrics of a training that the sentence names."""
 OPTIMISTIC: Final = (
-    "The score of the best trial is optimistic: it was chosen as the best of many on the same samples. The nested score, "
-    "where there is one, is of samples that no trial saw."
+    "The score of the best trial is optimistic: it was chosen as the best of many on the same samples. The nested "
+    "score, where there is one, is of samples that no trial saw."
 )
 
 
@@ -56,10 +56,8 @@ def _of_training(run: Run) -> list[Block]:
     ]
     baselines = run.document(run.folder.baselines)
     if baselines is not None:
-        blocks += [
-            Text(block.text) if isinstance(block, Text) else block
-            for block in _with_command(baselines["verdict"], TRAINS_IT)
-        ]
+        first, *rest = _with_command(f"Compared with other learners, {baselines['verdict']}", TRAINS_IT)
+        blocks += [Text(first.text) if isinstance(first, Text) else first, *rest]
     return blocks
 
 
