@@ -76,14 +76,15 @@ def categories_of(values: NDArray[np.generic], bins: int = BINS) -> "pd.Series[s
         return pd.Series(pd.Categorical(text, categories=sorted(set(text.dropna().astype(str)))))
     if plain.nunique() <= bins:
         steps = sorted(plain.dropna().unique())
-        return pd.Series(pd.Categorical(plain.map(_plain), categories=[_plain(step) for step in steps]))
+        return pd.Series(pd.Categorical(plain.map(plain_number), categories=[plain_number(step) for step in steps]))
     parts = pd.qcut(plain, bins, duplicates="drop")
     ends = [(plain[parts == part].min(), plain[parts == part].max()) for part in parts.cat.categories]
-    labels = [_plain(low) if low == high else f"{_plain(low)} to {_plain(high)}" for low, high in ends]
+    labels = [plain_number(low) if low == high else f"{plain_number(low)} to {plain_number(high)}" for low, high in ends]
     return pd.Series(pd.Categorical.from_codes(parts.cat.codes, categories=list(dict.fromkeys(labels))))
 
 
-def _plain(value: float) -> str | None:
+def plain_number(value: float) -> str | None:
+    """A number with up to four digits, as the end of a range is read; None where there is none."""
     return None if pd.isna(value) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 

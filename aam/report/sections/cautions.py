@@ -19,6 +19,8 @@ LEAST_SPREAD: Final = 0.5
 
 def cautions(run: Run) -> list[Part]:
     """Everything that a reader of the scores should know."""
+    if run.kind in ("explanation", "tuning"):
+        return []
     found = list(dict.fromkeys([*_of_folder(run), *_of_predictions(run)]))
     blocks: list[Block] = [Text(text, "warning") for text in found]
     return [Part(blocks or [Text("Nothing was found to beware of.")])]

@@ -95,7 +95,7 @@ def _picture(spelled: str, table: pd.DataFrame) -> Picture:
     )
     of = count(len(table), spelled, spelled)
     alt = f"Importance of the first {len(own)} of {of}, the most important on top: {told}."
-    with canvas(alt, f"Importance of {spelled}; hollow: not stable", height=0.4 + 0.22 * len(own)) as drawn:
+    with canvas(alt, f"Importance of {spelled}; hollow: not stable", width=2.3, height=0.4 + 0.22 * len(own)) as drawn:
         for place, (_, row) in enumerate(own.iterrows()):
             stable = str(row.get("stable", "yes")) == "yes"
             if np.isfinite(row.get("low", np.nan)) and np.isfinite(row.get("high", np.nan)):
@@ -103,7 +103,7 @@ def _picture(spelled: str, table: pd.DataFrame) -> Picture:
             face = SERIES[0] if stable else "none"
             drawn.axes.plot(row["importance"], place, "o", color=SERIES[0], markerfacecolor=face, markersize=5)
         drawn.axes.axvline(0, color=FAINT, linewidth=0.8, linestyle="--")
-        drawn.axes.set_yticks(range(len(own)), [shortened(name, 34) for name in names])
+        drawn.axes.set_yticks(range(len(own)), [shortened(name, 26) for name in names])
         drawn.axes.set(xlabel="importance", ylim=(-0.7, len(own) - 0.3))
         few_ticks(drawn.axes, "x")
     return drawn.picture

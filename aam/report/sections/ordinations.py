@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.errors import InputError
+from aam.evaluation.error_analysis import plain_number
 from aam.report.blocks import Gallery, Part, Picture, Text, count, shown
 from aam.report.distances import Distances
 from aam.report.drawing import INK, MARKERS, RAMP, SERIES, Canvas, canvas, few_ticks, scatter, shortened
@@ -70,8 +71,8 @@ def _agreement(found: Distances, true: Ordination, predicted: Ordination) -> lis
     if agree is None:
         return []
     told = (
-        f"Mantel test: the distances correlate by r = {agree.mantel:.2f} (p = {shown(agree.mantel_p)}). Procrustes: the "
-        f"first two coordinates correlate by {agree.procrustes:.2f} (p = {shown(agree.procrustes_p)}). p values "
+        f"Mantel test: the distances correlate by r = {agree.mantel:.2f} (p = {shown(agree.mantel_p)}). Procrustes: "
+        f"the first two coordinates correlate by {agree.procrustes:.2f} (p = {shown(agree.procrustes_p)}). p values "
         "are of 999 permutations of the samples."
     )
     return [Text(told)]
@@ -135,7 +136,7 @@ def _numbers(
         chosen = rows[parts == part]
         if len(chosen):
             own = values.iloc[chosen]
-            label = f"{shown(own.min())} to {shown(own.max())}" if legend else None
+            label = f"{plain_number(own.min())} to {plain_number(own.max())}" if legend else None
             tips = (
                 [f"{ids[row]}: {shown(values.iloc[row])}" for row in chosen] if legend else [ids[row] for row in chosen]
             )

@@ -19,6 +19,7 @@ WORDS: Final = {
     f"_{RAREFIED}": "with as many reads of every sample",
     f"_{RANDOM}": "held out at random, which looks better than new groups",
 }
+RECALL: Final = "recall_"
 FIRST: Final = {"r2": ("r2", "mae"), "balanced_accuracy": ("balanced_accuracy", "auroc")}
 """Scores that are drawn, by the main one."""
 
@@ -43,7 +44,7 @@ def _of_evaluation(run: Run) -> list[Part]:
         bars = f"95 % intervals over {unit}" if document.get("interval") else "too few groups for intervals"
         main = str(table["metric"].iloc[0])
         pictures = [_picture(table, metric, bars) for metric in FIRST.get(main, (main,)) if _has(table, metric)]
-        blocks: list[Block] = [Gallery(pictures), _table(table, bars)]
+        blocks: list[Block] = [Gallery(pictures), *_tables(table, bars)]
         if end == judged(run):
             blocks += _differences(run, end)
         several = sum(run.folder.scores(one).exists() for one in VARIANTS) > 1
@@ -60,19 +61,27 @@ def _ranked(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return own.sort_values("value", ascending=metric in LOWER_IS_BETTER, kind="stable")
 
 
-def _table(table: pd.DataFrame, bars: str) -> Table:
-    """A row for each learner, a column for each metric."""
+def _tables(table: pd.DataFrame, bars: str) -> list[Block]:
+    """A row for each learner, a column for each metric; recalls of classes, which may be many, apart."""
     metrics = list(dict.fromkeys(table["metric"]))
+    recalls = [metric for metric in metrics if metric.startswith(RECALL)]
+    plain = [metric for metric in metrics if metric not in recalls]
+    caption = f"Scores of learners on samples that they have not seen; {bars}"
+    blocks: list[Block] = [_table(table, plain, caption)]
+    if recalls:
+        blocks.append(Folded("Recall of each class", _table(table, recalls, f"Recall of each class; {bars}")))
+    return blocks
+
+
+def _table(table: pd.DataFrame, metrics: list[str], caption: str) -> Table:
     of = {(row.learner, row.metric): row for row in table.itertuples()}
     rows = []
-    for learner in _ranked(table, metrics[0])["learner"]:
+    for learner in _ranked(table, str(table["metric"].iloc[0]))["learner"]:
         cells = [of.get((learner, metric)) for metric in metrics]
         rows.append(
             [Cell(learner), *(Cell("") if one is None else ranged(one.value, one.low, one.high) for one in cells)]
         )
-    return Table(
-        ["learner", *map(spelled, metrics)], rows, f"Scores of learners on samples that they have not seen; {bars}"
-    )
+    return Table(["learner", *map(spelled, metrics)], rows, caption)
 
 
 def _picture(table: pd.DataFrame, metric: str, bars: str) -> Picture:
