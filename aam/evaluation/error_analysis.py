@@ -79,7 +79,9 @@ def categories_of(values: NDArray[np.generic], bins: int = BINS) -> "pd.Series[s
         return pd.Series(pd.Categorical(plain.map(plain_number), categories=[plain_number(step) for step in steps]))
     parts = pd.qcut(plain, bins, duplicates="drop")
     ends = [(plain[parts == part].min(), plain[parts == part].max()) for part in parts.cat.categories]
-    labels = [plain_number(low) if low == high else f"{plain_number(low)} to {plain_number(high)}" for low, high in ends]
+    labels = [
+        plain_number(low) if low == high else f"{plain_number(low)} to {plain_number(high)}" for low, high in ends
+    ]
     return pd.Series(pd.Categorical.from_codes(parts.cat.codes, categories=list(dict.fromkeys(labels))))
 
 

@@ -14,8 +14,8 @@ from aam.data.study import Study
 from aam.errors import InputError
 from aam.report.distances import Distances
 from aam.report.ordination import Compared, compare
-from aam.report.studies import NoStudy, load_run_study
-from aam.training.run_folder import RunFolder
+from aam.report.studies import NoStudy, differing, load_run_study
+from aam.training.run_folder import SIDES, RunFolder
 
 Kind: TypeAlias = Literal["pretrain", "train", "evaluate", "explanation", "tuning"]
 DONE: Final[Mapping[str, Kind]] = {"explanation": "explanation", "tuning": "tuning"}
@@ -129,7 +129,29 @@ class Run:
         """The samples of the run, read from its input files, or why that cannot be done."""
         if self.kind in ("explanation", "tuning"):
             return NoStudy("the folder names no input files")
-        return load_run_study(self.kind, self.config, self.sample_ids)
+        study = load_run_study(self.kind, self.config, self.sample_ids)
+        if isinstance(study, NoStudy) or study.metadata is None:
+            return study
+        for column, true in self._truth().items():
+            changed = differing(study.metadata, column, true)
+            if changed:
+                told = f"{column} of {changed} of {len(true)} samples is not what the run saw"
+                return NoStudy(f"the files have changed: {told}")
+        return study
+
+    def _truth(self) -> dict[str, "pd.Series[Any]"]:
+        """True values of held-out samples as the run wrote them, by column and sample id."""
+        classes = bool(self.config.get("target", {}).get("classifier"))
+        text = ("sample_id", "learner", *(("true", "prediction") if classes else ()))
+        paths = [self.folder.predictions("")] if self.kind == "evaluate" else map(self.folder.side_predictions, SIDES)
+        tables = [table for path in paths if (table := self.table(path, text)) is not None]
+        several = len(self.columns) > 1
+        found = {}
+        for column in self.columns if tables else ():
+            parts = [table.set_index("sample_id")[f"true_{column}" if several else "true"] for table in tables]
+            true = pd.concat(parts)
+            found[column] = true[~true.index.duplicated()].dropna()
+        return found
 
     @cached_property
     def compared(self) -> Compared | None:

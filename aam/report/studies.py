@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from pydantic import ValidationError
 
 from aam.config import (
@@ -18,6 +19,7 @@ from aam.config import (
     TargetInputConfig,
     UnifracConfig,
 )
+from aam.data.files.metadata import categorical_column
 from aam.data.study import Study, load_study, select_samples
 from aam.errors import InputError, first_ids
 
@@ -80,6 +82,16 @@ def _cut(study: Study, ids: Sequence[str]) -> Study:
         raise InputError(f"{len(lost)} of its {len(wanted)} samples are not there: {first_ids(sorted(lost))}")
     rows = np.flatnonzero([name in wanted for name in study.table.sample_ids])
     return select_samples(study, rows, "not used by the run")
+
+
+def differing(metadata: pd.DataFrame, column: str, true: "pd.Series[Any]") -> int:
+    """Of how many samples a column is not what a run wrote of it; of all where there is no such column."""
+    if column not in metadata:
+        return len(true)
+    if pd.api.types.is_numeric_dtype(true.dtype):
+        now = pd.to_numeric(metadata[column], errors="coerce").reindex(true.index)
+        return int((~np.isclose(now.to_numpy(np.float64), true.to_numpy(np.float64))).sum())
+    return int((categorical_column(metadata, column).reindex(true.index) != true).sum())
 
 
 @contextmanager
