@@ -58,16 +58,13 @@ from aam.config.learning import (
     DistributedConfig,
     EncoderType,
     FinetuneConfig,
-    FolderConfig,
     MachineConfig,
     MaskConfig,
     MemoryConfig,
     MixedPrecision,
     ModelConfig,
     OptimConfig,
-    OutputConfig,
     PretrainLossConfig,
-    ResumableConfig,
     RuntimeConfig,
     Scheduler,
     SeededMachineConfig,
@@ -75,6 +72,7 @@ from aam.config.learning import (
     TargetModelConfig,
     TargetOptimConfig,
 )
+from aam.config.output import FolderConfig, OutputConfig, ResumableConfig
 from aam.config.study import (
     DistanceConfig,
     DistanceLink,

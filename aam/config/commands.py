@@ -9,18 +9,17 @@ from aam.config.augmentation import AugmentationConfig
 from aam.config.base import Positive, RunConfig, Section
 from aam.config.learning import (
     DistributedConfig,
-    FolderConfig,
     MachineConfig,
     MaskConfig,
     MemoryConfig,
     ModelConfig,
     OptimConfig,
-    OutputConfig,
     PretrainLossConfig,
     RuntimeConfig,
     SeededMachineConfig,
     StepConfig,
 )
+from aam.config.output import FolderConfig, OutputConfig
 from aam.config.study import (
     DistanceConfig,
     InputConfig,

@@ -24,11 +24,11 @@ from aam.config.learning import (
     DistributedConfig,
     FinetuneConfig,
     MemoryConfig,
-    OutputConfig,
     RuntimeConfig,
     TargetModelConfig,
     TargetOptimConfig,
 )
+from aam.config.output import OutputConfig
 from aam.config.study import (
     TargetInputConfig,
     TargetSamplingConfig,
