@@ -209,6 +209,8 @@ class EvaluateOutputConfig(ResumableConfig):
     """Compute one fold and stop, for job arrays of a cluster: REPEAT.FOLD, or its number from 1 to folds x repeats."""
     collect: bool = False
     """Put folds together that --only-fold has computed."""
+    keep_models: bool = False
+    """Keep what every learner has learned in each fold, for `aam explain`."""
 
     @model_validator(mode="after")
     def _one_part(self) -> Self:

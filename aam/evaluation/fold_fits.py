@@ -19,7 +19,7 @@ from aam.data.study import Study
 from aam.errors import InputError
 from aam.evaluation.choice import Solved, solve_chosen
 from aam.evaluation.schemes import Fold, Rows
-from aam.learners.base import Floats, Labels, Learner, Output, Predictions, Problem, Solution, pose
+from aam.learners.base import Fitted, Floats, Labels, Learner, Output, Predictions, Problem, Solution, pose
 from aam.learners.rarefied import mean_output
 from aam.learners.simple import NullLearner
 
@@ -65,7 +65,10 @@ class FoldResult:
 
 
 def fit_fold(
-    variant: Variant, fold: Fold, learners: Mapping[str, Learner], done: Callable[[str], object] | None = None
+    variant: Variant,
+    fold: Fold,
+    learners: Mapping[str, Learner],
+    done: Callable[[str, Fitted], object] | None = None,
 ) -> FoldResult:
     """Fit all learners to the training samples of a fold, each with one thread, and predict the others.
 
@@ -73,7 +76,7 @@ def fit_fold(
         variant: the samples.
         fold: which of them are held out; their values of the target are removed.
         learners: by name; those that combine others come after these.
-        done: called for every learner that is done.
+        done: called for every learner that is done, with its name and what it has learned.
 
     Raises:
         InputError: a learner cannot learn from these samples.
@@ -82,13 +85,13 @@ def fit_fold(
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
-            return _fit_fold(variant, fold, learners, done or (lambda _: None))
+            return _fit_fold(variant, fold, learners, done or (lambda _name, _fitted: None))
     finally:
         torch.set_num_threads(before)
 
 
 def _fit_fold(
-    variant: Variant, fold: Fold, learners: Mapping[str, Learner], done: Callable[[str], object]
+    variant: Variant, fold: Fold, learners: Mapping[str, Learner], done: Callable[[str, Fitted], object]
 ) -> FoldResult:
     labels = without_values(variant.labels, fold.held_out)
     targets, (problem,) = pose(variant.draws[0], fold.train, labels, variant.seed + fold.repeat)
@@ -110,7 +113,7 @@ def _fit_fold(
             output = _predict(found.solution, held_out[1:], empty, guess)
             solved[name] = found
         tables[name] = _columns(Predictions(targets, (output,)).table(metadata))
-        done(name)
+        done(name, Fitted(found.learner.name, targets, (found.solution,)))
     ids = [variant.study.table.sample_ids[row] for row in fold.held_out]
     without = [ids[at] for at in np.flatnonzero(empty)]
     return FoldResult(variant.name, fold.repeat, fold.number, ids, tables, without, chosen)

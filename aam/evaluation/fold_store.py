@@ -1,7 +1,7 @@
 """Folds that are done, kept as files: what was stopped goes on where it was, and jobs of an array share the work."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from aam.data.files.whole_files import write_text
 from aam.errors import InputError
 from aam.evaluation.fold_fits import FoldResult
+from aam.evaluation.fold_models import FoldModels
 
 _RESULT: TypeAdapter[FoldResult] = TypeAdapter(FoldResult)
 
@@ -21,19 +22,26 @@ class FoldStore:
     folder: Path
     fingerprint: str
     """Hash of the samples, the folds and the options."""
+    models: FoldModels | None = None
+    """Where what was learned is kept; None where it is not."""
 
     def path(self, variant: str, name: str) -> Path:
         """File of a fold, by the name of its variant and its own."""
         return self.folder / f"{variant}-{name}.json"
 
-    def read(self, variant: str, name: str) -> FoldResult | None:
+    def has(self, variant: str, name: str, learners: Collection[str]) -> bool:
+        """Whether a fold is done, and what these learners have learned in it is kept where it is to be."""
+        whole = self.models is None or self.models.complete(variant, name, learners)
+        return whole and self.path(variant, name).exists()
+
+    def read(self, variant: str, name: str, learners: Collection[str]) -> FoldResult | None:
         """A fold that is done, or None.
 
         Raises:
             InputError: it is damaged, or of other samples or options.
         """
         path = self.path(variant, name)
-        if not path.exists():
+        if not self.has(variant, name, learners):
             return None
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -53,7 +61,3 @@ class FoldStore:
         path = self.path(result.variant, f"{result.repeat}.{result.fold}")
         path.parent.mkdir(exist_ok=True)
         write_text(path, json.dumps(document) + "\n")
-
-    def missing(self, variant: str, names: Iterator[str]) -> list[str]:
-        """Folds that are not done, of some."""
-        return [name for name in names if not self.path(variant, name).exists()]

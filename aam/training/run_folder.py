@@ -102,6 +102,8 @@ class RunFolder:
 
     folds = File("folds")
     """Folds of `aam evaluate` that are done."""
+    models = File("models")
+    """What the learners of these folds have learned, with ``--keep-models``."""
     evaluation = File("evaluation.json")
     fold_table = File("folds.tsv")
     predictions = Files[str]("predictions{}.tsv", *VARIANTS)

@@ -15,12 +15,13 @@ from aam.data.labels.target_table import target_values
 from aam.data.study import Study, load_study, select_samples
 from aam.errors import InputError, first_ids
 from aam.evaluation.fold_fits import FoldResult, Variant, fit_fold, sendable
+from aam.evaluation.fold_models import FoldModels
 from aam.evaluation.fold_store import FoldStore
 from aam.evaluation.outcome import Advice, Evaluation, Outcome
 from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.evaluation.verdict import NO_MODEL
-from aam.learners.base import Labels, Learner
+from aam.learners.base import Fitted, Labels, Learner
 from aam.training.run_folder import RunFolder
 from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
@@ -46,7 +47,9 @@ def evaluate(config: EvaluateConfig) -> None:
     check_folder(config, output, shared=one_of_many)
     study, labels = load_labelled(config)
     plan = plan_evaluation(study, labels, config)
-    store = FoldStore(RunFolder(output.output_dir).folds, plan.fingerprint)
+    run_folder = RunFolder(output.output_dir)
+    models = FoldModels.of(run_folder) if output.keep_models else None
+    store = FoldStore(run_folder.folds, plan.fingerprint, models)
     if output.only_fold is not None:
         names = [plan.fold_named(output.only_fold)]
         with share_folder(config, output):
@@ -124,7 +127,7 @@ class Plan:
     def check_complete(self, store: FoldStore) -> None:
         """Refuse to put folds together that are not all there."""
         names = [(variant.name, fold.name) for variant in self.variants for fold in variant.folds]
-        missing = [name for variant, name in names if not store.path(variant, name).exists()]
+        missing = [name for variant, name in names if not store.has(variant, name, self.learners)]
         if missing:
             raise InputError(
                 f"--collect: {len(missing)} of {len(names)} folds are not done: {first_ids(missing)}; compute them "
@@ -141,7 +144,7 @@ class Plan:
             for fold in variant.folds:
                 if only is not None and fold.name not in only:
                     continue
-                kept = store.read(variant.name, fold.name) if store is not None else None
+                kept = store.read(variant.name, fold.name, self.learners) if store is not None else None
                 if kept is not None:
                     found[variant.name].append(kept)
                 else:
@@ -178,7 +181,14 @@ def _work(
     bar: "tqdm[NoReturn] | None" = None,
 ) -> FoldResult:
     """Compute one fold, and keep it."""
-    result = fit_fold(variant, fold, learners, None if bar is None else lambda _: bar.update())
+
+    def done(name: str, fitted: Fitted) -> None:
+        if store is not None and store.models is not None:
+            store.models.keep(variant, fold, name, fitted)
+        if bar is not None:
+            bar.update()
+
+    result = fit_fold(variant, fold, learners, done)
     if store is not None:
         store.write(result)
     return result

@@ -49,6 +49,7 @@ def compared(tmp_path_factory, study_folder) -> Path:
         "folds": 2,
         "repeats": 1,
         "gap": True,
+        "keep_models": True,
     }
     for way in ({"only_fold": "1"}, {"resume": True}):
         evaluate(EvaluateConfig.from_flat({**files, **small, **way, "output_dir": folder}))

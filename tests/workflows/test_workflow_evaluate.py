@@ -19,9 +19,11 @@ from aam.data.files import counts
 from aam.data.simulation.study import simulate_study, write_study
 from aam.errors import InputError
 from aam.learners.trees import CladesLearner
+from aam.training.checkpoints.store import read_checkpoint
 from aam.training.run_folder import RunFolder
-from aam.workflows.evaluate import evaluate
+from aam.workflows.evaluate import evaluate, load_labelled
 from aam.workflows.folder import share_folder
+from aam.workflows.makers import read_learner
 from aam.workflows.train_command import train_command
 
 RESULTS = ("evaluation", "fold_table", "predictions", "scores", "differences", "errors_by_group")
@@ -104,6 +106,30 @@ def test_scores_can_be_computed_again_from_the_predictions(whole):
     error = (mean["prediction"] - mean["true"]).abs().groupby("learner").mean()
     scores = read(whole / "scores.tsv").query("metric == 'mae'").set_index("learner")["value"]
     pd.testing.assert_series_equal(error, scores.sort_index(), check_names=False)
+
+
+def test_models_of_folds_are_kept_and_predict_what_the_folds_say(options, tmp_path):
+    config = options(tmp_path / "out", keep_models=True, learners="clades,ensemble", ensemble_members="clades,linear")
+    evaluate(config)
+    said = read(tmp_path / "out" / "predictions.tsv").set_index(["learner", "repeat", "fold", "sample_id"]).sort_index()
+    study = load_labelled(config)[0]
+    kept = sorted((tmp_path / "out" / "models").glob("main-*/*"))
+    assert {path.name for path in kept} == {"forest", "clades", "ensemble"}
+    assert len(kept) == 12
+    for path in kept:
+        repeat, fold = map(int, path.parent.name.removeprefix("main-").split("."))
+        told = said.loc[path.name, repeat, fold]
+        predicted, _ = read_learner(read_checkpoint(path)).predict(study)
+        assert predicted.loc[told.index, "prediction"].to_numpy() == pytest.approx(told["prediction"].to_numpy())
+
+
+def test_a_fold_without_its_models_is_computed_again(options, tmp_path):
+    folder = tmp_path / "out"
+    evaluate(options(folder, keep_models=True))
+    lost = folder / "models" / "main-1.2" / "clades"
+    shutil.rmtree(lost)
+    evaluate(options(folder, keep_models=True, resume=True))
+    assert lost.exists()
 
 
 def test_folds_that_are_done_are_kept(whole, options, tmp_path):
