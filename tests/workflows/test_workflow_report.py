@@ -67,6 +67,11 @@ class Page(HTMLParser):
         return re.search(rf'<section id="{anchor}".*?</section>', self.source, re.DOTALL)[0]
 
 
+def read(path: Path) -> pd.DataFrame:
+    """A table of a run; one of the learners is called null."""
+    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
+
+
 def page_of(*runs: Path, output: Path, **more) -> Page:
     report(ReportConfig.from_flat({"runs": runs, "output": output, **more}))
     return Page(output)
@@ -152,12 +157,12 @@ def test_an_evaluation_of_numbers(numbers, study_folder, tmp_path):
     assert document["verdict"].partition("; to train it")[0] in page.text
     depth = read_metadata(study_folder / "metadata.tsv")
     assert f"{len(depth)} samples with" in page.text
-    predictions = pd.read_csv(numbers / "predictions.tsv", sep="\t")
+    predictions = read(numbers / "predictions.tsv")
     mean = predictions[predictions["learner"] == "kernel"].groupby("sample_id")[["true", "prediction"]].mean()
     scores = score_numbers(mean["true"].to_numpy(), mean["prediction"].to_numpy())
     assert f"kernel: R2 {scores['r2']:.2f}, MAE {shown(scores['mae'])}" in page.text
     (table,) = (each for each in page.tables if each[0][:3] == ["learner", "R2", "MAE"])
-    written = pd.read_csv(numbers / "scores.tsv", sep="\t").set_index(["learner", "metric"])["value"]
+    written = read(numbers / "scores.tsv").set_index(["learner", "metric"])["value"]
     assert [row[0] for row in table[1:]] == list(written.unstack()["r2"].sort_values(ascending=False).index)
     for row in table[1:]:
         assert row[1].startswith(shown(written[row[0], "r2"]))
@@ -165,11 +170,11 @@ def test_an_evaluation_of_numbers(numbers, study_folder, tmp_path):
 
 def test_the_worst_samples_stand_with_their_nearest(numbers, study_folder, tmp_path):
     page = page_of(numbers, output=tmp_path / "page.html")
-    document = json.loads((numbers / "evaluation.json").read_text())
-    best = document["to_train"] or next(
-        row["learner"] for row in document["main"]["scores"] if row["learner"] not in ("null", "depth")
-    )
-    predictions = pd.read_csv(numbers / "predictions.tsv", sep="\t")
+    best = re.search(r"The worst predictions of (\w+),", page.text)[1]
+    scores = read(numbers / "scores.tsv")
+    models = scores[(scores["metric"] == "r2") & ~scores["learner"].isin(["null", "depth"])]
+    assert best == models.loc[models["value"].idxmax(), "learner"]
+    predictions = read(numbers / "predictions.tsv")
     mean = predictions[predictions["learner"] == best].groupby("sample_id")[["true", "prediction"]].mean()
     errors = (mean["prediction"] - mean["true"]).abs().sort_values(ascending=False)
     (table,) = (each for each in page.tables if each[0][-1].startswith("nearest samples"))
@@ -289,7 +294,7 @@ def test_warnings_are_those_of_the_folder_and_of_the_predictions(numbers, tmp_pa
     document = json.loads((folder / "evaluation.json").read_text())
     document |= {"leakage": ["a pair is nearly the same"], "notes": ["no intervals here"]}
     (folder / "evaluation.json").write_text(json.dumps(document))
-    table = pd.read_csv(folder / "predictions.tsv", sep="\t")
+    table = read(folder / "predictions.tsv")
     table["prediction"] = table["true"].mean() + 0.05 * (table["prediction"] - table["prediction"].mean())
     table.to_csv(folder / "predictions.tsv", sep="\t", index=False)
     warnings = page_of(folder, output=tmp_path / "page.html").section("warnings")
