@@ -15,7 +15,9 @@ from skbio.stats.distance import mantel
 from skbio.stats.ordination import pcoa
 
 from aam.config import UnifracConfig
-from aam.data.distances.unifrac import distances
+from aam.data.distances.unifrac import StudyTree, cross_distances, distances
+from aam.data.files.counts import Counts
+from aam.data.leakage.group_evidence import bray_curtis
 from aam.data.sampling.seeded import derived_seed, generator
 from aam.data.study import Study
 from aam.evaluation.intervals import Floats
@@ -23,6 +25,8 @@ from aam.evaluation.intervals import Floats
 MOST_SAMPLES: Final = 1000
 """Samples of an ordination, or beside which neighbours are looked for; of more, a seeded sample."""
 PERMUTATIONS: Final = 999
+BLOCK: Final = 250
+"""Samples whose branches are in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +133,23 @@ def distances_between(study: Study, rows: NDArray[np.int64], config: UnifracConf
         places = study.matrix.index([study.table.sample_ids[row] for row in rows])
         return f"{spelled_metric(config)} of the given matrix", study.matrix.block(places, places).numpy()
     if study.tree is not None:
-        return spelled_metric(config), distances(study.tree, study.table.counts[rows], config).numpy()
-    parts = study.asv_proportions[rows].toarray()
-    return "Bray-Curtis distance (without a tree)", squareform(pdist(parts, "braycurtis"))
+        return spelled_metric(config), _unifrac(study.tree, study.table.counts[rows], config)
+    return "Bray-Curtis distance (without a tree)", bray_curtis(study.table.counts[rows])
+
+
+def _unifrac(tree: StudyTree, counts: Counts, config: UnifracConfig) -> Floats:
+    """UniFrac [n, n], some pairs at a time: memory does not grow with all the branches above all the samples."""
+    count = counts.shape[0]
+    matrix = np.zeros((count, count))
+    starts = range(0, count, BLOCK)
+    for first in starts:
+        rows = slice(first, first + BLOCK)
+        matrix[rows, rows] = distances(tree, counts[rows], config).numpy()
+        for second in range(first + BLOCK, count, BLOCK):
+            columns = slice(second, second + BLOCK)
+            matrix[rows, columns] = cross_distances(tree, counts[rows], counts[columns], config).numpy()
+            matrix[columns, rows] = matrix[rows, columns].T
+    return matrix
 
 
 def spelled_metric(config: UnifracConfig) -> str:

@@ -1,9 +1,17 @@
 """Principal coordinates, and how well two sets of distances agree."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
+from aam.config import SimulateConfig, UnifracConfig
+from aam.data.distances.phylogeny import parse_newick
+from aam.data.distances.unifrac import StudyTree, distances, missing_tips
+from aam.data.simulation.study import simulate_study
+from aam.data.study import Study
+from aam.report import ordination
 from aam.report.ordination import agreement, ordinate
 
 
@@ -37,3 +45,29 @@ def test_agreement_is_full_for_the_same_distances_and_none_for_others(points):
     assert abs(other.mantel) < 0.3
     assert min(other.mantel_p, other.procrustes_p) > 0.01
     assert agreement(true, others, ordinate(true), ordinate(others), seed=1) == other
+
+
+@pytest.mark.parametrize("metric", ["unweighted_unifrac", "weighted_normalized_unifrac"])
+def test_distances_by_blocks_are_those_of_all_samples_at_once(monkeypatch, metric):
+    study = simulate_study(SimulateConfig(directory=Path(), samples=30, asvs=40, bp=30, depth=200))
+    phylogeny = parse_newick(study.newick)
+    config = UnifracConfig(unifrac_metric=metric)
+    tree = StudyTree.cut(phylogeny, missing_tips(phylogeny, study.table))
+    joined = Study(study.table, tree=tree)
+    monkeypatch.setattr(ordination, "BLOCK", 7)
+    name, matrix = ordination.distances_between(joined, np.arange(30), config)
+    assert matrix == pytest.approx(distances(tree, study.table.counts, config).numpy(), abs=1e-12)
+    assert name.endswith("UniFrac")
+    name, matrix = ordination.distances_between(Study(study.table), np.arange(30), config)
+    parts = study.table.counts.toarray() / study.table.depth[:, None]
+    assert matrix == pytest.approx(squareform(pdist(parts, "braycurtis")), abs=1e-12)
+    assert name.startswith("Bray-Curtis")
+
+
+def test_of_many_samples_those_that_must_be_there_are(monkeypatch):
+    study = simulate_study(SimulateConfig(directory=Path(), samples=30, asvs=40, bp=30, depth=200))
+    monkeypatch.setattr(ordination, "MOST_SAMPLES", 12)
+    found = ordination.compare(Study(study.table), UnifracConfig(), np.array([3, 29, 7]))
+    assert len(set(found.rows.tolist())) == 12
+    assert {3, 7, 29} <= set(found.rows.tolist())
+    assert found.told == "a seeded sample of 12 of 30 samples"

@@ -315,8 +315,8 @@ def test_a_run_leaves_its_page(run, request):
 
 
 def test_a_run_leaves_no_page_where_none_is_wanted(pretrain_options, train_options, study_folder, tmp_path):
-    pretrain(PretrainConfig.from_flat(pretrain_options(tmp_path / "p", epochs=1, report=False)))
-    train(TrainConfig.from_flat(train_options(tmp_path / "t", epochs=1, report=False, baselines=False)))
+    pretrain(PretrainConfig.from_flat(pretrain_options(tmp_path / "p", epochs=1)))
+    train(TrainConfig.from_flat(train_options(tmp_path / "t", epochs=1, baselines=False)))
     _evaluate(study_folder, tmp_path / "e", metadata_column="acidity", learners="linear", repeats=1, report=False)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["e", "p", "t"]
     assert list(tmp_path.rglob("report.html")) == []
@@ -333,7 +333,7 @@ def test_markup_in_names_stays_text(numbers, tmp_path):
 
 
 def test_a_training_of_several_columns_and_one_without_held_out_samples(train_options, study_folder, tmp_path):
-    several = train_options(tmp_path / "two", metadata_column="acidity,day", epochs=1)
+    several = train_options(tmp_path / "two", metadata_column="acidity,day", epochs=1, report=True)
     train(TrainConfig.from_flat(several))
     page = Page(tmp_path / "two" / "report.html")
     check_whole(page)
