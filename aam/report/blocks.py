@@ -1,8 +1,8 @@
 """What a page is made of: texts, tables and pictures in parts of sections."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -150,6 +150,21 @@ def ranged(value: float, low: float, high: float) -> Cell:
     if np.isfinite(low) and np.isfinite(high):
         text += f" ({shown(low)} to {shown(high)})"
     return Cell(text, repr(float(value)) if np.isfinite(value) else "", number=True)
+
+
+def flattened(document: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values of a document; those of nested ones with the names above them, and a number in a list of some."""
+    for name, value in document.items():
+        spelled = f"{before}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{spelled}: ")
+        elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
+            several = {f"{spelled} {place}" if len(value) > 1 else spelled: one for place, one in enumerate(value, 1)}
+            yield from flattened(several)
+        elif isinstance(value, list | tuple):
+            yield spelled, ", ".join(map(str, value))
+        elif value is not None:
+            yield spelled, shown(value) if isinstance(value, float) else str(value)
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

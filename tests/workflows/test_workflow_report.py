@@ -238,9 +238,12 @@ def test_coverage_and_provenance_are_shown_where_they_are_there(numbers, tmp_pat
     (folder / "coverage.tsv").write_text(
         "learner\tlevel\tcoverage\tlow\thigh\twidth\nkernel\t0.9\t0.87\t0.8\t0.95\t2.5\n"
     )
-    (folder / "provenance.json").write_text(json.dumps({"versions": {"aam": "9.9.9"}, "command": ["aam", "evaluate"]}))
+    (folder / "provenance.json").write_text(
+        json.dumps({"sessions": [{"software": {"aam": "9.9.9"}, "command": ["aam", "evaluate"]}]})
+    )
     page = page_of(folder, output=tmp_path / "page.html")
     assert "0.87 (0.80 to 0.95)" in page.section("coverage")
+    assert "sessions: software: aam" in page.section("provenance")
     assert "9.9.9" in page.section("provenance")
     assert "aam, evaluate" in page.section("provenance")
 

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from aam.evaluation.verdict import spelled
-from aam.report.blocks import Block, Command, Folded, Part, Table, Text, cell, count, shown
+from aam.report.blocks import Block, Cell, Command, Folded, Part, Table, Text, count, flattened, shown
 from aam.report.predicted import SIDE_NAMES
 from aam.report.runs import Run
 from aam.training.run_folder import SIDES
@@ -108,15 +108,9 @@ def tuning(run: Run) -> list[Part]:
         return []
     document = run.document(run.beside("tuning", "json")) or {}
     blocks: list[Block] = [Text(OPTIMISTIC, "note")]
-    facts = {name: value for name, value in document.items() if isinstance(value, str | int | float) or value is None}
-    blocks.append(facts_table(facts, "What the tuning says of itself"))
+    rows = [(Cell(name), Cell(value)) for name, value in flattened(document) if name not in ("sentence", "verdict")]
+    blocks.append(Table(["what", "value"], rows, "What was tuned"))
     trials = run.table(run.beside("trials", "tsv"))
     if trials is not None and len(trials):
         blocks.append(Folded(f"All {count(len(trials), 'trial')}", Table.of(trials, "Trials")))
     return [Part(blocks)]
-
-
-def facts_table(facts: dict[str, Any], caption: str) -> Table:
-    """Names and values, one a row."""
-    rows = [(cell(str(name).replace("_", " ")), cell(value)) for name, value in facts.items()]
-    return Table(["what", "value"], rows, caption)
