@@ -3,7 +3,7 @@
 Shapes: n samples, C classes.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,7 @@ def errors_by(
         counts = boot.sums(np.ones(len(own)))
         interval = boot.interval(boot.sums(part["error"].to_numpy(np.float64)) / counts)
         means = {str(column): float(value) for column, value in part.mean().items()}
-        head = {"value": str(name), "samples": int(of_value.sum()), "groups": boot.groups}
+        head: dict[str, Any] = {"value": str(name), "samples": int(of_value.sum()), "groups": boot.groups}
         rows.append({**head, **means, "low": interval.low, "high": interval.high})
     return pd.DataFrame(rows, columns=["value", "samples", "groups", *errors.columns, "low", "high"])
 
@@ -78,11 +78,12 @@ def categories_of(values: NDArray[np.generic], bins: int = BINS) -> "pd.Series[s
         steps = sorted(plain.dropna().unique())
         return pd.Series(pd.Categorical(plain.map(plain_number), categories=[plain_number(step) for step in steps]))
     parts = pd.qcut(plain, bins, duplicates="drop")
-    ends = [(plain[parts == part].min(), plain[parts == part].max()) for part in parts.cat.categories]
-    labels = [
-        plain_number(low) if low == high else f"{plain_number(low)} to {plain_number(high)}" for low, high in ends
-    ]
-    return pd.Series(pd.Categorical.from_codes(parts.cat.codes, categories=list(dict.fromkeys(labels))))
+    labels = []
+    for part in parts.cat.categories:
+        low, high = (plain_number(end) for end in (plain[parts == part].min(), plain[parts == part].max()))
+        labels.append(f"{low}" if low == high else f"{low} to {high}")
+    names = [None if code < 0 else labels[code] for code in parts.cat.codes]
+    return pd.Series(pd.Categorical(names, categories=list(dict.fromkeys(labels))))
 
 
 def plain_number(value: float) -> str | None:
@@ -128,7 +129,7 @@ def telling_columns(errors: "pd.Series[float]", metadata: pd.DataFrame) -> pd.Da
     return table.sort_values("explained", ascending=False, kind="stable", ignore_index=True)
 
 
-def _is_usable(values: "pd.Series[object]") -> bool:
+def _is_usable(values: "pd.Series[Any]") -> bool:
     """Whether a column is known of most samples, and has several values, each of several samples, or numbers."""
     known = values.dropna()
     if len(known) < len(values) / 2:

@@ -117,6 +117,11 @@ class Section:
     parts: list[Part] = field(default_factory=list)
 
 
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """Rows of a frame, whose columns are attributes."""
+    yield from frame.itertuples()
+
+
 def cell(value: object) -> Cell:
     """A cell of a value: numbers are rounded, what is missing is empty."""
     if isinstance(value, bool | np.bool_):
@@ -153,7 +158,7 @@ def ranged(value: float, low: float, high: float) -> Cell:
 
 
 def flattened(document: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of a document; those of nested ones with the names above them, and a number in a list of some."""
+    """Names and values of a document; those of nested ones have the names above them, and in lists their number."""
     for name, value in document.items():
         spelled = f"{before}{name.replace('_', ' ')}"
         if isinstance(value, Mapping):

@@ -37,7 +37,7 @@ NAMES: Final = {
     **{colour: f"var(--ramp{number})" for number, colour in enumerate(RAMP)},
 }
 """What stands in the file for a colour that is drawn with."""
-LOOK: Final[dict[str, Any]] = {
+LOOK: Final[Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "aam",
     "font.family": "DejaVu Sans",

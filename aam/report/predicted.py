@@ -60,7 +60,8 @@ class Predicted:
         if self.probability is None:
             assert self.number is not None
             return self.number
-        return np.array(self.classes, dtype=object)[self.probability.to_numpy().argmax(axis=1)]
+        likeliest: NDArray[Any] = np.array(self.classes, dtype=object)[self.probability.to_numpy().argmax(axis=1)]
+        return likeliest
 
     @cached_property
     def errors(self) -> pd.DataFrame:
@@ -71,7 +72,7 @@ class Predicted:
         else:
             # a column of zeros for true classes without a training sample
             padded = self.probability.assign(**dict.fromkeys(set(self.true) - set(self.classes), 0.0))
-            places = padded.columns.get_indexer(self.true)
+            places = padded.columns.get_indexer(pd.Index(self.true))
             errors = class_errors(places, padded.to_numpy(np.float64))
         return errors.set_axis(list(self.ids))
 

@@ -59,14 +59,14 @@ class Run:
         for stem, kind in DONE.items():
             if beside(folder, stem, "json").exists():
                 return cls(folder, kind, config)
-        kind = _kind_of(config)
-        if kind is None:
+        found = _kind_of(config)
+        if found is None:
             raise InputError(
                 f"{path} holds no run that a report is made from: name output folders of aam pretrain, train, evaluate "
                 "or explain"
             )
-        _check_finished(folder, kind)
-        return cls(folder, kind, config)
+        _check_finished(folder, found)
+        return cls(folder, found, config)
 
     @property
     def name(self) -> str:

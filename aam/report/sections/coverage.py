@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from aam.report.blocks import Cell, Gallery, Part, Picture, Table, Text, cell, ranged, shown
+from aam.report.blocks import Cell, Gallery, Part, Picture, Table, Text, cell, ranged, rows_of, shown
 from aam.report.drawing import FAINT, SERIES, canvas, few_ticks
 from aam.report.runs import Run
 
@@ -34,12 +34,12 @@ def coverage(run: Run) -> list[Part]:
 
 def _picture(table: pd.DataFrame, level: float) -> Picture:
     own = table[::-1]
-    told = ", ".join(f"{row.learner} {shown(row.coverage)}" for row in table.itertuples())
+    told = ", ".join(f"{row.learner} {shown(row.coverage)}" for row in rows_of(table))
     with canvas(
         f"Coverage of intervals of {level:g}: {told}.", f"Coverage of level {level:g}", height=0.4 + 0.26 * len(own)
     ) as drawn:
         drawn.axes.axvline(level, color=FAINT, linewidth=0.9, linestyle="--")
-        for place, row in enumerate(own.itertuples()):
+        for place, row in enumerate(rows_of(own)):
             drawn.axes.plot([row.low, row.high], [place] * 2, color=SERIES[0], linewidth=2)
             drawn.axes.plot(row.coverage, place, "o", color=SERIES[0], markersize=5)
         drawn.axes.set_yticks(range(len(own)), list(own["learner"]))

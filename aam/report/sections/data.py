@@ -116,7 +116,7 @@ def _depth_picture(study: Study) -> Picture:
     with canvas(alt, "Sequencing depth") as drawn:
         low, high = np.log10(depth.min()), np.log10(depth.max())
         edges = np.logspace(low - 0.02, high + 0.02, BINS + 1)
-        drawn.axes.hist(depth, bins=edges, color=SERIES[0], alpha=0.8)
+        drawn.axes.hist(depth, bins=list(edges), color=SERIES[0], alpha=0.8)
         log_axis(drawn.axes, "x")
         drawn.axes.set(xlabel="reads of a sample", ylabel="samples")
     return drawn.picture

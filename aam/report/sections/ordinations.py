@@ -140,7 +140,7 @@ def _numbers(
             tips = (
                 [f"{ids[row]}: {shown(values.iloc[row])}" for row in chosen] if legend else [ids[row] for row in chosen]
             )
-            scatter(picture, *points[chosen].T, RAMP[part], tips, label=label, alpha=0.85)
+            scatter(picture, points[chosen, 0], points[chosen, 1], RAMP[part], tips, label=label, alpha=0.85)
 
 
 def _classes(picture: Canvas, points: NDArray[Any], ids: list[str], values: "pd.Series[Any]") -> None:
@@ -165,5 +165,5 @@ def _points(
     chosen = np.flatnonzero(values.isin(names).to_numpy())
     number, label = look
     tips = [f"{ids[row]}: {values.iloc[row]}" for row in chosen]
-    style = {"marker": MARKERS[number], "label": label, "s": 16, "alpha": 0.75}
-    scatter(picture, *points[chosen].T, SERIES[number], tips, **style)
+    style: dict[str, Any] = {"marker": MARKERS[number], "label": label, "s": 16, "alpha": 0.75}
+    scatter(picture, points[chosen, 0], points[chosen, 1], SERIES[number], tips, **style)

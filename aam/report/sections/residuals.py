@@ -23,6 +23,7 @@ from aam.report.blocks import (
     correlated,
     count,
     ranged,
+    rows_of,
     shown,
 )
 from aam.report.drawing import FAINT, SERIES, canvas, few_ticks, log_axis, scatter, shortened, thinned
@@ -151,7 +152,7 @@ def _by(best: Predicted, values: NDArray[Any], name: str) -> Table:
         tails = (cell(value) for value in found["log_loss"])
     rows = [
         [Cell(row.value), cell(row.samples), cell(row.groups), ranged(row.error, row.low, row.high), tail]
-        for row, tail in zip(found.itertuples(), tails, strict=True)
+        for row, tail in zip(rows_of(found), tails, strict=True)
     ]
     return Table(columns, rows, f"Errors by {name}")
 
@@ -162,7 +163,9 @@ def _by_columns(run: Run, best: Predicted, metadata: pd.DataFrame) -> list[Block
         if name not in metadata:
             raise InputError(f"--errors-by {name}: the metadata of {run.folder} has no such column")
     named = (best.column, run.group_column)
-    others = metadata[[name for name in metadata if name not in named and not _is_target(metadata, name, best)]]
+    others = metadata[
+        [name for name in map(str, metadata) if name not in named and not _is_target(metadata, name, best)]
+    ]
     telling = telling_columns(best.errors["error"], others)
     blocks: list[Block] = [
         Folded("Columns of the metadata by how much of the errors they explain", _telling_table(telling))
@@ -191,5 +194,5 @@ def _is_target(metadata: pd.DataFrame, name: str, best: Predicted) -> bool:
 
 
 def _telling_table(telling: pd.DataFrame) -> Table:
-    rows = [(Cell(row.column), cell(row.explained)) for row in telling.itertuples()]
+    rows = [(Cell(row.column), cell(row.explained)) for row in rows_of(telling)]
     return Table(["column", "omega squared"], rows, "Fraction of the variance of errors between values of a column")

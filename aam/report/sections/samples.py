@@ -33,7 +33,7 @@ def worst(run: Run) -> list[Part]:
     distances = run.compared
     if distances is None or not set(rows.tolist()) <= set(distances.rows.tolist()):
         distances = compare(study, UnifracConfig(), rows)
-    values = target_of(run, study)[best.column].to_dict()
+    values = {str(name): value for name, value in target_of(run, study)[best.column].items()}
     found = {name: _neighbours(distances, place[name], study.table.sample_ids, values) for name in ids}
     depth = dict(zip(study.table.sample_ids, study.table.depth.tolist(), strict=True))
     told: list[Block] = [Text(_told(best, distances))]

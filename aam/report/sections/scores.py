@@ -8,7 +8,7 @@ import pandas as pd
 from aam.evaluation.scores import LOWER_IS_BETTER
 from aam.evaluation.variants import RANDOM, RAREFIED
 from aam.evaluation.verdict import NO_MODEL, spelled
-from aam.report.blocks import Block, Cell, Folded, Gallery, Part, Picture, Table, Text, cell, ranged, shown
+from aam.report.blocks import Block, Cell, Folded, Gallery, Part, Picture, Table, Text, cell, ranged, rows_of, shown
 from aam.report.drawing import FAINT, INK, SERIES, canvas, few_ticks
 from aam.report.predicted import SIDE_NAMES, judged
 from aam.report.runs import Run
@@ -74,7 +74,7 @@ def _tables(table: pd.DataFrame, bars: str) -> list[Block]:
 
 
 def _table(table: pd.DataFrame, metrics: list[str], caption: str) -> Table:
-    of = {(row.learner, row.metric): row for row in table.itertuples()}
+    of = {(row.learner, row.metric): row for row in rows_of(table)}
     rows = []
     for learner in _ranked(table, str(table["metric"].iloc[0]))["learner"]:
         cells = [of.get((learner, metric)) for metric in metrics]
@@ -86,12 +86,12 @@ def _table(table: pd.DataFrame, metrics: list[str], caption: str) -> Table:
 
 def _picture(table: pd.DataFrame, metric: str, bars: str) -> Picture:
     own = _ranked(table, metric)[::-1]
-    told = ", ".join(f"{row.learner} {shown(row.value)}" for row in own[::-1].itertuples())
+    told = ", ".join(f"{row.learner} {shown(row.value)}" for row in rows_of(own[::-1]))
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
     alt = f"{spelled(metric)} of each learner, the best on top ({better} is better): {told}."
     with canvas(alt, f"{spelled(metric)} ({better} is better); {bars}", height=0.4 + 0.24 * len(own)) as drawn:
         axes = drawn.axes
-        for place, row in enumerate(own.itertuples()):
+        for place, row in enumerate(rows_of(own)):
             colour = FAINT if row.learner in NO_MODEL else SERIES[0]
             if np.isfinite(row.low) and np.isfinite(row.high):
                 axes.plot([row.low, row.high], [place] * 2, color=colour, linewidth=2)
@@ -112,7 +112,7 @@ def _differences(run: Run, end: str) -> list[Block]:
     main = table[table["metric"] == table["metric"].iloc[0]]
     rows = [
         (Cell(row.learner), Cell(row.reference), ranged(row.difference, row.low, row.high), Cell(str(row.beyond_noise)))
-        for row in main.itertuples()
+        for row in rows_of(main)
     ]
     caption = f"Differences of {spelled(str(table['metric'].iloc[0]))}, over the same draws"
     return [
