@@ -21,7 +21,7 @@ from aam.errors import (
 )
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "evaluate", "inspect", "explain", "simulate", "unifrac"]
-COMMANDS += ["estimate pretrain", "estimate train"]
+COMMANDS += ["report", "estimate pretrain", "estimate train"]
 KINDS = ("pretrain", "train")
 REQUIRED = {
     "estimate pretrain": [],
@@ -32,6 +32,7 @@ REQUIRED = {
     "predict": ["--checkpoint", "c", "--output", "p.tsv"],
     "embed": ["--checkpoint", "c", "--output", "p.tsv"],
     "evaluate": ["--output-dir", "o", "--metadata-column", "age"],
+    "report": ["compared", "--output", "r.html"],
     "inspect": ["c"],
     "explain": ["--checkpoint", "c", "--what", "category-attention", "--output", "w.tsv"],
     "simulate": ["study"],
@@ -143,7 +144,7 @@ def test_without_a_command_the_help_is_shown(capsys):
     ("arguments", "message"),
     [
         (["trian"], "Error: No such command 'trian'."),
-        (["train", "--epoch", "3"], "Error: No such option '--epoch'. Did you mean '--epochs'?"),
+        (["train", "--epochss", "3"], "Error: No such option '--epochss'. Did you mean '--epochs'?"),
         (["train", "--epochs", "0"], "Error: Invalid value for '--epochs': 0 is not in the range x>0."),
         (["train", "--output-dir", "o"], "Error: Missing option '--metadata-column'."),
         (["train", "--verbose"], "Error: No such option '--verbose'."),
