@@ -144,7 +144,7 @@ def test_without_a_command_the_help_is_shown(capsys):
     ("arguments", "message"),
     [
         (["trian"], "Error: No such command 'trian'."),
-        (["train", "--tabel", "t"], "Error: No such option '--tabel'. Did you mean '--table'?"),
+        (["train", "--epoch", "3"], "Error: No such option '--epoch'. (Did you mean one of: '--epochs'"),
         (["train", "--epochs", "0"], "Error: Invalid value for '--epochs': 0 is not in the range x>0."),
         (["train", "--output-dir", "o"], "Error: Missing option '--metadata-column'."),
         (["train", "--verbose"], "Error: No such option '--verbose'."),
