@@ -12,7 +12,7 @@ PACKAGE = Path(aam.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    *("cli", "estimators", "workflows", "interpret", "evaluation"),
+    *("cli", "estimators", "workflows", "report", "interpret", "evaluation"),
     *("learners", "training", "models", "data", "config", "errors"),
 ]
 """From the top down; a module imports from its own floor and from those below."""

@@ -34,6 +34,7 @@ from aam.config import (
 )
 from aam.config.launch import launched_rank
 from aam.config.provenance import MethodsConfig
+from aam.config.report import ReportConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -45,7 +46,7 @@ _GENERAL = "General"
 _COMMAND_PANELS = [
     RichCommandPanel("Learn", commands=["pretrain", "train", "tune", "find-lr", "estimate"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
-    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain", "methods"]),
+    RichCommandPanel("Understand", commands=["evaluate", "explain", "report", "inspect", "methods"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
 ]
 
@@ -283,6 +284,22 @@ def tune(config: TuneConfig) -> None:
     space = workflow(config)
     if space is not None:
         click.echo(space, nl=False)
+
+
+@command(ReportConfig, positional=("runs",))
+def report(config: ReportConfig) -> None:
+    """Write one page about runs, to be read in a browser, printed or sent.
+
+    RUN is the output folder of aam pretrain, train, evaluate, explain or tune. The page holds the result in a sentence,
+    the data, learning curves, scores, predictions against the truth, errors, worst samples, ordinations, importance,
+    confounders, warnings and provenance, as far as the runs have them. It needs no network and no other file.
+
+    Example:
+        aam report compared explained --output report.html
+    """
+    from aam.workflows.report import report as workflow
+
+    workflow(config)
 
 
 @command(InspectConfig, positional=("checkpoint",))

@@ -88,7 +88,9 @@ def given_values(context: click.Context, config: type[RunConfig]) -> dict[str, A
 
 def _argument(name: str, field: FieldInfo) -> RichArgument:
     kind = _kind(field.annotation, field.metadata)
-    return RichArgument([name], type=_click_type(kind), metavar=name.upper(), help=field.description)
+    several: dict[str, Any] = {"nargs": -1, "required": True} if kind.multiple else {}
+    shown = f"{name.removesuffix('s').upper()}..." if kind.multiple else name.upper()
+    return RichArgument([name], type=_click_type(kind), metavar=shown, help=field.description, **several)
 
 
 def _option(name: str, field: FieldInfo) -> RichOption:

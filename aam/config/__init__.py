@@ -45,18 +45,16 @@ from aam.config.learning import (
     CountEmbedding,
     EncoderType,
     FinetuneConfig,
-    FolderConfig,
     MaskConfig,
     ModelConfig,
     OptimConfig,
-    OutputConfig,
     PretrainLossConfig,
-    ResumableConfig,
     Scheduler,
     TargetModelConfig,
     TargetOptimConfig,
 )
 from aam.config.machine import DistributedConfig, MachineConfig, MixedPrecision, RuntimeConfig
+from aam.config.output import FolderConfig, OutputConfig, ResumableConfig
 from aam.config.study import (
     DistanceLink,
     InputConfig,

@@ -9,16 +9,15 @@ from aam.config.augmentation import AugmentationConfig
 from aam.config.base import Positive, RunConfig, Section
 from aam.config.intervals import IntervalConfig
 from aam.config.learning import (
-    FolderConfig,
     MaskConfig,
     MemoryConfig,
     ModelConfig,
     OptimConfig,
-    OutputConfig,
     PretrainLossConfig,
     StepConfig,
 )
 from aam.config.machine import DistributedConfig, MachineConfig, RuntimeConfig, SeededMachineConfig
+from aam.config.output import FolderConfig, OutputConfig
 from aam.config.study import (
     DistanceConfig,
     InputConfig,

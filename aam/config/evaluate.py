@@ -19,7 +19,8 @@ from aam.config.learners import (
     fitted_learners,
     has_network,
 )
-from aam.config.learning import FinetuneConfig, ResumableConfig, TargetModelConfig, TargetOptimConfig
+from aam.config.learning import FinetuneConfig, TargetModelConfig, TargetOptimConfig
+from aam.config.output import ResumableConfig
 from aam.config.study import PhylogenyConfig
 from aam.config.target import TargetConfig, TargetTransform
 from aam.config.tracking import TrackingConfig

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from aam.config.attribution import ExplainedSamplesConfig
 from aam.config.base import Positive, RunConfig, Section, flag
-from aam.config.learning import FolderConfig
 from aam.config.machine import MachineConfig
+from aam.config.output import FolderConfig
 from aam.config.study import PhylogenyConfig
 
 What = Literal["category-attention", "importance", "log-ratio", "robustness", "attribution", "attention", "deletion"]

@@ -282,38 +282,3 @@ class FinetuneConfig(Section):
         if not self.freeze_base:
             self._refuse_unused("embedding_cache", "--freeze-base: an encoder that learns embeds anew in every step")
         return self
-
-
-class FolderConfig(Section):
-    """Where results go."""
-
-    panel: ClassVar[str] = "Output"
-
-    output_dir: Path
-    """Folder for results; made if absent."""
-    overwrite: bool = False
-    """Replace what an earlier run left in --output-dir."""
-
-
-class ResumableConfig(FolderConfig):
-    """Where the results of a run go that can be continued."""
-
-    resume: bool = False
-    """Continue the run in --output-dir at the step where it stopped."""
-
-    @model_validator(mode="after")
-    def _resume_or_overwrite(self) -> Self:
-        if self.resume and self.overwrite:
-            raise ValueError("--resume continues a run and --overwrite deletes it: give one of them")
-        return self
-
-
-class OutputConfig(ResumableConfig):
-    """Where the results of a run go, and what it leaves on the way."""
-
-    log_every: Positive = 10
-    """Steps between lines of metrics.jsonl."""
-    checkpoint_every: Positive | None = None
-    """Steps between checkpoints, besides the one at the end of every epoch."""
-    keep_checkpoints: Positive = 1
-    """Newest checkpoints to keep, besides the best one."""

@@ -23,11 +23,11 @@ from aam.config.learning import (
     ASV_FEATURES,
     FinetuneConfig,
     MemoryConfig,
-    OutputConfig,
     TargetModelConfig,
     TargetOptimConfig,
 )
 from aam.config.machine import DistributedConfig, RuntimeConfig
+from aam.config.output import OutputConfig
 from aam.config.study import (
     TargetInputConfig,
     TargetSamplingConfig,
@@ -75,7 +75,7 @@ READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
     "sampling": frozenset({"rarefy_depth"}),
     "split": frozenset(TargetSplitConfig.model_fields),
     "runtime": frozenset({"seed", "device", "num_workers"}),
-    "output": frozenset({"output_dir", "overwrite"}),
+    "output": frozenset({"output_dir", "overwrite", "report"}),
     "tracking": frozenset(TrackingConfig.model_fields),
 }
 """Options that learners besides the network read, by section."""

@@ -18,7 +18,8 @@ from aam.config.evaluate import (
 )
 from aam.config.kernel import KernelConfig
 from aam.config.learners import EnsembleConfig, LearnersConfig, LinearConfig, TreesConfig
-from aam.config.learning import FinetuneConfig, ResumableConfig, TargetModelConfig, TargetOptimConfig
+from aam.config.learning import FinetuneConfig, TargetModelConfig, TargetOptimConfig
+from aam.config.output import ResumableConfig
 from aam.config.search_space import TunedLearner
 from aam.config.study import PhylogenyConfig
 

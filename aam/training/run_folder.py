@@ -97,6 +97,7 @@ class RunFolder:
     side_predictions = Files[Side]("{}_predictions.tsv", *SIDES)
     side_metrics = Files[Side]("{}_metrics.json", *SIDES)
     side_plot = Files[Side]("plots/{}_predictions.png", *SIDES)
+    report = File("report.html")
     leakage = File("leakage.json")
     baselines = File("baselines.json")
 

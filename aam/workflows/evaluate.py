@@ -32,6 +32,7 @@ from aam.workflows.comparison import check_folds, check_inputs, check_plan, fing
 from aam.workflows.evaluation_files import write_evaluation
 from aam.workflows.folder import alone, check_folder, open_folder, share_folder
 from aam.workflows.neural_learner import check_encoder, digest_of
+from aam.workflows.report import report_run
 from aam.workflows.restore import seen_by
 from aam.workflows.score_tables import score_overview
 from aam.workflows.summary import Summary, keep, say
@@ -75,6 +76,7 @@ def evaluate(config: EvaluateConfig) -> None:
         evaluation = _evaluate(plan, store.recorded(checkpoint_document(folder)))
         write_evaluation(evaluation, folder)
         track_results(config, folder, _results(evaluation, folder))
+    report_run(config, folder)
 
 
 def _results(evaluation: Evaluation, folder: RunFolder) -> Results:

@@ -37,6 +37,7 @@ MAY_CHANGE = frozenset(
         "embedding_cache",
         "memory_profile",
         "jobs",
+        "report",
         "only_fold",
         "collect",
         "trials",

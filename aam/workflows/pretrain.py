@@ -22,6 +22,7 @@ from aam.training.tasks.pretraining import Given
 from aam.training.tasks.table import build_tasks, learn_documents, learned
 from aam.workflows.fit import Run, embedded_samples, fit, gather_material
 from aam.workflows.folder import settle_folder
+from aam.workflows.report import report_run
 from aam.workflows.resolve import resolve_pretraining
 from aam.workflows.restore import build_encoder
 from aam.workflows.score_tables import side_scores
@@ -39,7 +40,10 @@ def pretrain(config: PretrainConfig) -> None:
     with setup_distributed(config.runtime.device, config.distribution) as world:
         world.on_main(lambda: check_tracker(config.tracking))
         config = world.on_main(lambda: settle_folder(config))
-        pretrain_study(load_pretraining_study(config), config, world)
+        _, path = pretrain_study(load_pretraining_study(config), config, world)
+        is_main = world.is_main
+    if is_main:  # the others need not wait for it
+        report_run(config, RunFolder(path))
 
 
 def load_pretraining_study(config: PretrainConfig) -> Study:

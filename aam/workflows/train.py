@@ -30,6 +30,7 @@ from aam.workflows.fit import Run, embedded_samples, fit
 from aam.workflows.folder import settle_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.prepare import prepare_training
+from aam.workflows.report import report_run
 from aam.workflows.score_tables import side_scores
 from aam.workflows.train_learner import train_learner
 
@@ -61,6 +62,7 @@ def train(config: TrainConfig) -> None:
         write_leakage(found, folder)
         if config.choice.baselines:
             compare_with_learners(columns, config, folder)
+        report_run(config, folder)
 
 
 def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:

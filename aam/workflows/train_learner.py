@@ -38,6 +38,7 @@ from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.makers import makers
 from aam.workflows.neural_learner import check_encoder
+from aam.workflows.report import report_run
 from aam.workflows.resolve import resolve_depth
 from aam.workflows.restore import seen_by
 from aam.workflows.score_tables import side_scores
@@ -59,6 +60,7 @@ def train_learner(config: TrainConfig) -> None:
         return load_study(config.inputs, sampling, UnifracConfig(), needs=("metadata",))
 
     train_learner_study(*resolve_depth(config, load))
+    report_run(config, RunFolder(config.output.output_dir))
 
 
 def begin_learner(config: TrainConfig) -> None:

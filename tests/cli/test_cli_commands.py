@@ -21,7 +21,7 @@ from aam.errors import (
 )
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "evaluate", "inspect", "explain", "simulate", "unifrac"]
-COMMANDS += ["tune", "estimate pretrain", "estimate train", "methods"]
+COMMANDS += ["tune", "report", "estimate pretrain", "estimate train", "methods"]
 KINDS = ("pretrain", "train")
 REQUIRED = {
     "estimate pretrain": [],
@@ -33,6 +33,7 @@ REQUIRED = {
     "embed": ["--checkpoint", "c", "--output", "p.tsv"],
     "evaluate": ["--output-dir", "o", "--metadata-column", "age"],
     "tune": ["--output-dir", "o", "--metadata-column", "age"],
+    "report": ["compared", "--output", "r.html"],
     "inspect": ["c"],
     "methods": ["run"],
     "explain": ["--checkpoint", "c", "--what", "category-attention", "--output", "w.tsv"],
@@ -145,7 +146,7 @@ def test_without_a_command_the_help_is_shown(capsys):
     ("arguments", "message"),
     [
         (["trian"], "Error: No such command 'trian'."),
-        (["train", "--epoch", "3"], "Error: No such option '--epoch'. Did you mean '--epochs'?"),
+        (["train", "--epoch", "3"], "Error: No such option '--epoch'. (Did you mean one of: '--epochs'"),
         (["train", "--epochs", "0"], "Error: Invalid value for '--epochs': 0 is not in the range x>0."),
         (["train", "--output-dir", "o"], "Error: Missing option '--metadata-column'."),
         (["train", "--verbose"], "Error: No such option '--verbose'."),

@@ -19,6 +19,7 @@ SMALL = {
     "log_every": 2,
     "lr": 0.01,
     "device": "cpu",
+    "report": False,  # takes longer than such a run
 }
 
 
@@ -41,7 +42,7 @@ def train_options(study_folder) -> Callable[..., dict]:
 def pretrained(tmp_path_factory, pretrain_options) -> Path:
     """Output folder of `pretrain`."""
     folder = tmp_path_factory.mktemp("runs") / "pretrained"
-    pretrain(PretrainConfig.from_flat(pretrain_options(folder, rarefy_depth=150)))
+    pretrain(PretrainConfig.from_flat(pretrain_options(folder, rarefy_depth=150, report=True)))
     return folder
 
 
@@ -49,7 +50,7 @@ def pretrained(tmp_path_factory, pretrain_options) -> Path:
 def regressor(tmp_path_factory, train_options, pretrained) -> Path:
     """Output folder of `train` on a number, from the pretrained encoder."""
     folder = tmp_path_factory.mktemp("runs") / "acidity"
-    train(TrainConfig.from_flat(train_options(folder, pretrained_encoder=pretrained, rarefy_depth=160)))
+    train(TrainConfig.from_flat(train_options(folder, pretrained_encoder=pretrained, rarefy_depth=160, report=True)))
     return folder
 
 
@@ -57,7 +58,13 @@ def regressor(tmp_path_factory, train_options, pretrained) -> Path:
 def classifier(tmp_path_factory, train_options) -> Path:
     """Output folder of `train` on classes."""
     folder = tmp_path_factory.mktemp("runs") / "habitat"
-    options = {"metadata_column": "habitat", "classifier": True, "class_weights": "balanced", "count_weight": 0.1}
+    options = {
+        "metadata_column": "habitat",
+        "classifier": True,
+        "class_weights": "balanced",
+        "count_weight": 0.1,
+        "report": True,
+    }
     train(TrainConfig.from_flat(train_options(folder, **options)))
     return folder
 

@@ -11,6 +11,7 @@ from aam.data.study import digest
 from aam.evaluation.fold_store import FoldStore
 from aam.training.run_folder import RunFolder
 from aam.workflows.evaluate import Plan, load_labelled, plan_evaluation
+from aam.workflows.report import report_run
 from aam.workflows.shared_folder import Seat, check_shared_folder, work_together
 from aam.workflows.tuning.nested import Nested, nested_searches
 from aam.workflows.tuning.outcome import TuningOutcome, write_outcome
@@ -77,3 +78,4 @@ def _finish(config: TuneConfig, search: Search, nested: Nested | None, seat: Sea
         return
     outcome = TuningOutcome(config, search, None if nested is None else nested.result())
     write_outcome(outcome, seat.folder)
+    report_run(config, seat.folder)
