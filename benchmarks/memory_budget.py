@@ -24,6 +24,7 @@ from aam.config import PretrainConfig
 from aam.training.memory.budget import GB
 from aam.training.memory.profile import ResidentSampler, resident_bytes
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.sink import Results
 from aam.workflows.fit import fit
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
@@ -51,7 +52,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     run = prepare_pretraining(load_pretraining_study(config), config)
     before, peaks = resident_bytes(), dict[str, int]()
     sampler = ResidentSampler(peaks)
-    fit(run, config, lambda _: None)
+    fit(run, config, lambda _: Results())
     sampler.close()
     peak = max(peaks.values()) - before
     lines = [json.loads(line) for line in RunFolder(folder / "run").metrics.read_text().splitlines()]

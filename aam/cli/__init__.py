@@ -7,7 +7,7 @@ from typing import NoReturn
 import click
 
 from aam.cli.app import app
-from aam.config.launch import launched_rank
+from aam.config.launch import invoked, launched_rank
 from aam.errors import InputError, PeerFailedError, ReportedInputError, StoppedBySignalError, TrainingDivergedError
 
 STOPPED = 75
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     before, InputError.names_options = InputError.names_options, True
     try:
-        code = app.main(arguments, prog_name="aam", standalone_mode=False)
+        with invoked(sys.argv[1:] if arguments is None else arguments):
+            code = app.main(arguments, prog_name="aam", standalone_mode=False)
     except click.ClickException as error:
         click.echo(f"Error: {error.format_message()}", err=True)
         if isinstance(error, click.UsageError) and error.ctx is not None:

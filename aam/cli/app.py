@@ -28,10 +28,12 @@ from aam.config import (
     RunConfig,
     SimulateCommandConfig,
     TrainConfig,
+    TuneConfig,
     UnifracCommandConfig,
     refuse_renamed,
 )
 from aam.config.launch import launched_rank
+from aam.config.provenance import MethodsConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -41,9 +43,9 @@ _SETTINGS: dict[str, Any] = {
 }
 _GENERAL = "General"
 _COMMAND_PANELS = [
-    RichCommandPanel("Learn", commands=["pretrain", "train", "find-lr", "estimate"]),
+    RichCommandPanel("Learn", commands=["pretrain", "train", "tune", "find-lr", "estimate"]),
     RichCommandPanel("Apply", commands=["predict", "embed"]),
-    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain"]),
+    RichCommandPanel("Understand", commands=["evaluate", "inspect", "explain", "methods"]),
     RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
 ]
 
@@ -263,17 +265,53 @@ def evaluate(config: EvaluateConfig) -> None:
     workflow(config)
 
 
+@command(TuneConfig)
+def tune(config: TuneConfig) -> None:
+    """Find the options with which a learner predicts best.
+
+    Sets of options are tried and scored on samples (or whole subjects, sites or studies, with --group-column) that
+    the learner has not learned from. Several processes may run the same command at once, and a tuning that was killed
+    goes on with --resume. The results say which options are best, in a file for `aam train --config`, and how good
+    they are for new samples.
+
+    Example:
+        aam tune --table table.biom --tree tree.nwk --metadata metadata.tsv --metadata-column age
+        --group-column subject --learner ensemble --output-dir tuned
+    """
+    from aam.workflows.tune import tune as workflow
+
+    space = workflow(config)
+    if space is not None:
+        click.echo(space, nl=False)
+
+
 @command(InspectConfig, positional=("checkpoint",))
 def inspect(config: InspectConfig) -> None:
-    """Say what a trained model is.
+    """Say what a trained model is, and where it comes from.
 
     CHECKPOINT is the output folder of a run, or one checkpoint folder. Told are the columns that the model predicts
-    and those that new samples need, its categories and their hierarchy, weights of samples, and its size.
+    and those that new samples need, its categories and their hierarchy, weights of samples, and its size; of a run
+    (also of `aam evaluate`) its samples, scores, software, files, machine and time.
 
     Example:
         aam inspect age
     """
     from aam.workflows.inspect import inspect as workflow
+
+    click.echo(workflow(config))
+
+
+@command(MethodsConfig, positional=("run",))
+def methods(config: MethodsConfig) -> None:
+    """Write a paragraph for the methods section of a paper.
+
+    RUN is the output folder of a run. The paragraph says what was really done: samples, groups, learners, folds,
+    scores, software and versions, with the works that it cites.
+
+    Example:
+        aam methods compared --bibtex compared.bib
+    """
+    from aam.workflows.methods import methods as workflow
 
     click.echo(workflow(config))
 
@@ -285,6 +323,10 @@ def explain(config: ExplainConfig) -> None:
     importance and log-ratio: which clades, taxa and ASVs the learners of `aam evaluate --keep-models` depend on, on
     samples that they have not learned from. category-attention: how much each ASV of a sample attends to each
     categorical column, for a model of `aam train` with --categorical-fusion cross_attention.
+
+    attribution: what each ASV and clade adds to the prediction of a sample, by any model of `aam train`. attention:
+    what the network looks at; that is no importance, as it may look at what changes no prediction. deletion: by how
+    much predictions change without the ASVs that importance, attribution or attention put first, or random ones.
 
     Example:
         aam explain --what importance --evaluation compared --learner kernel --taxonomy taxonomy.tsv --output-dir why

@@ -72,3 +72,4 @@ from aam.config.study import (
 )
 from aam.config.target import LossWeightConfig, OutputActivation, TargetConfig, TargetLoss, TargetTransform
 from aam.config.training import TrainConfig, TrainingConfig
+from aam.config.tune import TuneConfig

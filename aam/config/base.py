@@ -87,6 +87,15 @@ class RunConfig(BaseModel):
         nested: dict[str, dict[str, Any]] = {section: {} for section in cls.sections()}
         for option, value in values.items():
             nested[options[option][0]][option] = value
+        return cls.checked(nested)
+
+    @classmethod
+    def checked(cls, nested: dict[str, Any]) -> Self:
+        """Build the config from its sections, each as such or as a mapping of its options.
+
+        Raises:
+            InputError: an option is missing, out of range, or contradicts another.
+        """
         try:
             return cls.model_validate(nested)
         except ValidationError as error:

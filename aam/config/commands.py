@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from aam.config.augmentation import AugmentationConfig
 from aam.config.base import Positive, RunConfig, Section
+from aam.config.intervals import IntervalConfig
 from aam.config.learning import (
     FolderConfig,
     MaskConfig,
@@ -28,6 +29,7 @@ from aam.config.study import (
     TableConfig,
     UnifracConfig,
 )
+from aam.config.tracking import TrackingConfig
 from aam.config.training import TrainConfig, TrainingConfig, refuse_profile_of_threads
 
 
@@ -62,6 +64,9 @@ class EmbedOutputConfig(Section):
 
     asv: Path | None = None
     """Also write the embedding of every ASV to this file."""
+    asv_tree: Path | None = None
+    """Also write a tree of the ASVs to this file (Newick), joined by the distances of their embeddings: for --tree of
+    other commands, where a study has no phylogeny."""
 
 
 class SimulateConfig(Section):
@@ -70,7 +75,8 @@ class SimulateConfig(Section):
     panel: ClassVar[str] = "Simulated study"
 
     directory: Path
-    """Folder for table.biom, tree.nwk, metadata.tsv and taxonomy.tsv; made if absent."""
+    """Folder for table.biom, tree.nwk, metadata.tsv, taxonomy.tsv and truth.tsv (what drives which column); made if
+    absent."""
     samples: Annotated[int, Field(ge=8)] = 200
     """Samples."""
     asvs: Annotated[int, Field(ge=16)] = 400
@@ -144,6 +150,7 @@ class PretrainConfig(PretrainingConfig):
     memory: MemoryConfig = MemoryConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     distribution: DistributedConfig = DistributedConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _run_agrees(self) -> Self:
@@ -213,6 +220,7 @@ class PredictConfig(ApplyConfig):
     """Options of `aam predict`."""
 
     inputs: PlacementConfig = PlacementConfig()
+    intervals: IntervalConfig = IntervalConfig()
 
 
 class EmbedConfig(ApplyConfig):

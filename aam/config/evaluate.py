@@ -1,12 +1,13 @@
 """The options of `aam evaluate`: what is compared, on which folds, and where the results go."""
 
 import re
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from aam.config.base import Names, Positive, RunConfig, Section
 from aam.config.categories import CategoryColumnsConfig
+from aam.config.intervals import CoverageConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import (
     READ_BY_KERNEL,
@@ -21,6 +22,7 @@ from aam.config.learners import (
 from aam.config.learning import FinetuneConfig, ResumableConfig, TargetModelConfig, TargetOptimConfig
 from aam.config.study import PhylogenyConfig
 from aam.config.target import TargetConfig, TargetTransform
+from aam.config.tracking import TrackingConfig
 
 Scheme = Literal["group", "stratified-group", "kfold", "stratified", "leave-one-group-out"]
 ALWAYS = ("null", "depth", "forest")
@@ -45,13 +47,16 @@ class EvaluateTargetConfig(Section):
 
     @model_validator(mode="after")
     def _one_column(self) -> Self:
-        if len(self.metadata_column) != 1:
+        if len(self.metadata_column) != 1 and not self._may_be_open():
             raise ValueError(
                 f"--metadata-column {','.join(self.metadata_column)}: an evaluation is of one column; run one for each"
             )
         if self.classifier:
             self._refuse_unused("target_transform", "numbers, and --classifier predicts classes: drop one of them")
         return self
+
+    def _may_be_open(self) -> bool:
+        return False
 
     @property
     def column(self) -> str:
@@ -231,6 +236,7 @@ class EvaluateConfig(RunConfig):
     comparison: ComparisonConfig = ComparisonConfig()
     folds: FoldsConfig = FoldsConfig()
     counts: CountsConfig = CountsConfig()
+    intervals: CoverageConfig = CoverageConfig()
     trees: TreesConfig = TreesConfig()
     linear: LinearConfig = LinearConfig()
     kernel: KernelConfig = KernelConfig()
@@ -239,6 +245,13 @@ class EvaluateConfig(RunConfig):
     finetune: FinetuneConfig = FinetuneConfig()
     model: TargetModelConfig = TargetModelConfig()
     optim: TargetOptimConfig = TargetOptimConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _tracker_is_told_the_end(self) -> Self:
+        if self.output.only_fold is not None and self.tracking.track is not None:
+            raise ValueError("--track is told of the scores of all folds: drop it with --only-fold, and give --collect")
+        return self
 
     @model_validator(mode="after")
     def _target_is_no_batch(self) -> Self:
@@ -292,3 +305,8 @@ class EvaluateConfig(RunConfig):
     def options_of_learners(self) -> LearnersConfig:
         """The sections that learners are made of."""
         return LearnersConfig(**{section: getattr(self, section) for section in LearnersConfig.sections()})
+
+    def options_of_all(self) -> dict[str, Any]:
+        """Options of all learners, the network too, by name."""
+        sections = (*LearnersConfig.sections(), *SECTIONS_OF_NETWORK)
+        return {option: value for section in sections for option, value in getattr(self, section)}

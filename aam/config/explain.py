@@ -5,12 +5,13 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from aam.config.attribution import ExplainedSamplesConfig
 from aam.config.base import Positive, RunConfig, Section, flag
 from aam.config.learning import FolderConfig
 from aam.config.machine import MachineConfig
 from aam.config.study import PhylogenyConfig
 
-What = Literal["category-attention", "importance", "log-ratio"]
+What = Literal["category-attention", "importance", "log-ratio", "robustness", "attribution", "attention", "deletion"]
 
 
 class Needs(NamedTuple):
@@ -22,10 +23,15 @@ class Needs(NamedTuple):
 
 
 OF_EVALUATION: Final = ("error_rate", "taxonomy", "jobs", "seed")
+OF_SAMPLES: Final = ("samples", "column", "taxonomy", "seed")
 NEEDS: Final[dict[What, Needs]] = {
     "category-attention": Needs(("checkpoint", "output"), ("plot", "batch_size", "embedding_cache")),
     "importance": Needs(("evaluation", "learner", "output_dir"), ("permutations", *OF_EVALUATION)),
     "log-ratio": Needs(("evaluation", "output_dir"), ("taxa", "taxonomy", "jobs", "seed")),
+    "attribution": Needs(("checkpoint", "output_dir"), ("background", *OF_SAMPLES)),
+    "attention": Needs(("checkpoint", "output_dir"), ("samples", "taxonomy", "seed")),
+    "deletion": Needs(("checkpoint", "output_dir"), ("background", "importance", *OF_SAMPLES)),
+    "robustness": Needs(("evaluation", "output_dir"), ("learner", "seed")),
 }
 """What every explanation needs and reads; a new one is a line here, one of `What`, and one of the workflow's table."""
 
@@ -36,12 +42,13 @@ class ExplainedModelConfig(Section):
     panel: ClassVar[str] = "Model"
 
     checkpoint: Path | None = None
-    """Output folder of a run (its best checkpoint is used) or one checkpoint folder; for category-attention."""
+    """Output folder of a run (its best checkpoint is used) or one checkpoint folder; for explanations of samples
+    (category-attention, attribution, attention, deletion)."""
     evaluation: Path | None = None
     """Output folder of `aam evaluate` with --keep-models, whose samples are explained by models that have not learned
-    from them; for importance and log-ratio."""
+    from them; for importance, log-ratio and robustness."""
     learner: str | None = None
-    """Which learner of --evaluation to explain, such as kernel or ensemble."""
+    """Which learner of --evaluation to explain, such as kernel or ensemble. Default for robustness: all."""
 
 
 class ExplanationConfig(Section):
@@ -52,7 +59,11 @@ class ExplanationConfig(Section):
     what: What
     """What to write. category-attention: how much each ASV of a sample attends to each categorical column. importance:
     by how much predictions get worse when the reads of a clade, taxon or ASV are exchanged among samples. log-ratio:
-    one number of each sample, some taxa against others, that predicts the column."""
+    one number of each sample, some taxa against others, that predicts the column. robustness: how well each learner
+    predicts held-out samples that have fewer reads, fewer ASVs, spurious ASVs or shorter sequences. attribution: what
+    each ASV adds to the prediction of a sample, compared with other samples. attention: what the network looks at in a
+    sample, which is no importance: it may look at what changes nothing. deletion: by how much predictions change when
+    the first ASVs by importance, attribution or attention are removed."""
     plot: Path | None = None
     """Also draw the weights of category-attention, as means of samples, to this .png file."""
     batch_size: Positive = 32
@@ -112,6 +123,7 @@ class ExplainConfig(RunConfig):
 
     trained: ExplainedModelConfig = ExplainedModelConfig()
     explanation: ExplanationConfig
+    explained: ExplainedSamplesConfig = ExplainedSamplesConfig()
     importance: ImportanceConfig = ImportanceConfig()
     inputs: PhylogenyConfig = PhylogenyConfig()
     output: ExplainOutputConfig = ExplainOutputConfig()
@@ -125,7 +137,7 @@ class ExplainConfig(RunConfig):
             raise ValueError(f"--what {what} needs {' and '.join(missing)}")
         known = {*NEEDS[what].needed, *NEEDS[what].read}
         others = {option for kind in NEEDS.values() for option in (*kind.needed, *kind.read)} - known
-        for section in (self.trained, self.explanation, self.importance, self.output):
+        for section in (self.trained, self.explanation, self.explained, self.importance, self.output):
             for option in type(section).model_fields:
                 if option in others:
                     kinds = [name for name, kind in NEEDS.items() if option in (*kind.needed, *kind.read)]

@@ -1,9 +1,50 @@
-"""What a launcher (`torchrun`, or `srun` by the scripts in `slurm/`) set in the environment of this process."""
+"""How this process was started: by which command, and by which launcher (`torchrun`, `srun` in `slurm/`)."""
 
 import os
+import shlex
 import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
 
 from aam.errors import InputError
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What the user started, and when."""
+
+    command: str | None = None
+    """The command line, with ``~`` for the home folder, which has the name of the user; None: called from Python."""
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+_INVOCATION: Final[ContextVar[Invocation | None]] = ContextVar("invocation", default=None)
+
+
+@contextmanager
+def invoked(arguments: Sequence[str]) -> Iterator[None]:
+    """Note for the time of a command which one it is.
+
+    Args:
+        arguments: the words after ``aam``.
+    """
+    home = str(Path.home())
+    words = ["aam", *(word if home == "/" else word.replace(home, "~") for word in arguments)]
+    token = _INVOCATION.set(Invocation(shlex.join(words)))
+    try:
+        yield
+    finally:
+        _INVOCATION.reset(token)
+
+
+def invocation() -> Invocation:
+    """What the user started; in Python, from where this is asked on."""
+    return _INVOCATION.get() or Invocation()
 
 
 def launched_rank() -> int:

@@ -34,6 +34,7 @@ from aam.config.study import (
     TargetSplitConfig,
 )
 from aam.config.target import LossWeightConfig, TargetConfig
+from aam.config.tracking import TrackingConfig
 
 
 def refuse_profile_of_threads(runtime: RuntimeConfig, distribution: DistributedConfig) -> None:
@@ -75,6 +76,7 @@ READ_BY_ALL: Final[Mapping[str, frozenset[str]]] = {
     "split": frozenset(TargetSplitConfig.model_fields),
     "runtime": frozenset({"seed", "device", "num_workers"}),
     "output": frozenset({"output_dir", "overwrite"}),
+    "tracking": frozenset(TrackingConfig.model_fields),
 }
 """Options that learners besides the network read, by section."""
 
@@ -244,3 +246,4 @@ class TrainConfig(TrainingConfig):
     """Options of `aam train`."""
 
     output: OutputConfig
+    tracking: TrackingConfig = TrackingConfig()

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar, NamedTuple, Self
 
 import pandas as pd
+from sklearn.utils.validation import check_is_fitted
 
 from aam.config import (
     LearnerName,
@@ -26,11 +27,11 @@ from aam.estimators.base import SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
 from aam.estimators.learned import placement_tree, require_targets, with_tree
-from aam.learners.storage import TrainedLearner
+from aam.learners.storage import TrainedLearner, no_intervals
 from aam.workflows.columns import learn_columns
 from aam.workflows.folder import settle_folder
 from aam.workflows.predict import with_left_out
-from aam.workflows.predict_network import predict_study
+from aam.workflows.predict_network import predict_study, unlike_columns
 from aam.workflows.resolve import resolve_depth
 from aam.workflows.train import train_study
 from aam.workflows.train_learner import begin_learner, train_learner_study
@@ -159,6 +160,7 @@ class SamplePredictor(SampleModel):
         metadata: MetadataLike | None = None,
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
+        level: float | None = None,
     ) -> pd.DataFrame:
         """Predict samples, as `aam predict` writes it.
 
@@ -169,25 +171,41 @@ class SamplePredictor(SampleModel):
             tree: rooted phylogeny over the ASVs of training and those of the table, for learners that read clades: puts
                 ASVs that training lacked on its branches. Parameter `root` says where the root is. Without it their
                 reads are dropped.
+            level: probability, such as 0.9, with which intervals (``low``, ``high``) or for classes sets (``set``) hold
+                the true value of a sample of a new group. None: there are none.
 
         Returns:
             By sample id, a row for each sample of the table, in its order: ``prediction`` (of several targets
             ``prediction_NAME``), for quantiles also ``quantile_SHARE``, for classes (as text) ``probability_NAME``.
             Learners besides the network add ``reads_lost``, the fraction of reads of ASVs that they do not know, with a
             tree ``reads_placed``, the fraction of those put on its branches, and some ``spread``, a standard deviation.
+            ``unlike`` (yes or no) and ``why`` say which samples are unlike those of the training, and why.
             ``note`` is the reason where a sample cannot be used and its values are missing.
 
         Raises:
             NotFittedError: `fit` was not called.
-            InputError: table, metadata or tree are wrong, the model reads no tree, or none of the samples can be used.
+            InputError: table, metadata or tree are wrong, the model reads no tree, none of the samples can be used, or
+                `level` is not between 0 and 1, or the model gives no intervals.
         """
+        self._check_level(level)
         whole, study = self._study(table, sequences, as_metadata(metadata))
         phylogeny = placement_tree(self.trained_, tree, self._lengths, self.root)
         if isinstance(self.trained_, TrainedLearner):
-            return with_left_out(*self.trained_.predict(study, phylogeny)).loc[list(whole.sample_ids)]
+            return with_left_out(*self.trained_.predict(study, phylogeny, level)).loc[list(whole.sample_ids)]
         with self._compute() as compute:
             predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers or 0)
+        predicted = predicted.assign(**unlike_columns(self.trained_, study))
         return with_left_out(predicted, study).loc[list(whole.sample_ids)]
+
+    def _check_level(self, level: float | None) -> None:
+        """Refuse intervals that cannot be given, before the table is read."""
+        check_is_fitted(self, "trained_")
+        if level is None:
+            return
+        if not 0 < level < 1:
+            raise InputError(f"level {level}: give the probability of intervals between 0 and 1, such as 0.9")
+        if not isinstance(self.trained_, TrainedLearner):
+            raise InputError(no_intervals("neural"))
 
     def _scored(
         self,

@@ -18,6 +18,7 @@ from aam.estimators.base import Kind, Sequences
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike
 from aam.estimators.learned import Trained
 from aam.estimators.predictor import SamplePredictor
+from aam.learners.conformal import listed
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -87,6 +88,41 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
             np.float64
         )
         return points[:, 0] if points.shape[1] == 1 else points
+
+    def predict_interval(
+        self,
+        table: TableLike,
+        *,
+        level: float = 0.9,
+        metadata: MetadataLike | None = None,
+        sequences: Sequences | None = None,
+        tree: TreeLike | None = None,
+    ) -> NDArray[np.float64]:
+        """Intervals that hold the true value of a sample of a new group with a stated probability.
+
+        Only of learners besides the network. Groups are those of option ``group_column``; without it every sample is
+        its own. With too few of them for the level, intervals are infinite, and a warning is logged. The method is that
+        of `aam.learners.conformal`.
+
+        Args:
+            table: feature table of counts.
+            level: the probability.
+            metadata: as of `predictions`.
+            sequences: as of `predictions`.
+            tree: as of `predictions`.
+
+        Returns:
+            Lower and upper ends in the target's own units and the table's order, float64 [samples, 2]; of several
+            targets [samples, T, 2]. NaN for samples that cannot be used.
+
+        Raises:
+            InputError: as `predictions`.
+        """
+        given = self.predictions(table, metadata=metadata, sequences=sequences, tree=tree, level=level)
+        names = [column.name for column in self._targets.columns]
+        ends = ["low", "high"] if len(names) == 1 else [f"{end}_{name}" for name in names for end in ("low", "high")]
+        found = given[ends].to_numpy(np.float64)
+        return found if len(names) == 1 else found.reshape(len(found), len(names), 2)
 
     def score(
         self,
@@ -167,6 +203,38 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
             )
         columns = [f"probability_{name}" for name in _texts(pd.Series(self.classes_))]
         return predicted[columns].to_numpy(np.float64)
+
+    def predict_set(
+        self,
+        table: TableLike,
+        *,
+        level: float = 0.9,
+        metadata: MetadataLike | None = None,
+        sequences: Sequences | None = None,
+        tree: TreeLike | None = None,
+    ) -> NDArray[np.bool_]:
+        """Sets of classes that hold the true one of a sample of a new group with a stated probability.
+
+        What is said of `SampleRegressor.predict_interval` holds here too; with too few groups every set is full.
+
+        Args:
+            table: feature table of counts.
+            level: the probability.
+            metadata: as of `predictions`.
+            sequences: as of `predictions`.
+            tree: as of `predictions`.
+
+        Returns:
+            Whether the set of a sample holds a class, [samples, classes], in the order of the table and of `classes_`;
+            none for samples that cannot be used.
+
+        Raises:
+            InputError: as `predictions`.
+        """
+        given = self.predictions(table, metadata=metadata, sequences=sequences, tree=tree, level=level)
+        sets = [set(listed(text)) if isinstance(text, str) else set() for text in given["set"]]
+        names = _texts(pd.Series(self.classes_))
+        return np.array([[name in each for name in names] for each in sets])
 
     def score(
         self,

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.errors import InputError, first_ids
-from aam.evaluation.fold_fits import FoldResult, Variant
+from aam.evaluation.fold_fits import NO_INTERVAL, FoldResult, Variant
 from aam.evaluation.intervals import Floats, GroupBootstrap, Interval
 from aam.evaluation.scores import (
     MAIN_CLASS,
@@ -37,7 +37,8 @@ DIFFERENCE_COLUMNS = ["learner", "reference", "metric", "difference", "low", "hi
 def prediction_table(results: Sequence[FoldResult], variant: Variant) -> pd.DataFrame:
     """All predictions, one row for each sample, learner and repeat, in an order that does not depend on the work's.
 
-    Columns: sample_id, learner, repeat, fold, true, prediction, and spread or probability_CLASS where there are such.
+    Columns: sample_id, learner, repeat, fold, true, prediction, and where there are such spread, low, high, set and
+    probability_CLASS.
     """
     (target,) = variant.labels.values.columns
     truth = variant.labels.values[target]
@@ -51,7 +52,8 @@ def prediction_table(results: Sequence[FoldResult], variant: Variant) -> pd.Data
     probabilities = sorted(str(name) for name in table if str(name).startswith(PROBABILITY))
     table[probabilities] = table[probabilities].fillna(0.0)  # of a class that a fold's training lacks
     first = ["sample_id", "learner", "repeat", "fold", "true", "prediction"]
-    return table[[*first, *(["spread"] if "spread" in table else []), *probabilities]]
+    more = [name for name in ("spread", *NO_INTERVAL) if name in table]
+    return table[[*first, *more, *probabilities]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ Shapes: m held-out samples, C classes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,16 @@ from aam.evaluation.schemes import Fold, Rows
 from aam.learners.base import Fitted, Floats, Labels, Learner, Output, Predictions, Problem, Solution, pose
 from aam.learners.rarefied import mean_output
 from aam.learners.simple import NullLearner
+from aam.learners.unseen import calibrate
 
 OF_THE_SAMPLE = ("depth", "batch")
 """Learners on what is known of a sample besides its reads; they see all reads where the others see a rarefaction."""
 Mask = NDArray[np.bool_]
 OutputTable = dict[str, list[Any]]
-"""Columns of a learner's predictions in a fold, as JSON: prediction, and spread or probability_CLASS."""
+"""Columns of a learner's predictions in a fold, as JSON: prediction, and spread or probability_CLASS, and low and high
+or set, where there are such."""
+NO_INTERVAL: Final[Mapping[str, float | str]] = {"low": np.nan, "high": np.nan, "set": ""}
+"""Columns of intervals, and what they hold where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,8 @@ class Variant:
     """Whether ASVs that no training sample holds are dropped from the held-out ones."""
     depth: int | None = None
     """Reads of every sample in the draws; None for all reads."""
+    level: float | None = None
+    """Probability that an interval is to hold the true value; None for no intervals."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,18 @@ def _fit_fold(
         own = replace(problem, study=variant.study) if of_sample else problem
         found, options = _solve(name, learner, own, solved, fold)
         chosen |= options
-        if of_sample:
-            output = _predict(found.solution, held_out[:1], np.zeros_like(empty), guess)
-        else:
-            output = _predict(found.solution, held_out[1:], empty, guess)
+        studies, without = (held_out[:1], np.zeros_like(empty)) if of_sample else (held_out[1:], empty)
+        output = _predict(found.solution, studies, without, guess)
+        if variant.level is not None:
+            calibrate(found.learner, found.solution, own)
+        if not of_sample:
             solved[name] = found
-        tables[name] = _columns(Predictions(targets, (output,)).table(metadata))
+        predictions = Predictions(targets, (output,), (found.solution.conformity,))
+        tables[name] = _columns(predictions.table(metadata, variant.level), without)
         done(name, Fitted(found.learner.name, targets, (found.solution,)))
     ids = [variant.study.table.sample_ids[row] for row in fold.held_out]
-    without = [ids[at] for at in np.flatnonzero(empty)]
-    return FoldResult(variant.name, fold.repeat, fold.number, ids, tables, without, chosen)
+    guessed = [ids[at] for at in np.flatnonzero(empty)]
+    return FoldResult(variant.name, fold.repeat, fold.number, ids, tables, guessed, chosen)
 
 
 def sendable(variant: Variant, with_branches: bool) -> Variant:
@@ -215,5 +223,9 @@ def _predict(solution: Solution, draws: Sequence[Study], empty: Mask, guess: Flo
     return Output(value, spread)
 
 
-def _columns(table: pd.DataFrame) -> OutputTable:
+def _columns(table: pd.DataFrame, empty: Mask) -> OutputTable:
+    """The columns of a table; samples without a read that is known have no interval."""
+    for name, nothing in NO_INTERVAL.items():
+        if name in table:
+            table.loc[empty, name] = nothing
     return {str(name): table[name].tolist() for name in table.columns}

@@ -1,9 +1,10 @@
 """What the learners of a fold have learned, kept to be explained: a checkpoint for each."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aam.config.evaluate import OUTSIDE
 from aam.evaluation.fold_fits import Variant
@@ -23,6 +24,8 @@ class FoldModels:
     """The folder of an evaluation's fitted folds, as of ``--keep-models``."""
 
     folder: Path
+    provenance: Mapping[str, Any] | None = None
+    """Document of each checkpoint."""
 
     @classmethod
     def of(cls, folder: RunFolder) -> "FoldModels":
@@ -49,4 +52,4 @@ class FoldModels:
         if path.exists():
             shutil.rmtree(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_learner(TrainedLearner(spec, fitted, Reference.of(study)), path)
+        save_learner(TrainedLearner(spec, fitted, Reference.of(study), provenance=self.provenance), path)

@@ -1,9 +1,10 @@
 """Folds that are done, kept as files: what was stopped goes on where it was, and jobs of an array share the work."""
 
 import json
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,6 +25,10 @@ class FoldStore:
     """Hash of the samples, the folds and the options."""
     models: FoldModels | None = None
     """Where what was learned is kept; None where it is not."""
+
+    def recorded(self, provenance: Mapping[str, Any]) -> "FoldStore":
+        """The same, which keeps with what was learned where it comes from."""
+        return self if self.models is None else replace(self, models=replace(self.models, provenance=provenance))
 
     def path(self, variant: str, name: str) -> Path:
         """File of a fold, by the name of its variant and its own."""

@@ -12,6 +12,7 @@ import pandas as pd
 from aam.config import SECTIONS_OF_NETWORK
 from aam.config.evaluate import EvaluateConfig
 from aam.evaluation.comparison import OutOfFold, difference_table, group_table, prediction_table, score_table
+from aam.evaluation.coverage import coverage_table, covering
 from aam.evaluation.fold_fits import FoldResult, Variant
 from aam.evaluation.intervals import FEWEST_GROUPS, LEVEL
 from aam.evaluation.schemes import fold_table
@@ -56,6 +57,11 @@ class Outcome:
     def errors_by_group(self) -> pd.DataFrame:
         """See `group_table`."""
         return group_table(self.out)
+
+    @cached_property
+    def coverage(self) -> pd.DataFrame:
+        """See `coverage_table`."""
+        return coverage_table(self.predictions, self.out, self.variant.level)
 
     @cached_property
     def folds(self) -> pd.DataFrame:
@@ -131,7 +137,7 @@ class Evaluation:
         to_train = verdict.to_train
         advice = Advice(None) if to_train is None else advise(to_train, judged)
         independent = () if groups is not None or config.folds.test_column is None else (INDEPENDENT,)
-        notes = (*independent, *_notes(column, by_name))
+        notes = (*independent, *_notes(column, by_name), *covering(judged.coverage, to_train, column, unit))
         return cls(column, by_name, verdict, advice, notes, tuple(leakage), _options(config))
 
     @property
@@ -189,6 +195,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "samples_without_known_asvs": list(outcome.empty),
         "scores": _records(outcome.scores),
         "differences": _records(outcome.differences),
+        "coverage": _records(outcome.coverage),
     }
 
 
@@ -202,7 +209,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _options(config: EvaluateConfig) -> dict[str, Any]:
     """Options that change results, and none that names a place."""
-    left_out: dict[str, Any] = dict.fromkeys(("inputs", "output"), True)
+    left_out: dict[str, Any] = dict.fromkeys(("inputs", "output", "tracking"), True)
     if config.compares_network:
         left_out["finetune"] = {"pretrained_encoder", "embedding_cache"}
     else:

@@ -64,7 +64,8 @@ def plan_main(study: Study, labels: Labels, config: EvaluateConfig) -> Variant:
     metadata = study.metadata if study.metadata is not None else pd.DataFrame(index=list(study.table.sample_ids))
     folds = tuple(plan_folds(samples_of(study, labels), metadata, config.folds, seed))
     drop = config.counts.unseen_asvs == "drop"
-    main = Variant(MAIN, study, (study,), labels, folds, seed, drop)
+    level = config.intervals.interval
+    main = Variant(MAIN, study, (study,), labels, folds, seed, drop, level=level)
     return main if number is None else _drawn(main, number, config)
 
 

@@ -17,8 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aam.config import TargetConfig
+from aam.data.labels.target_column import TargetColumn
 from aam.data.labels.target_table import Targets
 from aam.data.study import Study
+from aam.learners.conformal import Conformity, spelled
 
 Rows: TypeAlias = NDArray[np.int64]
 """Rows of the table of a study."""
@@ -82,7 +84,9 @@ class Solution(ABC):
     """One column as a learner has learned it."""
 
     left_out: Output | None = None
-    """Predictions of the training samples, each from samples of other groups alone, where fitting gives them [n]."""
+    """Predictions of the training samples, each from samples of other groups alone, where there are such [n]."""
+    conformity: Conformity | None = None
+    """How far off these are, of which intervals are made; see `aam.learners.unseen`."""
 
     @property
     def metadata_columns(self) -> tuple[str, ...]:
@@ -143,12 +147,16 @@ class Predictions:
     targets: Targets
     outputs: tuple[Output, ...]
     """One for each column."""
+    conformities: tuple[Conformity | None, ...] = ()
+    """What intervals are made of, one for each column; empty where nobody asks for intervals."""
 
-    def table(self, metadata: pd.DataFrame) -> pd.DataFrame:
+    def table(self, metadata: pd.DataFrame, level: float | None = None) -> pd.DataFrame:
         """Predictions by sample id, as `Targets.decode`, with a column ``spread`` (``spread_NAME``) where there is one.
 
         Args:
             metadata: a row for each sample, in their order.
+            level: probability with which intervals (columns ``low`` and ``high``, or with ``_NAME``), or for classes
+                sets (column ``set``), hold the true value of a sample of a new group. None: none are written.
         """
         decoded = self.targets.decode(np.concatenate([_scores(part.value) for part in self.outputs], axis=1), metadata)
         several = len(self.outputs) > 1
@@ -156,7 +164,26 @@ class Predictions:
             if part.spread is not None:
                 name = f"spread_{column.name}" if several else "spread"
                 decoded[name] = column.spread(part.value, part.spread, metadata)
+        if level is not None:
+            for column, part, conformity in zip(self.targets.columns, self.outputs, self.conformities, strict=True):
+                end = f"_{column.name}" if several else ""
+                if conformity is not None:
+                    held = _intervals(column, part, conformity, level, metadata)
+                    decoded = decoded.assign(**{f"{name}{end}": values for name, values in held.items()})
         return decoded
+
+
+def _intervals(
+    column: TargetColumn, part: Output, conformity: Conformity, level: float, metadata: pd.DataFrame
+) -> dict[str, Any]:
+    """The columns ``low`` and ``high``, or ``set``; empty (NaN, or no text) where there is no prediction."""
+    if column.classes is None:
+        low, high = column.around(part.value, conformity.reach(part.spread, level), metadata)
+        return {"low": low, "high": high}
+    names = column.classes.classes
+    order = np.argsort(-part.value, axis=1, kind="stable")
+    held = np.take_along_axis(conformity.classes(part.value, level), order, axis=1)
+    return {"set": [spelled([names[place] for place in row[inside]]) for row, inside in zip(order, held, strict=True)]}
 
 
 def _scores(value: Floats) -> Floats:
@@ -178,7 +205,8 @@ class Fitted:
 
     def predict(self, study: Study, rows: Rows) -> Predictions:
         """Predict samples of a study with the ASVs and the tree of the training study."""
-        return Predictions(self.targets, tuple(solution.predict(study, rows) for solution in self.solutions))
+        outputs = tuple(solution.predict(study, rows) for solution in self.solutions)
+        return Predictions(self.targets, outputs, tuple(solution.conformity for solution in self.solutions))
 
 
 class Learner(ABC):
@@ -186,6 +214,8 @@ class Learner(ABC):
 
     name: ClassVar[str]
     needs_tree: ClassVar[bool] = False
+    refits: ClassVar[bool] = False
+    """Whether it is cheap enough to be fitted again, without some groups each time, where intervals are asked for."""
 
     @abstractmethod
     def solve(self, problem: Problem) -> Solution:

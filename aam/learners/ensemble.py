@@ -17,7 +17,7 @@ from aam.config.learners import EnsembleConfig
 from aam.data.study import Study
 from aam.learners.base import Arrays, Floats, Learner, Output, Problem, Rows, Solution, below, prefixed
 from aam.learners.calibration import LEAST, Calibration
-from aam.learners.folds import inner_folds
+from aam.learners.unseen import unseen
 
 logger = logging.getLogger(__name__)
 
@@ -104,31 +104,19 @@ class EnsembleLearner(Learner):
     def solve_with(self, problem: Problem, solved: Mapping[str, Solution]) -> EnsembleSolution:
         """As `solve`, with the solutions of some members, by name, that are there already."""
         members = {one.name: solved.get(one.name) or one.solve(problem) for one in self.members}
-        unseen = [_unseen(one, members[one.name], problem) for one in self.members]
+        left_out = [unseen(one, members[one.name], problem) for one in self.members]
         weight = problem.weight
         if problem.classes:
-            calibrations = tuple(Calibration.fit(values, problem.codes, weight) for values in unseen)
+            calibrations = tuple(Calibration.fit(values, problem.codes, weight) for values in left_out)
         else:
             calibrations = ()
         weights = np.full(len(members), 1 / len(members))
         if self.config.ensemble_weights == "stack":
-            calibrated = [_calibrated(values, calibrations, place) for place, values in enumerate(unseen)]
+            calibrated = [_calibrated(values, calibrations, place) for place, values in enumerate(left_out)]
             weights = (1 - STACK_SHARE) * weights + STACK_SHARE * _stacked(calibrated, problem)
         solution = EnsembleSolution(members, weights, calibrations)
-        solution.left_out = _combined(unseen, calibrations, weights)
+        solution.left_out = _combined(left_out, calibrations, weights)
         return solution
-
-
-def _unseen(learner: Learner, solution: Solution, problem: Problem) -> Floats:
-    """Predictions of the training samples, each without its group: [n] or [n, C]."""
-    if solution.left_out is not None:
-        return solution.left_out.value
-    values = np.zeros((len(problem.rows), *((problem.classes,) if problem.classes else ())))
-    frugal = learner.frugal()
-    for train, held_out in inner_folds(problem):
-        part = frugal.solve(problem.take(train)).predict(problem.study, problem.rows[held_out])
-        values[held_out] = part.value
-    return values
 
 
 def _calibrated(values: Floats, calibrations: Sequence[Calibration], place: int) -> Floats:

@@ -95,7 +95,7 @@ class KernelSolution(Solution):
         return Output(value, np.concatenate(spreads) if spreads else None)
 
     def _block(self, study: Study, rows: Rows) -> Output:
-        basis = self._basis_in(study.tree)
+        basis = self.basis_in(study.tree)
         cross, own = basis.weighted(basis.view(study, rows), self.weights.kernels)
         value = self.regression.mean(cross) * self.unit
         if self.scores is not None:
@@ -103,7 +103,7 @@ class KernelSolution(Solution):
         variance = self.regression.variance(cross, own) + self.weights.noise
         return Output(value[:, 0], np.sqrt(variance) * self.unit)
 
-    def _basis_in(self, tree: StudyTree | None) -> Basis:
+    def basis_in(self, tree: StudyTree | None) -> Basis:
         """The basis with its features, which are computed once; a restored solution meets its tree here."""
         if self.basis.samples.tree is not tree:
             self.basis = self.basis.in_tree(tree)

@@ -69,19 +69,19 @@ def auto_depth(reads: NDArray[np.integer]) -> int:
     return int(depth[int(np.ceil(AUTO_SHARE * len(depth))) - 1])
 
 
-def predict_averaged(fitted: Fitted, drawn: Sequence[Study], rows: Rows) -> pd.DataFrame:
-    """Predict samples of a study by the mean over its draws, as `Predictions.table`."""
+def predict_averaged(fitted: Fitted, drawn: Sequence[Study], rows: Rows, level: float | None = None) -> pd.DataFrame:
+    """Predict samples of a study by the mean over its draws, as `Predictions.table`, with intervals for a level."""
     study = drawn[0]
     metadata = study.metadata
     if metadata is None:
         metadata = pd.DataFrame(index=pd.Index(study.table.sample_ids, name="sample_id", dtype=object))
-    return mean_predictions([fitted.predict(one, rows) for one in drawn]).table(metadata.iloc[rows])
+    return mean_predictions([fitted.predict(one, rows) for one in drawn]).table(metadata.iloc[rows], level)
 
 
 def mean_predictions(parts: Sequence[Predictions]) -> Predictions:
     """Mean of several predictions of the same samples."""
     outputs = zip(*(part.outputs for part in parts), strict=True)
-    return Predictions(parts[0].targets, tuple(mean_output(column) for column in outputs))
+    return Predictions(parts[0].targets, tuple(mean_output(column) for column in outputs), parts[0].conformities)
 
 
 def mean_output(parts: Sequence[Output]) -> Output:

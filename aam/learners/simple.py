@@ -45,6 +45,7 @@ class NullLearner(Learner):
     """The median, or the frequencies of the classes."""
 
     name: ClassVar[str] = "null"
+    refits: ClassVar[bool] = True
 
     def solve(self, problem: Problem) -> NullSolution:
         """Take the weighted median of the numbers, or the weighted fraction of each class."""
@@ -83,6 +84,7 @@ class DepthLearner(Learner):
     """What sequencing depth alone tells: where it predicts the target, the target is confounded with it."""
 
     name: ClassVar[str] = "depth"
+    refits: ClassVar[bool] = True
 
     def solve(self, problem: Problem) -> DepthSolution:
         """Fit a small forest."""

@@ -1,8 +1,10 @@
 """Checkpoints of learners: the folder format of the network's, with arrays as safetensors and no pickle."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,13 +16,20 @@ from aam.data.labels.target_table import Targets
 from aam.data.study import Study, select_samples
 from aam.errors import InputError
 from aam.learners.base import Arrays, Fitted, Output, Solution, below, prefixed
+from aam.learners.conformal import Conformity, assumption
 from aam.learners.kernel_sources import metadata_of
+from aam.learners.likeness import Likeness
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import SOLUTIONS, restore_solution
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint, write_checkpoint
+from aam.training.provenance import DOCUMENT
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
+NOTHING_KNOWN = "no read of an ASV that the model knows"
+"""Why a sample of ASVs that are all new is left out."""
 
 
 class LearnerSpec(BaseModel):
@@ -39,6 +48,17 @@ class LearnerSpec(BaseModel):
     rarefaction: Rarefaction = Rarefaction()
 
 
+class Drawn(NamedTuple):
+    """A study as a learner reads it."""
+
+    studies: list[Study]
+    """The samples that can be predicted, once for each draw of reads."""
+    fractions: dict[str, "pd.Series[Any]"]
+    """Fractions of the samples' reads that are told with predictions, by name."""
+    reference: Reference
+    """Columns and tree of these studies."""
+
+
 @dataclass(frozen=True, eq=False)
 class TrainedLearner:
     """A fitted learner with all that predicting another study takes."""
@@ -46,6 +66,10 @@ class TrainedLearner:
     spec: LearnerSpec
     fitted: Fitted
     reference: Reference
+    likeness: Likeness | None = None
+    """What the training samples look like; None for what an older aam has trained, and for folds of an evaluation."""
+    provenance: Mapping[str, Any] | None = None
+    """Where it comes from; see `aam.training.provenance`. None where an earlier aam, or nobody, noted it."""
 
     @property
     def name(self) -> str:
@@ -58,21 +82,46 @@ class TrainedLearner:
         of_solutions = [name for solution in self.fitted.solutions for name in solution.metadata_columns]
         return tuple(dict.fromkeys([*of_solutions, *self.fitted.targets.metadata_columns]))
 
-    def predict(self, study: Study, phylogeny: Phylogeny | None = None) -> tuple[pd.DataFrame, Study]:
-        """Predict the samples of any study, as `Predictions.table`, with the column ``reads_lost``.
+    def predict(
+        self, study: Study, phylogeny: Phylogeny | None = None, level: float | None = None
+    ) -> tuple[pd.DataFrame, Study]:
+        """Predict the samples of any study, as `Predictions.table`, with ``reads_lost``, ``unlike`` and ``why``.
 
-        That is the fraction of a sample's reads of ASVs which the training study lacked; these are dropped. With a
+        The first is the fraction of a sample's reads of ASVs which the training study lacked; these are dropped. With a
         tree, ASVs that hang at branches of the training study's are not: they add to these branches, and the column
         ``reads_placed`` is the fraction of their reads. Features of ASVs do not know them, but a proportion is of all
-        reads that are not lost: as in `aam evaluate`, where ASVs that only held-out samples hold lie in the tree.
+        reads that are not lost: as in `aam evaluate`, where ASVs that only held-out samples hold lie in the tree. The
+        others say which samples are unlike those of the training (`Likeness`).
 
         Args:
             study: the samples.
             phylogeny: a tree that holds the ASVs of the training study and those of the samples.
+            level: of intervals or sets, which are columns then; what they rest on is logged.
 
         Returns:
             The predictions, and the study that was left for them: samples without other reads, or with fewer than the
             sampling depth, are left out of both.
+
+        Raises:
+            InputError: no sample can be predicted, metadata is needed and missing, or there are no intervals.
+        """
+        if level is not None:
+            self._say_intervals(level)
+        drawn = self.draws(study, phylogeny)
+        rows = np.arange(drawn.studies[0].table.n_samples)
+        table = predict_averaged(self.fitted, drawn.studies, rows, level)
+        fractions = drawn.fractions
+        if self.likeness is not None:
+            fractions |= self.likeness.unlike(study.table, drawn.reference.align(study))
+        columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
+        return table.assign(**columns), drawn.studies[0]
+
+    def draws(self, study: Study, phylogeny: Phylogeny | None = None) -> Drawn:
+        """A study as the learner reads it.
+
+        Args:
+            study: the samples.
+            phylogeny: see `predict`.
 
         Raises:
             InputError: no sample can be predicted, or metadata is needed and missing.
@@ -82,7 +131,7 @@ class TrainedLearner:
         for solution in self.fitted.solutions:
             solution.meet(study)
         reference = self.reference
-        fractions = {}
+        fractions: dict[str, pd.Series[Any]] = {}
         if phylogeny is not None:
             self.check_reads_branches()
             reference = self.reference.extended(study.table, phylogeny)
@@ -92,10 +141,22 @@ class TrainedLearner:
         # in this order: reads are drawn from all, as they were when the learner was judged
         drawn = [reference.align(draw) for draw in self.spec.rarefaction.drawn(study)]
         known = np.flatnonzero(np.all([draw.table.depth > 0 for draw in drawn], axis=0))
-        drawn = [select_samples(draw, known, "no read of an ASV that the model knows") for draw in drawn]
-        table = predict_averaged(self.fitted, drawn, np.arange(len(known)))
-        columns = {name: fraction.loc[list(table.index)].to_numpy() for name, fraction in fractions.items()}
-        return table.assign(**columns), drawn[0]
+        drawn = [select_samples(draw, known, NOTHING_KNOWN) for draw in drawn]
+        return Drawn(drawn, fractions, reference)
+
+    def _say_intervals(self, level: float) -> None:
+        """Say what intervals rest on, and where groups are too few for them.
+
+        Raises:
+            InputError: the learner has none.
+        """
+        column = self.spec.options.get("group_column")
+        for target, solution in zip(self.fitted.targets.columns, self.fitted.solutions, strict=True):
+            if solution.conformity is None:
+                raise InputError(no_intervals(self.name))
+            said = assumption(solution.conformity, level, column, target.classes is not None)
+            few = np.isinf(solution.conformity.distance(level))
+            logger.log(logging.WARNING if few else logging.INFO, "%s: %s", target.name, said)
 
     def check_reads_branches(self) -> None:
         """Refuse a tree where the model would make nothing of it.
@@ -110,17 +171,36 @@ class TrainedLearner:
             )
 
 
+def no_intervals(learner: str) -> str:
+    """Why a learner gives no intervals."""
+    if learner == "neural":
+        return (
+            "--interval is made of predictions for left-out groups, and the network keeps none: train another learner, "
+            "such as --learner ensemble, or the network with --target-loss quantile, which predicts quantiles"
+        )
+    return "--interval: the model was trained by an aam that kept nothing to make intervals of: train it again"
+
+
 def checkpoint_of(trained: TrainedLearner) -> Checkpoint:
     """Everything as JSON and tensors."""
     solutions = trained.fitted.solutions
     arrays = prefixed("tree", trained.reference.arrays())
+    likeness = trained.likeness
+    if likeness is not None:
+        arrays |= prefixed("likeness", likeness.arrays())
     for place, solution in enumerate(solutions):
-        arrays |= prefixed(f"column{place}", solution.arrays() | prefixed("left_out", _left_out(solution)))
-    documents = {
+        own = solution.arrays() | prefixed("left_out", _left_out(solution))
+        if solution.conformity is not None:
+            own |= prefixed("conformity", solution.conformity.arrays())
+        arrays |= prefixed(f"column{place}", own)
+    documents: dict[str, Any] = {
         "targets": trained.fitted.targets.to_json(),
         "solutions": [solution.settings() for solution in solutions],
         "asvs": trained.reference.to_json(),
+        **({} if likeness is None else {"likeness": likeness.limits.model_dump(mode="json")}),
     }
+    if trained.provenance is not None:
+        documents[DOCUMENT] = dict(trained.provenance)
     tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()}
     return Checkpoint("learner", trained.spec.model_dump(mode="json"), documents, tensors)
 
@@ -156,7 +236,11 @@ def learner_of(checkpoint: Checkpoint) -> TrainedLearner:
         for place, settings in enumerate(documents["solutions"])
     )
     fitted = Fitted(spec.learner, Targets.from_json(documents["targets"]), solutions)
-    return TrainedLearner(spec, fitted, Reference.restore(documents["asvs"], below("tree", arrays)))
+    reference = Reference.restore(documents["asvs"], below("tree", arrays))
+    likeness = None
+    if "likeness" in documents:
+        likeness = Likeness.restore(documents["likeness"], below("likeness", arrays), len(reference.asv_ids))
+    return TrainedLearner(spec, fitted, reference, likeness, documents.get(DOCUMENT))
 
 
 def _left_out(solution: Solution) -> Arrays:
@@ -171,6 +255,9 @@ def _solution(learner: str, settings: dict[str, Any], arrays: Arrays) -> Solutio
     solution, output = restore_solution(learner, settings, arrays), below("left_out", arrays)
     if output:
         solution.left_out = Output(output["value"], output.get("spread"))
+    scores = below("conformity", arrays)
+    if scores:
+        solution.conformity = Conformity.restore(scores)
     return solution
 
 

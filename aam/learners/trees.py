@@ -173,6 +173,7 @@ class ForestLearner(Learner):
 
     config: TreesConfig
     name: ClassVar[str] = "forest"
+    refits: ClassVar[bool] = True
 
     def frugal(self) -> Self:
         """With a fifth of the trees."""

@@ -50,6 +50,17 @@ class InducedAttention(SeededModule):
         projected: Tensor = self.output(mixed.flatten(-2))
         return projected
 
+    def weights(self, x: Tensor) -> Tensor:
+        """How much positions attend to one another through the points, sum 1 over the last: [R, N, D] -> [R, H, N, N].
+
+        What a position reads from a point, times what the point gathers from every position.
+        """
+        query, key, value = (self._by_head(part) for part in self.qkv(x).chunk(3, dim=-1))
+        read_from, _ = self._found(self._gather(key, value))
+        points = self._by_head(self.points).expand(x.shape[0], -1, -1, -1)
+        weights: Tensor = _scores(query, read_from) @ _scores(points, key)
+        return weights
+
     def _mix_runs(self, query: Tensor, key: Tensor, value: Tensor, lengths: Lengths) -> Tensor:
         """Mix packed rows, run by run: [T, H, E] -> [T, H, E]."""
         # where there is nothing to mix, parameters get a gradient of zero: every process sums the same ones
@@ -91,3 +102,10 @@ def _by_run(x: Tensor, runs: tuple[tuple[int, int], ...]) -> list[Tensor]:
     """Cut packed positions into runs of equally long rows: [T, H, E] -> [rows, positions, H, E] for each run."""
     parts = torch.split(x, [number * length for number, length in runs])
     return [torch.unflatten(part, 0, run) for part, run in zip(parts, runs, strict=True)]
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    """Scaled dot-product attention: [R, Q, H, E] and [R, K, H, E] -> [R, H, Q, K]."""
+    scores = query.transpose(1, 2) @ key.transpose(1, 2).transpose(-1, -2)
+    weights: Tensor = (scores * query.shape[-1] ** -0.5).softmax(dim=-1)
+    return weights

@@ -34,3 +34,8 @@ class AttentionPooling(nn.Module):
             weight = score.masked_fill(absent, -1e4).softmax(dim=-1).masked_fill(absent, 0.0)
         pooled: Tensor = self.value((weight.to(x.dtype) @ x).flatten(1))
         return pooled
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each head takes of every position of rows without padding, sum 1: [R, N, D] -> [R, H, N]."""
+        weight: Tensor = self.score(x).transpose(1, 2).softmax(dim=-1)
+        return weight

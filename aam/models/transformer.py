@@ -94,6 +94,12 @@ class SelfAttention(nn.Module):
         projected: Tensor = self.output(mixed.flatten(-2).to(dtype))
         return projected
 
+    def weights(self, x: Tensor) -> Tensor:
+        """How much positions attend to one another, sum 1 over the last: [R, N, D] -> [R, H, N, N]."""
+        query, key, _ = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        scores: Tensor = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        return scores.softmax(dim=-1)
+
 
 class FeedForward(nn.Module):
     """Two linear maps with a GELU between them: [..., D] -> [..., D]."""

@@ -9,8 +9,9 @@ from aam.config import PretrainConfig, TrainConfig
 from aam.training.run_folder import RunFolder
 from aam.training.sinks.json_lines import JsonLines
 from aam.training.sinks.progress_bar import ProgressBar
-from aam.training.sinks.sink import Sink, Values
+from aam.training.sinks.sink import Judged, Results, Sink, Values
 from aam.training.sinks.tensor_board import TensorBoard
+from aam.training.sinks.trackers import trackers_of
 from aam.training.sinks.training_log import LogFile, LoggedValidations
 
 
@@ -23,6 +24,7 @@ def sinks_of(folder: RunFolder, config: PretrainConfig | TrainConfig, rank: int)
             LogFile(folder.log),
             ProgressBar(),
             LoggedValidations(),
+            *trackers_of(folder, config.tracking, config.flat()),
         ]
     return [LogFile(folder.rank_log(rank))] if config.distribution.log_all_ranks else []
 
@@ -61,6 +63,16 @@ class Monitor:
         """Report metrics of one validation."""
         for sink in self._sinks:
             sink.log_validation(step, epoch, values)
+
+    def conclude(self, step: int, results: Results) -> None:
+        """Report what the run found."""
+        for sink in self._sinks:
+            sink.conclude(step, results)
+
+    def judge(self, verdict: Judged) -> None:
+        """Report what a validation, which has been logged, means for the run."""
+        for sink in self._sinks:
+            sink.judge(verdict)
 
     def __enter__(self) -> Self:
         return self

@@ -157,6 +157,14 @@ class Objective(Generic[Output]):
         self.model.train()
         return rows
 
+    @torch.no_grad()
+    def embeddings(self, batches: FixedBatches) -> Tensor:
+        """How the model places samples: [samples, D]; every rank calls this."""
+        self.model.eval()
+        rows = self.inputs.over(lambda samples, _: self.model(samples).sample_embedding, batches)
+        self.model.train()
+        return rows
+
     def _judge(self, tasks: Sequence[Task[Output]], batches: FixedBatches) -> dict[str, Tensor]:
         """What tasks read of the model's output for some samples, by name: [samples, k]; those that read some."""
         judging = [task for task in tasks if type(task).judge is not Task.judge]

@@ -79,8 +79,12 @@ class RunFolder:
     replaced = File(".replaced", stays=True)
     """Where the files of an overwritten run go at once, to be deleted from there."""
 
+    provenance = File("provenance.json")
+    """By which software, from which files, where and when the results came to be."""
     metrics = File("metrics.jsonl")
     tensorboard = File("tensorboard")
+    tracked_run = File("tracked_run.json")
+    """Which run of a tracker of experiments this one is."""
     log = File("training.log")
     rank_log = Files[int]("training-rank{}.log")
     memory_profile = File("memory_profile.tsv")
@@ -109,17 +113,41 @@ class RunFolder:
     scores = Files[str]("scores{}.tsv", *VARIANTS)
     differences = Files[str]("differences{}.tsv", *VARIANTS)
     errors_by_group = Files[str]("errors_by_group{}.tsv", *VARIANTS)
+    coverage = Files[str]("coverage{}.tsv", *VARIANTS)
     predictions_plot = Files[Ending]("plots/predictions.{}", *ENDINGS)
     scores_plot = Files[Ending]("plots/scores.{}", *ENDINGS)
 
+    study = File("study.journal")
+    """Trials of `aam tune`, unless a database keeps them."""
+    study_lock = File("study.journal.flock")
+    workers = File(".workers")
+    """A file of each process that works here beside others, locked for as long as it lives."""
+    study_id = File("study.id")
+    """What the searches of this tuning are called in the study file."""
+    trials = File("trials.tsv")
+    best_options = File("best.toml")
+    tuning = File("tuning.json")
+    history_plot = Files[Ending]("plots/tuning_history.{}", *ENDINGS)
+    tuning_importance_plot = Files[Ending]("plots/tuning_importance.{}", *ENDINGS)
     explanation = File("explanation.json")
     importance = File("importance.tsv")
     importance_plot = Files[Ending]("plots/importance.{}", *ENDINGS)
     importance_itol = File("importance_itol.txt")
     importance_tree = File("importance.nwk")
+    robustness = File("robustness.tsv")
+    robustness_plot = Files[Ending]("plots/robustness.{}", *ENDINGS)
     log_ratio = File("log_ratio.tsv")
     log_ratio_taxa = File("log_ratio_taxa.tsv")
     log_ratio_plot = Files[Ending]("plots/log_ratio.{}", *ENDINGS)
+    attribution = File("attribution.tsv")
+    attribution_samples = File("attribution_samples.tsv")
+    attribution_plot = Files[Ending]("plots/attribution.{}", *ENDINGS)
+    attribution_sample_plot = Files[Ending]("plots/attribution_sample.{}", *ENDINGS)
+    attention = File("attention.tsv")
+    attention_nucleotides = File("attention_nucleotides.tsv")
+    attention_plot = Files[Ending]("plots/attention.{}", *ENDINGS)
+    deletion = File("deletion.tsv")
+    deletion_plot = Files[Ending]("plots/deletion.{}", *ENDINGS)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -25,6 +25,7 @@ from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor
 from aam.training.objective import Objective
 from aam.training.optim import Schedule, make_optimizer, own_rates
+from aam.training.sinks.sink import Judged
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,12 @@ class Trainer:
         # of one rank, should others round differently: all take the same decisions
         metrics = self.world.on_main(lambda: judged)
         self.monitor.log_validation(self.progress.step, epoch, metrics)
-        value = metrics[self.best_metric]
+        is_best = self._is_best(metrics[self.best_metric])
+        self.monitor.judge(Judged(self.progress.step, epoch, metrics, self.best_metric, is_best))
+        return is_best
+
+    def _is_best(self, value: float | None) -> bool:
+        """Take note of the metric that chooses the checkpoint, and say whether it was never better."""
         if value is not None and not math.isfinite(value):  # such as the inverse of a log transform, overflowing
             value = None
         sign = -1.0 if self.objective.metrics[self.best_metric] else 1.0

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from aam.config import TrainConfig
-from aam.data.arrays import Floats
+from aam.data.arrays import Floats, Texts
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.loss_weights import CategoryWeights
 from aam.data.labels.target_table import Targets, target_values
@@ -102,3 +102,8 @@ def _class_weights(targets: Targets, values: pd.DataFrame, split: Split, config:
     named = ", ".join(f"{name} {w:.3g}" for name, w in zip(classes.classes, of_class, strict=True))
     logger.info("class weights: %s", named)
     return weights
+
+
+def groups_of(study: Study, column: str | None) -> Texts | None:
+    """Group of each sample of a study by a column of its metadata, None where every sample is its own."""
+    return None if column is None else study.require_metadata()[column].to_numpy(dtype=np.str_)

@@ -128,7 +128,7 @@ def fingerprint(
         columns: of the metadata, from which learners learn.
     """
     places = {"pretrained_encoder", "embedding_cache"}
-    options = config.model_dump_json(exclude={"inputs": True, "output": True, "finetune": places})
+    options = config.model_dump_json(exclude={"inputs": True, "output": True, "tracking": True, "finetune": places})
     parts: list[str | NDArray[np.int64]] = [options, encoder, *map(str, map(read_options, config.comparison.configs))]
     for variant in variants:
         labels = variant.labels

@@ -8,7 +8,9 @@ import pandas as pd
 import torch
 
 from aam.config import EmbedConfig
+from aam.data.distances.linkage import check_linkable, linkage_newick
 from aam.data.files.embedding_files import check_cache_folder
+from aam.data.files.whole_files import write_text
 from aam.data.study import Study, load_study
 from aam.training.distributed import World, setup_distributed
 from aam.training.inference.asv_embeddings import AsvEmbeddings, embeddings_of
@@ -28,21 +30,29 @@ def embed(config: EmbedConfig) -> None:
     Raises:
         InputError: a file or an option is wrong; nothing has been written then.
     """
-    outputs = {"output": config.inference.output, "asv": config.asvs.asv}
+    asvs = config.asvs
+    outputs = {"output": config.inference.output, "asv": asvs.asv, "asv_tree": asvs.asv_tree}
     with setup_distributed(config.runtime.device, inference=True) as world:
         world.on_main(lambda: check_outputs(config, outputs, config.inference.overwrite))
         world.on_main(lambda: check_cache_folder(config.inference.embedding_cache))
         trained = restore(config.trained.checkpoint)
         study = load_study(config.inputs, trained.config.sampling)
+        if asvs.asv_tree is not None:
+            check_linkable(study.table.n_asvs)
         compute = Compute.of(world, config.runtime)
         batches, nucleotides = study_batches(trained, study, config.inference.batch_size, compute)
-        every = np.arange(study.table.n_asvs) if config.asvs.asv is not None else asvs_of(batches)
+        needs_all = asvs.asv is not None or asvs.asv_tree is not None
+        every = np.arange(study.table.n_asvs) if needs_all else asvs_of(batches)
         encoder, cache = trained.encoder.to(compute.device), config.inference.embedding_cache
         embeddings = embeddings_of(encoder, nucleotides, every, compute, cache)
         rows = embed_samples(encoder, nucleotides, batches, compute, config.runtime.num_workers or 0, embeddings)
         _write(with_left_out(_by_sample(rows, study), study), config.inference.output, world)
-        if config.asvs.asv is not None:
-            _write(_by_asv(embeddings, study, compute), config.asvs.asv, world)
+        if asvs.asv is not None:
+            _write(_by_asv(embeddings, study, compute), asvs.asv, world)
+        if asvs.asv_tree is not None and world.is_main:
+            table = _by_asv(embeddings, study, compute)
+            write_text(asvs.asv_tree, linkage_newick(study.table.asv_ids, table.to_numpy()) + "\n")
+            logger.info("wrote %s", asvs.asv_tree)
         world.barrier()  # a launcher may end the others when the first has ended
 
 

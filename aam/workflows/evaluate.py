@@ -7,7 +7,7 @@ from typing import NoReturn, get_args
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from aam.config import EvaluateConfig, LearnerName, SamplingConfig, UnifracConfig
 from aam.config.evaluate import OUTSIDE
@@ -22,13 +22,20 @@ from aam.evaluation.schemes import Fold, group_values
 from aam.evaluation.variants import plan_main, plan_random, rarefied
 from aam.evaluation.verdict import NO_MODEL
 from aam.learners.base import Fitted, Labels, Learner
+from aam.training.provenance import checkpoint_document
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.progress_bar import progress_bar
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.workflows.candidates import compared_learners, options_to_train
 from aam.workflows.comparison import check_folds, check_inputs, check_plan, fingerprint, leakage
 from aam.workflows.evaluation_files import write_evaluation
-from aam.workflows.folder import check_folder, open_folder, share_folder
+from aam.workflows.folder import alone, check_folder, open_folder, share_folder
 from aam.workflows.neural_learner import check_encoder, digest_of
 from aam.workflows.restore import seen_by
+from aam.workflows.score_tables import score_overview
+from aam.workflows.summary import Summary, keep, say
+from aam.workflows.tracking import track_results
 from aam.workflows.train_command import train_command
 
 logger = logging.getLogger(__name__)
@@ -44,22 +51,37 @@ def evaluate(config: EvaluateConfig) -> None:
     one_of_many = output.only_fold is not None
     if output.collect or (one_of_many and RunFolder(output.output_dir).config.exists()):
         output = output.model_copy(update={"resume": True})
+    check_tracker(config.tracking)
     check_folder(config, output, shared=one_of_many)
     study, labels = load_labelled(config)
     plan = plan_evaluation(study, labels, config)
     run_folder = RunFolder(output.output_dir)
     models = FoldModels.of(run_folder) if output.keep_models else None
     store = FoldStore(run_folder.folds, plan.fingerprint, models)
+    summary = Summary.of(plan.main.study, {}, config.target.target(), config.folds.groups)
     if output.only_fold is not None:
         names = [plan.fold_named(output.only_fold)]
+        say(summary)
         with share_folder(config, output):
-            plan.results(plan.variants, store, names)
+            keep(summary, run_folder, lambda: alone(run_folder))
+            plan.results(plan.variants, store.recorded(checkpoint_document(run_folder)), names)
         logger.info("fold %s is done; when all are, put them together with --collect", names[0])
         return
     if output.collect:
         plan.check_complete(store)
+    say(summary)
     with open_folder(config, output) as folder:
-        write_evaluation(_evaluate(plan, store), folder)
+        keep(summary, folder)
+        evaluation = _evaluate(plan, store.recorded(checkpoint_document(folder)))
+        write_evaluation(evaluation, folder)
+        track_results(config, folder, _results(evaluation, folder))
+
+
+def _results(evaluation: Evaluation, folder: RunFolder) -> Results:
+    """What a tracker is told: scores as LEARNER/METRIC."""
+    scores = evaluation.main.out.scores
+    named = {f"{learner}/{metric}": value for learner, own in scores.items() for metric, value in own.items()}
+    return Results(named, {"predictions": folder.predictions_plot("png"), "scores": folder.scores_plot("png")})
 
 
 def evaluate_study(
@@ -155,7 +177,7 @@ class Plan:
     def _fitted(self, work: Sequence[tuple[Variant, Fold]], store: FoldStore | None, done: int) -> Iterator[FoldResult]:
         each = len(self.learners)
         total = (len(work) + done) * each
-        with tqdm(total=total, initial=done * each, unit="fit", desc="evaluate", disable=None) as bar:
+        with progress_bar(total=total, initial=done * each, unit="fit", desc="evaluate") as bar:
             if min(self.config.output.jobs, len(work)) <= 1:
                 for variant, fold in work:
                     yield _work(variant, fold, self.learners, store, bar)
@@ -255,6 +277,8 @@ def _evaluate(plan: Plan, store: FoldStore | None) -> Evaluation:
         return Advice(train_command(plan.config, name, f"{column}-{name}", **changes))
 
     evaluation = Evaluation.of(plan.config, outcomes, advise, plan.leakage)
+    for outcome in evaluation.outcomes.values():
+        logger.info("%s", score_overview(outcome.out, outcome.variant))
     for line in evaluation.lines:
         logger.info("%s", line)
     return evaluation

@@ -23,6 +23,7 @@ def write_evaluation(evaluation: Evaluation, folder: RunFolder) -> None:
         _write(outcome.scores, folder.scores(end))
         _write(outcome.differences, folder.differences(end))
         _write(outcome.errors_by_group, folder.errors_by_group(end))
+        _write(outcome.coverage, folder.coverage(end))
     plot_predictions(evaluation, folder.predictions_plot)
     plot_scores(evaluation, folder.scores_plot)
     write_json(folder.evaluation, evaluation.to_json())

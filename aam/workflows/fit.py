@@ -32,9 +32,12 @@ from aam.training.memory.profile import MemoryProfile
 from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor, sinks_of
 from aam.training.objective import Objective
+from aam.training.provenance import DOCUMENT, checkpoint_document
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.sink import Embedded, Results
 from aam.training.trainer import Trainer
 from aam.workflows.folder import open_folder
+from aam.workflows.summary import Summary, keep, say
 from aam.workflows.tables import write_table
 
 logger = logging.getLogger(__name__)
@@ -138,13 +141,13 @@ def gather_material(
     return Material(study, split, torch.from_numpy(tokens).to(compute.device), draws, compute)
 
 
-def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFolder], object]) -> Path:
+def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFolder], Results]) -> Path:
     """Train, or continue a run, leave the model with its best weights, and report on it.
 
     Args:
         run: what to train.
         asked: the options as the user gave them, which the output folder keeps.
-        report: writes what the best weights give to the output folder, which no other run can enter meanwhile.
+        report: writes what the best weights give to the output folder, held against other runs, and returns it.
 
     Every rank calls this; rank 0 writes.
 
@@ -170,6 +173,8 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         folder = world.on_main(lambda: stack.enter_context(open_folder(asked, output)))
         if not folder.path.exists():
             raise InputError(f"--output-dir {folder} cannot be seen from process {world.rank}: name a shared folder")
+        # the trainer's checkpoints have these documents
+        run.documents[DOCUMENT] = world.on_main(lambda: checkpoint_document(folder))
         last = world.on_main(trainer.checkpoints.store.last) if output.resume else None
         if last is not None:
             trainer.load_checkpoint(last)
@@ -181,6 +186,10 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         trainer.monitor = stack.enter_context(Monitor(len(trainer.train_sampler), sinks, begun))
         if run.config.runtime.memory_profile and world.is_main:
             trainer.profile = stack.enter_context(MemoryProfile(run.model, world.device, folder))
+        if world.is_main:
+            summary = Summary.of_split(run.material.study, run.material.split, run.config)
+            keep(summary, folder)
+            say(summary)
         if last is not None:
             logger.info("resumed at step %d", trainer.progress.step)
         trainer.fit()
@@ -188,10 +197,22 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         logger.info("best %s: %s at step %s", trainer.best_metric, best.best, best.best_step)
         trainer.checkpoints.load_weights(folder.path, run.model)
         trainer.checkpoints.publish(run.model)
-        report(folder)
+        trainer.monitor.conclude(trainer.progress.step, report(folder))
         world.barrier()
         logger.info("wrote %s", folder)
     return folder.path
+
+
+def embedded_samples(run: Run) -> Embedded:
+    """The validation samples as the model places them, with their metadata; every rank calls this."""
+    study, batches = run.material.study, run.objective.held_out
+    vectors = run.objective.embeddings(batches).float().cpu().numpy()
+    ids = [study.table.sample_ids[row] for row in batches.samples]
+    labels: dict[str, list[Any]] = {"sample_id": ids}
+    if study.metadata is not None:
+        own = study.metadata.iloc[batches.samples]
+        labels |= {str(name): own[name].tolist() for name in own}
+    return Embedded(vectors, labels)
 
 
 def write_samples(study: Study, split: Split, folder: RunFolder) -> None:

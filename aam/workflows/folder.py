@@ -12,10 +12,11 @@ from typing import IO, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from aam.config import DistributedConfig, FolderConfig, PretrainConfig, ResumableConfig, RunConfig, TrainConfig, flag
-from aam.config.launch import launch_name, restart_count
+from aam.config.launch import launch_name, launched_world_size, restart_count
 from aam.data.files.whole_files import leftovers_of, write_text
 from aam.errors import InputError
 from aam.training.checkpoints.files import MANIFEST, delete
+from aam.training.provenance import Session, recorded
 from aam.training.run_folder import RUN_FILES, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ MAY_CHANGE = frozenset(
         "jobs",
         "only_fold",
         "collect",
+        "trials",
+        "nested_trials",
+        "track",
+        "track_project",
     }
     | DistributedConfig.model_fields.keys() - {"fsdp_mixed_precision"}
 )
@@ -48,7 +53,7 @@ INPUT_FILES = frozenset(
 )
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 
-TRAINED = frozenset({"checkpoint", "pretrained_encoder", "evaluation"})
+TRAINED = frozenset({"checkpoint", "pretrained_encoder", "evaluation", "run"})
 """Options that name a run, or one checkpoint, to read."""
 
 CHANGES_SHOWN = 8
@@ -97,7 +102,7 @@ def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) 
     if RunFolder(folder).lock.exists():
         with _locked(RunFolder(folder), shared):
             pass
-    _check_contents(config, output)
+    check_contents(config, output)
 
 
 @contextmanager
@@ -112,15 +117,16 @@ def open_folder(config: RunConfig, output: FolderConfig) -> Iterator[RunFolder]:
     folder = RunFolder(output.output_dir)
     folder.path.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        _check_contents(config, output)
+        check_contents(config, output)
         if not _resumes(output):
-            _set_aside(folder)
+            set_aside(folder)
             for draft in (*leftovers_of(folder.config), *leftovers_of(folder.launch)):
                 delete(draft)
             write_text(folder.launch, launch_name())
             write_text(folder.config, config.model_dump_json(indent=2) + "\n")
         delete(folder.replaced)
-        yield folder
+        with recorded(folder, session_of(config, folder, resumed=_resumes(output))):
+            yield folder
 
 
 @contextmanager
@@ -133,13 +139,31 @@ def share_folder(config: RunConfig, output: ResumableConfig) -> Iterator[None]:
     folder = RunFolder(output.output_dir)
     folder.path.mkdir(parents=True, exist_ok=True)
     with _locked(folder, shared=True):
-        with folder.begin.open("a") as begin:
-            _wait(begin, folder)
+        with alone(folder):
             begun = folder.config.exists()
-            _check_contents(config, output.model_copy(update={"resume": begun}))
+            check_contents(config, output.model_copy(update={"resume": begun}))
             if not begun:
                 write_text(folder.config, config.model_dump_json(indent=2) + "\n")
+        with recorded(folder, session_of(config, folder, resumed=begun), lambda: alone(folder)):
+            yield
+
+
+@contextmanager
+def alone(folder: RunFolder) -> Iterator[None]:
+    """Change a file of a folder that is shared with other processes."""
+    with folder.begin.open("a") as begin:
+        _wait(begin, folder)
         yield
+
+
+def session_of(config: RunConfig, folder: RunFolder, resumed: bool) -> Session:
+    """What `provenance.json` says of this process's work."""
+    flat = config.flat()
+    files = [*input_paths(config), *(("configs", Path(name)) for name in flat.get("configs", ()))]
+    if resumed and folder.checkpoints.exists():  # which have the weights of the encoder
+        files = [(option, path) for option, path in files if option != "pretrained_encoder"]
+    processes = max(launched_world_size(), flat.get("jobs", 1))
+    return Session.begin(files, flat.get("seed"), processes, resumed)
 
 
 def _wait(file: IO[str], folder: RunFolder) -> None:
@@ -167,7 +191,7 @@ def _locked(folder: RunFolder, shared: bool = False) -> Iterator[None]:
 def _lock(file: IO[str], folder: RunFolder, kind: int) -> None:
     until = time.monotonic() + (RESTART_PATIENCE if restart_count() > 0 else 0.0)
     try:
-        while not _try_lock(file, kind) and time.monotonic() < until:
+        while not try_lock(file, kind) and time.monotonic() < until:
             time.sleep(0.5)
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -178,7 +202,8 @@ def _lock(file: IO[str], folder: RunFolder, kind: int) -> None:
         logger.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
 
 
-def _try_lock(file: IO[str], kind: int) -> bool:
+def try_lock(file: IO[str], kind: int) -> bool:
+    """Lock a file if nobody else holds it."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -186,15 +211,20 @@ def _try_lock(file: IO[str], kind: int) -> bool:
     return True
 
 
-def _check_contents(config: RunConfig, output: FolderConfig) -> None:
+def check_contents(config: RunConfig, output: FolderConfig) -> None:
+    """Refuse a folder that holds another run, or none to resume.
+
+    Raises:
+        InputError: so it is.
+    """
     folder = RunFolder(output.output_dir)
     if _resumes(output):
         _check_same_run(config, folder)
     elif _holds_files(folder):
         if not output.overwrite:
+            resume = "continue its run with --resume, " if isinstance(output, ResumableConfig) else ""
             raise InputError(
-                f"--output-dir {folder} is not empty; continue its run with --resume, replace it with --overwrite, or "
-                "name another folder"
+                f"--output-dir {folder} is not empty; {resume}replace it with --overwrite, or name another folder"
             )
         _check_replaceable(config, folder)
 
@@ -229,7 +259,7 @@ def _check_replaceable(config: RunConfig, folder: RunFolder) -> None:
 def input_paths(config: RunConfig) -> Iterator[tuple[str, Path]]:
     """Files and folders that a command reads, by the name of their option."""
     for option, value in config.flat().items():
-        if option in INPUT_FILES | {"checkpoint", "evaluation"}:
+        if option in INPUT_FILES | TRAINED:
             yield from ((option, path) for path in (value if isinstance(value, tuple) else (value,)) if path)
 
 
@@ -265,11 +295,14 @@ def _runs_of(checkpoint: Path) -> set[RunFolder]:
     for path in (checkpoint.absolute(), checkpoint.resolve()):
         above = RunFolder(path.parent.parent)
         folders.add(above if path.parent == above.checkpoints else RunFolder(path))
-    kept = ("checkpoints", "models")
-    return {run for run in folders if run.config.exists() and any(getattr(run, name).is_dir() for name in kept)}
+
+    def holds_model(run: RunFolder) -> bool:
+        return run.checkpoints.is_dir() or run.models.is_dir() or run.evaluation.exists()
+
+    return {run for run in folders if run.config.exists() and holds_model(run)}
 
 
-def _set_aside(folder: RunFolder) -> None:
+def set_aside(folder: RunFolder) -> None:
     """Take the files of an earlier run out of the way, each at once; other files stay."""
     delete(folder.replaced)
     for name in RUN_FILES:

@@ -20,6 +20,8 @@ from aam.data.labels.taxonomy import TaxonomyClasses
 from aam.errors import first_ids
 from aam.learners.storage import spec_of
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint
+from aam.training.run_folder import RunFolder
+from aam.workflows.inspect_run import describe_document, describe_evaluation, describe_run
 from aam.workflows.restore import Restored, outline
 
 _NAMES_SHOWN = 20
@@ -33,16 +35,21 @@ _CHOICE = {"abundance": "the most abundant", "random": "drawn at random", "first
 
 
 def inspect(config: InspectConfig) -> str:
-    """Describe a checkpoint, whole or in parts; its weights are not read.
+    """Describe a checkpoint, whole or in parts, and its run, or an evaluation; weights are not read.
 
     Raises:
         InputError: no checkpoint is there, it is damaged, or of another version of aam.
     """
     path = config.trained.checkpoint
+    folder = RunFolder(path)
+    if folder.evaluation.exists():
+        return f"{path}: an evaluation of `aam evaluate`\n{describe_evaluation(folder)}"
     checkpoint = read_checkpoint(path, with_weights=False)
-    if checkpoint.kind == "learner":
-        return f"{path}: a checkpoint of `aam train`\n{_learner(checkpoint)}"
-    return f"{path}: a checkpoint of `aam {checkpoint.kind}`\n{describe(checkpoint)}"
+    kind = "train" if checkpoint.kind == "learner" else checkpoint.kind
+    model = _learner(checkpoint) if checkpoint.kind == "learner" else describe(checkpoint)
+    of_run = folder.config.exists() and folder.checkpoints.is_dir()
+    origin = describe_run(folder) if of_run else describe_document(checkpoint)
+    return f"{path}: a checkpoint of `aam {kind}`\n{model}\n{origin}"
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -75,11 +75,15 @@ class NeuralSolution(Solution):
         with _quiet(), World(device_for(config.runtime.device)) as world:
             table = predict_study(self.trained, part, BATCH, Compute.of(world, config.runtime))
         if self.classes:
-            known = [int(name) for name in self.trained.require_targets().only.require_classes().classes]
-            value[:, known] = table.filter(like="probability_").to_numpy(np.float64)
+            value[:, self.places] = table.filter(like="probability_").to_numpy(np.float64)
         else:
             value[:] = table["prediction"]
         return Output(value)
+
+    @property
+    def places(self) -> list[int]:
+        """Place of every class that the network knows."""
+        return [int(name) for name in self.trained.require_targets().only.require_classes().classes]
 
     def arrays(self) -> Arrays:
         """The weights."""

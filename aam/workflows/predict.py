@@ -9,12 +9,12 @@ from aam.data.distances.phylogeny import read_phylogeny
 from aam.data.files.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
 from aam.errors import InputError
-from aam.learners.storage import TrainedLearner
+from aam.learners.storage import NOTHING_KNOWN, TrainedLearner, no_intervals
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import setup_distributed
 from aam.training.machine.compute import Compute
 from aam.workflows.makers import read_learner
-from aam.workflows.predict_network import predict_study
+from aam.workflows.predict_network import predict_study, unlike_columns
 from aam.workflows.restore import restored
 from aam.workflows.tables import check_outputs, write_table
 
@@ -41,6 +41,8 @@ def predict(config: PredictConfig) -> None:
             return
         if config.inputs.tree is not None:
             raise InputError(NETWORK_READS_NO_TREE)
+        if config.intervals.interval is not None:
+            raise InputError(no_intervals("neural"))
         trained = restored(checkpoint)
         if trained.targets is None:
             raise InputError(
@@ -58,7 +60,7 @@ def predict(config: PredictConfig) -> None:
             config.inference.embedding_cache,
         )
         if world.is_main:
-            write_table(with_left_out(predictions, study), output)
+            write_table(with_left_out(predictions.assign(**unlike_columns(trained, study)), study), output)
             logger.info("wrote %s", output)
         world.barrier()  # a launcher may end the others when the first has ended
 
@@ -77,7 +79,7 @@ def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
         trained.check_reads_branches()
         phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
     study = load_study(inputs, SamplingConfig())
-    predictions, used = trained.predict(study, phylogeny)
+    predictions, used = trained.predict(study, phylogeny, config.intervals.interval)
     write_table(with_left_out(predictions, used), config.inference.output)
     logger.info("wrote %s", config.inference.output)
 
@@ -85,5 +87,8 @@ def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
 def with_left_out(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Add a row for every sample that could not be used, its values empty and the reason in the column ``note``."""
     notes = study.left_out.set_index("sample_id").rename(columns={"reason": "note"})
+    if "unlike" in predictions:
+        foreign = notes["note"] == NOTHING_KNOWN
+        notes = notes.assign(unlike=foreign.map({True: "yes", False: ""}), why=notes["note"].where(foreign, ""))
     table = pd.concat([predictions.assign(note=""), notes])
     return table.rename_axis("sample_id")

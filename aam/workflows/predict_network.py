@@ -10,6 +10,7 @@ from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.study import Study
 from aam.errors import InputError, first_ids
+from aam.learners.likeness import Likeness
 from aam.training.inference.asv_embeddings import embeddings_of
 from aam.training.inference.samples import asvs_of, predict_outputs
 from aam.training.machine.compute import Compute
@@ -40,6 +41,15 @@ def predict_study(
     outputs = predict_outputs(predictor, embeddings, batches, compute, num_workers, categories)
     predictor.train(training)
     return targets.decode(outputs, metadata)
+
+
+def unlike_columns(trained: Restored, study: Study) -> "dict[str, pd.Series[str]]":
+    """Columns that say which samples are unlike those of the training, by ASVs, depth and lengths; see `Likeness`.
+
+    Nothing where an older aam has trained the network.
+    """
+    document = trained.documents.get("likeness")
+    return {} if document is None else Likeness.from_json(document).unlike(study.table)
 
 
 def categories_of(metadata: pd.DataFrame, trained: Restored, compute: Compute) -> torch.Tensor | None:

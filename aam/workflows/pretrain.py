@@ -15,13 +15,16 @@ from aam.training.inputs import Inputs
 from aam.training.machine.compute import Compute
 from aam.training.objective import Objective
 from aam.training.run_folder import RunFolder
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.training.sinks.training_log import early_records
 from aam.training.tasks.pretraining import Given
 from aam.training.tasks.table import build_tasks, learn_documents, learned
-from aam.workflows.fit import Run, fit, gather_material
+from aam.workflows.fit import Run, embedded_samples, fit, gather_material
 from aam.workflows.folder import settle_folder
 from aam.workflows.resolve import resolve_pretraining
 from aam.workflows.restore import build_encoder
+from aam.workflows.score_tables import side_scores
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ def pretrain(config: PretrainConfig) -> None:
         InputError: a file or an option is wrong; nothing has been written then.
     """
     with setup_distributed(config.runtime.device, config.distribution) as world:
+        world.on_main(lambda: check_tracker(config.tracking))
         config = world.on_main(lambda: settle_folder(config))
         pretrain_study(load_pretraining_study(config), config, world)
 
@@ -108,10 +112,16 @@ def pretrain_study(study: Study, config: PretrainConfig, world: World | None = N
     return run, fit(run, config, lambda folder: _report(run, config, folder))
 
 
-def _report(run: Run, config: PretrainConfig, folder: RunFolder) -> None:
+def _report(run: Run, config: PretrainConfig, folder: RunFolder) -> Results:
     """Compare the distances of validation samples, if they were learned."""
-    if config.losses.learns("unifrac"):
-        write_distance_report(run.objective, folder)
+    embedded = embedded_samples(run)
+    if not config.losses.learns("unifrac"):
+        return Results(embedded=embedded)
+    metrics = write_distance_report(run.objective, folder)
+    if run.world.is_main:
+        logger.info("distances between validation samples\n%s", side_scores({"validation": metrics}))
+    scores = {f"val_distances/{name}": value for name, value in metrics.items()}
+    return Results(scores, {"val_distances": folder.distances_plot}, embedded=embedded)
 
 
 def prepare_pretraining(study: Study, asked: PretrainConfig, world: World | None = None) -> Run:

@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 def simulate(config: SimulateCommandConfig) -> None:
-    """Simulate a study and write its table, tree, metadata and taxonomy.
+    """Simulate a study and write its table, tree, metadata and taxonomy, and what drives its columns.
 
     Raises:
         InputError: the folder cannot be written, or holds files of these names and ``overwrite`` is not set.

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,17 +15,22 @@ from aam.data.sampling.dataset import FixedBatches
 from aam.data.study import Study, load_study
 from aam.errors import first_ids
 from aam.evaluation.collapse import complaint
-from aam.evaluation.predictions import write_prediction_report
+from aam.evaluation.predictions import NAMES, write_prediction_report
+from aam.learners.likeness import Likeness
 from aam.training.distributed import World, setup_distributed
+from aam.training.metrics import Metrics
 from aam.training.run_folder import RunFolder, Side
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.training.sinks.training_log import early_records
 from aam.training.tasks.targets import TargetTask
 from aam.workflows.baselines import check_tree, compare_with_learners
-from aam.workflows.columns import learn_columns
-from aam.workflows.fit import Run, fit
+from aam.workflows.columns import groups_of, learn_columns
+from aam.workflows.fit import Run, embedded_samples, fit
 from aam.workflows.folder import settle_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
 from aam.workflows.prepare import prepare_training
+from aam.workflows.score_tables import side_scores
 from aam.workflows.train_learner import train_learner
 
 logger = logging.getLogger(__name__)
@@ -41,6 +47,7 @@ def train(config: TrainConfig) -> None:
         train_learner(config)
         return
     with setup_distributed(config.runtime.device, config.distribution) as world:
+        world.on_main(lambda: check_tracker(config.tracking))
         config = world.on_main(lambda: settle_folder(config))
         world.on_main(lambda: check_cache_folder(config.finetune.embedding_cache))
         study = load_study(config.inputs, config.sampling, needs=("metadata",))
@@ -59,15 +66,30 @@ def train(config: TrainConfig) -> None:
 def train_study(study: Study, config: TrainConfig, world: World | None = None) -> tuple[Run, Path]:
     """Fine-tune on a study that is loaded already; returns the run, with its best weights, and the output folder."""
     run = prepare_training(study, config, world)
+    run = replace(run, documents=run.documents | {"likeness": _likeness(run).to_json()})
     return run, fit(run, config, lambda folder: _report(run, folder))
 
 
-def _report(run: Run, folder: RunFolder) -> None:
-    """Predict validation samples, and those of a test, which the run has not seen before; every rank calls this."""
+def _likeness(run: Run) -> Likeness:
+    """What the training samples look like; the network compares no other samples with them."""
+    study, config = run.material.study, run.config
+    assert isinstance(config, TrainConfig)
+    groups = groups_of(study, config.split.group_column)
+    return Likeness.of(study, run.material.split.train, groups, config.runtime.seed, landmarks=False)
+
+
+def _report(run: Run, folder: RunFolder) -> Results:
+    """Predict validation samples, and those of a test, which the run has not seen before.
+
+    Every rank calls this; the pictures and scores are those of rank 0.
+    """
     task, split = run.objective.task(TargetTask), run.material.split
     sides: dict[Side, FixedBatches] = {"val": run.objective.held_out}
     if split.test.size:
         sides["test"] = run.material.batches(split.test, run.config)
+    scores: dict[str, float | None] = {}
+    figures = {}
+    found: dict[str, Metrics] = {}
     for side, batches in sides.items():
         outputs = run.objective.outputs(task, batches).cpu().numpy()
         if run.world.is_main:
@@ -75,10 +97,15 @@ def _report(run: Run, folder: RunFolder) -> None:
             _say_unseen(task.targets, truth)
             wrong = complaint(task.targets, predicted, truth) if side == "val" else None
             metrics = write_prediction_report(task.targets, predicted, truth, folder, side, wrong)
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
-            logger.info("%s (%d samples): %s", _MEANING[side], len(batches.samples), shown)
+            found[f"{NAMES[side]} ({len(batches.samples)})"] = metrics
+            logger.info("%s (%d samples)", _MEANING[side], len(batches.samples))
             if wrong is not None:
                 logger.warning("%s", wrong)
+            scores |= {f"{side}/{name}": value for name, value in metrics.items()}
+            figures[f"{side}_predictions"] = folder.side_plot(side)
+    if run.world.is_main:
+        logger.info("%s", side_scores(found))
+    return Results(scores, figures, embedded=embedded_samples(run))
 
 
 def _say_unseen(targets: Targets, true: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from aam.config import RunConfig, TrainConfig, flag
 from aam.config.training import options_read
 
-PLACES = frozenset({"output_dir", "overwrite", "device", "num_workers", "baselines"})
+PLACES = frozenset({"output_dir", "overwrite", "device", "num_workers", "baselines", "track", "track_project"})
 """Options that a user chooses anew for another run."""
 
 

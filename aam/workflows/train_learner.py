@@ -1,8 +1,8 @@
 """`aam train --learner`: fit a learner other than the network, in one go and in one process."""
 
 import logging
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from aam.config import (
@@ -17,17 +17,22 @@ from aam.config.training import READ_BY_ALL, options_read
 from aam.data.sampling.splits import Split
 from aam.data.study import Study, load_study
 from aam.errors import InputError
-from aam.evaluation.predictions import write_prediction_report
+from aam.evaluation.predictions import NAMES, write_prediction_report
 from aam.learners.base import Labels, Rows
+from aam.learners.likeness import Likeness
 from aam.learners.rarefied import Rarefaction, predict_averaged
 from aam.learners.reference import Reference
 from aam.learners.registry import make_learner
 from aam.learners.storage import LearnerSpec, TrainedLearner, checkpoint_of
+from aam.learners.unseen import fit_calibrated
 from aam.training.checkpoints.store import CheckpointStore
 from aam.training.metrics import Metrics
+from aam.training.provenance import checkpoint_document
 from aam.training.run_folder import RunFolder, Side
+from aam.training.sinks.sink import Results
+from aam.training.sinks.tracker import check_tracker
 from aam.training.tasks.target_metrics import score
-from aam.workflows.columns import Columns, learn_columns
+from aam.workflows.columns import Columns, groups_of, learn_columns
 from aam.workflows.fit import write_samples
 from aam.workflows.folder import check_folder, open_folder
 from aam.workflows.leakage import warn_of_leakage, write_leakage
@@ -35,6 +40,9 @@ from aam.workflows.makers import makers
 from aam.workflows.neural_learner import check_encoder
 from aam.workflows.resolve import resolve_depth
 from aam.workflows.restore import seen_by
+from aam.workflows.score_tables import side_scores
+from aam.workflows.summary import Summary, keep, say
+from aam.workflows.tracking import track_results
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +69,7 @@ def begin_learner(config: TrainConfig) -> None:
     """
     if launched_world_size() > 1:
         raise InputError(f"--learner {config.choice.learner} is fitted by one process: start it without torchrun")
+    check_tracker(config.tracking)
     check_folder(config, config.output)
 
 
@@ -74,13 +83,27 @@ def train_learner_study(study: Study, config: TrainConfig) -> tuple[TrainedLearn
     columns = learn_columns(study, config)
     found = warn_of_leakage(columns, config)
     _say_seen(columns, config)
+    summary = Summary.of_split(columns.study, columns.split, config)
+    say(summary)
     trained = fit_learner(name, columns, config)
     with open_folder(config, config.output) as folder:
+        keep(summary, folder)
+        trained = replace(trained, provenance=checkpoint_document(folder))
         write_samples(columns.study, columns.split, folder)
         write_leakage(found, folder)
         CheckpointStore(folder.checkpoints).write(checkpoint_of(trained), step=0, best=True)
-        for side, rows in held_out_rows(columns.split).items():
-            _report(trained, columns, side, rows, folder)
+        sides = held_out_rows(columns.split).items()
+        scores = {f"{NAMES[side]} ({len(rows)})": _report(trained, columns, side, rows, folder) for side, rows in sides}
+        if scores:
+            logger.info("%s, on samples that it has not seen\n%s", name, side_scores(scores))
+        told = {
+            f"{side}/{key}": value
+            for (side, _), own in zip(sides, scores.values(), strict=True)
+            for key, value in own.items()
+        }
+        track_results(
+            config, folder, Results(told, {f"{side}_predictions": folder.side_plot(side) for side, _ in sides})
+        )
         logger.info("wrote %s", folder)
     return trained, columns
 
@@ -97,20 +120,20 @@ def fit_learner(name: LearnerName, columns: Columns, config: TrainConfig) -> Tra
     rarefaction = Rarefaction(depth=config.sampling.depth, draws=config.choice.rarefy_draws, seed=config.runtime.seed)
     study, rows = columns.study, columns.split.train
     logger.info("fitting %s to %d samples", name, len(rows))
-    fitted = learner.fit(rarefaction.drawn(study)[0], rows, labels_of(columns, config), config.runtime.seed)
+    labels, seed = labels_of(columns, config), config.runtime.seed
+    fitted = fit_calibrated(learner, rarefaction.drawn(study)[0], rows, labels, seed)
     spec = LearnerSpec(
         learner=name,
         options=_options(name, config),
         training=[study.table.sample_ids[row] for row in rows],
         rarefaction=rarefaction,
     )
-    return TrainedLearner(spec, fitted, Reference.of(study))
+    return TrainedLearner(spec, fitted, Reference.of(study), Likeness.of(study, rows, labels.groups, seed))
 
 
 def labels_of(columns: Columns, config: TrainConfig) -> Labels:
     """What is to be predicted, with the groups of the split and the weights of the samples."""
-    group = config.split.group_column
-    groups = None if group is None else columns.study.require_metadata()[group].to_numpy(dtype=np.str_)
+    groups = groups_of(columns.study, config.split.group_column)
     read = config.target.model_dump(include=set(READ_BY_ALL["target"]))  # the network's losses and ranges are its own
     return Labels(columns.values, TargetConfig.model_validate(read), groups, columns.sample_weights(config))
 
@@ -146,13 +169,11 @@ def _say_seen(columns: Columns, config: TrainConfig) -> None:
         logger.warning("%s", warning)
 
 
-def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: RunFolder) -> None:
-    metrics = write_prediction_report(trained.fitted.targets, *predict_side(trained, columns, rows), folder, side)
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
-    logger.info("%s, which %s has not seen (%d samples): %s", side, trained.name, len(rows), shown)
+def _report(trained: TrainedLearner, columns: Columns, side: Side, rows: Rows, folder: RunFolder) -> Metrics:
+    return write_prediction_report(trained.fitted.targets, *predict_side(trained, columns, rows), folder, side)
 
 
-SAID_ELSEWHERE = frozenset({"metadata_column", "classifier", "learner", "rarefy_draws"})
+SAID_ELSEWHERE = frozenset({"track", "track_project", "metadata_column", "classifier", "learner", "rarefy_draws"})
 """Options that a checkpoint of a learner has a place of its own for."""
 
 

@@ -21,7 +21,7 @@ from aam.errors import (
 )
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "evaluate", "inspect", "explain", "simulate", "unifrac"]
-COMMANDS += ["estimate pretrain", "estimate train"]
+COMMANDS += ["tune", "estimate pretrain", "estimate train", "methods"]
 KINDS = ("pretrain", "train")
 REQUIRED = {
     "estimate pretrain": [],
@@ -32,7 +32,9 @@ REQUIRED = {
     "predict": ["--checkpoint", "c", "--output", "p.tsv"],
     "embed": ["--checkpoint", "c", "--output", "p.tsv"],
     "evaluate": ["--output-dir", "o", "--metadata-column", "age"],
+    "tune": ["--output-dir", "o", "--metadata-column", "age"],
     "inspect": ["c"],
+    "methods": ["run"],
     "explain": ["--checkpoint", "c", "--what", "category-attention", "--output", "w.tsv"],
     "simulate": ["study"],
     "unifrac": ["--output", "d.tsv"],
@@ -171,7 +173,7 @@ def test_usage_errors_leave_with_2_and_one_message(arguments, message, capsys):
         ("predict", "seed compile-model"),
         ("embed", "seed compile-model"),
         ("inspect", "table metadata output overwrite device seed"),
-        ("explain", "seed compile-model distributed data-parallel fsdp rank-timeout log-all-ranks"),
+        ("explain", "compile-model distributed data-parallel fsdp rank-timeout log-all-ranks"),
         ("find-lr", "lr epochs scheduler warmup-fraction patience best-metric compile-model"),
         ("find-lr", "log-every checkpoint-every keep-checkpoints resume stratify"),
         ("find-lr", "distributed data-parallel fsdp rank-timeout log-all-ranks"),

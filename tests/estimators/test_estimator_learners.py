@@ -12,6 +12,7 @@ import aam
 from aam.config import PredictConfig, TrainConfig
 from aam.data.files.metadata import read_metadata
 from aam.data.files.tables import read_tables
+from aam.errors import InputError
 from aam.workflows.predict import predict
 from aam.workflows.train import train
 
@@ -62,6 +63,13 @@ def test_numbers(learner, table, tree, metadata, tmp_path):
     again = aam.SampleRegressor.load(tmp_path / "saved")
     assert again.learner == learner
     np.testing.assert_array_equal(again.predict(table.iloc[::-1]), values[::-1])
+    ends = model.predict_interval(table, level=0.8)
+    assert ends.shape == (40, 2)
+    assert (ends[:, 0] < values).all()
+    assert (values < ends[:, 1]).all()
+    assert np.isfinite(ends).all()
+    np.testing.assert_array_equal(again.predict_interval(table.iloc[::-1], level=0.8), ends[::-1])
+    assert np.isinf(model.predict_interval(table, level=0.9)).all()  # of at most eight subjects
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -75,11 +83,28 @@ def test_classes(learner, table, tree, metadata, tmp_path):
     assert list(model.classes_) == sorted(set(y))
     np.testing.assert_array_equal(model.predict(table), model.classes_[probabilities.argmax(axis=1)])
     assert 0 <= model.score(table, y) <= 1
+    sets = model.predict_set(table, level=0.8)
+    assert sets.shape == probabilities.shape
+    assert sets[np.arange(40), probabilities.argmax(axis=1)].all()
+    assert model.predict_set(table, level=0.9).all()  # of at most eight subjects
     model.save(tmp_path / "saved")
     again = aam.SampleClassifier.load(tmp_path / "saved")
     assert again.class_weights == "balanced"
     np.testing.assert_array_equal(again.classes_, model.classes_)
     np.testing.assert_array_equal(again.predict_proba(table), probabilities)
+    np.testing.assert_array_equal(again.predict_set(table, level=0.8), sets)
+
+
+@pytest.mark.parametrize("level", [0, 1, 90, -0.5, float("nan")])
+def test_a_level_is_a_probability(clades, table, level):
+    with pytest.raises(InputError, match="between 0 and 1, such as 0"):
+        clades.predict_interval(table, level=level)
+
+
+def test_the_network_has_no_intervals(table, metadata):
+    model = aam.SampleRegressor(**TINY).fit(table, metadata["acidity"])
+    with pytest.raises(InputError, match="the network keeps none: train another learner"):
+        model.predict_interval(table)
 
 
 def test_what_the_command_line_does(clades, study_folder, tmp_path):

@@ -101,6 +101,16 @@ def test_weights_of_a_rare_class(tmp_path: Path) -> None:
     assert classes.to_dict() == {"common": 120, "rare": 6}
 
 
+@pytest.mark.slow
+def test_causal_asvs_by_attribution(tmp_path: Path) -> None:
+    words = ["--seeds", "1", "--samples", "30", "--asvs", "40", "--epochs", "1", "--json", tmp_path / "figures.json"]
+    table = run("attribution.py", tmp_path / "runs", *words).splitlines()
+    assert table[0].startswith("|  column |")
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert len(figures["runs"]) == len(figures["means"]) == 12
+    assert all(0 < line["average precision"] <= 1 and line["largest gap"] < 5e-5 for line in figures["runs"])
+
+
 def data_of(study: Path) -> list[str | Path]:
     return ["--data", study.parent, "--dataset", study.name]
 
@@ -258,3 +268,12 @@ def test_variants_of_a_step(real_data: Path, tmp_path: Path) -> None:
     assert variants == ["float32", "bf16", "float32, compiled", "bf16, compiled"]
     assert [line["graphs"] > 0 for line in figures["steps"]] == [False, False, True, True]
     assert figures["adamw"][0]["fused_ms"] > 0
+
+
+@pytest.mark.slow
+def test_other_habitats_are_unlike_the_guts_of_infants(real_data: Path) -> None:
+    lines = run("unlike.py", "--data", real_data, "--seeds", "1").splitlines()
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
+    called = {row[1]: float(row[3]) for row in cells[2:]}
+    assert called["child"] <= 0.1
+    assert min(called[kind] for kind in ("mackerel", "human skin", "human oral")) >= 0.95

@@ -93,7 +93,7 @@ def written(tmp_path: Path) -> Path:
     checkpoints, training = checkpoints_in(tmp_path / "checkpoints"), Training(1)
     training.step(0)
     training.save(checkpoints, 1)
-    last = checkpoints.last()
+    last = checkpoints.store.last()
     assert last is not None
     return last
 
@@ -112,7 +112,7 @@ def test_a_run_continues_bit_for_bit(tmp_path: Path, layout: str, stop: int) -> 
 
     resumed, found = Training(2), checkpoints_in(tmp_path)
     resumed.step(9)
-    last = found.last()
+    last = found.store.last()
     assert last is not None
     state = found.load(last, resumed.model, resumed.optimizer)
     assert (state["step"], state["study"]) == (stop, IDENTITY.fingerprint)
@@ -173,7 +173,7 @@ def test_published_weights_are_read_by_anybody(tmp_path: Path) -> None:
         assert same(found.model, {name: best[name] for name in found.model})
         assert (found.config, found.documents, found.kind) == (IDENTITY.config, IDENTITY.documents, "train")
         assert len(list(tmp_path.glob("step-*"))) == 3  # the best one of before, which somebody may be reading
-    resumed, path = Training(2), checkpoints.last()
+    resumed, path = Training(2), checkpoints.store.last()
     assert path is not None
     assert checkpoints.load(path, resumed.model, resumed.optimizer)["step"] == 2
     assert same(resumed.tensors(), last)
@@ -209,10 +209,10 @@ def test_an_asynchronous_checkpoint_appears_when_it_is_finished(tmp_path: Path) 
                 parameter.fill_(7)
     while not checkpoints.finished():
         time.sleep(0.01)
-    assert checkpoints.last() is None
+    assert checkpoints.store.last() is None
     checkpoints.finish()
     assert not checkpoints.finished()
-    assert checkpoints.last() == tmp_path / "step-00000001"
+    assert checkpoints.store.last() == tmp_path / "step-00000001"
     checkpoints.load_weights(tmp_path, training.model)
     assert same(dict(training.model.state_dict()), dict(Training(1).model.state_dict()))
 
@@ -221,9 +221,9 @@ def test_the_next_checkpoint_waits_for_the_one_before(tmp_path: Path) -> None:
     checkpoints, training = checkpoints_in(tmp_path, "async"), Training(1)
     training.save(checkpoints, 1, best=True)
     training.save(checkpoints, 2, best=False)
-    assert checkpoints.last() == tmp_path / "step-00000001"
+    assert checkpoints.store.last() == tmp_path / "step-00000001"
     checkpoints.close()
-    assert checkpoints.last() == tmp_path / "step-00000002"
+    assert checkpoints.store.last() == tmp_path / "step-00000002"
     assert (tmp_path / "best").resolve().name == "step-00000001"
     assert not list(tmp_path.glob("tmp-*"))
 
@@ -237,10 +237,10 @@ def test_a_failure_to_write_is_raised_when_it_is_finished(tmp_path: Path) -> Non
         (tmp_path / "tmp-step-00000002").write_text("")
     with pytest.raises(CheckpointException, match="NotADirectoryError"):
         checkpoints.finish()
-    assert checkpoints.last() == tmp_path / "step-00000001"
+    assert checkpoints.store.last() == tmp_path / "step-00000001"
     training.save(checkpoints, 2)
     checkpoints.close()
-    assert checkpoints.last() == tmp_path / "step-00000002"
+    assert checkpoints.store.last() == tmp_path / "step-00000002"
     assert not list(tmp_path.glob("tmp-*"))
 
 

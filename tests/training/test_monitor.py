@@ -5,7 +5,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aam.config import PretrainConfig
@@ -14,8 +16,8 @@ from aam.training.monitor import Monitor, sinks_of
 from aam.training.run_folder import RunFolder
 from aam.training.sinks.json_lines import JsonLines, cut_metrics
 from aam.training.sinks.progress_bar import ProgressBar
-from aam.training.sinks.sink import Sink
-from aam.training.sinks.training_log import early_records
+from aam.training.sinks.sink import Judged, Sink
+from aam.training.sinks.training_log import LoggedValidations, early_records
 
 logger = logging.getLogger("aam.somewhere")
 
@@ -52,12 +54,14 @@ def test_a_run_leaves_curves_and_a_log(tmp_path: Path) -> None:
         monitor.log_training(2, 1, {"train/loss": 0.1, "train/unifrac_loss": 1 / 3})
         assert lines(tmp_path) == [{"step": 2, "epoch": 1, "train/loss": 0.1, "train/unifrac_loss": 1 / 3}]
         logger.info("said on the way")
-        monitor.log_validation(4, 2, {"val/loss": 0.25, "val/r2": None})
+        values = {"val/loss": 0.25, "val/r2": None}
+        monitor.log_validation(4, 2, values)
+        monitor.judge(Judged(4, 2, values, "val/loss", is_best=True))
     assert lines(tmp_path)[1:] == [{"step": 4, "epoch": 2, "val/loss": 0.25, "val/r2": None}]
     assert scalars(tmp_path, "train/unifrac_loss") == [(2, pytest.approx(1 / 3))]
     log = (tmp_path / "training.log").read_text()
     assert "said on the way" in log
-    assert "epoch 2, step 4 of 4, 00:00 left: val/loss 0.25, val/r2 undefined" in log
+    assert "epoch 2, step 4/4, 00:00 left * val/loss 0.25, val/r2 undefined" in log
 
 
 def test_the_board_is_written_out_with_every_line(tmp_path: Path) -> None:
@@ -183,12 +187,63 @@ def test_at_a_terminal_a_bar_shows_losses_and_log_lines_pass_above_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_in_a_notebook_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    with Monitor(4, [ProgressBar()]) as monitor:
+def test_quiet_hides_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    console = logging.StreamHandler(terminal)
+    console.setLevel(logging.WARNING)
+    package = logging.getLogger("aam")
+    package.addHandler(console)
+    with Monitor(10, [ProgressBar()]) as monitor:
         monitor.advance()
-        monitor.log_training(1, 1, {"train/loss": 0.5})
-    assert "1/4" in capsys.readouterr().err
+        monitor.log_training(1, 1, {"train/loss": 0.125})
+    package.removeHandler(console)
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_has_a_widget_or_nothing(widgets: bool) -> None:
+    """Without ipywidgets every state of a bar would be another piece of text, and tqdm warns."""
+    code = f"""
+import sys
+if not {widgets}:
+    sys.modules["ipywidgets"] = None
+from aam.training.monitor import Monitor
+from aam.training.sinks.progress_bar import ProgressBar
+with Monitor(500, [ProgressBar()]) as monitor:
+    for step in range(500):
+        monitor.advance()
+        monitor.log_training(step, 1, {{"train/loss": 1.0}})
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    outputs = notebook.cells[0].outputs
+    assert len(outputs) == (1 if widgets else 0), outputs
+    if widgets:
+        assert "application/vnd.jupyter.widget-view+json" in outputs[0]["data"]
+
+
+def validations(caplog: pytest.LogCaptureFixture, *judged: Judged) -> list[str]:
+    """Lines of the log for some validations."""
+    with caplog.at_level(logging.INFO, logger="aam"), Monitor(400, [LoggedValidations()]) as monitor:
+        for each in judged:
+            monitor.judge(each)
+    return caplog.messages
+
+
+def test_an_epoch_is_a_line_of_at_most_100_characters(caplog: pytest.LogCaptureFixture) -> None:
+    many = {f"val/metric_{number}_of_a_long_name": -1.23456789e-12 for number in range(20)}
+    one, *_ = validations(caplog, Judged(40, 9, many | {"val/r2": 0.5}, "val/r2", is_best=False))
+    assert len(one) <= 100
+    assert "\n" not in one
+    assert "left   val/r2 0.5, val/metric_0_of_a_long_name -1.235e-12" in one
+
+
+def test_the_best_epoch_is_marked(caplog: pytest.LogCaptureFixture) -> None:
+    values = [0.5, 0.4, 0.6]
+    judged = [Judged(n, n, {"val/loss": value}, "val/loss", value < 0.45) for n, value in enumerate(values)]
+    assert ["*" in line for line in validations(caplog, *judged)] == [False, True, False]
 
 
 def test_a_rank_that_only_logs_leaves_its_log_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

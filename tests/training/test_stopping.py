@@ -14,6 +14,7 @@ from aam.errors import StoppedBySignalError
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import World
 from aam.training.distributed.agreement import Agreement, Verdict
+from aam.training.sinks.sink import Results
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
 from aam.workflows.prepare import prepare_training
@@ -53,7 +54,7 @@ class Signalled:
 
 
 def fit(run: Run) -> Path:
-    return workflow.fit(run, run.config, lambda folder: None)
+    return workflow.fit(run, run.config, lambda folder: Results())
 
 
 def lines(folder: Path) -> list[dict]:

@@ -19,7 +19,7 @@ from aam.training.memory.budget import memory_limit, predicted_cost
 from aam.training.memory.step_memory import StepMemory
 from aam.training.monitor import Monitor
 from aam.training.objective import Objective
-from aam.training.sinks.sink import Sink
+from aam.training.sinks.sink import Results, Sink
 from aam.training.trainer import Trainer, TrainingDivergedError
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
@@ -59,7 +59,7 @@ class Interrupted:
 
 
 def fit(run: Run, asked) -> Path:
-    return workflow.fit(run, asked, lambda folder: None)
+    return workflow.fit(run, asked, lambda folder: Results())
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import aam as package
-from aam.config import EvaluateConfig, ExplainConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig
+from aam.config import EvaluateConfig, ExplainConfig, PretrainConfig, PretrainFindLrConfig, TrainConfig, TuneConfig
 from aam.training import run_folder
 from aam.training.run_folder import KNOWN, RUN_FILES, RunFolder
 from aam.workflows.evaluate import evaluate
@@ -14,6 +14,7 @@ from aam.workflows.explain import explain
 from aam.workflows.find_lr import find_lr
 from aam.workflows.pretrain import pretrain
 from aam.workflows.train import train
+from aam.workflows.tune import tune
 
 PACKAGE = Path(package.__file__).parent
 
@@ -68,6 +69,18 @@ def swept(tmp_path_factory, pretrain_options) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, study_folder) -> Path:
+    """Output folder of `tune`."""
+    pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'aam[tune]'")
+    folder = tmp_path_factory.mktemp("runs") / "tuned"
+    files = {"table": (study_folder / "table.biom",), "metadata": study_folder / "metadata.tsv"}
+    small = {"metadata_column": "acidity", "group_column": "subject", "learner": "linear", "folds": 2}
+    small |= {"trials": 4, "nested_trials": 1, "nested_folds": 2}
+    tune(TuneConfig.from_flat({**files, **small, "output_dir": folder}))
+    return folder
+
+
 def explain_compared(compared: Path, folder: Path, **options: object) -> Path:
     """Output folder of `explain` of an evaluation."""
     explain(ExplainConfig.from_flat({"evaluation": compared, "output_dir": folder, **options}))
@@ -87,7 +100,53 @@ def balance(tmp_path_factory, compared) -> Path:
     return explain_compared(compared, tmp_path_factory.mktemp("runs") / "balance", what="log-ratio")
 
 
-RUNS = ["pretrained", "regressor", "classifier", "profiled", "fitted", "compared", "swept", "importance", "balance"]
+@pytest.fixture(scope="module")
+def explain_samples(tmp_path_factory, regressor, study_folder):
+    """Explain a few samples by the network."""
+
+    def explained(what: str) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / what
+        files = {"table": (study_folder / "table.biom",), "metadata": study_folder / "metadata.tsv"}
+        options = {"what": what, "checkpoint": regressor, "samples": "3", "device": "cpu", "output_dir": folder}
+        explain(ExplainConfig.from_flat({**files, **options}))
+        return folder
+
+    return explained
+
+
+@pytest.fixture(scope="module")
+def attributed(explain_samples) -> Path:
+    """Output folder of `explain --what attribution`."""
+    return explain_samples("attribution")
+
+
+@pytest.fixture(scope="module")
+def attended(explain_samples) -> Path:
+    """Output folder of `explain --what attention`."""
+    return explain_samples("attention")
+
+
+@pytest.fixture(scope="module")
+def deleted(explain_samples) -> Path:
+    """Output folder of `explain --what deletion`."""
+    return explain_samples("deletion")
+
+
+RUNS = [
+    "pretrained",
+    "regressor",
+    "classifier",
+    "profiled",
+    "fitted",
+    "compared",
+    "swept",
+    "importance",
+    "balance",
+    "tuned",
+    "attributed",
+    "attended",
+    "deleted",
+]
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -102,8 +161,8 @@ def test_what_is_known_is_what_runs_leave(request):
     """A name that nobody writes any more would keep others from using it."""
     folders = [request.getfixturevalue(run) for run in RUNS]
     missing = [name for each in KNOWN for name in each.names if not any(list(one.glob(name)) for one in folders)]
-    # of many processes, of a GPU, of an overwritten run, and of targets that sequencing depth predicts
-    elsewhere = {"training-rank*.log", "memory_snapshot.pickle", ".replaced"}
+    # of many processes, of a GPU, of an overwritten run, of a tracker, and of targets that sequencing depth predicts
+    elsewhere = {"training-rank*.log", "memory_snapshot.pickle", ".replaced", "tracked_run.json"}
     assert {name for name in missing if "_rarefied" not in name} <= elsewhere
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from aam.config import EmbedConfig, SamplingConfig, TrainConfig
+from aam.data.distances.phylogeny import read_phylogeny
 from aam.data.files.sequences import encode_sequences
 from aam.data.files.tables import read_tables
 from aam.data.sampling.rarefaction import FIXED, SampleDraws
@@ -108,3 +109,17 @@ def test_runs_with_one_encoder_share_the_embeddings_of_asvs(
     one, other = (read(tmp_path / f"{name}.tsv", "sample_id") for name in "pq")
     pd.testing.assert_frame_equal(one, other, rtol=1e-4, atol=1e-5)
     assert [path.name for path in cache.iterdir()] == [next(cache.glob("*/*.npy")).parent.name]
+
+
+def test_a_tree_of_the_asvs_serves_commands_that_need_one(aam, pretrained, study_folder, tmp_path):
+    options = {"checkpoint": pretrained, "table": study_folder / "table.biom", "device": "cpu"}
+    assert aam("embed", **options, output=tmp_path / "s.tsv", asv_tree=tmp_path / "asvs.nwk") == 0
+    table = read_tables([study_folder / "table.biom"])
+    assert set(read_phylogeny(tmp_path / "asvs.nwk").tip_names) == set(table.asv_ids)
+    files = {
+        "table": study_folder / "table.biom",
+        "tree": tmp_path / "asvs.nwk",
+        "metadata": study_folder / "metadata.tsv",
+    }
+    small = {"learner": "clades", "metadata_column": "acidity", "trees": 5, "group_column": "subject"}
+    assert aam("train", **files, **small, output_dir=tmp_path / "clades") == 0

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -26,7 +27,7 @@ from aam.workflows.folder import share_folder
 from aam.workflows.makers import read_learner
 from aam.workflows.train_command import train_command
 
-RESULTS = ("evaluation", "fold_table", "predictions", "scores", "differences", "errors_by_group")
+RESULTS = ("evaluation", "fold_table", "predictions", "scores", "differences", "errors_by_group", "coverage")
 PLOTS = ("predictions_plot", "scores_plot")
 EVALUATION_FILES = [name for each in (*RESULTS, *PLOTS) for name in vars(RunFolder)[each].names]
 
@@ -47,7 +48,7 @@ def options(wide_study):
     """Flat options of a small evaluation."""
     files = {"table": (wide_study / "table.biom",), "tree": wide_study / "tree.nwk"}
     files |= {"metadata": wide_study / "metadata.tsv", "metadata_column": "acidity", "group_column": "subject"}
-    small = {"learners": "clades", "trees": 5, "folds": 2, "repeats": 2, "gap": True}
+    small = {"learners": "clades", "trees": 5, "folds": 2, "repeats": 2, "gap": True, "interval": 0.8}
     return lambda output_dir, **more: EvaluateConfig.from_flat({**files, **small, "output_dir": output_dir, **more})
 
 
@@ -108,6 +109,40 @@ def test_scores_can_be_computed_again_from_the_predictions(whole):
     pd.testing.assert_series_equal(error, scores.sort_index(), check_names=False)
 
 
+def test_coverage_can_be_computed_again_from_the_predictions(whole):
+    """Groups count alike: this is what the intervals promise."""
+    groups = read(whole / "folds.tsv").drop_duplicates("sample_id").set_index("sample_id")["group"]
+    for end in ("", "_random"):
+        table = read(whole / f"predictions{end}.tsv")
+        held = table.assign(held=table["true"].between(table["low"], table["high"]), width=table["high"] - table["low"])
+        by_sample = held.groupby(["learner", "sample_id"])[["held", "width"]].mean().reset_index()
+        by_sample["group"] = by_sample["sample_id"].map(groups)
+        expected = by_sample.groupby(["learner", "group"])[["held", "width"]].mean().groupby("learner").mean()
+        told = read(whole / f"coverage{end}.tsv").set_index("learner")
+        assert list(told) == ["level", "coverage", "low", "high", "width"]
+        assert list(told.index) == ["null", "depth", "forest", "clades"]
+        assert set(told["level"]) == {0.8}
+        assert told["coverage"].to_numpy() == pytest.approx(expected.loc[told.index, "held"].to_numpy())
+        assert told["width"].to_numpy() == pytest.approx(expected.loc[told.index, "width"].to_numpy())
+        assert (told["low"] <= told["coverage"]).all()
+        assert (told["coverage"] <= told["high"]).all()
+    document = json.loads((whole / "evaluation.json").read_text())
+    assert document["main"]["coverage"][0]["learner"] == "null"
+    assert any(note.startswith("intervals of 80% that") for note in document["notes"]) or not document["to_train"]
+
+
+def test_folds_of_too_few_groups_have_infinite_intervals_and_say_so(options, tmp_path):
+    """Six groups of training samples are too few for 90 %."""
+    evaluate(options(tmp_path / "out", interval=0.9, gap=False, repeats=1))
+    table = read(tmp_path / "out" / "predictions.tsv")
+    assert set(table["low"]) == {-np.inf}
+    assert set(table["high"]) == {np.inf}
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert all(row["width"] is None and row["coverage"] == 1 for row in document["main"]["coverage"])
+    if document["to_train"] is not None:
+        assert "are infinite in some folds" in " ".join(document["notes"])
+
+
 def test_models_of_folds_are_kept_and_predict_what_the_folds_say(options, tmp_path):
     config = options(tmp_path / "out", keep_models=True, learners="clades,ensemble", ensemble_members="clades,linear")
     evaluate(config)
@@ -121,6 +156,8 @@ def test_models_of_folds_are_kept_and_predict_what_the_folds_say(options, tmp_pa
         told = said.loc[path.name, repeat, fold]
         predicted, _ = read_learner(read_checkpoint(path)).predict(study)
         assert predicted.loc[told.index, "prediction"].to_numpy() == pytest.approx(told["prediction"].to_numpy())
+        intervals, _ = read_learner(read_checkpoint(path)).predict(study, level=0.8)
+        assert intervals.loc[told.index, "high"].to_numpy() == pytest.approx(told["high"].to_numpy())
 
 
 def test_a_fold_without_its_models_is_computed_again(options, tmp_path):
@@ -240,7 +277,7 @@ def test_an_evaluation_that_was_killed_goes_on(whole, options, tmp_path):
     words = [sys.executable, "-m", "aam", "evaluate"]
     given = {"table": config.inputs.table[0], "tree": config.inputs.tree, "metadata": config.inputs.metadata}
     given |= {"metadata-column": "acidity", "group-column": "subject", "learners": "clades", "trees": 5, "folds": 2}
-    given |= {"repeats": 2, "output-dir": folder}
+    given |= {"repeats": 2, "interval": 0.8, "output-dir": folder}
     words += ["--gap", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120

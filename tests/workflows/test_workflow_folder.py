@@ -16,7 +16,7 @@ from aam.training.run_folder import RUN_FILES
 from aam.workflows.folder import INPUT_FILES, check_folder, open_folder
 from aam.workflows.tables import check_outputs
 
-CONFIG, LAUNCH, LOCK = "config.json", ".launch", ".lock"
+CONFIG, LAUNCH, LOCK, PROVENANCE = "config.json", ".launch", ".lock", "provenance.json"
 
 
 def config_of(folder, **options) -> PretrainConfig:
@@ -44,7 +44,7 @@ def write_run(folder: Path) -> None:
     for name in RUN_FILES:
         path = folder / name / "a" if name in {"checkpoints", "tensorboard"} else folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("old")
+        path.write_text("{}" if name == PROVENANCE else "old")
 
 
 def test_a_new_or_empty_folder_is_taken(tmp_path):
@@ -67,7 +67,7 @@ def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     start(tmp_path / "run", resume=True)
     assert {*set(RUN_FILES) - {"checkpoints", "tensorboard"}, "notes.txt"} <= contents(tmp_path / "run")
     start(tmp_path / "run", overwrite=True, epochs=3)
-    assert contents(tmp_path / "run") == {CONFIG, LAUNCH, LOCK, "notes.txt"}
+    assert contents(tmp_path / "run") == {CONFIG, LAUNCH, LOCK, PROVENANCE, "notes.txt"}
     assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["epochs"] == 3
 
 
@@ -205,7 +205,7 @@ def test_a_run_that_was_killed_while_it_replaced_another_can_be_replaced_or_resu
         assert epochs == 2 or not old, "new options beside old checkpoints"
         check(folder, resume=True, epochs=epochs)
         start(folder, overwrite=True)
-        assert contents(folder) == {CONFIG, LAUNCH, LOCK}
+        assert contents(folder) == {CONFIG, LAUNCH, LOCK, PROVENANCE}
         moments += 5
     assert code == 0
     assert moments > 15
@@ -225,7 +225,7 @@ def test_a_run_that_was_killed_in_its_first_moment_can_be_started_again(tmp_path
     (tmp_path / draft_path(Path(CONFIG))).write_text('{"inp')
     (tmp_path / LOCK).touch()
     start(tmp_path)
-    assert contents(tmp_path) == {CONFIG, LAUNCH, LOCK}
+    assert contents(tmp_path) == {CONFIG, LAUNCH, LOCK, PROVENANCE}
 
 
 @pytest.mark.parametrize(

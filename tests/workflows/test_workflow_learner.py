@@ -63,6 +63,7 @@ def test_a_run_predicts_as_it_reports(learner, study_folder, tmp_path):
     assert {path.name for path in run.iterdir()} == {
         ".lock",
         ".launch",
+        "provenance.json",
         "config.json",
         "split.tsv",
         "left_out.tsv",

@@ -127,7 +127,7 @@ def test_proportions_of_asvs_are_of_all_reads_that_are_not_lost(models, mixed, s
     np.testing.assert_allclose(aligned.asv_proportions.toarray()[:, :asvs], old.table.counts.toarray() / depth)
     kernel = trained.fitted.solutions[0].members["kernel"]
     rows = np.arange(study.table.n_samples)
-    basis = kernel._basis_in(aligned.tree)
+    basis = kernel.basis_in(aligned.tree)
     for name in basis.names:
         kind = KERNELS[name][0]
         if FEATURES[kind].level == "asvs":

@@ -37,6 +37,7 @@ def test_the_output_folder_holds_what_the_readme_lists(pretrained):
     assert names(pretrained) == {
         ".lock",
         ".launch",
+        "provenance.json",
         "config.json",
         "split.tsv",
         "left_out.tsv",

@@ -39,6 +39,7 @@ def test_the_output_folder_holds_what_the_readme_lists(kind, request):
     assert {path.name for path in folder.iterdir()} == {
         ".lock",
         ".launch",
+        "provenance.json",
         "config.json",
         "split.tsv",
         "left_out.tsv",

@@ -135,6 +135,11 @@ class TargetColumn:
         half: Floats = (scale.inverse(outputs + spread) - scale.inverse(outputs - spread)) / 2
         return half
 
+    def around(self, outputs: Floats, reach: Floats | float, metadata: pd.DataFrame) -> tuple[Floats, Floats]:
+        """Ends of intervals that reach equally far to both sides on the learned scale, in own units [samples]."""
+        scale = self._scale_of(metadata)
+        return scale.inverse(outputs - reach), scale.inverse(outputs + reach)
+
     def _scale_of(self, metadata: pd.DataFrame) -> TargetScaler:
         return self.require_scale() if self.groups is None else self.groups.of(metadata)
 

@@ -7,6 +7,7 @@ What is put in, so that it can be found again:
   habitat of a subject, larger between subjects, and largest between habitats. Communities drift with time.
 - ``acidity`` follows the log-ratio of two clades, plus an effect of ``site`` (and of the ``region`` around it) that
   leaves no trace in the community. ``health`` follows the log-ratio of two other clades.
+- ``truth`` names these clades and their ASVs, with the sign and the strength of what they do.
 - Where asked for, a trap: ``group`` is drawn at random by subject and says nothing of the community, but its samples of
   class b are sequenced to a fifth of the depth of class a.
 
@@ -30,7 +31,7 @@ from aam.data.sampling.seeded import generator
 from aam.data.simulation.tree import SimulatedTree, simulate_tree
 from aam.errors import InputError, first_ids
 
-FILES = ("table.biom", "tree.nwk", "metadata.tsv", "taxonomy.tsv")
+FILES = ("table.biom", "tree.nwk", "metadata.tsv", "taxonomy.tsv", "truth.tsv")
 BIOM_DATE = "2000-01-01T00:00:00"  # fixed, so that the same seed gives the same bytes
 
 HABITATS = ("gut", "oral", "skin")
@@ -44,6 +45,7 @@ OVERDISPERSION = 150.0  # concentration of the Dirichlet: lower is noisier
 DEPTH_SPREAD = 0.35  # standard deviation of the logarithm of the depth
 LEAST_DEPTH = 10
 SICK_SHARE = 0.4
+ACIDITY_EFFECT = 0.7  # of one standard deviation of the log-ratio of its clades
 SHALLOW_SHARE = 0.2  # depth of group b, as a fraction of that of group a
 
 
@@ -57,12 +59,14 @@ class SimulatedStudy:
         metadata: by sample id: subject, site, region, habitat, health (text), day and acidity (numbers); group (text)
             with ``depth_confounded``.
         taxonomy: ``Taxon`` and ``Confidence`` of the ASVs of the table, as QIIME 2 has them.
+        truth: what drives the columns; see `_truth`.
     """
 
     table: FeatureTable
     newick: str
     metadata: pd.DataFrame
     taxonomy: pd.DataFrame
+    truth: pd.DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +97,12 @@ def simulate_study(config: SimulateConfig) -> SimulatedStudy:
     seen = np.flatnonzero(counts.sum(axis=0))
     sequences = tuple(tree.sequences[tip] for tip in seen)
     table = FeatureTable(csr_array(counts[:, seen]), tuple(metadata.index), sequences, sequences)
-    return SimulatedStudy(table, tree.newick(), metadata, tree.taxonomy().loc[list(sequences)])
+    truth = _truth(tree, expected, markers, seen)
+    return SimulatedStudy(table, tree.newick(), metadata, tree.taxonomy().loc[list(sequences)], truth)
 
 
 def write_study(study: SimulatedStudy, directory: Path, overwrite: bool = False) -> None:
-    """Write ``table.biom``, ``tree.nwk``, ``metadata.tsv`` and ``taxonomy.tsv``.
+    """Write ``table.biom``, ``tree.nwk``, ``metadata.tsv``, ``taxonomy.tsv`` and ``truth.tsv``.
 
     They are made in a temporary folder and moved into place when all are whole.
 
@@ -128,6 +133,7 @@ def _write_files(study: SimulatedStudy, folder: Path) -> None:
     typed = pd.concat([pd.DataFrame(types, index=["#q2:types"]), metadata.astype(object)])
     typed.to_csv(folder / "metadata.tsv", sep="\t", index_label="sample-id", lineterminator="\n")
     study.taxonomy.to_csv(folder / "taxonomy.tsv", sep="\t", index_label="Feature ID", lineterminator="\n")
+    study.truth.to_csv(folder / "truth.tsv", sep="\t", index=False, float_format="%.6f", lineterminator="\n")
 
 
 def _design(config: SimulateConfig) -> tuple[_Design, Ints]:
@@ -230,7 +236,7 @@ def _metadata(config: SimulateConfig, design: _Design, expected: Floats, markers
     # Evenly spaced effects, so that site and region matter in every study, whatever the seed.
     of_region = random.permutation(np.linspace(-0.6, 0.6, len(REGIONS)))[design.region]
     of_site = np.linspace(-0.4, 0.4, MAX_SITES // len(REGIONS))[design.site // len(REGIONS)]
-    acidity = 6.5 + 0.7 * ratio[0] + of_region + of_site + 0.15 * noise[0]
+    acidity = 6.5 + ACIDITY_EFFECT * ratio[0] + of_region + of_site + 0.15 * noise[0]
     illness = ratio[1] + 0.2 * noise[1]
     texts = {
         "subject": [f"subject{number + 1:02d}" for number in design.subject],
@@ -243,3 +249,23 @@ def _metadata(config: SimulateConfig, design: _Design, expected: Floats, markers
     index = pd.Index(names, name="sample_id", dtype=object)
     numbers = pd.DataFrame({"day": design.day.astype(np.float64), "acidity": acidity.round(3)}, index=index)
     return pd.DataFrame(texts, index=index, dtype=object).join(numbers)
+
+
+def _truth(tree: SimulatedTree, expected: Floats, markers: list[Ints], seen: Ints) -> pd.DataFrame:
+    """What drives acidity and health: a row for each clade, then one for each ASV of it that the table holds.
+
+    Columns: ``column`` (of the metadata); ``level`` (clade or asv); ``id`` (of the clade, or the ASV); ``clade``, to
+    which it belongs; ``effect``. That of a clade is what one standard deviation more of the log-ratio does if this is
+    its numerator, with a minus for the denominator: of acidity in its own units, of health in standard deviations of
+    the score above which a subject is sick. An ASV has the part of it that is its mean fraction of the clade's reads.
+    """
+    held, rows = set(seen.tolist()), []
+    for number, tips in enumerate(markers):
+        column, strength = (("acidity", ACIDITY_EFFECT), ("health", 1.0))[number // 2]
+        effect = strength if number % 2 == 0 else -strength
+        clade = f"clade{number + 1}"
+        rows.append((column, "clade", clade, clade, effect))
+        part = (expected[:, tips] / expected[:, tips].sum(axis=1, keepdims=True)).mean(axis=0)
+        of_asvs = zip(tips.tolist(), part.tolist(), strict=True)
+        rows += [(column, "asv", tree.sequences[tip], clade, effect * one) for tip, one in of_asvs if tip in held]
+    return pd.DataFrame(rows, columns=["column", "level", "id", "clade", "effect"])

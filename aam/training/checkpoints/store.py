@@ -214,6 +214,15 @@ def verify_checkpoint(path: Path, kind: Kind | None = None, with_state: bool = F
     return _follow(path, lambda directory: _verify(directory, kind, with_state))
 
 
+def manifest_of(path: Path) -> Path:
+    """The manifest of the checkpoint that a path means, which has the hashes of all its files.
+
+    Raises:
+        InputError: no checkpoint is there.
+    """
+    return _locate(path) / MANIFEST
+
+
 def _serialize(checkpoint: Checkpoint) -> dict[str, bytes]:
     files = text_files(checkpoint) | {MODEL: tensor_bytes(checkpoint.model)}
     if checkpoint.optimizer is not None:

@@ -2,11 +2,16 @@
 
 import math
 from pathlib import Path
+from typing import Any, Final
 
+from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
 from aam.training.checkpoints.files import delete
-from aam.training.sinks.sink import Sink, Values
+from aam.training.sinks.sink import Embedded, Results, Sink, Values
+
+PROJECTED: Final = 5000
+"""Samples that the projector shows, the first ones: with more a browser is slow."""
 
 
 class TensorBoard(Sink):
@@ -29,6 +34,28 @@ class TensorBoard(Sink):
         # or a kill loses what the resumed run, which starts after the last checkpoint, does not write again
         self._board.flush()
 
+    def conclude(self, step: int, results: Results) -> None:
+        """Add the pictures, and validation samples to the embedding projector."""
+        for name, path in results.figures.items():
+            self._board.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
+        if results.embedded is not None:
+            self._project(step, results.embedded)
+        self._board.flush()
+
+    def _project(self, step: int, embedded: Embedded) -> None:
+        names = list(embedded.labels)
+        rows = list(zip(*([_cell(value) for value in embedded.labels[name]] for name in names), strict=True))
+        vectors, rows = embedded.vectors[:PROJECTED], rows[:PROJECTED]
+        # the projector takes plain lines where there is one column, and a header for several
+        metadata = [row[0] for row in rows] if len(names) == 1 else [list(row) for row in rows]
+        header = None if len(names) == 1 else names
+        self._board.add_embedding(vectors, metadata, global_step=step, tag="samples", metadata_header=header)
+
     def close(self) -> None:
         """See `Sink`."""
         self._board.close()
+
+
+def _cell(value: Any) -> str:
+    """A value as a table parted by tabs takes it."""
+    return " ".join(str(value).split()) or "-"

@@ -5,12 +5,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from tqdm import tqdm
 
-from aam.training.sinks.sink import Sink, Values
+from aam.training.sinks.sink import Judged, Sink
 
 logger = logging.getLogger(__name__)
+
+WIDTH: Final = 100
+"""Characters of the line for an epoch."""
 
 
 class LogFile(Sink):
@@ -38,18 +42,31 @@ class LogFile(Sink):
 
 
 class LoggedValidations(Sink):
-    """Logs each validation in words, with the time left, for a console without a bar and for the file."""
+    """Logs a line for each validation, the best so far marked with a star; all metrics are in ``metrics.jsonl``."""
 
     def begin(self, total_steps: int, resumed_step: int | None) -> None:
         """See `Sink`."""
         self._total_steps, self._first_step, self._started = total_steps, resumed_step or 0, time.monotonic()
 
-    def log_validation(self, step: int, epoch: int, values: Values) -> None:
+    def judge(self, verdict: Judged) -> None:
         """See `Sink`."""
-        left = (time.monotonic() - self._started) / max(1, step - self._first_step) * (self._total_steps - step)
-        shown = ", ".join(f"{name} {short(value)}" for name, value in values.items())
-        clock = tqdm.format_interval(left)
-        logger.info("epoch %d, step %d of %d, %s left: %s", epoch, step, self._total_steps, clock, shown)
+        step, total = verdict.step, self._total_steps
+        left = (time.monotonic() - self._started) / max(1, step - self._first_step) * (total - step)
+        mark = "*" if verdict.is_best else " "
+        head = f"epoch {verdict.epoch}, step {step}/{total}, {tqdm.format_interval(left)} left {mark}"
+        first = {verdict.chosen_by: verdict.values[verdict.chosen_by]}
+        shown = [f"{name} {short(value)}" for name, value in {**first, **verdict.values}.items()]
+        logger.info("%s", _fitting(head, shown))
+
+
+def _fitting(head: str, parts: list[str]) -> str:
+    """A line of at most `WIDTH` characters: as many of the parts, from the first on, as it has room for."""
+    line = f"{head} {parts[0]}"
+    for part in parts[1:]:
+        if len(line) + len(", ") + len(part) > WIDTH:
+            break
+        line += f", {part}"
+    return line[:WIDTH]
 
 
 class _Early(logging.Handler):

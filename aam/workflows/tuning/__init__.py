@@ -1,0 +1,1 @@
+"""What `aam tune` does with Optuna, which only this package imports."""
