@@ -110,8 +110,8 @@ def notes(importance: Importance, inquiry: Inquiry) -> list[str]:
         f"fraction of folds in which it is among the {TOP} largest of its level.",
         f"The error rate ({inquiry.alpha:g}) is the probability that even one clade is named although its reads "
         "tell nothing, and likewise of the taxa; p_value is adjusted for that. It does not cover clades whose reads go "
-        "with those of others, as proportions do: they may be named with a small importance. ASVs that were not tested by "
-        "themselves have at least the p-value of the smallest tested set that holds them.",
+        "with those of others, as proportions do: they may be named with a small importance. ASVs that were not tested "
+        "by themselves have at least the p-value of the smallest tested set that holds them.",
         "Importance is of a model, not a cause: ASVs that rise and fall together share it, and exchanging some of them "
         "makes samples that may not exist.",
     ]
