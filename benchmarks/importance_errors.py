@@ -99,7 +99,7 @@ def _study(random: np.random.Generator, kind: str) -> tuple[Study, NDArray[np.fl
     if kind != "none":
         y = np.log(parts[:, DRIVER].sum(axis=1)) + 0.3 * random.standard_normal(len(subject))
     samples = tuple(f"s{place:02d}" for place in range(len(subject)))
-    tree = StudyTree.cut(parse_newick(_newick(range(TIPS)) + ";", "tree"), np.arange(TIPS))
+    tree = StudyTree.cut(parse_newick(_newick(range(TIPS)) + ";", source="tree"), np.arange(TIPS))
     metadata = pd.DataFrame(index=list(samples))
     return Study(FeatureTable(sparse.csr_array(counts), samples, names, names), metadata, tree), y, subject
 

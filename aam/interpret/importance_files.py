@@ -108,10 +108,10 @@ def notes(importance: Importance, inquiry: Inquiry) -> list[str]:
         f"among them, mean of {len(folds.folds)} folds and {folds.permutations} permutations; low and high hold 95 % "
         f"of these {spread} values. A row is stable where it is above zero in {STABLE:.0%} of the folds; top is the "
         f"fraction of folds in which it is among the {TOP} largest of its level.",
-        "The error rate is the probability that even one of the clades is named although its reads tell nothing, and so "
-        "of the taxa; p_value is adjusted for that. It does not cover clades whose reads go with those of others, as "
-        "reads are proportions: these may be named with a small importance. ASVs that were not tested by themselves "
-        "have at least the p-value of the smallest tested set that holds them.",
+        f"The error rate ({inquiry.alpha:g}) is the probability that even one clade is named although its reads "
+        "tell nothing, and likewise of the taxa; p_value is adjusted for that. It does not cover clades whose reads go "
+        "with those of others, as proportions do: they may be named with a small importance. ASVs that were not tested "
+        "by themselves have at least the p-value of the smallest tested set that holds them.",
         "Importance is of a model, not a cause: ASVs that rise and fall together share it, and exchanging some of them "
         "makes samples that may not exist.",
     ]

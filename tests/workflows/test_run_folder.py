@@ -101,6 +101,12 @@ def balance(tmp_path_factory, compared) -> Path:
 
 
 @pytest.fixture(scope="module")
+def worse(tmp_path_factory, compared) -> Path:
+    """Output folder of `explain` with robustness."""
+    return explain_compared(compared, tmp_path_factory.mktemp("runs") / "worse", what="robustness", learner="linear")
+
+
+@pytest.fixture(scope="module")
 def explain_samples(tmp_path_factory, regressor, study_folder):
     """Explain a few samples by the network."""
 
@@ -141,6 +147,7 @@ RUNS = [
     "compared",
     "swept",
     "importance",
+    "worse",
     "balance",
     "tuned",
     "attributed",
