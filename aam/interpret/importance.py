@@ -15,7 +15,7 @@ from aam.data.study import Study
 from aam.interpret.hierarchy import Found, Hierarchy, Node, find_downwards
 from aam.interpret.kept_folds import KeptFolds, Measured
 from aam.interpret.names import Names
-from aam.interpret.sign_flips import OF_FOLDS, Floats, sign_flip_p
+from aam.interpret.sign_flips import Floats, cross_validated_p
 
 TOP: Final = 10
 """Rows of a level among which one is among the top."""
@@ -89,7 +89,7 @@ class Inquiry:
     def p_values(self, measured: Sequence[Measured]) -> list[float]:
         """One-sided p-values by sign flips of groups."""
         sums = np.stack([one.sums for one in measured], axis=1)
-        p: list[float] = sign_flip_p(sums, self.folds.seed, OF_FOLDS).tolist()
+        p: list[float] = cross_validated_p(sums, self.folds.seed).tolist()
         return p
 
     def find(self, hierarchy: Hierarchy) -> Found:
