@@ -84,6 +84,7 @@ def test_words_and_spellings():
     assert fold("s1_12") != fold("s11_2")
     assert fold("1.0") == fold("1") != fold("-1")
     assert fold("ER+") != fold("ER-")
+    assert fold("9007199254740993") != fold("9007199254740992")
 
 
 def test_values_are_numbered_by_appearance_and_missing_words_are_missing():

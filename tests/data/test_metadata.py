@@ -205,3 +205,38 @@ def test_real_metadata(real_data):
     assert tutorial["Year"].dtype == np.float64
     ecam = read_metadata(real_data / "ecam/metadata.tsv")
     assert numeric_column(select_where(ecam, ["mom_child=C"]), "month_of_life").max() > 20
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["9007199254740992", "9007199254740993"],
+        ["9007199254740993.0", "9007199254740992."],
+        ["-9007199254740993", "-9007199254740992"],
+        ["007", "7"],
+        ["0012", ""],
+        ["1" * 400, "2" * 400],
+        ['"9007199254740993"', "1.5"],
+        ["  010", "11"],
+    ],
+)
+def test_whole_numbers_that_float64_would_change_keep_their_text(write, cells):
+    rows = "".join(f"S{number}\t{cell}\t{number}\n" for number, cell in enumerate(cells))
+    frame = read_metadata(write(f"id\tsubject\tage\n{rows}"))
+    expected = [cell.strip().strip('"') or None for cell in cells]
+    assert categorical_column(frame, "subject").tolist() == expected
+    assert frame["age"].dtype == np.float64
+    kept = next(cell for cell in expected if cell)
+    assert select_where(frame, [f"subject={kept}"]).index.tolist() == [f"S{expected.index(kept)}"]
+
+
+def test_a_file_may_call_such_numbers_numeric_and_they_are_still_ids_and_numbers(write):
+    frame = read_metadata(write("id\tx\n#q2:types\tnumeric\nS1\t9007199254740993\nS2\t08\n"))
+    assert categorical_column(frame, "x").tolist() == ["9007199254740993", "08"]
+    assert numeric_column(frame, "x").tolist() == [9007199254740992.0, 8.0]
+
+
+@pytest.mark.parametrize("cells", [["0", "0.0"], ["0.5", "1e20"], ["9007199254740992", "20080115"], ["100", "1.0"]])
+def test_other_numbers_stay_numbers(write, cells):
+    rows = "".join(f"S{number}\t{cell}\n" for number, cell in enumerate(cells))
+    assert read_metadata(write(f"id\tx\n{rows}"))["x"].tolist() == [float(cell) for cell in cells]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aam.data.arrays import Ints
-from aam.data.files.artifacts import read_text
+from aam.data.files.artifacts import first_bytes, read_text
 from aam.data.files.whole_files import whole_file
 from aam.errors import InputError, first_ids
 
@@ -85,6 +85,7 @@ def read_distance_matrix(path: Path | str, ids_path: Path | str | None = None, b
     """
     path = Path(path)
     source = f"distance matrix {path}"
+    first_bytes(path, "distance matrix", 64)
     if path.suffix == ".npy":
         if ids_path is None:
             raise InputError(f"{source}: a .npy file holds no sample ids; give them by --matrix-ids, one a line")

@@ -18,6 +18,7 @@ from aam.errors import InputError, first_ids
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PART = re.compile(r"[^/]+/(metadata\.yaml|data/.*[^/])")
 _PROPERTIES = re.compile(r"\s*%\s*Properties\([^)]*\)")
 
@@ -51,17 +52,23 @@ def first_bytes(path: Path | str, kind: str, count: int = -1) -> bytes:
     """The first so many bytes of an input file as it lies on the disk, by which its format is known, or all of them.
 
     Raises:
-        InputError: the file is missing or unreadable.
+        InputError: the file is missing or unreadable, or stands for one that Git LFS did not download.
     """
     try:
         with Path(path).open("rb") as file:
-            return file.read(count)
+            content = file.read(count)
     except FileNotFoundError:
         raise InputError(f"{kind} {path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{kind} {path}: this is a folder; name the file in it") from None
     except OSError as error:
         raise InputError(f"{kind} {path}: cannot be read ({error.strerror})") from None
+    if content.startswith(_LFS_POINTER):
+        raise InputError(
+            f"{kind} {path}: a Git LFS pointer, which stands for a file that was not downloaded; fetch it with "
+            "`git lfs pull`"
+        )
+    return content
 
 
 def read_text(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -> str:

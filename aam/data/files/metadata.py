@@ -2,12 +2,14 @@
 
 `skbio.metadata.SampleMetadata` implements the format. Two things are added: the id header ``sample_id``, which is
 common outside QIIME 2, and that the INSDC terms for missing values (``not applicable``, ``missing``, ``not collected``,
-``not provided``, ``restricted access``) are missing in every column, unless a ``#q2:missing`` row says otherwise.
+``not provided``, ``restricted access``) are missing in every column, unless a ``#q2:missing`` row says otherwise. And
+whole numbers that float64 would change, as ids are, stay text.
 """
 
 import csv
 import difflib
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,27 +17,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from skbio.metadata import SampleMetadata
-from skbio.metadata.io import MetadataFileError
+from skbio.metadata.io import MetadataFileError, MetadataReader
 
 from aam.data.files.artifacts import read_text
 from aam.errors import InputError, first_ids
 
 _KIND = "sample metadata"
 _INDEX = "sample_id"
+_MISSING = "INSDC:missing"
+_WHOLE = re.compile(r"[+-]?([0-9]+)(\.0*)?")
+_LIKE_AN_ID = re.compile(r"\t[\s\"+-]*(0[0-9]|[0-9]{16})")
+"""A cell that may be a whole number which float64 changes: most files have none, and are read once."""
 
 
 def read_metadata(path: Path | str) -> pd.DataFrame:
     """Read sample metadata from tab-separated text, plain or gzipped: a row for each sample.
 
     The index holds the ids as text, numeric columns are float64 (NaN where missing), others object (text, None where
-    missing).
+    missing). A column with whole numbers that float64 would change (``007``, or beyond 2^53) is text, which
+    `numeric_column` reads as numbers where it is asked for.
 
     Raises:
         InputError: the file cannot be read or breaks a rule of the format.
     """
     text = _accept_sample_id(read_text(path, _KIND))
     try:
-        metadata = SampleMetadata.load(io.StringIO(text, newline=""), default_missing_scheme="INSDC:missing")
+        types = dict.fromkeys(_changed_by_float64(text), "categorical") if _LIKE_AN_ID.search(text) else {}
+        metadata = SampleMetadata.load(io.StringIO(text, newline=""), types, default_missing_scheme=_MISSING)
     except MetadataFileError as error:
         # without the general advice that scikit-bio appends, on one line
         reason = " ".join(str(error).split("\n\nThere may be more errors")[0].split())
@@ -45,6 +53,28 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
     frame: pd.DataFrame = metadata.to_dataframe()
     columns = {name: _plain_missing(frame[name]) for name in frame.columns}
     return pd.DataFrame(columns, index=pd.Index(frame.index, name=_INDEX, dtype=object))
+
+
+def _changed_by_float64(text: str) -> list[str]:
+    """Columns of numbers with whole ones that float64 changes: it drops leading zeros, and rounds beyond 2^53."""
+    guessed = _cells(text, {})
+    numeric = [name for name in guessed if not any(isinstance(cell, str) for cell in guessed[name])]
+    cells = _cells(text, dict.fromkeys(numeric, "categorical"))
+    found = {name: map(_WHOLE.fullmatch, cells[name].dropna()) for name in numeric}
+    return [name for name, numbers in found.items() if any(_is_changed(number[1]) for number in numbers if number)]
+
+
+def _cells(text: str, types: dict[str, str]) -> pd.DataFrame:
+    """The columns by their types, or as their cells look; not checked any further."""
+    cells: pd.DataFrame = MetadataReader(io.StringIO(text, newline="")).read(
+        lambda frame, **_: frame, types, default_missing_scheme=_MISSING
+    )
+    return cells
+
+
+def _is_changed(digits: str) -> bool:
+    padded = len(digits) > 1 and digits.startswith("0")
+    return padded or len(digits) > 308 or (len(digits) > 15 and int(float(digits)) != int(digits))
 
 
 def _accept_sample_id(text: str) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn, Self
+from typing import Annotated, Any, BinaryIO, Literal, NoReturn, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Strict, ValidationError
 from scipy import sparse
 
 from aam.data.arrays import Floats, Ints
@@ -31,6 +31,7 @@ _HDF5_PARTS = (
     "sample/matrix/indices",
     "sample/matrix/indptr",
 )
+_LARGEST_PLACE = 2**53
 _TAXONOMY_HEADERS = {"taxonomy", "consensus lineage", "consensuslineage"}
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def _read_hdf5(place: Callable[[], BinaryIO], source: str) -> RawTable:
                 f"{source}: an HDF5 file, but not BIOM (it has no {missing[0]}); give a BIOM table of counts"
             )
         sample_ids, asv_ids = (_hdf5_ids(found, f"{axis}/ids", source) for axis in ("sample", "observation"))
-        indptr = found["sample/matrix/indptr"][:]
+        indptr = _whole(found["sample/matrix/indptr"], slice(None), source)
         lengths = [len(found[f"sample/matrix/{name}"]) for name in ("data", "indices")]
     shape = (len(sample_ids), len(asv_ids))
     rises = len(indptr) == shape[0] + 1 and indptr[0] == 0 and bool((np.diff(indptr) >= 0).all())
@@ -102,12 +103,13 @@ def _read_hdf5(place: Callable[[], BinaryIO], source: str) -> RawTable:
 
 
 def _hdf5_blocks(
-    place: Callable[[], BinaryIO], indptr: NDArray[Any], shape: tuple[int, int], source: str
+    place: Callable[[], BinaryIO], indptr: Ints, shape: tuple[int, int], source: str
 ) -> Iterator[Counts]:
     with _opened(place, source) as found:
-        for block in blocks_of(np.diff(indptr).astype(np.int64)):
+        for block in blocks_of(np.diff(indptr)):
             span = slice(int(indptr[block.start]), int(indptr[block.stop]))
-            data, indices = (found[f"sample/matrix/{name}"][span] for name in ("data", "indices"))
+            data = _numbers(found["sample/matrix/data"], span, source)
+            indices = _whole(found["sample/matrix/indices"], span, source)
             if len(indices) and (indices.min() < 0 or indices.max() >= shape[1]):
                 raise _inconsistent(source, shape)
             parts = (data.astype(np.float64), indices, indptr[block.start : block.stop + 1] - indptr[block.start])
@@ -131,14 +133,40 @@ def _opened(place: Callable[[], BinaryIO], source: str) -> Iterator[dict[str, h5
         raise InputError(f"{source}: the HDF5 file is damaged or cut short ({error}); copy it again") from None
 
 
+def _numbers(values: h5py.Dataset, span: slice, source: str) -> NDArray[Any]:
+    """Values of a dataset of real numbers, in its own type."""
+    kind = _type_of(values, source)
+    if kind.kind not in "iuf":
+        raise InputError(f"{source}: {values.name} holds {kind} values, not numbers; write a table of counts")
+    numbers: NDArray[Any] = values[span]
+    return numbers
+
+
+def _whole(values: h5py.Dataset, span: slice, source: str) -> Ints:
+    """Places in the matrix, int64: unsigned ones would wrap around when they are subtracted."""
+    numbers = _numbers(values, span, source)
+    exact = numbers.astype(np.float64)
+    if not ((np.abs(exact) <= _LARGEST_PLACE) & (exact == np.floor(exact))).all():  # NaN fails too
+        raise InputError(f"{source}: {values.name} holds values that are no places in the matrix; write the table anew")
+    return numbers.astype(np.int64)
+
+
+def _type_of(values: h5py.Dataset, source: str) -> np.dtype[Any]:
+    try:
+        return values.dtype
+    except TypeError as error:  # a type of HDF5 that numpy does not have
+        raise InputError(f"{source}: {values.name} cannot be read ({error}); write the table anew") from None
+
+
 def _inconsistent(source: str, shape: tuple[int, int]) -> InputError:
     return InputError(f"{source}: the matrix does not fit its {shape[0]} sample and {shape[1]} ASV ids; write it anew")
 
 
 def _hdf5_ids(found: dict[str, h5py.Dataset], name: str, source: str) -> tuple[str, ...]:
+    kind = _type_of(found[name], source)
+    if kind.kind != "S" and h5py.check_string_dtype(kind) is None:
+        raise InputError(f"{source}: {name} holds {kind} values, not text; write the ids as text")
     ids = found[name][:].tolist()
-    if not all(isinstance(text, bytes) for text in ids):
-        raise InputError(f"{source}: {name} holds {found[name].dtype} values, not text; write the ids as text")
     try:
         return tuple(text.decode() for text in ids)
     except UnicodeDecodeError:
@@ -150,13 +178,16 @@ class _JsonAxisEntry(BaseModel):
 
 
 class _BiomJson(BaseModel):
-    """The fields of BIOM 1.0 that matter here; ``data`` is rows of a dense matrix or (ASV, sample, value) triples."""
+    """The fields of BIOM 1.0 that matter here; ``data`` is rows of a dense matrix or (ASV, sample, value) triples.
+
+    Without a ``matrix_type`` biom-format takes them for triples. Text and truth values are no numbers.
+    """
 
     rows: list[_JsonAxisEntry]
     columns: list[_JsonAxisEntry]
-    shape: tuple[int, int]
-    matrix_type: Literal["sparse", "dense"]
-    data: list[list[float]]
+    shape: tuple[Annotated[int, Strict()], Annotated[int, Strict()]]
+    matrix_type: Literal["sparse", "dense"] = "sparse"
+    data: list[list[Annotated[float, Strict()]]]
 
 
 def _read_json(text: str, source: str) -> RawTable:
@@ -178,9 +209,13 @@ def _sparse_json(table: _BiomJson, source: str) -> sparse.csr_array[Any, tuple[i
     if any(len(triple) != 3 for triple in table.data):
         raise InputError(f"{source}: an entry of the sparse 'data' is not [ASV, sample, value]")
     triples = np.array(table.data, dtype=np.float64).reshape(-1, 3)
-    places = triples[:, :2].astype(np.int64)
-    if ((places < 0) | (places >= table.shape)).any():
+    outside = ~((triples[:, :2] >= 0) & (triples[:, :2] < table.shape))  # NaN is outside too
+    if outside.any():
         raise InputError(f"{source}: an entry of 'data' lies outside the {table.shape[0]} x {table.shape[1]} cells")
+    places = triples[:, :2].astype(np.int64)
+    if (places != triples[:, :2]).any():
+        first = int(np.flatnonzero((places != triples[:, :2]).any(axis=1))[0])
+        raise InputError(f"{source}: entry {first + 1} of 'data' lies between two cells: {table.data[first]}")
     coo = sparse.coo_array((triples[:, 2], (places[:, 1], places[:, 0])), shape=table.shape[::-1])
     return coo.tocsr()
 

@@ -22,7 +22,8 @@ from aam.errors import InputError, first_ids
 MIN_SEQUENCE_ID = 20
 """Nucleotides from which an id made of IUPAC letters counts as the ASV's sequence; shorter ones may be names."""
 
-_LARGEST_COUNT = 2**53
+_LARGEST_COUNT = 2**53 - 1
+"""The next whole number, as float64, may be another one that was rounded."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Columns of the metadata that look like subjects, sites, studies, runs or places, by their names and values alone."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -100,9 +101,12 @@ def tokens(name: str) -> list[str]:
 def fold(value: str) -> str:
     """A value without what spellings differ in: blanks, case and the kind of punctuation; numbers stay as they are."""
     try:
-        return repr(float(value))
+        number = float(value)
     except ValueError:
-        return re.sub(r"[\s_.:;,/\\-]+", "_", value.strip().casefold())
+        number = math.inf
+    if abs(number) < 2**53:  # from there on ids that differ may be one number
+        return repr(number)
+    return re.sub(r"[\s_.:;,/\\-]+", "_", value.strip().casefold())
 
 
 def role_of(name: str) -> Role | None:
