@@ -47,7 +47,8 @@ class InferenceConfig(Section):
     panel: ClassVar[str] = "Applying the model"
 
     output: Path
-    """File to write: a tab-separated table by sample id."""
+    """File to write: a table by sample id. Its ending decides the format: .tsv, .txt (both tab-separated), .csv, each
+    also with .gz, or .parquet."""
     overwrite: bool = False
     """Replace files that are there already."""
     batch_size: Positive = 32
@@ -62,7 +63,7 @@ class EmbedOutputConfig(Section):
     panel: ClassVar[str] = "ASV embeddings"
 
     asv: Path | None = None
-    """Also write the embedding of every ASV to this file."""
+    """Also write the embedding of every ASV to this file, in the format of its ending, as of --output."""
     asv_tree: Path | None = None
     """Also write a tree of the ASVs to this file (Newick), joined by the distances of their embeddings: for --tree of
     other commands, where a study has no phylogeny."""

@@ -107,7 +107,8 @@ class ExplainOutputConfig(Section):
     output_dir: Path | None = None
     """Folder for tables, plots and the summary; made if absent. Of category-attention, give --output instead."""
     output: Path | None = None
-    """File to write for category-attention: a tab-separated table by sample id."""
+    """File to write for category-attention: a table by sample id. Its ending decides the format: .tsv, .txt (both
+    tab-separated) or .csv, each also with .gz."""
     overwrite: bool = False
     """Replace files that are there already."""
 

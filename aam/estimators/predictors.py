@@ -1,6 +1,6 @@
 """Fine-tuning for notebooks: regression and classification of a metadata column."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -259,17 +259,17 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         super()._take_model(trained, documents)
         written_here = "labels" in documents  # `aam train` knows the classes as text only
         known = self._targets.only.require_classes().classes
-        self.classes_ = _label_array(documents["labels"] if written_here else known)
+        self.classes_ = label_array(documents["labels"] if written_here else known)
 
     def _take_labels(self, target: pd.DataFrame) -> None:
         known = target.iloc[:, 0].dropna()
         label_of = dict(zip(_texts(known), known.tolist(), strict=True))
         plain = {text: label if isinstance(label, bool | int | float) else text for text, label in label_of.items()}
-        self.classes_ = np.unique(_label_array([plain[text] for text in self._targets.only.require_classes().classes]))
+        self.classes_ = np.unique(label_array([plain[text] for text in self._targets.only.require_classes().classes]))
 
 
-def _label_array(labels: Sequence[Any]) -> NDArray[Any]:
-    """Labels as numpy has them; whole numbers that float64 would round, to make room for others, stay as they are."""
+def label_array(labels: Sequence[Any]) -> NDArray[Any]:
+    """Labels as numpy has them, but for whole numbers that it would round to have them beside other numbers."""
     array = np.array(labels)
     return np.array(labels, dtype=object) if array.dtype.kind == "f" and array.tolist() != list(labels) else array
 

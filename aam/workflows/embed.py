@@ -19,7 +19,7 @@ from aam.training.machine.compute import Compute
 from aam.workflows.predict import with_left_out
 from aam.workflows.predict_network import study_batches
 from aam.workflows.restore import Restored, restore
-from aam.workflows.tables import check_outputs, write_table
+from aam.workflows.tables import check_outputs, check_tables, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def embed(config: EmbedConfig) -> None:
     outputs = {"output": config.inference.output, "asv": asvs.asv, "asv_tree": asvs.asv_tree}
     with setup_distributed(config.runtime.device, inference=True) as world:
         world.on_main(lambda: check_outputs(config, outputs, config.inference.overwrite))
+        world.on_main(lambda: check_tables({"output": config.inference.output, "asv": asvs.asv}))
         world.on_main(lambda: check_cache_folder(config.inference.embedding_cache))
         trained = restore(config.trained.checkpoint)
         study = load_study(config.inputs, trained.config.sampling)

@@ -22,7 +22,7 @@ from aam.training.inference.samples import asvs_of
 from aam.training.machine.compute import Compute
 from aam.workflows.predict_network import categories_of, metadata_of, study_batches
 from aam.workflows.restore import Restored, restore
-from aam.workflows.tables import check_outputs, write_parts
+from aam.workflows.tables import check_outputs, check_tables, write_parts
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def explain_categories(config: ExplainConfig) -> None:
         assert checkpoint is not None
         outputs = {"output": config.output.output, "plot": explanation.plot}
         world.on_main(lambda: check_outputs(config, outputs, config.output.overwrite))
+        world.on_main(lambda: check_tables({"output": config.output.output}, parquet=False))
         world.on_main(lambda: check_cache_folder(explanation.embedding_cache))
         trained = restore(checkpoint)
         columns = attended_columns(trained, checkpoint)

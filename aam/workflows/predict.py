@@ -16,7 +16,7 @@ from aam.training.machine.compute import Compute
 from aam.workflows.makers import read_learner
 from aam.workflows.predict_network import predict_study, unlike_columns
 from aam.workflows.restore import restored
-from aam.workflows.tables import check_outputs, write_table
+from aam.workflows.tables import check_outputs, check_tables, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def predict(config: PredictConfig) -> None:
     with setup_distributed(config.runtime.device, inference=True) as world:
         output = config.inference.output
         world.on_main(lambda: check_outputs(config, {"output": output}, config.inference.overwrite))
+        world.on_main(lambda: check_tables({"output": output}))
         world.on_main(lambda: check_cache_folder(config.inference.embedding_cache))
         checkpoint = read_checkpoint(config.trained.checkpoint)
         if checkpoint.kind == "learner":

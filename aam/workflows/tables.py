@@ -3,9 +3,10 @@
 import gzip
 import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import pandas as pd
 
@@ -13,6 +14,45 @@ from aam.config import RunConfig, flag
 from aam.data.files.whole_files import whole_file
 from aam.errors import InputError
 from aam.workflows.folder import check_spares_run, input_paths
+
+SEPARATORS: Final = {"": "\t", ".tsv": "\t", ".txt": "\t", ".csv": ","}
+"""Between the cells of a table, by the ending of its file, which may be followed by ``.gz``."""
+PARQUET: Final = ".parquet"
+
+
+def check_tables(outputs: Mapping[str, Path | None], parquet: bool = True) -> None:
+    """Refuse tables in formats that are not written, before any work is done; the ending of a file decides its format.
+
+    Args:
+        outputs: the files to write, by the name of their option; None where the option was not given.
+        parquet: whether Parquet can be written, as `write_parts` cannot.
+
+    Raises:
+        InputError: an ending is of no format, or a library for it is missing.
+    """
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        ending = _ending(path)
+        if ending == PARQUET and parquet and path.suffix.lower() == PARQUET:
+            if find_spec("pyarrow") is None:
+                raise InputError(f"{flag(option)} {path}: Parquet needs a library: pip install 'aam[parquet]'")
+        elif ending not in SEPARATORS:
+            others = f", or {PARQUET}" if parquet else ""
+            raise InputError(
+                f"{flag(option)} {path}: no table is written as {ending}{'.gz' if _is_gzipped(path) else ''}; name a "
+                f"file that ends in .tsv, .txt, .csv (each may be followed by .gz){others}"
+            )
+
+
+def _ending(path: Path) -> str:
+    """Ending of a file that says what is in it, in lower case: that before ``.gz``; empty where there is none."""
+    name = path.with_suffix("") if _is_gzipped(path) else path
+    return name.suffix.lower()
+
+
+def _is_gzipped(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def check_outputs(config: RunConfig, outputs: Mapping[str, Path | None], overwrite: bool) -> None:
@@ -43,16 +83,23 @@ def check_outputs(config: RunConfig, outputs: Mapping[str, Path | None], overwri
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table, its index first, as tab-separated text; a reader sees the whole file or none."""
+    """Write a table, its index first, in the format of the file's ending; a reader sees the whole file or none.
+
+    Text has six digits of a number, Parquet all that there are.
+    """
     with whole_file(path) as draft:
-        table.to_csv(draft, sep="\t", float_format="%.6g", compression="gzip" if path.suffix == ".gz" else None)
+        if _ending(path) == PARQUET:
+            table.reset_index().to_parquet(draft, engine="pyarrow", index=False)
+        else:
+            packing = "gzip" if _is_gzipped(path) else None
+            table.to_csv(draft, sep=SEPARATORS[_ending(path)], float_format="%.6g", compression=packing)
 
 
 def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:
-    """Write the parts of a long table, made one at a time, as `write_table` writes a whole one; without their index."""
-    with whole_file(path) as draft, _open_text(draft, path.suffix == ".gz") as file:
+    """Write the parts of a long table, made one at a time, as text like that of `write_table`; without their index."""
+    with whole_file(path) as draft, _open_text(draft, _is_gzipped(path)) as file:
         for number, part in enumerate(parts):
-            part.to_csv(file, sep="\t", float_format="%.6g", index=False, header=number == 0)
+            part.to_csv(file, sep=SEPARATORS[_ending(path)], float_format="%.6g", index=False, header=number == 0)
 
 
 def _open_text(path: Path, compressed: bool) -> TextIO:

@@ -5,8 +5,13 @@ import zipfile
 
 import pytest
 
+from aam.data.distances.matrix import read_distance_matrix
+from aam.data.distances.phylogeny import read_phylogeny
 from aam.data.files.artifacts import read_bytes, read_json_object, read_text
 from aam.data.files.fasta import read_fasta
+from aam.data.files.metadata import read_metadata
+from aam.data.files.tables import read_tables
+from aam.data.labels.taxonomy import read_taxonomy
 from aam.errors import InputError
 
 TYPES = ("FeatureData[Sequence]",)
@@ -148,3 +153,27 @@ def test_what_is_no_json_object_is_refused(content, message, tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_json_object(path, "weights")
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234\n"
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (lambda path: read_tables([path]), "table.biom"),
+        (read_metadata, "metadata.tsv"),
+        (read_phylogeny, "tree.nwk"),
+        (read_fasta, "sequences.fasta"),
+        (read_taxonomy, "taxonomy.tsv"),
+        (read_distance_matrix, "matrix.tsv"),
+        (read_distance_matrix, "matrix.npz"),
+        (read_distance_matrix, "matrix.h5"),
+        (lambda path: read_json_object(path, "hierarchy"), "hierarchy.json"),
+    ],
+)
+def test_a_git_lfs_pointer_is_named_as_such(tmp_path, read, name):
+    path = tmp_path / name
+    path.write_text(POINTER)
+    with pytest.raises(InputError, match=rf"{name}: a Git LFS pointer.*`git lfs pull`"):
+        read(path)

@@ -93,13 +93,11 @@ def test_whole_numbers_of_every_type_are_read(path, name, dtype):
 )
 def test_hdf5_ids_that_are_no_text_are_refused(path, name, values):
     replace(path, name, values)
-    with pytest.raises(InputError, match="sample/ids holds .* values, not text"):
+    with pytest.raises(InputError, match=r"sample/ids holds .* values, not text"):
         read_tables([path])
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("sample/ids", 3), ("sample/matrix/data", 5), ("sample/matrix/indices", 5)]
-)
+@pytest.mark.parametrize(("name", "size"), [("sample/ids", 3), ("sample/matrix/data", 5), ("sample/matrix/indices", 5)])
 def test_hdf5_types_that_numpy_lacks_are_refused(path, name, size):
     time_type(path, name, size)
     with pytest.raises(InputError, match=f"{name} cannot be read"):

@@ -8,6 +8,7 @@ from skbio import TreeNode
 from aam.data.distances.phylogeny import parse_newick
 from aam.errors import InputError
 from aam.estimators.inputs import as_metadata, as_phylogeny, as_target, with_target
+from aam.estimators.predictors import label_array
 
 NEWICK = "((a_1:1,'b 2':2.5)90:0.25,('it''s':3,d:1e-3,'(e)':0):1);"
 NAMES = ("a_1", "b 2", "it's", "d", "(e)")
@@ -134,3 +135,12 @@ def test_messages_name_parameters_in_python_and_options_on_the_command_line(monk
     assert str(error) == "rarefy_depth 5 keeps nothing: use a lower rarefy_depth, or see `aam train --help` -- there"
     monkeypatch.setattr(InputError, "names_options", True)
     assert str(error).startswith("--rarefy-depth 5 keeps nothing")
+
+
+@pytest.mark.parametrize(
+    "labels", [[2**53, 2**53 + 1, 0.5], [-1, 2**63, 2**63 + 1], [2**64, 2**64 + 1], [1, 2], [0.5, 1.5], ["a", "b"]]
+)
+def test_labels_of_classes_do_not_merge_as_numbers(labels):
+    array = label_array(labels)
+    assert array.tolist() == labels
+    assert len(np.unique(array)) == len(labels)

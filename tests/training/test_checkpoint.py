@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,40 @@ def test_a_place_without_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="no such folder"):
         read_checkpoint(tmp_path / "file")
+
+
+def _dangling(place: Path) -> None:
+    place.symlink_to("step-00000099")
+
+
+def _looping(place: Path) -> None:
+    place.symlink_to(place.name)
+
+
+def _text(place: Path) -> None:
+    place.write_text("step-00000005")  # what some tools make of a symlink
+
+
+@pytest.mark.parametrize("damage", [_dangling, _looping, _text])
+@pytest.mark.parametrize("link", ["last", "best"])
+def test_a_link_that_leads_to_no_folder_is_not_taken_for_none(
+    written: Path, link: str, damage: Callable[[Path], None]
+) -> None:
+    folder = written.parent
+    (folder / link).unlink()
+    damage(folder / link)
+    if link == "last":
+        with pytest.raises(InputError, match=r"checkpoints/last is .*newest checkpoint, step-00000005"):
+            CheckpointStore(folder).last()
+    else:
+        with pytest.raises(InputError, match=r"checkpoints/best is .*--overwrite"):
+            read_checkpoint(folder.parent)
+
+
+def test_a_file_in_place_of_the_checkpoints_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("x")
+    with pytest.raises(InputError, match="checkpoints is no folder"):
+        CheckpointStore(tmp_path / "checkpoints").last()
 
 
 class Net(nn.Module):

@@ -311,3 +311,21 @@ def test_a_folder_of_models_is_no_run(tmp_path, monkeypatch):
     check_outputs(config, {"output": Path("checkpoints/p.tsv")}, overwrite=False)
     with pytest.raises(InputError, match="lies in the checkpoint that --checkpoint checkpoints/model reads"):
         check_outputs(config, {"output": Path("checkpoints/model/p.tsv")}, overwrite=False)
+
+
+# ---- a damaged link to the last checkpoint
+
+
+@pytest.mark.parametrize("target", ["step-00000099", "last", "../config.json"])
+def test_a_run_whose_last_checkpoint_is_not_found_is_not_begun_anew(aam, pretrain_options, tmp_path, target, capsys):
+    folder = tmp_path / "run"
+    options = pretrain_options(folder)
+    config = PretrainConfig.from_flat(options)
+    with open_folder(config, config.output):
+        pass
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/last").symlink_to(target)
+    before = contents(folder)
+    assert aam("pretrain", **options, resume=True) == 2
+    assert "checkpoints/last is a symlink to" in capsys.readouterr().err
+    assert contents(folder) == before

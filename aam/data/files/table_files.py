@@ -102,9 +102,7 @@ def _read_hdf5(place: Callable[[], BinaryIO], source: str) -> RawTable:
     return RawTable(lambda: _hdf5_blocks(place, indptr, shape, source), lengths[0], sample_ids, asv_ids, source)
 
 
-def _hdf5_blocks(
-    place: Callable[[], BinaryIO], indptr: Ints, shape: tuple[int, int], source: str
-) -> Iterator[Counts]:
+def _hdf5_blocks(place: Callable[[], BinaryIO], indptr: Ints, shape: tuple[int, int], source: str) -> Iterator[Counts]:
     with _opened(place, source) as found:
         for block in blocks_of(np.diff(indptr)):
             span = slice(int(indptr[block.start]), int(indptr[block.stop]))

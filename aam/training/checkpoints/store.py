@@ -13,6 +13,7 @@ A sharded one holds, in place of the safetensors, the folder ``sharded`` of torc
 No pickle is executed, so that reading a stranger's checkpoint runs none of their code.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -125,7 +126,13 @@ class CheckpointStore:
         return self._target("best") or self._target("last")
 
     def last(self) -> Path | None:
-        """Folder of the newest checkpoint; None where there is none yet."""
+        """Folder of the newest checkpoint; None where there is none yet.
+
+        Raises:
+            InputError: something is there that leads to no folder: to begin anew would lose what the run has learned.
+        """
+        _check_leads_to_folder(self.folder)
+        _check_leads_to_folder(self.folder / "last")
         return self._target("last")
 
     def _target(self, link: str) -> Path | None:
@@ -167,6 +174,22 @@ class CheckpointStore:
                 # Renamed first, so that a kill while files go leaves no half of a checkpoint under its name.
                 doomed = directory.rename(directory.with_name(f"tmp-{directory.name}"))
                 delete(doomed)
+
+
+def _check_leads_to_folder(path: Path) -> None:
+    """Refuse a symlink to nowhere or to itself, and what is no folder, such as the text of a symlink that was copied.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not os.path.lexists(path) or path.is_dir():
+        return
+    found = f"is a symlink to {path.readlink()}, where there is no folder" if path.is_symlink() else "is no folder"
+    newest = max(path.parent.glob("step-*"), key=_age, default=None)
+    remedy = f"point it at the newest checkpoint, {newest.name}" if newest is not None else "copy the run again"
+    raise InputError(
+        f"{path} {found}: the checkpoints of the run are damaged; {remedy}, or start anew with --overwrite"
+    )
 
 
 def _age(directory: Path) -> tuple[int, int]:
@@ -255,6 +278,7 @@ def _locate(path: Path) -> Path:
         return path
     for folder in (RunFolder(path).checkpoints, path):
         for link in ("best", "last"):
+            _check_leads_to_folder(folder / link)
             if (folder / link).is_dir():
                 return folder / link
     raise InputError(
