@@ -85,7 +85,8 @@ def read_distance_matrix(path: Path | str, ids_path: Path | str | None = None, b
     """
     path = Path(path)
     source = f"distance matrix {path}"
-    first_bytes(path, "distance matrix", 64)
+    if path.suffix in {".npy", *_READERS}:
+        first_bytes(path, "distance matrix", 64)  # it is there, and no pointer of Git LFS
     if path.suffix == ".npy":
         if ids_path is None:
             raise InputError(f"{source}: a .npy file holds no sample ids; give them by --matrix-ids, one a line")
