@@ -91,8 +91,8 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         if _ending(path) == PARQUET:
             table.reset_index().to_parquet(draft, engine="pyarrow", index=False)
         else:
-            packing = "gzip" if _is_gzipped(path) else None
-            table.to_csv(draft, sep=SEPARATORS[_ending(path)], float_format="%.6g", compression=packing)
+            with _open_text(draft, _is_gzipped(path)) as file:
+                table.to_csv(file, sep=SEPARATORS[_ending(path)], float_format="%.6g")
 
 
 def write_parts(parts: Iterable[pd.DataFrame], path: Path) -> None:

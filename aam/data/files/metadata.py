@@ -58,7 +58,7 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
 def _changed_by_float64(text: str) -> list[str]:
     """Columns of numbers with whole ones that float64 changes: it drops leading zeros, and rounds beyond 2^53."""
     guessed = _cells(text, {})
-    numeric = [name for name in guessed if not any(isinstance(cell, str) for cell in guessed[name])]
+    numeric = [str(name) for name in guessed if not any(isinstance(cell, str) for cell in guessed[name])]
     cells = _cells(text, dict.fromkeys(numeric, "categorical"))
     found = {name: map(_WHOLE.fullmatch, cells[name].dropna()) for name in numeric}
     return [name for name, numbers in found.items() if any(_is_changed(number[1]) for number in numbers if number)]

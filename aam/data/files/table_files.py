@@ -151,9 +151,10 @@ def _whole(values: h5py.Dataset, span: slice, source: str) -> Ints:
 
 def _type_of(values: h5py.Dataset, source: str) -> np.dtype[Any]:
     try:
-        return values.dtype
+        found: np.dtype[Any] = values.dtype
     except TypeError as error:  # a type of HDF5 that numpy does not have
         raise InputError(f"{source}: {values.name} cannot be read ({error}); write the table anew") from None
+    return found
 
 
 def _inconsistent(source: str, shape: tuple[int, int]) -> InputError:
