@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skbio import TreeNode
 
-from aam.data.distances.phylogeny import Phylogeny, parse_newick, read_phylogeny
+from aam.data.distances.phylogeny import LengthChoices, Phylogeny, parse_newick, read_phylogeny
 from aam.errors import InputError
 
 
@@ -77,7 +77,8 @@ def test_comments_are_skipped_and_may_be_nested() -> None:
 
 
 def test_missing_lengths_are_zero_on_request() -> None:
-    np.testing.assert_array_equal(parse_newick("((a,b:):1,c:2);", "zero").length, [0, 1, 0, 0, 2])
+    tree = parse_newick("((a,b:):1,c:2);", LengthChoices(missing="zero"))
+    np.testing.assert_array_equal(tree.length, [0, 1, 0, 0, 2])
 
 
 def test_a_very_deep_tree_needs_no_recursion() -> None:
