@@ -31,10 +31,11 @@ class InputError(ValueError):
 def shown(text: object, limit: int = QUOTED) -> str:
     """What a message quotes of a cell, or of another program's words: on one line, and cut where it is long.
 
-    A word of more characters than the limit is cut by itself, so that what is said after it stays, as far as five times
-    the limit.
+    A word, or a text in quotes, of more characters than the limit is cut by itself, so that what is said after it
+    stays, as far as five times the limit.
     """
     line = " ".join(str(text).split())
+    line = re.sub(rf"(?<!\w)'([^']{{{limit - 3}}})[^']{{4,}}'", r"'\1...'", line)
     line = re.sub(rf"(\S{{{limit - 3}}})\S{{4,}}", r"\1...", line)
     return line if len(line) <= 5 * limit else f"{line[: 5 * limit - 3]}..."
 
@@ -47,7 +48,7 @@ def quoted(cell: object, limit: int = QUOTED) -> str:
 
 def _visible(letter: str) -> str:
     """A character as a terminal may show it: those that steer one, or turn the writing around, are escaped."""
-    return letter if letter.isprintable() or letter in "\n\t" or letter.isspace() else repr(letter)[1:-1]
+    return letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1]
 
 
 def _parameter(found: re.Match[str]) -> str:

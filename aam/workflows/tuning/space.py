@@ -12,7 +12,7 @@ from aam.config.search_space import SPACES, Choices, Range, Space, Value
 from aam.config.toml_files import read_toml
 from aam.config.training import options_read
 from aam.config.tune import TUNED_SECTIONS
-from aam.errors import InputError
+from aam.errors import InputError, quoted
 
 
 def space_of(config: TuneConfig) -> Space:
@@ -50,7 +50,7 @@ def _read(path: Path) -> Space:
 def _entry(path: Path, name: str, value: Any) -> Range | Choices:
     if not isinstance(value, dict):
         raise InputError(
-            f"--space {path}: {name} = {value!r}: an option is given as {{low = ..., high = ...}} or {{choices = "
+            f"--space {path}: {name} = {quoted(value)}: an option is given as {{low = ..., high = ...}} or {{choices = "
             f"[...]}}; one that does not change is an option of the command, {flag(name)}"
         )
     kind = Choices if "choices" in value else Range
@@ -74,7 +74,7 @@ def _check(config: TuneConfig, source: str, name: str, entry: Range | Choices) -
         try:
             config.evaluation({name: value})
         except InputError as error:
-            raise InputError(f"{source}: {name} = {value!r}: {error}") from None
+            raise InputError(f"{source}: {name} = {quoted(value)}: {error}") from None
     if isinstance(entry, Range) and not _is_number(config, name, entry.low):
         raise InputError(f"{source}: {name} is no number, so give choices = [...]")
 
