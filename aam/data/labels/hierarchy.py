@@ -86,8 +86,8 @@ def _check_one_parent(texts: Texts, parents: Mapping[str, str]) -> None:
             others = f"; so are {first_ids(map(repr, bad[1:]))}" if bad[1:] else ""
             raise InputError(
                 f"--categorical-hierarchy {child}={parent}: {child} {quoted(bad[0])} is under {len(family)} parents, "
-                f"{shown}{others}; correct the metadata, or where these are different things of one name, give each a name of "
-                f"its own, such as '{bad[0]} ({next(iter(family))})'"
+                f"{shown}{others}; correct the metadata, or where these are different things of one name, give each a "
+                f"name of its own, such as '{bad[0]} ({next(iter(family))})'"
             )
 
 
