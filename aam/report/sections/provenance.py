@@ -11,7 +11,8 @@ def provenance(run: Run) -> list[Part]:
     if document is None:
         blocks.append(Text("The run was made by a version of aam that kept no provenance.", "note"))
     else:
-        rows = [(Cell(name), Cell(value)) for name, value in flattened(document)]
+        told = {name: value for name, value in document.items() if name != "data"}  # a section of its own
+        rows = [(Cell(name), Cell(value)) for name, value in flattened(told)]
         blocks.append(Table(["what", "value"], rows, "Provenance"))
     options = [(Cell(name), Cell(value)) for name, value in flattened(run.config)]
     if options:
