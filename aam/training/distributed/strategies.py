@@ -53,8 +53,7 @@ def give_weights(
     """
     in_main_memory = config.fsdp and config.fsdp_cpu_offload
     place = torch.device("cpu") if in_main_memory else compute.device
-    numbers = sum(weight.numel() for weight in model.parameters()) / (compute.world.size if config.fsdp else 1)
-    check_fits(4.0 * numbers, place, f"a network of {numbers:,.0f} weights", _SMALLER)
+    _check_memory(model, place, compute.world.size if config.fsdp else 1)
     if config.fsdp and compute.dtype is torch.float16:
         raise InputError(
             "--fsdp with --mixed-precision fp16: an overflow of fp16 would have to be looked for in the gradients of "
@@ -65,6 +64,18 @@ def give_weights(
         wrap_model_fsdp(model, compute.world, config)
     model.to_empty(device=place)
     initialize(model, seed, fill)
+
+
+def _check_memory(model: SequenceEncoder | SequencePredictor, place: torch.device, parts: int) -> None:
+    """Refuse a model that this process has no memory for: its weights, gradients and AdamW's two moments.
+
+    Raises:
+        InputError: it has not.
+    """
+    weights = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    numbers = sum(count * (4 if learns else 1) for count, learns in weights)
+    total = sum(count for count, _ in weights)
+    check_fits(4.0 * numbers / parts, place, f"a network of {total:,} weights", _SMALLER)
 
 
 def parallelize(model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute) -> Parallel:
