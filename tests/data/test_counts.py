@@ -34,6 +34,7 @@ from aam.data.files.counts import (
 )
 from aam.data.files.tables import read_tables
 from aam.errors import InputError
+from aam.training.sinks.sink import Results
 from aam.workflows.fit import fit
 from aam.workflows.pretrain import load_pretraining_study, prepare_pretraining
 
@@ -231,7 +232,7 @@ def test_a_run_on_disk_is_that_in_memory(study_folder: Path, make_run_config, on
         config = make_run_config(place)
         run = prepare_pretraining(load_pretraining_study(config), config)
         assert is_mapped(run.material.draws.table.counts) == (place == "disk")
-        folder = fit(run, config, lambda _: None)
+        folder = fit(run, config, lambda _: Results())
         (weights,) = (folder / "checkpoints").glob("last/model.safetensors")
         results.append((weights.read_bytes(), (folder / "split.tsv").read_bytes(), run.material.study.fingerprint()))
         monkeypatch.undo()
