@@ -19,14 +19,14 @@ from aam.errors import InputError, first_ids, shown
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
+_PART = re.compile(r"[^/]+/(metadata\.yaml|data/.*[^/])")
+_PROPERTIES = re.compile(r"\s*%\s*Properties\([^)]*\)")
 _DAMAGE: Final = (
     *(zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError),
     *(RuntimeError, ValueError, OverflowError, MemoryError),
 )
 """What zipfile raises for broken structure; data of deflate, lzma and bzip2 (OSError, since the archive is in memory);
 unknown compression or encryption (RuntimeError); places outside the file, and sizes beyond the memory."""
-_PART = re.compile(r"[^/]+/(metadata\.yaml|data/.*[^/])")
-_PROPERTIES = re.compile(r"\s*%\s*Properties\([^)]*\)")
 
 
 def read_bytes(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -> bytes:
