@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aam.data.distances.matrix import read_distance_matrix
+from aam.data.files.artifacts import read_json_object
 from aam.data.files.metadata import categorical_column, read_metadata
 from aam.data.labels.taxonomy import read_taxonomy
 from aam.errors import InputError
@@ -190,3 +191,10 @@ def test_long_cells_are_cut_and_control_characters_escaped(tmp_path: Path) -> No
     path.write_text("sample-id\tage\n#q2:types\tnumeric\ns1\ta\x1b[31m\u202e\ns2\t1\n")
     with pytest.raises(InputError, match=r"a\\+x1b\[31m\\+u202e"):
         read_metadata(path)
+
+
+@pytest.mark.parametrize("text", ['{"a": ' + "[" * 100_000, '{"a": ' + "1" * 5000 + "}"], ids=["nested", "digits"])
+def test_json_that_python_does_not_take(text: str, tmp_path: Path) -> None:
+    (tmp_path / "w.json").write_text(text)
+    with pytest.raises(InputError, match=r"weights .*w\.json: not JSON \("):
+        read_json_object(tmp_path / "w.json", "weights")

@@ -95,8 +95,8 @@ def read_json_object(path: Path | str, kind: str) -> dict[str, Any]:
         content = json.loads(read_text(path, kind), object_pairs_hook=_without_repeats)
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{kind} {path}: {error}") from None
-    except ValueError as error:  # a number too long to read is no JSONDecodeError
-        raise InputError(f"{kind} {path}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # a number too long is no JSONDecodeError; or it is nested too deep
+        raise InputError(f"{kind} {path}: not JSON ({shown(error)})") from None
     if not isinstance(content, dict):
         raise InputError(f'{kind} {path}: {{"name": value}} is wanted, not {type(content).__name__}')
     return content
