@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
+QUOTED: Final = 200
+"""Characters of a cell, or of what another program says, that a message quotes at most."""
 _OPTION: Final = re.compile(r"(`[^`]*`)|(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
 """A command in backquotes, which stays as it is, or an option."""
 
@@ -22,8 +24,31 @@ class InputError(ValueError):
     """Whether the command line speaks to the user; it says so when it begins."""
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = "".join(map(_visible, super().__str__()))
         return message if InputError.names_options else _OPTION.sub(_parameter, message)
+
+
+def shown(text: object, limit: int = QUOTED) -> str:
+    """What a message quotes of a cell, or of another program's words: on one line, and cut where it is long.
+
+    A word, or a text in quotes, of more characters than the limit is cut by itself, so that what is said after it
+    stays, as far as five times the limit.
+    """
+    line = " ".join(str(text).split())
+    line = re.sub(rf"(?<!\w)'([^']{{{limit - 3}}})[^']{{4,}}'", r"'\1...'", line)
+    line = re.sub(rf"(\S{{{limit - 3}}})\S{{4,}}", r"\1...", line)
+    return line if len(line) <= 5 * limit else f"{line[: 5 * limit - 3]}..."
+
+
+def quoted(cell: object, limit: int = QUOTED) -> str:
+    """A cell in quotes, control characters escaped, and cut where it is long."""
+    text = repr(cell)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _visible(letter: str) -> str:
+    """A character as a terminal may show it: those that steer one, or turn the writing around, are escaped."""
+    return letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1]
 
 
 def _parameter(found: re.Match[str]) -> str:

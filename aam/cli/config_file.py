@@ -3,7 +3,6 @@
 import difflib
 import json
 import keyword
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from aam.config import COMMAS, RunConfig, flag, refuse_renamed, split_commas
-from aam.errors import InputError
+from aam.config.toml_files import read_toml
+from aam.errors import InputError, quoted
 
 
 def read_config_file(path: Path, config: type[RunConfig]) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def read_config_file(path: Path, config: type[RunConfig]) -> dict[str, Any]:
     """
     options = {name: field for name, (_, field) in config.options().items()}
     values: dict[str, Any] = {}
-    for key, value in _load(path).items():
+    for key, value in read_toml(path, str(path), "epochs = 20").items():
         name = key.replace("-", "_")
         name += "_" if keyword.iskeyword(name) else ""
         refuse_renamed(name, options)
@@ -35,15 +35,6 @@ def read_config_file(path: Path, config: type[RunConfig]) -> dict[str, Any]:
             raise InputError(f"{path}: option {key!r} is given twice, with a dash and with an underscore: keep one")
         values[name] = _checked(path, key, value, options[name])
     return values
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the config file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}; write lines such as epochs = 20") from None
 
 
 def _suggestion(name: str, options: dict[str, FieldInfo]) -> str:
@@ -65,6 +56,6 @@ def _checked(path: Path, key: str, value: Any, field: FieldInfo) -> Any:
         checked = TypeAdapter(annotation).validate_json(json.dumps(given, default=str), strict=not of_text)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise InputError(f"{path}: {key} = {value!r}: {problem} ({flag(key)}: {field.description})") from None
+        raise InputError(f"{path}: {key} = {quoted(value)}: {problem} ({flag(key)}: {field.description})") from None
     # each a list of one, as an option that is given several times: its commas are not split again
     return [(part,) for part in checked] if commas else checked

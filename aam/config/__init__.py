@@ -65,6 +65,7 @@ from aam.config.study import (
     TableConfig,
     TargetSamplingConfig,
     TargetSplitConfig,
+    TreeConfig,
     UnifracConfig,
     UnifracMetric,
 )

@@ -7,13 +7,16 @@ from typing import Annotated, Any, ClassVar, Final, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from aam.errors import InputError
+from aam.errors import InputError, shown
 
 RENAMED: Final[Mapping[str, str]] = {"test_size": "val_fraction", "nuc_asv_share": "nuc_asv_fraction"}
 """Options that have another name now, which are refused with it."""
 WHY_RENAMED: Final[Mapping[str, str]] = {"test_size": "these samples choose the checkpoint, so they are no test of it"}
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Reads = Annotated[int, Field(gt=0, lt=2**63)]
+"""A number of reads, as counts are kept."""
+Processes = Annotated[int, Field(ge=1, le=256)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -130,5 +133,5 @@ def _explain(error: ValidationError) -> str:
         elif item["type"] == "missing":
             lines.append(f"{flag(str(item['loc'][-1]))} is needed")
         else:
-            lines.append(f"{flag(str(item['loc'][1]))} {item['input']}: {message}")
+            lines.append(f"{flag(str(item['loc'][1]))} {shown(item['input'])}: {message}")
     return "; ".join(lines)

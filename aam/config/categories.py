@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Names, Positive, Section
+from aam.config.base import Names, Section
 
 CategoricalFusion = Literal["concat", "add", "gmu", "cross_attention", "perceiver"]
 HierarchyCombine = Literal["sum", "gated"]
@@ -43,9 +43,9 @@ class CategoryConfig(CategoryColumnsConfig):
 
     categorical_fusion: CategoricalFusion = "concat"
     """How categories meet the sample: beside its embedding, added, gated, or attended to by each ASV."""
-    categorical_dim: Positive = 16
+    categorical_dim: Annotated[int, Field(gt=0, le=65_536)] = 16
     """Width of the vector of a category."""
-    cross_attn_heads: Positive = 4
+    cross_attn_heads: Annotated[int, Field(gt=0, le=65_536)] = 4
     """Attention heads of --categorical-fusion cross_attention and perceiver; divides --embedding-dim."""
     hierarchy_combine: HierarchyCombine = "sum"
     """A category's vector and its parent's: their sum, or weighed by a learned gate."""

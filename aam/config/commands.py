@@ -77,15 +77,15 @@ class SimulateConfig(Section):
     directory: Path
     """Folder for table.biom, tree.nwk, metadata.tsv, taxonomy.tsv and truth.tsv (what drives which column); made if
     absent."""
-    samples: Annotated[int, Field(ge=8)] = 200
+    samples: Annotated[int, Field(ge=8, le=10_000_000)] = 200
     """Samples."""
-    asvs: Annotated[int, Field(ge=16)] = 400
+    asvs: Annotated[int, Field(ge=16, le=10_000_000)] = 400
     """ASVs in the tree; those that no sample holds are left out."""
-    bp: Annotated[int, Field(ge=20)] = 100
+    bp: Annotated[int, Field(ge=20, le=100_000)] = 100
     """Length of an ASV in nucleotides."""
-    depth: Annotated[int, Field(ge=50)] = 2000
+    depth: Annotated[int, Field(ge=50, le=100_000_000)] = 2000
     """Mean reads of a sample."""
-    subjects: Annotated[int, Field(ge=2)] = 20
+    subjects: Annotated[int, Field(ge=2, le=10_000_000)] = 20
     """Subjects, each sampled several times."""
     depth_confounded: bool = False
     """Add a column `group` (a or b, random by subject) that nothing depends on but the depth: b has a fifth of a's."""

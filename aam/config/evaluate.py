@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Names, Positive, RunConfig, Section
+from aam.config.base import Names, Positive, Processes, Reads, RunConfig, Section
 from aam.config.categories import CategoryColumnsConfig
 from aam.config.intervals import CoverageConfig
 from aam.config.kernel import KernelConfig
@@ -196,7 +196,7 @@ class CountsConfig(Section):
     unseen_asvs: Literal["keep", "drop"] = "keep"
     """ASVs that only held-out samples hold: keep them, where new samples will be put into the same tree, or drop them,
     where those ASVs will be unknown."""
-    rarefy_depth: Positive | Literal["auto"] | None = None
+    rarefy_depth: Reads | Literal["auto"] | None = None
     """Draw this many reads from each sample and leave out shallower ones; auto: as many as 95 % of the samples have.
     Default: all reads, and rarefied ones as well where sequencing depth predicts the target."""
     rarefy_draws: Positive = 3
@@ -208,7 +208,7 @@ class EvaluateOutputConfig(ResumableConfig):
 
     resume: bool = False
     """Continue the evaluation in --output-dir: folds that are done are not computed again."""
-    jobs: Positive = 1
+    jobs: Processes = 1
     """Folds that are computed side by side, each in a process with one thread; changes no result."""
     only_fold: str | None = None
     """Compute one fold and stop, for job arrays of a cluster: REPEAT.FOLD, or its number from 1 to folds x repeats."""

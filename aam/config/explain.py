@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from aam.config.attribution import ExplainedSamplesConfig
-from aam.config.base import Positive, RunConfig, Section, flag
+from aam.config.base import Positive, Processes, RunConfig, Section, flag
 from aam.config.machine import MachineConfig
 from aam.config.output import FolderConfig
 from aam.config.study import PhylogenyConfig
@@ -93,7 +93,7 @@ class ImportanceConfig(Section):
     """Taxonomy of the ASVs (.tsv, .tsv.gz or QIIME 2 .qza): gives names, and importance of taxonomic ranks."""
     taxa: Annotated[int, Field(ge=1, le=1000)] = 10
     """Taxa on each side of the log-ratio; how many of them are used is chosen by training samples."""
-    jobs: Positive = 1
+    jobs: Processes = 1
     """Folds that are computed side by side, each in a process with one thread; changes no result."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Number that fixes all that is drawn."""

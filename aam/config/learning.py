@@ -14,6 +14,9 @@ SampleAttention = Literal["full", "induced"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
 EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
 
+Width = Annotated[int, Field(gt=0, le=65_536)]
+Layers = Annotated[int, Field(gt=0, le=1000)]
+
 DEFAULT_WEIGHTS: Final[dict[str, float]] = {
     "unifrac": 1.0,
     "nucleotide": 0.1,
@@ -44,21 +47,21 @@ class ModelConfig(Section):
 
     panel: ClassVar[str] = "Model"
 
-    embedding_dim: Positive = 128
+    embedding_dim: Width = 128
     """Width of every embedding."""
-    attention_heads: Positive = 4
+    attention_heads: Width = 4
     """Attention heads of each layer; divides --embedding-dim."""
-    attention_layers: Positive = 3
+    attention_layers: Layers = 3
     """Transformer layers of each level (nucleotides, ASVs)."""
-    feedforward_ratio: Positive = 4
+    feedforward_ratio: Layers = 4
     """Width of the hidden layer of each block, as a multiple of --embedding-dim."""
     count_embedding: CountEmbedding = "add"
     """How abundance joins each ASV of a sample: add to it, concat beside it, film (scale and shift it), or none."""
     sample_attention: SampleAttention = "full"
     """How ASVs of a sample see one another: full, or induced, by way of learned points (for 5,000 ASVs and more)."""
-    induced_points: Positive = 32
+    induced_points: Width = 32
     """Learned points of --sample-attention induced."""
-    max_bp: Positive | None = None
+    max_bp: Annotated[int, Field(gt=0, le=100_000)] | None = None
     """Nucleotides of an ASV that the model reads; longer ASVs are cut. Default: the longest ASV of the study."""
     nucleotide_patch: Positive = 5
     """Nucleotides read as one position (1: each alone; 5 is several times faster)."""
@@ -215,7 +218,7 @@ class MemoryConfig(Section):
 class OptimConfig(StepConfig):
     """How the weights are learned."""
 
-    epochs: Positive = 50
+    epochs: Annotated[int, Field(gt=0, le=1_000_000)] = 50
     """Passes over the training samples."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Highest learning rate."""
@@ -234,9 +237,9 @@ class OptimConfig(StepConfig):
 class TargetModelConfig(ModelConfig):
     """The shape of the network that predicts a column; smaller than that of pretraining, for studies are small."""
 
-    embedding_dim: Positive = 64
+    embedding_dim: Width = 64
     """Width of every embedding."""
-    attention_layers: Positive = 1
+    attention_layers: Layers = 1
     """Transformer layers of each level (nucleotides, ASVs)."""
 
 
@@ -245,7 +248,7 @@ class TargetOptimConfig(OptimConfig):
 
     batch_size: Positive | Literal["auto"] = 16
     """Samples in a batch, over all GPUs together. auto: as many as fit into memory."""
-    epochs: Positive | None = None  # type: ignore[assignment]  # settled before it is read
+    epochs: Annotated[int, Field(gt=0, le=1_000_000)] | None = None  # type: ignore[assignment]  # settled before it is read
     """Passes over the training samples. Default: 30, or as many more as --min-steps needs in a small study."""
     min_steps: Annotated[int, Field(ge=0)] = 250
     """Steps before which no run stops early; without --epochs a small study is passed over until there are as many."""

@@ -16,7 +16,7 @@ class MachineConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU where there is one (ROCm counts as cuda)."""
-    num_workers: Annotated[int, Field(ge=0)] | None = None
+    num_workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Processes that prepare batches beside the main one. Default: 2 for training on a GPU, else 0."""
     mixed_precision: MixedPrecision = "none"
     """Lower precision where it is safe: bf16, fp16 (GPUs only), or auto (bf16 where the machine is faster with it)."""

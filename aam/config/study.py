@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Fraction, Positive, Section
+from aam.config.base import Fraction, Reads, Section
 
 UnifracMetric = Literal["unweighted_unifrac", "weighted_unifrac", "weighted_normalized_unifrac", "generalized_unifrac"]
 DistanceLink = Literal["laplace", "tanh", "cosine"]
@@ -36,6 +36,9 @@ class TreeConfig(TableConfig):
     """Rooted phylogeny over the ASVs: Newick, gzipped Newick or QIIME 2 .qza."""
     missing_branch_lengths: Literal["error", "zero"] = "error"
     """What to do where the tree gives no branch length: stop, or take zero."""
+    negative_branch_lengths: Literal["error", "zero"] = "error"
+    """What to do where a branch length is negative, as some placement programs write: stop, or take zero, saying how
+    many they are and what they sum to."""
     root: RootChoice = "error"
     """Where the root of the tree is: as-is where the file has it, midpoint halfway between the two tips farthest apart.
     error takes the file's root, and stops where that has three branches or more: no root was chosen for the tree."""
@@ -58,7 +61,7 @@ class PlacementConfig(TreeConfig):
     @model_validator(mode="after")
     def _root_is_of_a_tree(self) -> Self:
         if self.tree is None:
-            for option in ("missing_branch_lengths", "root"):
+            for option in ("missing_branch_lengths", "negative_branch_lengths", "root"):
                 self._refuse_unused(option, "--tree")
         return self
 
@@ -92,14 +95,14 @@ class TargetSamplingConfig(Section):
 
     panel: ClassVar[str] = "Samples and ASVs"
 
-    rarefy_depth: Positive | Literal["auto"] | None = None
+    rarefy_depth: Reads | Literal["auto"] | None = None
     """Sampling depth: draw this many reads from every sample, without replacement; auto (of other learners than the
     network): as many as 95 % of the samples have. Default: use all reads."""
     rarefaction: Literal["epoch", "fixed"] = "epoch"
     """Draw the reads afresh in every epoch, or once for the run. Validation is always drawn once."""
     keep_shallow: bool = False
     """Keep samples with fewer reads than --rarefy-depth as they are, instead of dropping them with a count."""
-    max_asvs: Annotated[int, Field(ge=0)] = 1024
+    max_asvs: Annotated[int, Field(ge=0, lt=2**63)] = 1024
     """The most ASVs of a sample that the model reads (0: all); UniFrac targets use them all."""
     asv_choice: Literal["abundance", "random", "first"] = "abundance"
     """Which ASVs to read where a sample has more than --max-asvs."""
@@ -119,7 +122,7 @@ class TargetSamplingConfig(Section):
 class SamplingConfig(TargetSamplingConfig):
     """How samples and their ASVs are drawn from the table."""
 
-    rarefy_depth: Positive | None = None
+    rarefy_depth: Reads | None = None
     """Sampling depth: draw this many reads from every sample, without replacement. Default: use all reads."""
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from aam.config.base import COMMAS, Fraction, Names, NonNegative, Positive, Section, flag
+from aam.config.base import COMMAS, Fraction, Names, NonNegative, Section, flag
 
 TargetTransform = Literal["none", "minmax", "zscore", "log-minmax", "log-zscore"]
 TargetLoss = Literal["huber", "mse", "mae", "quantile", "asymmetric"]
@@ -41,7 +41,7 @@ class TargetConfig(Section):
     """Make predictions that stay between 0 and 1, for fractions and probabilities."""
     learnable_output_scale: bool = False
     """Learn a scale and an offset of each prediction too, after the last layer."""
-    regressor_hidden_dims: tuple[Positive, ...] = ()
+    regressor_hidden_dims: tuple[Annotated[int, Field(gt=0, le=65_536)], ...] = ()
     """Widths of hidden layers between the sample embedding and the prediction. Repeat for several."""
     regressor_dropout: Fraction = 0.0
     """Dropout before the prediction."""
@@ -51,7 +51,7 @@ class TargetConfig(Section):
     """Weight of the target's loss."""
     standardize_samples: bool = True
     """Bring what the head reads to mean 0 and deviation 1 over the training samples, as it is before the first step."""
-    asv_features: Annotated[int, Field(ge=0)] | None = None
+    asv_features: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     """Random features of ASVs that the head reads of a sample. Default: 1024 of a new encoder that stays as it is."""
     count_weight: NonNegative = 0.0
     """Weight of predicting masked abundances of ASVs, an auxiliary task (0: no such head)."""

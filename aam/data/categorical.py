@@ -18,7 +18,7 @@ from aam.data.arrays import Ints
 from aam.data.files.artifacts import read_json_object
 from aam.data.files.metadata import categorical_column
 from aam.data.labels.hierarchy import Texts, ancestors, check_known, cycle, fill, settle
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _links(config: CategoryColumnsConfig) -> list[tuple[str, str]]:
     content = read_json_object(path, "--categorical-hierarchy")
     bad = [child for child, parent in content.items() if not (child and isinstance(parent, str) and parent)]
     if bad or not content:
-        shown = f"{bad[0]!r} has the parent {content[bad[0]]!r}" if bad else "it is empty"
+        shown = f"{quoted(bad[0])} has the parent {quoted(content[bad[0]])}" if bad else "it is empty"
         raise InputError(
             f'--categorical-hierarchy {path}: {shown}; name columns as {{"child": "parent"}}, such as '
             '{"city": "region", "region": "country"}'
@@ -239,8 +239,8 @@ class CategoryEncoder:
         coded = [value for value in values if re.fullmatch(r"0\d+|\d+\.\d*0", value)]
         if unseen and coded and column in metadata and pd.api.types.is_numeric_dtype(metadata[column]):
             raise InputError(
-                f"{column} holds text such as {coded[0]!r} in training, and is read as numbers here, which lose zeros: "
-                "give it the type categorical in a row '#q2:types' of the metadata"
+                f"{column} holds text such as {quoted(coded[0])} in training, and is read as numbers here, which lose "
+                "zeros: give it the type categorical in a row '#q2:types' of the metadata"
             )
 
     def _warn_of_unseen(self, column: str, texts: Sequence[str | None], codes: Ints, ids: Sequence[str]) -> None:

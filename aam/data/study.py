@@ -15,7 +15,7 @@ from aam.config import InputConfig, PhylogenyConfig, TableConfig, TargetSampling
 from aam.data.arrays import Bools, Ints
 from aam.data.distances.branches import Rows, asv_proportions, branch_proportions
 from aam.data.distances.matrix import DistanceMatrix, read_distance_matrix
-from aam.data.distances.phylogeny import Phylogeny, read_phylogeny
+from aam.data.distances.phylogeny import LengthChoices, Phylogeny, read_phylogeny
 from aam.data.distances.unifrac import StudyTree, missing_tips
 from aam.data.files.counts import BLOCK, held_by
 from aam.data.files.metadata import read_metadata, select_where
@@ -168,7 +168,7 @@ def load_study(
     matrix = read_matrix(inputs, unifrac) if isinstance(inputs, InputConfig) else None
     study = assemble_study(table, sampling, metadata=metadata, matrix=matrix)
     if inputs.tree is not None and matrix is None:
-        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
+        phylogeny = read_phylogeny(inputs.tree, LengthChoices.of(inputs), inputs.root)
         study = with_phylogeny(study, phylogeny, sampling, unifrac, inputs.drop_missing_tips)
     if isinstance(inputs, InputConfig) and inputs.taxonomy is not None:
         study = with_taxonomy(study, read_taxonomy(inputs.taxonomy))

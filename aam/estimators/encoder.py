@@ -12,6 +12,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from aam.config import EncoderType, PretrainConfig, RootChoice, TrainConfig, UnifracMetric
+from aam.data.distances.phylogeny import LengthChoices
 from aam.data.files.tables import feature_table
 from aam.data.study import assemble_study, read_matrix, with_phylogeny, with_taxonomy
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
@@ -111,7 +112,7 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
                 matrix = read_matrix(inputs, config.unifrac)
                 study = assemble_study(whole, sampling, metadata=as_metadata(metadata), matrix=matrix)
                 if tree is not None:
-                    phylogeny = as_phylogeny(tree, inputs.missing_branch_lengths, inputs.root)
+                    phylogeny = as_phylogeny(tree, LengthChoices.of(inputs), inputs.root)
                     study = with_phylogeny(study, phylogeny, sampling, config.unifrac, inputs.drop_missing_tips)
                 if taxonomy is not None:
                     study = with_taxonomy(study, as_taxonomy(taxonomy))

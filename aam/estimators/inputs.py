@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skbio import TreeNode
 
 from aam.config import RootChoice
-from aam.data.distances.phylogeny import MissingLengths, Phylogeny, parse_newick, read_phylogeny
+from aam.data.distances.phylogeny import AS_WRITTEN, LengthChoices, Phylogeny, parse_newick, read_phylogeny
 from aam.data.files.metadata import read_metadata
 from aam.data.labels.taxonomy import read_taxonomy, taxonomy_of_frame
 from aam.errors import InputError, first_ids
@@ -30,17 +30,17 @@ TargetLike: TypeAlias = pd.Series | pd.DataFrame | Sequence[Any] | NDArray[Any]
 UNNAMED = "target"
 
 
-def as_phylogeny(tree: TreeLike, missing_branch_lengths: MissingLengths, root: RootChoice = "error") -> Phylogeny:
+def as_phylogeny(tree: TreeLike, lengths: LengthChoices = AS_WRITTEN, root: RootChoice = "error") -> Phylogeny:
     """Read a tree; arguments as for `parse_newick`.
 
     Raises:
         InputError: the file or the text holds no such tree.
     """
     if isinstance(tree, TreeNode):
-        return parse_newick(_newick(tree), missing_branch_lengths, "the TreeNode", root)
+        return parse_newick(_newick(tree), lengths, "the TreeNode", root)
     if isinstance(tree, str) and (tree.lstrip().startswith("(") or tree.rstrip().endswith(";")):
-        return parse_newick(tree, missing_branch_lengths, "the Newick string", root)
-    return read_phylogeny(tree, missing_branch_lengths, root)
+        return parse_newick(tree, lengths, "the Newick string", root)
+    return read_phylogeny(tree, lengths, root)
 
 
 def _newick(tree: TreeNode) -> str:

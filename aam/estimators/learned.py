@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from aam.config import RootChoice, SamplingConfig, TargetSamplingConfig, TrainConfig, UnifracConfig
-from aam.data.distances.phylogeny import MissingLengths, Phylogeny
+from aam.data.distances.phylogeny import LengthChoices, Phylogeny
 from aam.data.labels.target_table import Targets
 from aam.data.study import Study, with_phylogeny
 from aam.errors import InputError
@@ -30,12 +30,12 @@ def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig, sampling
     if tree is None:
         return study
     inputs = config.inputs
-    phylogeny = as_phylogeny(tree, inputs.missing_branch_lengths, inputs.root)
+    phylogeny = as_phylogeny(tree, LengthChoices.of(inputs), inputs.root)
     return with_phylogeny(study, phylogeny, sampling, UnifracConfig(), inputs.drop_missing_tips)
 
 
 def placement_tree(
-    trained: Trained, tree: TreeLike | None, missing_branch_lengths: MissingLengths, root: RootChoice
+    trained: Trained, tree: TreeLike | None, lengths: LengthChoices, root: RootChoice
 ) -> Phylogeny | None:
     """The tree that puts new ASVs on the branches of a model, if there is one.
 
@@ -46,7 +46,7 @@ def placement_tree(
         return None
     if isinstance(trained, TrainedLearner):
         trained.check_reads_branches()
-        return as_phylogeny(tree, missing_branch_lengths, root)
+        return as_phylogeny(tree, lengths, root)
     raise InputError(NETWORK_READS_NO_TREE)
 
 

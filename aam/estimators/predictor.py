@@ -18,7 +18,7 @@ from aam.config import (
     TargetSamplingConfig,
     TrainConfig,
 )
-from aam.data.distances.phylogeny import MissingLengths
+from aam.data.distances.phylogeny import LengthChoices
 from aam.data.files.tables import FeatureTable, feature_table
 from aam.data.labels.target_table import Targets, target_values
 from aam.data.study import Study, assemble_study
@@ -238,10 +238,11 @@ class SamplePredictor(SampleModel):
         return predicted[["prediction"] if len(columns) == 1 else [f"prediction_{column.name}" for column in columns]]
 
     @property
-    def _lengths(self) -> MissingLengths:
-        """What to do where a tree lacks the length of a branch."""
-        options = {"missing_branch_lengths": (self.options or {}).get("missing_branch_lengths", "error")}
-        return PhylogenyConfig.model_validate(options).missing_branch_lengths
+    def _lengths(self) -> LengthChoices:
+        """What to do where a tree lacks the length of a branch, or has a negative one."""
+        names = ("missing_branch_lengths", "negative_branch_lengths")
+        given = {name: value for name, value in (self.options or {}).items() if name in names}
+        return LengthChoices.of(PhylogenyConfig.model_validate(given))
 
     @property
     def _targets(self) -> Targets:

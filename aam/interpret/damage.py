@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aam.data.files.counts import Counts
+from aam.data.sampling.reads import draw_reads
 from aam.data.sampling.seeded import generator
 from aam.data.study import Study
 
@@ -76,7 +77,7 @@ def _fewer_reads(
     asvs: Reads, reads: Reads, level: float, source: np.random.Generator, _: NDArray[np.float64]
 ) -> tuple[Reads, Reads]:
     left = max(1, round(level * int(reads.sum())))
-    return asvs, source.multivariate_hypergeometric(reads, left, method="marginals")
+    return asvs, draw_reads(source, reads, left)
 
 
 def _fewer_asvs(

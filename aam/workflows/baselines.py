@@ -5,7 +5,7 @@ import logging
 from typing import Final
 
 from aam.config import LearnerName, SamplingConfig, TrainConfig, UnifracConfig
-from aam.data.distances.phylogeny import read_phylogeny
+from aam.data.distances.phylogeny import LengthChoices, read_phylogeny
 from aam.data.files.whole_files import write_json
 from aam.data.study import Study, with_phylogeny
 from aam.evaluation.predictions import NAMES
@@ -30,7 +30,7 @@ def check_tree(config: TrainConfig) -> None:
     """
     inputs = config.inputs
     if inputs.tree is not None and config.choice.baselines:
-        read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
+        read_phylogeny(inputs.tree, LengthChoices.of(inputs), inputs.root)
 
 
 def compare_with_learners(columns: Columns, config: TrainConfig, folder: RunFolder) -> None:
@@ -67,7 +67,7 @@ def _with_tree(study: Study, config: TrainConfig) -> Study:
     inputs = config.inputs
     if inputs.tree is None:
         return study
-    phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
+    phylogeny = read_phylogeny(inputs.tree, LengthChoices.of(inputs), inputs.root)
     joined = with_phylogeny(study, phylogeny, SamplingConfig(), UnifracConfig(), drop_missing_tips=True)
     return joined if joined.table.n_samples == study.table.n_samples else study
 

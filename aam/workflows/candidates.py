@@ -1,12 +1,12 @@
 """The learners of `aam evaluate`, and the options among which each fold chooses."""
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aam.config import SECTIONS_OF, EvaluateConfig, LearnersConfig
+from aam.config.toml_files import read_toml
 from aam.data.study import Study
 from aam.errors import InputError
 from aam.evaluation.batch import BatchLearner
@@ -60,13 +60,8 @@ def read_options(name: str) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, is not TOML, or holds another option.
     """
-    try:
-        values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--configs {name}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--configs {name} is not TOML: {error}; write lines such as trees = 1000") from None
-    values = {key.replace("-", "_"): value for key, value in values.items()}
+    read = read_toml(Path(name), f"--configs {name}", "trees = 1000")
+    values = {key.replace("-", "_"): value for key, value in read.items()}
     unknown = sorted(values.keys() - LearnersConfig.options().keys())
     if unknown:
         raise InputError(

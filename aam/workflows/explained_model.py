@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aam.config import ExplainConfig, SamplingConfig, UnifracConfig
-from aam.data.distances.phylogeny import read_phylogeny
+from aam.data.distances.phylogeny import LengthChoices, read_phylogeny
 from aam.data.files.tables import FeatureTable
 from aam.data.labels.target_column import TargetColumn
 from aam.data.labels.target_table import Targets
@@ -228,7 +228,7 @@ def _open_learner(trained: TrainedLearner, config: ExplainConfig, name: Callable
     inputs, phylogeny = config.inputs, None
     if inputs.tree is not None:
         trained.check_reads_branches()
-        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
+        phylogeny = read_phylogeny(inputs.tree, LengthChoices.of(inputs), inputs.root)
     study = load_study(inputs, SamplingConfig())
     column = _column(trained.fitted.targets, config)
     draws = tuple(name(draw) for draw in trained.draws(study, phylogeny).studies)

@@ -5,7 +5,7 @@ import logging
 import pandas as pd
 
 from aam.config import PredictConfig, SamplingConfig
-from aam.data.distances.phylogeny import read_phylogeny
+from aam.data.distances.phylogeny import LengthChoices, read_phylogeny
 from aam.data.files.embedding_files import check_cache_folder
 from aam.data.study import Study, load_study
 from aam.errors import InputError
@@ -78,7 +78,7 @@ def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
     inputs = config.inputs
     if inputs.tree is not None:
         trained.check_reads_branches()
-        phylogeny = read_phylogeny(inputs.tree, inputs.missing_branch_lengths, inputs.root)
+        phylogeny = read_phylogeny(inputs.tree, LengthChoices.of(inputs), inputs.root)
     study = load_study(inputs, SamplingConfig())
     predictions, used = trained.predict(study, phylogeny, config.intervals.interval)
     write_table(with_left_out(predictions, used), config.inference.output)

@@ -16,7 +16,7 @@ def test_distances_between_tips_are_those_of_average_linkage():
     tree = TreeNode.read([linkage_newick(names, vectors)], convert_underscores=False)
     found = tree.cophenet().filter(names).condensed_form()
     assert found == pytest.approx(cophenet(linkage(vectors, "average")), rel=1e-6)
-    assert set(parse_newick(linkage_newick(names, vectors), "text").tip_names) == set(names)
+    assert set(parse_newick(linkage_newick(names, vectors), source="text").tip_names) == set(names)
 
 
 def test_equal_embeddings_are_at_no_distance():

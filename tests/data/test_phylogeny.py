@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skbio import TreeNode
 
-from aam.data.distances.phylogeny import Phylogeny, parse_newick, read_phylogeny
+from aam.data.distances.phylogeny import LengthChoices, Phylogeny, parse_newick, read_phylogeny
 from aam.errors import InputError
 
 
@@ -77,7 +77,29 @@ def test_comments_are_skipped_and_may_be_nested() -> None:
 
 
 def test_missing_lengths_are_zero_on_request() -> None:
-    np.testing.assert_array_equal(parse_newick("((a,b:):1,c:2);", "zero").length, [0, 1, 0, 0, 2])
+    tree = parse_newick("((a,b:):1,c:2);", LengthChoices(missing="zero"))
+    np.testing.assert_array_equal(tree.length, [0, 1, 0, 0, 2])
+
+
+@pytest.mark.parametrize("text", ["(it''s:1,b:2);", "(a''''b:1,'c''d'[x]:2)e''f:1;", "(a''[it's]:1,b:2);"])
+def test_two_quotes_in_an_unquoted_label_are_one(text: str) -> None:
+    assert branches(parse_newick(text)) == reference_branches(text)
+
+
+def test_one_quote_in_an_unquoted_label_is_refused() -> None:
+    with pytest.raises(InputError, match=r"line 1, column 2.*a name"):
+        parse_newick("(it's:1,b:2);")
+
+
+def test_negative_lengths_are_zero_on_request(caplog: pytest.LogCaptureFixture) -> None:
+    text = "((a:-1e-3,b:2):-0.25,c:2,d:0);"
+    with pytest.raises(InputError, match=r"2 of 6 branches.*tips a to b: -0.25.*negative.branch.lengths zero"):
+        parse_newick(text, root="as-is")
+    tree = parse_newick(text, LengthChoices(negative="zero"), "tree t.nwk", "as-is")
+    np.testing.assert_array_equal(tree.length, [0, 0, 0, 2, 2, 0])
+    assert "tree t.nwk: 2 of 6 branches have a negative length, -0.251 in all, and count as zero" in caplog.text
+    with pytest.raises(InputError, match="1 of 3 branches have a negative or infinite length"):
+        parse_newick("(a:-1e999,b:-1);", LengthChoices(negative="zero"))
 
 
 def test_a_very_deep_tree_needs_no_recursion() -> None:

@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 
 from aam.config import SamplingConfig
 from aam.data.files.tables import FeatureTable
+from aam.data.sampling import reads
 from aam.data.sampling.rarefaction import FIXED, SampleDraws, row_of
 
 COUNTS = np.array([[500, 300, 150, 40, 10], [0, 3, 0, 2, 1], [7, 0, 0, 0, 900]])
@@ -122,3 +123,38 @@ def test_max_asvs_at_random_is_addressed_and_fair():
     assert picked[:50] != [chosen([5] * 12, epoch=epoch, sample="other", **options) for epoch in range(50)]
     times = np.bincount(np.concatenate(picked), minlength=12)
     assert np.abs(times - 500).max() < 4.5 * np.sqrt(2000 * 0.25 * 0.75)
+
+
+def test_a_sample_of_a_thousand_million_reads_is_rarefied():
+    counts = np.array([[3 * 10**9, 10**9, 5, 0, 10**12]])
+    for depth in (1000, 10**9, 10**12):
+        drawn = as_row(make_draws(counts, rarefy_depth=depth).counts(0, 0), 5)
+        assert drawn.sum() == depth
+        assert (drawn <= counts[0]).all()
+        assert abs(drawn[0] - depth * 3e9 / counts.sum()) < 6 * np.sqrt(depth * 3e-3)
+
+
+def test_a_depth_beyond_what_counts_can_hold_is_refused():
+    assert make_draws(rarefy_depth=2**63 - 1, keep_shallow=True).counts(1, 0)[1].tolist() == [3, 2, 1]
+    with pytest.raises(ValueError, match="less than 9223372036854775808"):
+        make_draws(rarefy_depth=2**63)
+
+
+@pytest.mark.parametrize(("own", "total", "depth"), [(30, 100, 40), (70, 100, 60), (1, 200, 10), (99, 100, 99)])
+def test_huge_draws_follow_the_hypergeometric_law(own, total, depth, monkeypatch):
+    monkeypatch.setattr(reads, "NUMPY_READS", 0)
+    rng = np.random.default_rng(3)
+    counts = np.array([total - own, own])
+    drawn = np.array([reads.draw_reads(rng, counts, depth)[1] for _ in range(1000)])
+    law = stats.hypergeom(total, own, depth)
+    uniform = law.cdf(drawn - 1) + rng.random(len(drawn)) * law.pmf(drawn)
+    assert stats.kstest(uniform, "uniform").pvalue > 1e-3
+
+
+def test_huge_draws_have_the_mean_and_spread_of_the_law():
+    rng, total = np.random.default_rng(3), 4 * 10**15
+    counts, depth = np.array([total // 4, 3 * total // 4]), total // 2
+    drawn = np.array([reads.draw_reads(rng, counts, depth)[0] for _ in range(300)], dtype=np.float64)
+    spread = np.sqrt(depth * 0.25 * 0.75 * 0.5)
+    assert abs(drawn.mean() - depth / 4) < 4 * spread / np.sqrt(300)
+    assert 0.8 < drawn.std() / spread < 1.2

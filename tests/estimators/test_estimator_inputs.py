@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from skbio import TreeNode
 
-from aam.data.distances.phylogeny import parse_newick
+from aam.data.distances.phylogeny import LengthChoices, parse_newick
 from aam.errors import InputError
 from aam.estimators.inputs import as_metadata, as_phylogeny, as_target, with_target
 from aam.estimators.predictors import label_array
@@ -25,14 +25,14 @@ def test_a_tree_is_the_same_as_text_file_and_object(tmp_path):
     assert expected[3] == NAMES
     node = TreeNode.read([NEWICK], convert_underscores=False)
     for tree in (NEWICK, "\n " + NEWICK + "\n", path, str(path), node):
-        assert _arrays(as_phylogeny(tree, "error")) == expected
+        assert _arrays(as_phylogeny(tree)) == expected
 
 
 def test_a_deep_tree_object_is_read_without_recursion():
     tree = TreeNode(name="tip0", length=1.0)
     for i in range(1, 5000):
         tree = TreeNode(children=[tree, TreeNode(name=f"tip{i}", length=1.0)], length=1.0)
-    read = as_phylogeny(tree, "error")
+    read = as_phylogeny(tree)
     assert read.tip_names == tuple(f"tip{i}" for i in range(5000))
     assert len(read.length) == 9999
 
@@ -40,8 +40,8 @@ def test_a_deep_tree_object_is_read_without_recursion():
 def test_a_tree_object_without_lengths():
     tree = TreeNode.read(["((a,b),c);"])
     with pytest.raises(InputError, match="the TreeNode: 4 of 5 branches have no length"):
-        as_phylogeny(tree, "error")
-    assert as_phylogeny(tree, "zero").length.tolist() == [0] * 5
+        as_phylogeny(tree)
+    assert as_phylogeny(tree, LengthChoices(missing="zero")).length.tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("kind", ["file", "text", "object"])
@@ -51,19 +51,19 @@ def test_a_tree_without_a_root_needs_the_choice(kind, tmp_path):
     tree = {"file": tmp_path / "tree.nwk", "text": text, "object": TreeNode.read([text])}[kind]
     source = {"file": r"tree\.nwk", "text": "the Newick string", "object": "the TreeNode"}[kind]
     with pytest.raises(InputError, match=source + r": not rooted, its root has 3 children.*with root midpoint"):
-        as_phylogeny(tree, "error")
-    assert as_phylogeny(tree, "error", "as-is").tip_names == ("a", "b", "c", "d")
-    assert as_phylogeny(tree, "error", "midpoint").tip_names == ("c", "b", "a", "d")
+        as_phylogeny(tree)
+    assert as_phylogeny(tree, root="as-is").tip_names == ("a", "b", "c", "d")
+    assert as_phylogeny(tree, root="midpoint").tip_names == ("c", "b", "a", "d")
 
 
 def test_broken_newick_text_is_not_taken_for_a_path():
     with pytest.raises(InputError, match="the Newick string"):
-        as_phylogeny("((a:1,b:2):1" * 100, "error")
+        as_phylogeny("((a:1,b:2):1" * 100)
 
 
 def test_a_path_that_is_not_there():
     with pytest.raises(InputError, match=r"nowhere\.nwk"):
-        as_phylogeny("nowhere.nwk", "error")
+        as_phylogeny("nowhere.nwk")
 
 
 def test_metadata_of_a_file_and_of_a_frame(tmp_path):

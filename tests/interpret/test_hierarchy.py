@@ -13,7 +13,7 @@ NEWICK = "(((a:1,b:1)x:1,(c:1,(d:1,e:1)y:1)z:1)w:1,(f:1,(g:1,h:1)v:1)u:1);"
 
 @pytest.fixture(scope="module")
 def tree() -> StudyTree:
-    return StudyTree.cut(parse_newick(NEWICK, "tree"), np.arange(8))
+    return StudyTree.cut(parse_newick(NEWICK, source="tree"), np.arange(8))
 
 
 def test_clades_of_a_tree_each_below_the_one_that_holds_it(tree):

@@ -18,7 +18,7 @@ IDS = ("tip one", "it's", "c", "d_1", "e(2)", "f", "g", "h")
 
 
 def test_the_annotated_tree_is_the_tree_with_labels():
-    tree = StudyTree.cut(parse_newick(NEWICK, "tree"), np.arange(8))
+    tree = StudyTree.cut(parse_newick(NEWICK, source="tree"), np.arange(8))
     branch = next(n for n in range(len(tree.start)) if (tree.start[n], tree.stop[n]) == (2, 5))
     text = annotated_newick(tree, IDS, {branch: ("clade_7", 'genus "X" [of] Y', 0.25)})
     assert '[&importance=0.25,name="genus X (of) Y"]' in text

@@ -6,13 +6,15 @@ Shape letters: n samples.
 import csv
 import io
 import os
+import tokenize
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 import numpy as np
@@ -24,7 +26,7 @@ from torch import Tensor
 from aam.data.arrays import Ints
 from aam.data.files.artifacts import first_bytes, read_text
 from aam.data.files.whole_files import whole_file
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, shown
 
 Values = NDArray[np.floating[Any]]
 
@@ -32,6 +34,10 @@ _TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
 """How far rounding may take a matrix from symmetry, as a fraction of its largest distance."""
 _ROWS = 1024
 """Rows that are checked together; bounds the memory."""
+_DAMAGE: Final = (ValueError, EOFError, OverflowError, MemoryError, tokenize.TokenError)
+"""What NumPy raises for a header that is none, or that declares more than there is memory for."""
+_H5_DAMAGE: Final = (OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, OverflowError)
+"""What h5py raises for links, types, filters and sizes that are damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +186,8 @@ def _read_npy(path: Path, source: str) -> Values:
     try:
         with path.open("rb") as file:
             values: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{source}: not a .npy array of numbers ({error})") from None
+    except _DAMAGE as error:
+        raise InputError(f"{source}: not a .npy array of numbers ({shown(error)})") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error})") from None
     return _numbers(values, source)
@@ -193,8 +199,11 @@ def _read_npz(path: Path, source: str) -> tuple[list[str], Values]:
             if not isinstance(arrays, np.lib.npyio.NpzFile) or not {"ids", "values"} <= set(arrays):
                 raise InputError(f"{source}: a .npz file with arrays ids and values is wanted")
             return [str(name) for name in arrays["ids"]], _numbers(arrays["values"], source)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source}: not a .npz file of text and numbers ({error})") from None
+    except InputError:
+        raise
+    except (*_DAMAGE, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        # RuntimeError is encryption, and its kind NotImplementedError an unknown compression
+        raise InputError(f"{source}: not a .npz file of text and numbers ({shown(error)})") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error})") from None
 
@@ -204,22 +213,41 @@ def _read_h5(path: Path, source: str) -> tuple[list[str], Values]:
         with h5py.File(path) as file:
             if not {"order", "matrix"} <= set(file):
                 raise InputError(f"{source}: datasets order and matrix are wanted, as ssu writes them")
-            return [name.decode() for name in file["order"][()]], _numbers(file["matrix"][()], source)
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read as HDF5 ({error}); is it missing or cut short?") from None
+            return _h5_ids(file, source), _numbers(_h5_array(file, "matrix", source), source)
+    except InputError:
+        raise
+    except _H5_DAMAGE as error:
+        raise InputError(f"{source}: cannot be read as HDF5 ({shown(error)}); is it missing or cut short?") from None
+
+
+def _h5_ids(file: h5py.File, source: str) -> list[str]:
+    names = _h5_array(file, "order", source)
+    if names.ndim != 1 or not all(isinstance(name, bytes) for name in names):
+        raise InputError(f"{source}: the dataset order should hold sample ids, a text each")
+    try:
+        return [name.decode() for name in names]
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: sample ids that are not UTF-8 text") from None
+
+
+def _h5_array(file: h5py.File, name: str, source: str) -> NDArray[Any]:
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or not dataset.shape:
+        raise InputError(f"{source}: {name} should be a dataset, as ssu writes it")
+    return np.asarray(dataset[()])
 
 
 def _read_delimited(path: Path, source: str) -> tuple[list[str], Values]:
     text = read_text(path, "distance matrix", ("DistanceMatrix",))
     lines = csv.reader(io.StringIO(text, newline=""), delimiter="," if path.suffix == ".csv" else "\t")
     try:
-        ids = next(lines)[1:]
+        ids = next(lines, [])[1:]
         values = np.empty((len(ids), len(ids)))
         rows = 0
         for rows, line in enumerate(filter(None, lines), start=1):
             values[rows - 1] = _row_values(line, rows - 1, ids, f"{source}, line {lines.line_num}")
     except csv.Error as error:
-        raise InputError(f"{source}, line {lines.line_num}: not a table of distances ({error})") from None
+        raise InputError(f"{source}, line {lines.line_num}: not a table of distances ({shown(error)})") from None
     if rows < len(ids) or not ids:
         raise InputError(f"{source}: {len(ids)} columns of distances, but {rows} rows; is the file cut short?")
     return ids, values
@@ -234,7 +262,7 @@ def _row_values(line: Sequence[str], row: int, ids: Sequence[str], where: str) -
     try:
         return np.array(line[1:], dtype=np.float64)
     except ValueError as error:
-        raise InputError(f"{where}, row {line[0]}: not a number ({error})") from None
+        raise InputError(f"{where}, row {line[0]}: not a number ({shown(error)})") from None
 
 
 def _numbers(values: NDArray[Any], source: str) -> Values:

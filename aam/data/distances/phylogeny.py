@@ -6,28 +6,44 @@ Newick (https://phylipweb.github.io/phylip/newicktree.html) is read as it is wri
 names of internal nodes (support values, taxa) are ignored, comments in square brackets are skipped.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Self
 
 import numpy as np
 
-from aam.config import RootChoice
+from aam.config import RootChoice, TreeConfig
 from aam.data.arrays import Floats
 from aam.data.distances.rooting import Branches, midpoint, root_children
 from aam.data.files.artifacts import read_text
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, shown
 
-MissingLengths = Literal["error", "zero"]
+logger = logging.getLogger(__name__)
+
+
+class LengthChoices(NamedTuple):
+    """What is done where the length of a branch cannot be used: the text is refused, or zero is taken."""
+
+    missing: Literal["error", "zero"] = "error"
+    negative: Literal["error", "zero"] = "error"
+
+    @classmethod
+    def of(cls, inputs: TreeConfig) -> Self:
+        """As the options of a command say."""
+        return cls(inputs.missing_branch_lengths, inputs.negative_branch_lengths)
+
+
+AS_WRITTEN: Final = LengthChoices()
 
 # One match for each "(" "," ")" ";" with the name and the length before it. What cannot be read is swallowed whole and
 # quantifiers are possessive, so that a large file of another kind is refused at once.
 _EVENT = re.compile(
-    r"""\s*+('(?:[^']|'')*+'|[^\s()\[\]:;,']*+)\s*+
+    r"""\s*+('(?:[^']|'')*+'|(?:[^\s()\[\]:;,']++(?:''[^\s()\[\]:;,']*+)*+)?+)\s*+
     (?::\s*+([-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?)?\s*+)?+
     ([(),;])
     |([\s\S]++)""",
@@ -72,9 +88,7 @@ class _NewickError(Exception):
         self.event = event
 
 
-def read_phylogeny(
-    path: Path | str, missing_branch_lengths: MissingLengths = "error", root: RootChoice = "error"
-) -> Phylogeny:
+def read_phylogeny(path: Path | str, lengths: LengthChoices = AS_WRITTEN, root: RootChoice = "error") -> Phylogeny:
     """Read a tree from Newick, gzipped Newick or a QIIME 2 artifact; arguments as for `parse_newick`.
 
     An artifact of type Phylogeny[Unrooted] is taken where `root` says what its root is.
@@ -89,17 +103,17 @@ def read_phylogeny(
         if root == "error" and "Phylogeny[Unrooted]" in str(error):
             raise InputError(f"{error}: {_WAYS_TO_ROOT}") from None
         raise
-    return parse_newick(text, missing_branch_lengths, f"tree {path}", root)
+    return parse_newick(text, lengths, f"tree {path}", root)
 
 
 def parse_newick(
-    text: str, missing_branch_lengths: MissingLengths = "error", source: str = "tree", root: RootChoice = "error"
+    text: str, lengths: LengthChoices = AS_WRITTEN, source: str = "tree", root: RootChoice = "error"
 ) -> Phylogeny:
     """Parse one tree in Newick format.
 
     Args:
         text: the tree; polytomies, nodes with one child, quoted names and comments are allowed.
-        missing_branch_lengths: stop where a length is missing, or take zero. The root needs none.
+        lengths: stop where a length is missing or negative, or take zero. The root needs none.
         source: what the text is, for messages.
         root: refuse a tree whose root has three children or more, as tree builders write trees that have no root;
             or compute the root (``midpoint``, whatever the text has); or take the root that is written (``as-is``).
@@ -117,8 +131,8 @@ def parse_newick(
         where, excerpt = _locate(text, fault.event)
         raise InputError(f"{source}, {where}: not a Newick tree: {fault} (at {excerpt!r})") from None
     _check_names(nodes.names, source)
-    lengths = _branch_lengths(nodes, missing_branch_lengths, source)
-    branches, names = Branches(lengths, np.array(nodes.start), np.array(nodes.stop)), nodes.names
+    length = _branch_lengths(nodes, lengths, source)
+    branches, names = Branches(length, np.array(nodes.start), np.array(nodes.stop)), nodes.names
     if root == "midpoint":
         branches, tips = midpoint(branches)
         names = [names[tip] for tip in tips.tolist()]
@@ -168,7 +182,7 @@ def _walk(events: Iterable[Sequence[str]]) -> _Nodes:
 
 
 def _tip_name(event: int, written: str) -> str:
-    name = written[1:-1].replace("''", "'") if written.startswith("'") else written
+    name = (written[1:-1] if written.startswith("'") else written).replace("''", "'")
     if not name:
         raise _NewickError(event, "a tip has no name")
     return name
@@ -225,21 +239,29 @@ def _check_names(names: Sequence[str], source: str) -> None:
         raise InputError(f"{source}: tips share the names {first_ids(repeated)}; every tip needs its own")
 
 
-def _branch_lengths(nodes: _Nodes, missing: MissingLengths, source: str) -> Floats:
+def _branch_lengths(nodes: _Nodes, choices: LengthChoices, source: str) -> Floats:
     lengths = np.array([float(length) if length else np.nan for length in nodes.lengths])
     if np.isnan(lengths[0]):
         lengths[0] = 0.0
     absent = np.flatnonzero(np.isnan(lengths))
-    if len(absent) and missing == "error":
+    if len(absent) and choices.missing == "error":
         raise InputError(
             f"{source}: {len(absent)} of {len(lengths)} branches have no length, first {nodes.describe(absent[0])}; "
             "give a tree with branch lengths, or take zero with --missing-branch-lengths zero"
         )
     lengths[absent] = 0.0
-    wrong = np.flatnonzero((lengths < 0) | np.isinf(lengths))
+    negative = (lengths < 0) & np.isfinite(lengths) & (choices.negative == "zero")
+    wrong = np.flatnonzero(((lengths < 0) | np.isinf(lengths)) & ~negative)
     if len(wrong):
+        hint = "" if np.isinf(lengths[wrong]).any() else ", or take zero with --negative-branch-lengths zero"
         raise InputError(
             f"{source}: {len(wrong)} of {len(lengths)} branches have a negative or infinite length, first "
-            f"{nodes.describe(wrong[0])}: {nodes.lengths[wrong[0]]}; correct the tree"
+            f"{nodes.describe(wrong[0])}: {shown(nodes.lengths[wrong[0]])}; correct the tree{hint}"
         )
+    if negative.any():
+        logger.warning(
+            "%s: %d of %d branches have a negative length, %g in all, and count as zero",
+            *(source, negative.sum(), len(lengths), lengths[negative].sum()),
+        )
+    lengths[negative] = 0.0
     return lengths

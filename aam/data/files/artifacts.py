@@ -7,20 +7,27 @@ and format, a line each) and the payload under `data/`. Reading it needs no QIIM
 import gzip
 import io
 import json
+import lzma
 import re
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, shown
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PART = re.compile(r"[^/]+/(metadata\.yaml|data/.*[^/])")
 _PROPERTIES = re.compile(r"\s*%\s*Properties\([^)]*\)")
+_DAMAGE: Final = (
+    *(zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError),
+    *(RuntimeError, ValueError, OverflowError, MemoryError),
+)
+"""What zipfile raises for broken structure; data of deflate, lzma and bzip2 (OSError, since the archive is in memory);
+unknown compression or encryption (RuntimeError); places outside the file, and sizes beyond the memory."""
 
 
 def read_bytes(path: Path | str, kind: str, artifact_types: Sequence[str] = ()) -> bytes:
@@ -95,8 +102,8 @@ def read_json_object(path: Path | str, kind: str) -> dict[str, Any]:
         content = json.loads(read_text(path, kind), object_pairs_hook=_without_repeats)
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{kind} {path}: {error}") from None
-    except ValueError as error:  # a number too long to read is no JSONDecodeError
-        raise InputError(f"{kind} {path}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # a number too long is no JSONDecodeError; or it is nested too deep
+        raise InputError(f"{kind} {path}: not JSON ({shown(error)})") from None
     if not isinstance(content, dict):
         raise InputError(f'{kind} {path}: {{"name": value}} is wanted, not {type(content).__name__}')
     return content
@@ -127,9 +134,10 @@ def _unzip(content: bytes, path: Path, kind: str) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {name: archive.read(name) for name in archive.namelist() if _PART.fullmatch(name)}
-    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError) as error:
-        # What zipfile raises for broken structure, unknown compression or encryption, and places outside the file.
-        raise InputError(f"{kind} {path}: the archive is damaged or cut short ({error}); export it again") from None
+    except _DAMAGE as error:
+        raise InputError(
+            f"{kind} {path}: the archive is damaged or cut short ({shown(error)}); export it again"
+        ) from None
 
 
 def _check_type(metadata: str, path: Path, kind: str, wanted: Sequence[str]) -> None:

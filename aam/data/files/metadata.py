@@ -20,7 +20,7 @@ from skbio.metadata import SampleMetadata
 from skbio.metadata.io import MetadataFileError, MetadataReader
 
 from aam.data.files.artifacts import read_text
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, shown
 
 _KIND = "sample metadata"
 _INDEX = "sample_id"
@@ -46,8 +46,13 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
         metadata = SampleMetadata.load(io.StringIO(text, newline=""), types, default_missing_scheme=_MISSING)
     except MetadataFileError as error:
         # without the general advice that scikit-bio appends, on one line
-        reason = " ".join(str(error).split("\n\nThere may be more errors")[0].split())
+        reason = shown(str(error).split("\n\nThere may be more errors")[0])
         raise InputError(f"{_KIND} {path}: {reason}") from None
+    except ValueError as error:  # what Python reads as a number and pandas does not: other digits, or too many
+        raise InputError(
+            f"{_KIND} {path}: {shown(error)}; write numbers with the digits 0 to 9, and not with thousands of them, or "
+            "declare the column categorical in a row of #q2:types"
+        ) from None
     except csv.Error as error:
         raise InputError(f"{_KIND} {path}: {error}; look for an unpaired quote") from None
     frame: pd.DataFrame = metadata.to_dataframe()

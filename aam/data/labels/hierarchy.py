@@ -8,7 +8,7 @@ there is no cycle, so that going up from any column is a chain.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, quoted
 
 Texts = dict[str, list[str | None]]
 ParentValues = Mapping[str, Mapping[str, str]]
@@ -80,12 +80,14 @@ def _check_one_parent(texts: Texts, parents: Mapping[str, str]) -> None:
         bad = [value for value, above in families.items() if len(above) > 1]
         if bad:
             family = families[bad[0]]
-            shown = " and ".join(f"{name!r} ({count} sample{'s' * (count > 1)})" for name, count in family.items())
+            shown = " and ".join(
+                f"{quoted(name)} ({count} sample{'s' * (count > 1)})" for name, count in family.items()
+            )
             others = f"; so are {first_ids(map(repr, bad[1:]))}" if bad[1:] else ""
             raise InputError(
-                f"--categorical-hierarchy {child}={parent}: {child} {bad[0]!r} is under {len(family)} parents, {shown}"
-                f"{others}; correct the metadata, or where these are different things of one name, give each a name of "
-                f"its own, such as '{bad[0]} ({next(iter(family))})'"
+                f"--categorical-hierarchy {child}={parent}: {child} {quoted(bad[0])} is under {len(family)} parents, "
+                f"{shown}{others}; correct the metadata, or where these are different things of one name, give each a "
+                f"name of its own, such as '{bad[0]} ({next(iter(family))})'"
             )
 
 
@@ -110,7 +112,7 @@ def check_known(
             source = "" if given[parent][first] is not None else f" (filled in from another child of {parent})"
             more = f"; {len(bad) - len(alike)} more samples contradict training" if len(bad) > len(alike) else ""
             raise InputError(
-                f"sample metadata: {child} {value!r} has the {parent} {above!r}{source} in samples "
-                f"{first_ids(alike)}, but {known[value]!r} in training{more}; correct the metadata, or leave {parent} "
-                "empty there to have it filled in"
+                f"sample metadata: {child} {quoted(value)} has the {parent} {quoted(above)}{source} in samples "
+                f"{first_ids(alike)}, but {quoted(known[value])} in training{more}; correct the metadata, or leave "
+                f"{parent} empty there to have it filled in"
             )

@@ -15,7 +15,7 @@ from aam.config import LossWeightConfig
 from aam.data.arrays import Floats, Ints
 from aam.data.files.artifacts import read_json_object
 from aam.data.files.metadata import categorical_column
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -157,12 +157,12 @@ def checked_weights(given: object, where: str) -> dict[str, float]:
         InputError: it is not ``{name: number}``, a number is negative or not finite, or all are 0.
     """
     if not isinstance(given, dict) or not given:
-        raise InputError(f'{where}: {{"category": weight}} is wanted, not {given!r}')
+        raise InputError(f'{where}: {{"category": weight}} is wanted, not {quoted(given)}')
     for name, weight in given.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise InputError(f"{where}: the weight of {name!r} is {weight!r}; a number is wanted")
+            raise InputError(f"{where}: the weight of {quoted(name)} is {quoted(weight)}; a number is wanted")
         if not 0 <= weight <= sys.float_info.max:
-            raise InputError(f"{where}: the weight of {name!r} is {weight}; weights are finite, 0 or more")
+            raise InputError(f"{where}: the weight of {quoted(name)} is {weight}; weights are finite, 0 or more")
     if not any(given.values()):
         raise InputError(f"{where}: all weights are 0; some samples must count")
     return {name: float(weight) for name, weight in given.items()}

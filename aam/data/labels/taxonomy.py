@@ -15,7 +15,7 @@ import pandas as pd
 
 from aam.data.arrays import Bools, Ints
 from aam.data.files.artifacts import read_text
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, quoted
 
 RANKS: Final = ("domain", "phylum", "class", "order", "family", "genus", "species")
 UNKNOWN: Final = -1
@@ -47,13 +47,14 @@ def read_taxonomy(path: Path | str) -> dict[str, str]:
         InputError: the file cannot be read or has another header; an id is missing or repeated.
     """
     lines = read_text(path, _KIND, ("FeatureData[Taxonomy]",)).splitlines()
-    cells = [[cell.strip() for cell in line.split("\t")] for line in lines]
-    if tuple(cells[0][:2]) != HEADER:
+    cells = [(number, [cell.strip() for cell in line.split("\t")]) for number, line in enumerate(lines, start=1)]
+    filled = [(number, row) for number, row in cells if any(row)]
+    if not filled or tuple(filled[0][1][:2]) != HEADER:
         raise InputError(
-            f"{_KIND} {path}: the first line should name the columns 'Feature ID' and 'Taxon', parted by a tab; it is "
-            f"{lines[0][:60]!r}"
+            f"{_KIND} {path}: the first line should name the columns 'Feature ID' and 'Taxon', parted by a tab; "
+            + (f"it is {quoted(lines[filled[0][0] - 1], 60)}" if filled else "the file is empty")
         )
-    rows = [(n, row) for n, row in enumerate(cells[1:], start=2) if any(row) and not row[0].startswith("#q2:")]
+    rows = [(number, row) for number, row in filled[1:] if not row[0].startswith("#q2:")]
     short = [number for number, row in rows if len(row) < 2 or not row[0]]
     if short:
         raise InputError(f"{_KIND} {path}: line {short[0]} should hold an ASV id and, after a tab, its lineage")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aam.config import AugmentationConfig
 from aam.data.arrays import Ints
+from aam.data.sampling.reads import draw_reads
 from aam.data.sampling.seeded import derived_seed, generator, uniforms
 
 Reads = tuple[Ints, Ints]
@@ -109,7 +110,7 @@ def _draw(reads: Reads, depth: int, rng: np.random.Generator) -> Reads:
     asv, count = reads
     if depth == count.sum():
         return reads
-    drawn = rng.multivariate_hypergeometric(count, depth, method="marginals")
+    drawn = draw_reads(rng, count, depth)
     return asv[drawn > 0], drawn[drawn > 0]
 
 

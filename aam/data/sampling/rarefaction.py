@@ -10,6 +10,7 @@ from aam.data.arrays import Ints
 from aam.data.files.counts import blocks_of, row_sizes
 from aam.data.files.tables import FeatureTable
 from aam.data.sampling.augmentation import Augmentation, Reads
+from aam.data.sampling.reads import draw_reads
 from aam.data.sampling.seeded import generator
 
 FIXED = "fixed"
@@ -66,7 +67,7 @@ class SampleDraws:
         depth = self.config.depth
         if depth is None or count.sum() <= depth:
             return asv, count
-        drawn = self._generator("rarefy", sample, epoch).multivariate_hypergeometric(count, depth, method="marginals")
+        drawn = draw_reads(self._generator("rarefy", sample, epoch), count, depth)
         seen = drawn > 0
         return asv[seen], drawn[seen]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -18,6 +18,9 @@ from aam.training.distributed import World, wrap_model_fsdp
 from aam.training.distributed.data_parallel import SampleParallel, check_data_parallel
 from aam.training.distributed.sharding import fill
 from aam.training.machine.compute import Compute
+from aam.training.memory.meters import check_fits
+
+_SMALLER: Final = "lower --embedding-dim, --attention-layers or --feedforward-ratio, or widths of hidden layers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +49,11 @@ def give_weights(
     What is frozen is frozen already. The weights depend on the seed and not on the strategy.
 
     Raises:
-        InputError: the strategy does not go with the precision.
+        InputError: the strategy does not go with the precision, or the model does not fit into the memory.
     """
+    in_main_memory = config.fsdp and config.fsdp_cpu_offload
+    place = torch.device("cpu") if in_main_memory else compute.device
+    _check_memory(model, place, compute.world.size if config.fsdp else 1)
     if config.fsdp and compute.dtype is torch.float16:
         raise InputError(
             "--fsdp with --mixed-precision fp16: an overflow of fp16 would have to be looked for in the gradients of "
@@ -56,9 +62,20 @@ def give_weights(
         )
     if config.fsdp:
         wrap_model_fsdp(model, compute.world, config)
-    in_main_memory = config.fsdp and config.fsdp_cpu_offload
-    model.to_empty(device="cpu" if in_main_memory else compute.device)
+    model.to_empty(device=place)
     initialize(model, seed, fill)
+
+
+def _check_memory(model: SequenceEncoder | SequencePredictor, place: torch.device, parts: int) -> None:
+    """Refuse a model that this process has no memory for: its weights, gradients and AdamW's two moments.
+
+    Raises:
+        InputError: it has not.
+    """
+    weights = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    numbers = sum(count * (4 if learns else 1) for count, learns in weights)
+    total = sum(count for count, _ in weights)
+    check_fits(4.0 * numbers / parts, place, f"a network of {total:,} weights", _SMALLER)
 
 
 def parallelize(model: SequenceEncoder | SequencePredictor, config: DistributedConfig, compute: Compute) -> Parallel:

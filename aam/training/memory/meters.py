@@ -112,6 +112,27 @@ def _status(name: str, file: Path = _PROC / "status") -> int:
     return 1024 * int(found[1])
 
 
+def check_fits(needed: float, device: torch.device, what: str, remedy: str) -> None:
+    """Refuse what would not fit into the memory that is free, before any of it is taken; where that can be told.
+
+    Args:
+        needed: bytes, an estimate from below.
+        device: where.
+        what: what needs them, for the message.
+        remedy: what to do.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    if device.type != "cuda" and not Path("/proc/meminfo").exists():
+        return
+    free = free_memory(device)
+    if needed > free:
+        raise InputError(
+            f"{what} needs about {needed / 1e9:,.3g} GB of memory, and {free / 1e9:,.3g} are free: {remedy}"
+        )
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free: of a GPU, or of the machine and of the control group that this process is in.
 

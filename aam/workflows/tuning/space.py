@@ -1,7 +1,6 @@
 """The options that are tried: read from a file, checked as the options of a command are, and written as one."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from pydantic import ValidationError
 
 from aam.config import TuneConfig, flag
 from aam.config.search_space import SPACES, Choices, Range, Space, Value
+from aam.config.toml_files import read_toml
 from aam.config.training import options_read
 from aam.config.tune import TUNED_SECTIONS
-from aam.errors import InputError
+from aam.errors import InputError, quoted
 
 
 def space_of(config: TuneConfig) -> Space:
@@ -40,27 +40,17 @@ def _usual(config: TuneConfig) -> Space:
 
 
 def _read(path: Path) -> Space:
-    space = {name.replace("-", "_"): _entry(path, name, value) for name, value in _load(path).items()}
+    read = read_toml(path, f"--space {path}", "trees = {low = 100, high = 1000}")
+    space = {name.replace("-", "_"): _entry(path, name, value) for name, value in read.items()}
     if not space:
         raise InputError(f"--space {path} names no option: `aam tune --show-space` writes one to begin with")
     return space
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--space {path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"--space {path} is not TOML: {error}; write lines such as trees = {{low = 100, high = 1000}}"
-        ) from None
-
-
 def _entry(path: Path, name: str, value: Any) -> Range | Choices:
     if not isinstance(value, dict):
         raise InputError(
-            f"--space {path}: {name} = {value!r}: an option is given as {{low = ..., high = ...}} or {{choices = "
+            f"--space {path}: {name} = {quoted(value)}: an option is given as {{low = ..., high = ...}} or {{choices = "
             f"[...]}}; one that does not change is an option of the command, {flag(name)}"
         )
     kind = Choices if "choices" in value else Range
@@ -84,7 +74,7 @@ def _check(config: TuneConfig, source: str, name: str, entry: Range | Choices) -
         try:
             config.evaluation({name: value})
         except InputError as error:
-            raise InputError(f"{source}: {name} = {value!r}: {error}") from None
+            raise InputError(f"{source}: {name} = {quoted(value)}: {error}") from None
     if isinstance(entry, Range) and not _is_number(config, name, entry.low):
         raise InputError(f"{source}: {name} is no number, so give choices = [...]")
 
