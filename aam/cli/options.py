@@ -13,7 +13,7 @@ from rich_click import RichArgument, RichOption
 
 from aam.config import COMMAS, RunConfig, flag, split_commas
 
-_SHOWN_LIMIT = 1e9  # a bound beyond it, such as that of seeds, says nothing to a reader; pydantic still holds it
+_SHOWN_LIMIT = 1000  # a bound from it on guards the machine and says nothing to a reader; pydantic still holds it
 _LONG_CHOICES = 28  # characters; longer lists would be broken within a name where the help is 100 columns wide
 
 
