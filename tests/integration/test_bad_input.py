@@ -553,7 +553,9 @@ MATRICES = {
         ("--unifrac-matrix or from --tree: give one",),
         (matrix(),),
     ),
-    "matrix ids missing": Case(pretrain(**WITH_MATRIX), ("ids.txt: no such file",)),
+    "matrix ids missing": Case(
+        pretrain(**WITH_MATRIX), ("ids.txt: no such file",), (matrix(), lambda: Path("ids.txt").unlink())
+    ),
     "matrix without ids": Case(pretrain(**{**WITH_MATRIX, "matrix_ids": None}), ("d.npy", "--matrix-ids"), (matrix(),)),
     "too few ids": Case(pretrain(**WITH_MATRIX), ("ids.txt|d.npy", "23", "24"), (matrix(ids=23),)),
     "matrix not symmetric": Case(

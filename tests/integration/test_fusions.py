@@ -51,14 +51,14 @@ class Trained(NamedTuple):
     metadata: Path
 
     def predict(self, output: Path, metadata: Path | None = None) -> pd.DataFrame:
-        """Predict the held-out samples: text as it is written, but for notes, of which there are none."""
+        """Predict the held-out samples: text as it is written, but for notes, of which there are none, and likeness."""
         files = {"checkpoint": self.folder, "table": (self.table,), "metadata": metadata or self.metadata}
         # batches as in training: in others the last bit may differ
         options = {"output": output, "batch_size": TINY["batch_size"], "device": "cpu"}
         predict(PredictConfig.from_flat(files | options))
         written = read_text(output)
         assert set(written.pop("note")) == {""}
-        return written
+        return written.drop(columns=["unlike", "why"])
 
 
 def read_text(path: Path) -> pd.DataFrame:

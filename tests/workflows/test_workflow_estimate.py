@@ -42,7 +42,7 @@ def flat(pretrain_options, train_options, tmp_path, monkeypatch):
 
     def make(command: str, **more) -> dict:
         options = (pretrain_options if command == "pretrain" else train_options)("nowhere", **more)
-        return {name: value for name, value in options.items() if name not in ("output_dir", "log_every")}
+        return {name: value for name, value in options.items() if name not in ("output_dir", "log_every", "report")}
 
     return make
 
