@@ -64,6 +64,7 @@ def test_a_run_predicts_as_it_reports(learner, study_folder, tmp_path):
         ".lock",
         ".launch",
         "provenance.json",
+        "report.html",
         "config.json",
         "split.tsv",
         "left_out.tsv",

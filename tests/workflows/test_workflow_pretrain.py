@@ -38,6 +38,7 @@ def test_the_output_folder_holds_what_the_readme_lists(pretrained):
         ".lock",
         ".launch",
         "provenance.json",
+        "report.html",
         "config.json",
         "split.tsv",
         "left_out.tsv",
@@ -52,7 +53,7 @@ def test_the_output_folder_holds_what_the_readme_lists(pretrained):
     assert names(pretrained / "plots") == {"val_distances.png"}
     assert (pretrained / "plots/val_distances.png").stat().st_size > 5000
     assert list((pretrained / "tensorboard").iterdir())
-    assert "epoch 1, step 8 of 8" in (pretrained / "training.log").read_text()
+    assert "epoch 1, step 8/8" in (pretrained / "training.log").read_text()
 
 
 def test_metrics_have_plain_names(pretrained):

@@ -210,7 +210,7 @@ def test_runs_of_several_kinds_on_one_page(numbers, pretrained, regressor, expla
     runs = (pretrained, regressor, numbers, explained)
     page = page_of(*runs, output=tmp_path / "page.html")
     check_whole(page)
-    assert page.titles == [title for title in ORDER if title not in ("Tuning", "Classes", "Coverage of intervals")]
+    assert page.titles == [title for title in ORDER if title not in ("Tuning", "Classes")]
     result = page.section("verdict")
     assert "An encoder was pretrained" in result
     assert "The network was trained to predict acidity" in result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aam.config import EvaluateConfig, PretrainConfig, TrainConfig
+from aam.config import EvaluateConfig, PretrainConfig, TrainConfig, TuneConfig
 from aam.data.files.whole_files import draft_path
 from aam.errors import InputError
 from aam.training.objective import Objective
@@ -163,7 +163,7 @@ def test_the_precision_of_the_layers_stays(tmp_path, before):
 
 
 def test_what_may_change_are_options():
-    commands = (PretrainConfig, TrainConfig, EvaluateConfig)
+    commands = (PretrainConfig, TrainConfig, EvaluateConfig, TuneConfig)
     assert {option for config in commands for option in config.options()} >= MAY_CHANGE
 
 

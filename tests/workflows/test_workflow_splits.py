@@ -32,7 +32,7 @@ def test_validation_samples_that_the_encoder_knows_are_counted(pretrained, train
     train(TrainConfig.from_flat(train_options(tmp_path / "run", pretrained_encoder=pretrained, epochs=1)))
     known = set(sides(pretrained).loc[lambda side: side == "train"].index) & validated(tmp_path / "run")
     assert known, "else this tests nothing"
-    said = re.search(r"without labels, on (\d+) of the (\d+) validation samples: (\S+),", caplog.text)
+    said = re.search(r"without labels, (\d+) of the (\d+) validation samples \(([^,)]+)", caplog.text)
     assert (int(said[1]), int(said[2])) == (len(known), len(validated(tmp_path / "run")))
     assert said[3] == min(known)
 

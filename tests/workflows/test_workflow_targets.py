@@ -126,7 +126,7 @@ def test_predictions_of_held_out_samples_are_those_of_validation(run, request, s
     assert aam("predict", **predict_options(folder, table, tmp_path / "p.tsv", **more)) == 0
     found = read_table(tmp_path / "p.tsv")
     assert set(found.pop("note")) == {""}
-    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(found.drop(columns=["unlike", "why"]), expected)
 
 
 def test_a_resumed_run_writes_the_same_report(several, several_options, aam, tmp_path):
