@@ -18,8 +18,6 @@ from aam.report.studies import NoStudy, differing, load_run_study
 from aam.training.run_folder import SIDES, RunFolder
 
 Kind: TypeAlias = Literal["pretrain", "train", "evaluate", "explanation", "tuning"]
-DONE: Final[Mapping[str, Kind]] = {"explanation": "explanation", "tuning": "tuning"}
-"""Documents by which the folders of other commands are known, without their ending."""
 TITLES: Final[Mapping[Kind, str]] = {
     "pretrain": "pretraining",
     "train": "training",
@@ -56,9 +54,10 @@ class Run:
         config = _json(folder.config) if folder.config.exists() else {}
         if any(not isinstance(section, dict) for section in config.values()):
             raise InputError(f"{folder.config} is damaged (not the options of a run): make the run anew")
-        for stem, kind in DONE.items():
-            if beside(folder, stem, "json").exists():
-                return cls(folder, kind, config)
+        if folder.explanation.exists():
+            return cls(folder, "explanation", config)
+        if folder.tuning.exists():
+            return cls(folder, "tuning", config)
         found = _kind_of(config)
         if found is None:
             raise InputError(
@@ -111,10 +110,6 @@ class Run:
         table: pd.DataFrame | None = self._read[path]
         return table
 
-    def beside(self, stem: str, ending: str) -> Path:
-        """A file that other commands leave there."""
-        return beside(self.folder, stem, ending)
-
     @cached_property
     def sample_ids(self) -> tuple[str, ...] | None:
         """Samples of the run; None where the folder does not tell."""
@@ -157,11 +152,6 @@ class Run:
     def compared(self) -> Compared | None:
         """UniFrac between the samples of the study, or some of them; None where it cannot be read."""
         return None if isinstance(self.study, NoStudy) else compare(self.study, UnifracConfig())
-
-
-def beside(folder: RunFolder, stem: str, ending: str) -> Path:
-    """A file of a folder by its name and ending."""
-    return folder.path / f"{stem}.{ending}"
 
 
 def _kind_of(config: Mapping[str, Any]) -> Kind | None:

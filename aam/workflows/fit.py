@@ -161,12 +161,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
     check_best_metric(run)
     output, world = asked.output, run.world
     trainer = run.trainer(CheckpointStore(RunFolder(output.output_dir).checkpoints, output.keep_checkpoints))
-    if run.config.runtime.compile_model:
-        obstacle = compile_obstacle(world.device)
-        if obstacle is None:
-            compile_blocks(run.model)
-        else:
-            logger.warning("%s", obstacle)
+    _compile(run)
     if not output.resume:
         trainer.memory.settle()
     with ExitStack() as stack:
@@ -187,9 +182,7 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         if run.config.runtime.memory_profile and world.is_main:
             trainer.profile = stack.enter_context(MemoryProfile(run.model, world.device, folder))
         if world.is_main:
-            summary = Summary.of_split(run.material.study, run.material.split, run.config)
-            keep(summary, folder)
-            say(summary)
+            _say_data(run, folder)
         if last is not None:
             logger.info("resumed at step %d", trainer.progress.step)
         trainer.fit()
@@ -201,6 +194,24 @@ def fit(run: Run, asked: PretrainConfig | TrainConfig, report: Callable[[RunFold
         world.barrier()
         logger.info("wrote %s", folder)
     return folder.path
+
+
+def _compile(run: Run) -> None:
+    """Compile the blocks of the model where that is asked for and possible."""
+    if not run.config.runtime.compile_model:
+        return
+    obstacle = compile_obstacle(run.world.device)
+    if obstacle is None:
+        compile_blocks(run.model)
+    else:
+        logger.warning("%s", obstacle)
+
+
+def _say_data(run: Run, folder: RunFolder) -> None:
+    """Tell what the run learns from, and keep it in the folder."""
+    summary = Summary.of_split(run.material.study, run.material.split, run.config)
+    keep(summary, folder)
+    say(summary)
 
 
 def embedded_samples(run: Run) -> Embedded:

@@ -9,7 +9,7 @@ from aam.report.runs import Run
 
 def coverage(run: Run) -> list[Part]:
     """The coverage of each learner's intervals on samples that were held out."""
-    table = run.table(run.beside("coverage", "tsv"), ("learner",))
+    table = run.table(run.folder.coverage(""), ("learner",))
     if table is None or table.empty or not {"learner", "level", "coverage"} <= set(table):
         return []
     for name in ("low", "high"):

@@ -47,11 +47,11 @@ def importance(run: Run) -> list[Part]:
     """The most important ASVs, clades and ranks, and the tables and plots of other explanations."""
     if run.kind != "explanation":
         return []
-    document = run.document(run.beside("explanation", "json")) or {}
+    document = run.document(run.folder.explanation) or {}
     blocks: list[Block] = [Text(str(note), "note") for note in document.get("notes", [])]
-    table = run.table(run.beside("importance", "tsv"), ("id", "name", "level"))
+    table = run.table(run.folder.importance, ("id", "name", "level"))
     parts = [] if table is None else [_of_level(level, own) for level, own in table.groupby("level", sort=False)]
-    others = [path for path in sorted(run.folder.path.glob("*.tsv")) if path != run.beside("importance", "tsv")]
+    others = [path for path in sorted(run.folder.path.glob("*.tsv")) if path != run.folder.importance]
     blocks += [_other(run, path) for path in others]
     if table is None:
         blocks += _plots(run)

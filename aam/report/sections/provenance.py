@@ -6,7 +6,7 @@ from aam.report.runs import Run
 
 def provenance(run: Run) -> list[Part]:
     """What the run wrote of itself, and its options."""
-    document = run.document(run.beside("provenance", "json"))
+    document = run.document(run.folder.provenance)
     blocks: list[Block] = [Text(f"Folder: {run.folder}")]
     if document is None:
         blocks.append(Text("The run was made by a version of aam that kept no provenance.", "note"))

@@ -82,13 +82,13 @@ def _of_pretraining(run: Run) -> list[Block]:
 
 
 def _of_explanation(run: Run) -> list[Block]:
-    document = run.document(run.beside("explanation", "json")) or {}
+    document = run.document(run.folder.explanation) or {}
     told = document.get("sentence")
     return [Text(_sentence(str(told)), "lead")] if told else []
 
 
 def _of_tuning(run: Run) -> list[Block]:
-    document = run.document(run.beside("tuning", "json")) or {}
+    document = run.document(run.folder.tuning) or {}
     told = next((document[name] for name in ("sentence", "verdict") if document.get(name)), None)
     return [Text(_sentence(str(told)), "lead")] if told else []
 
@@ -106,11 +106,11 @@ def tuning(run: Run) -> list[Part]:
     """What was tried, what was best, and that its score is optimistic."""
     if run.kind != "tuning":
         return []
-    document = run.document(run.beside("tuning", "json")) or {}
+    document = run.document(run.folder.tuning) or {}
     blocks: list[Block] = [Text(OPTIMISTIC, "note")]
     rows = [(Cell(name), Cell(value)) for name, value in flattened(document) if name not in ("sentence", "verdict")]
     blocks.append(Table(["what", "value"], rows, "What was tuned"))
-    trials = run.table(run.beside("trials", "tsv"))
+    trials = run.table(run.folder.trials)
     if trials is not None and len(trials):
         blocks.append(Folded(f"All {count(len(trials), 'trial')}", Table.of(trials, "Trials")))
     return [Part(blocks)]
