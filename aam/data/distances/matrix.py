@@ -25,6 +25,7 @@ from torch import Tensor
 
 from aam.data.arrays import Ints
 from aam.data.files.artifacts import first_bytes, read_text
+from aam.data.files.hdf5_guard import check_ends
 from aam.data.files.whole_files import whole_file
 from aam.errors import InputError, first_ids, shown
 
@@ -210,6 +211,8 @@ def _read_npz(path: Path, source: str) -> tuple[list[str], Values]:
 
 def _read_h5(path: Path, source: str) -> tuple[list[str], Values]:
     try:
+        with path.open("rb") as content:
+            check_ends(content, ("order", "matrix"), source)
         with h5py.File(path) as file:
             if not {"order", "matrix"} <= set(file):
                 raise InputError(f"{source}: datasets order and matrix are wanted, as ssu writes them")
