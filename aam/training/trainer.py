@@ -85,7 +85,7 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: the loss is no longer a number.
-            StoppedBySignalError: SIGTERM or SIGUSR1 came to some rank; a checkpoint has been written.
+            StoppedBySignalError: SIGTERM, SIGUSR1 or SIGHUP came to some rank; a checkpoint has been written.
         """
         self.model.train()
         self.memory.begin(self.optimizer)

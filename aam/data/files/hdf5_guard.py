@@ -1,9 +1,9 @@
 """A guard against HDF5 files in which the HDF5 library would search for ever, in C, where no signal reaches it.
 
 Texts lie in *global heap collections*: a header, then objects one after the other, each with its size. Where a size is
-damaged, the library can come upon an object of no size, and stays there. Collections are therefore walked here first, as
-the library walks them (HDF5 file format specification 3.0, III.E), which costs next to nothing. What looks like one and
-does not end as it should, which bytes of counts may do by chance, is left to another process (`hdf5_walk.py`) that
+damaged, the library can come upon an object of no size, and stays there. Collections are therefore walked here first,
+as the library walks them (HDF5 file format specification 3.0, III.E), which costs next to nothing. What looks like one
+and does not end as it should, which bytes of counts may do by chance, is left to another process (`hdf5_walk.py`) that
 reads the same parts of the file and has limited time for it.
 """
 
@@ -93,7 +93,7 @@ def _ends(collection: bytes) -> bool:
 
 
 def _fault_of_reading(content: bytes, parts: Sequence[str], limit: float) -> str | None:
-    """What is wrong if another process, which is given what the file holds, does not come to its end; None if it does."""
+    """What is wrong if another process, which is given the content, does not come to its end; None if it does."""
     paths = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
         [sys.executable, "-P", str(Path(__file__).with_name("hdf5_walk.py")), *parts],
@@ -101,7 +101,8 @@ def _fault_of_reading(content: bytes, parts: Sequence[str], limit: float) -> str
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": paths},
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             process.stdin.write(content)
             process.stdin.close()

@@ -30,5 +30,6 @@ def _read(dataset: h5py.Dataset) -> None:
 
 if __name__ == "__main__":
     given = sys.stdin.buffer.read()
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     walk(given, sys.argv[1:])

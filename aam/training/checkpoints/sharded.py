@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
@@ -66,12 +67,23 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, group: dist.Proces
     _expect_no_group(group)
     writer = _Writer(folder)
     planner = DefaultSavePlanner(flatten_state_dict=False)
-    save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
+    try:
+        save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
+    except CheckpointException as error:
+        _raise_of_system(error)
+        raise
     everybody = [writer.entries]
     if group is not None:
         everybody *= dist.get_world_size(group)
         dist.all_gather_object(everybody, writer.entries, group=group)
     return {name: entry for entries in everybody for name, entry in entries.items()}
+
+
+def _raise_of_system(error: CheckpointException) -> None:
+    """Raise what the system said, such as of a full disk, in the place of what collects it from all ranks."""
+    for cause, _ in error.failures.values():
+        if isinstance(cause, OSError):
+            raise cause from None
 
 
 class _Writer(FileSystemWriter):
