@@ -222,6 +222,13 @@ def check_contents(config: RunConfig, output: FolderConfig) -> None:
         InputError: so it is.
     """
     folder = RunFolder(output.output_dir)
+    misplaced = folder.misplaced() if _resumes(output) or output.overwrite else None
+    if misplaced is not None:
+        found, wanted = ("folder", "file") if misplaced.is_dir() else ("file", "folder")
+        raise InputError(
+            f"--output-dir {folder}: {misplaced.relative_to(folder.path)} in it is a {found}, where a run has a "
+            f"{wanted}: move it away, or name another folder"
+        )
     if _resumes(output):
         _check_same_run(config, folder)
     elif _holds_files(folder):
