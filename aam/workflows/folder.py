@@ -98,7 +98,9 @@ def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) 
         raise InputError(f"--output-dir {folder} is a file; name a folder")
     writable = folder if folder.exists() else next(parent for parent in folder.absolute().parents if parent.exists())
     if not writable.is_dir() or not access(writable, R_OK):
-        raise InputError(f"--output-dir {folder}: {writable} is no folder, or cannot be read; name another")
+        raise InputError(
+            f"--output-dir {folder}: {writable} cannot be written (no folder, or not to be read); name another"
+        )
     refused = refusal(writable)
     if refused is not None:
         raise InputError(f"--output-dir {folder}: {writable} cannot be written ({refused}); name another folder")

@@ -68,7 +68,9 @@ def check_cache_folder(folder: Path | None) -> None:
         raise InputError(f"--embedding-cache {folder} is a file; name a folder")
     present = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not present.is_dir() or not access(present, R_OK):
-        raise InputError(f"--embedding-cache {folder}: {present} is no folder, or cannot be read; name another")
+        raise InputError(
+            f"--embedding-cache {folder}: {present} cannot be written (no folder, or not to be read); name another"
+        )
     refused = refusal(present)
     if refused is not None:
         raise InputError(f"--embedding-cache {folder}: {present} cannot be written ({refused}); name another folder")
