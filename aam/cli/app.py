@@ -14,6 +14,7 @@ import click
 from rich_click import RichCommand, RichCommandPanel, RichGroup, RichOption, RichOptionPanel
 
 from aam.cli.config_file import read_config_file
+from aam.cli.interrupts import at_once
 from aam.cli.options import given_values, parameters
 from aam.config import (
     EmbedConfig,
@@ -158,7 +159,8 @@ def pretrain(config: PretrainConfig) -> None:
     Example:
         aam pretrain --table table.biom --tree tree.nwk --output-dir pretrained
     """
-    from aam.workflows.pretrain import pretrain as workflow
+    with at_once():
+        from aam.workflows.pretrain import pretrain as workflow
 
     workflow(config)
 
@@ -173,7 +175,8 @@ def train(config: TrainConfig) -> None:
     Example:
         aam train --table table.biom --metadata metadata.tsv --metadata-column age --output-dir age
     """
-    from aam.workflows.train import train as workflow
+    with at_once():
+        from aam.workflows.train import train as workflow
 
     workflow(config)
 
@@ -187,7 +190,8 @@ def find_lr(config: PretrainFindLrConfig) -> None:
     Example:
         aam find-lr --table table.biom --tree tree.nwk --output-dir find-lr
     """
-    from aam.workflows.find_lr import find_lr as workflow
+    with at_once():
+        from aam.workflows.find_lr import find_lr as workflow
 
     workflow(config)
 
@@ -202,7 +206,8 @@ def estimate_pretrain(config: EstimatePretrainConfig) -> None:
     Example:
         aam estimate pretrain --table table.biom --tree tree.nwk --batch-size 64
     """
-    from aam.workflows.estimate import estimate_pretraining as workflow
+    with at_once():
+        from aam.workflows.estimate import estimate_pretraining as workflow
 
     click.echo(workflow(config))
 
@@ -216,7 +221,8 @@ def estimate_train(config: EstimateTrainConfig) -> None:
     Example:
         aam estimate train --table table.biom --metadata metadata.tsv --metadata-column age
     """
-    from aam.workflows.estimate import estimate_training as workflow
+    with at_once():
+        from aam.workflows.estimate import estimate_training as workflow
 
     click.echo(workflow(config))
 
@@ -230,7 +236,8 @@ def predict(config: PredictConfig) -> None:
     Example:
         aam predict --checkpoint age --table new.biom --output predictions.tsv
     """
-    from aam.workflows.predict import predict as workflow
+    with at_once():
+        from aam.workflows.predict import predict as workflow
 
     workflow(config)
 
@@ -244,7 +251,8 @@ def embed(config: EmbedConfig) -> None:
     Example:
         aam embed --checkpoint pretrained --table table.biom --output embeddings.tsv
     """
-    from aam.workflows.embed import embed as workflow
+    with at_once():
+        from aam.workflows.embed import embed as workflow
 
     workflow(config)
 
@@ -261,7 +269,8 @@ def evaluate(config: EvaluateConfig) -> None:
         aam evaluate --table table.biom --tree tree.nwk --metadata metadata.tsv --metadata-column age
         --group-column subject --output-dir compared
     """
-    from aam.workflows.evaluate import evaluate as workflow
+    with at_once():
+        from aam.workflows.evaluate import evaluate as workflow
 
     workflow(config)
 
@@ -279,7 +288,8 @@ def tune(config: TuneConfig) -> None:
         aam tune --table table.biom --tree tree.nwk --metadata metadata.tsv --metadata-column age
         --group-column subject --learner ensemble --output-dir tuned
     """
-    from aam.workflows.tune import tune as workflow
+    with at_once():
+        from aam.workflows.tune import tune as workflow
 
     space = workflow(config)
     if space is not None:
@@ -297,7 +307,8 @@ def report(config: ReportConfig) -> None:
     Example:
         aam report compared explained --output report.html
     """
-    from aam.workflows.report import report as workflow
+    with at_once():
+        from aam.workflows.report import report as workflow
 
     workflow(config)
 
@@ -313,7 +324,8 @@ def inspect(config: InspectConfig) -> None:
     Example:
         aam inspect age
     """
-    from aam.workflows.inspect import inspect as workflow
+    with at_once():
+        from aam.workflows.inspect import inspect as workflow
 
     click.echo(workflow(config))
 
@@ -328,7 +340,8 @@ def methods(config: MethodsConfig) -> None:
     Example:
         aam methods compared --bibtex compared.bib
     """
-    from aam.workflows.methods import methods as workflow
+    with at_once():
+        from aam.workflows.methods import methods as workflow
 
     click.echo(workflow(config))
 
@@ -348,7 +361,8 @@ def explain(config: ExplainConfig) -> None:
     Example:
         aam explain --what importance --evaluation compared --learner kernel --taxonomy taxonomy.tsv --output-dir why
     """
-    from aam.workflows.explain import explain as workflow
+    with at_once():
+        from aam.workflows.explain import explain as workflow
 
     workflow(config)
 
@@ -362,7 +376,8 @@ def unifrac(config: UnifracCommandConfig) -> None:
     Example:
         aam unifrac --table table.biom --tree tree.nwk --output distances.tsv
     """
-    from aam.workflows.unifrac import write_unifrac as workflow
+    with at_once():
+        from aam.workflows.unifrac import write_unifrac as workflow
 
     workflow(config)
 
@@ -377,6 +392,7 @@ def simulate(config: SimulateCommandConfig) -> None:
     Example:
         aam simulate study
     """
-    from aam.workflows.simulate import simulate as workflow
+    with at_once():
+        from aam.workflows.simulate import simulate as workflow
 
     workflow(config)

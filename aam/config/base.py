@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from aam.config.paths import check_texts
 from aam.errors import InputError, shown
 
 RENAMED: Final[Mapping[str, str]] = {"test_size": "val_fraction", "nuc_asv_share": "nuc_asv_fraction"}
@@ -100,9 +101,11 @@ class RunConfig(BaseModel):
             InputError: an option is missing, out of range, or contradicts another.
         """
         try:
-            return cls.model_validate(nested)
+            config = cls.model_validate(nested)
         except ValidationError as error:
             raise InputError(_explain(error)) from None
+        check_texts((flag(option), value) for option, value in config.flat().items())
+        return config
 
     def flat(self) -> dict[str, Any]:
         """Every option by its flat name."""

@@ -142,6 +142,7 @@ def load_study(
     sampling: TargetSamplingConfig,
     unifrac: UnifracConfig | None = None,
     needs: Sequence[str] = (),
+    ids_suffice: bool = False,
 ) -> Study:
     """Read the files of a study and join them by id.
 
@@ -150,6 +151,7 @@ def load_study(
         sampling: the sampling depth, below which samples are left out.
         unifrac: how tree and matrix are used; None where distances are not needed.
         needs: options of `inputs` that must be given, such as ``"metadata"``.
+        ids_suffice: ASVs need no sequences, as their ids are the names of tips.
 
     Raises:
         InputError: a file is missing or wrong, or no sample is left.
@@ -157,7 +159,7 @@ def load_study(
     for option in ("table", *needs):
         if not getattr(inputs, option):
             raise InputError(f"--{option.replace('_', '-')} is needed")
-    table = read_tables(inputs.table, inputs.rep_seqs, inputs.drop_missing_sequences)
+    table = read_tables(inputs.table, inputs.rep_seqs, inputs.drop_missing_sequences, ids_suffice)
     metadata = read_metadata(inputs.metadata) if inputs.metadata is not None else None
     if inputs.where and metadata is None:
         raise InputError("--where looks at columns of the metadata: give --metadata")

@@ -5,7 +5,6 @@ Shape letters: n samples.
 
 import csv
 import io
-import os
 import tokenize
 import zipfile
 import zlib
@@ -25,7 +24,8 @@ from torch import Tensor
 
 from aam.data.arrays import Ints
 from aam.data.files.artifacts import first_bytes, read_text
-from aam.data.files.whole_files import whole_file
+from aam.data.files.hdf5_guard import check_ends
+from aam.data.files.whole_files import refusal, whole_file
 from aam.errors import InputError, first_ids, shown
 
 Values = NDArray[np.floating[Any]]
@@ -133,8 +133,11 @@ def check_writable(path: Path) -> None:
         raise InputError(f"distance matrix {path}: the name should end in {', '.join(_WRITERS)}")
     if path.is_dir():
         raise InputError(f"distance matrix {path}: this is a folder; name a file in it")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"distance matrix {path}: the folder {path.parent} is missing or cannot be written to")
+    if not path.parent.is_dir():
+        raise InputError(f"distance matrix {path}: there is no folder {path.parent}; make it first")
+    refused = refusal(path.parent)
+    if refused is not None:
+        raise InputError(f"distance matrix {path}: the folder {path.parent} cannot be written ({refused})")
 
 
 def _checked(ids: Sequence[str], values: Values, source: str, bounded: bool) -> DistanceMatrix:
@@ -210,6 +213,8 @@ def _read_npz(path: Path, source: str) -> tuple[list[str], Values]:
 
 def _read_h5(path: Path, source: str) -> tuple[list[str], Values]:
     try:
+        with path.open("rb") as content:
+            check_ends(content, ("order", "matrix"), source)
         with h5py.File(path) as file:
             if not {"order", "matrix"} <= set(file):
                 raise InputError(f"{source}: datasets order and matrix are wanted, as ssu writes them")

@@ -36,7 +36,7 @@ class FeatureTable:
         counts: int64 [samples, ASVs], indices sorted, no explicit zeros; of a large table int32, in scratch files.
         sample_ids: one a row.
         asv_ids: one a column; the id first seen for the sequence.
-        sequences: DNA of each ASV, upper case, T for U.
+        sequences: DNA of each ASV, upper case, T for U; its id, where ids suffice for what is computed.
     """
 
     counts: Counts
@@ -86,7 +86,10 @@ class FeatureTable:
 
 
 def read_tables(
-    paths: Sequence[Path | str], rep_seqs: Path | str | None = None, drop_missing_sequences: bool = False
+    paths: Sequence[Path | str],
+    rep_seqs: Path | str | None = None,
+    drop_missing_sequences: bool = False,
+    ids_suffice: bool = False,
 ) -> FeatureTable:
     """Read feature tables and merge them by sample id and sequence, summing the counts of equal cells.
 
@@ -94,6 +97,7 @@ def read_tables(
         paths: BIOM (HDF5 or JSON), tab-separated text, or QIIME 2 artifacts of type ``FeatureTable[Frequency]``.
         rep_seqs: FASTA or artifact with the sequences; goes before an id that is a sequence itself.
         drop_missing_sequences: drop ASVs without a sequence and log the loss, instead of raising.
+        ids_suffice: nobody reads sequences: an ASV without one is known by its id.
 
     Raises:
         InputError: a file is unreadable or malformed; ids are repeated; a cell is no count; ASVs lack a sequence.
@@ -101,7 +105,8 @@ def read_tables(
     if not paths:
         raise InputError("no feature table: give --table")
     sequences = None if rep_seqs is None else read_fasta(rep_seqs)
-    return _merge([_resolve(read_table_file(path), sequences, drop_missing_sequences) for path in paths])
+    choices = (drop_missing_sequences, ids_suffice and not drop_missing_sequences)
+    return _merge([_resolve(read_table_file(path), sequences, *choices) for path in paths])
 
 
 def feature_table(
@@ -145,12 +150,16 @@ def _from_frame(frame: pd.DataFrame) -> RawTable:
     return RawTable.of(cells, tuple(frame.index), tuple(frame.columns), "the DataFrame")
 
 
-def _resolve(raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: bool) -> FeatureTable:
+def _resolve(
+    raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: bool, ids_suffice: bool = False
+) -> FeatureTable:
     """Check one source and give every ASV its sequence; a sequence may still stand under two ids."""
     _check_ids(raw)
     counts = _checked_counts(raw)
     given = sequences or {}
     found = [given.get(asv_id, asv_id if _is_sequence(asv_id) else None) for asv_id in raw.asv_ids]
+    if ids_suffice and None in found:
+        return _known_by_id(raw, counts, found)
     kept = np.array([column for column, sequence in enumerate(found) if sequence is not None], dtype=np.int64)
     if len(kept) < len(found):
         _report_missing(raw, column_sums(counts), kept, drop_missing)
@@ -161,6 +170,14 @@ def _resolve(raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: b
     if len(kept) < len(found):
         table = table.select_asvs(kept)
     return replace(table, asv_ids=asv_ids, sequences=tuple(map(normalize, texts)))
+
+
+def _known_by_id(raw: RawTable, counts: Counts, found: Sequence[str | None]) -> FeatureTable:
+    """A table whose ASVs stand under their ids where they have no sequence."""
+    own = {asv_id: sequence for asv_id, sequence in zip(raw.asv_ids, found, strict=True) if sequence is not None}
+    check_letters(list(own.values()), list(own), raw.source)
+    names = tuple(normalize(own[asv_id]) if asv_id in own else asv_id for asv_id in raw.asv_ids)
+    return FeatureTable(counts, raw.sample_ids, raw.asv_ids, names)
 
 
 def _is_sequence(name: str) -> bool:

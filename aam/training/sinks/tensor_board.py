@@ -1,6 +1,7 @@
 """The metrics of a run as curves in TensorBoard."""
 
 import math
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ class TensorBoard(Sink):
         """See `Sink`."""
         if resumed_step is None:
             delete(self._folder)
+        self._hook = threading.excepthook
+        threading.excepthook = self._unless_written_by_us
         self._board = SummaryWriter(str(self._folder), purge_step=None if resumed_step is None else resumed_step + 1)
 
     def log(self, step: int, epoch: int, values: Values) -> None:
@@ -53,7 +56,15 @@ class TensorBoard(Sink):
 
     def close(self) -> None:
         """See `Sink`."""
-        self._board.close()
+        try:
+            self._board.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _unless_written_by_us(self, failed: threading.ExceptHookArgs) -> None:
+        """Say nothing of a full disk in the thread that writes: the next word to it raises the same here."""
+        if not issubclass(failed.exc_type, OSError):
+            self._hook(failed)
 
 
 def _cell(value: Any) -> str:
