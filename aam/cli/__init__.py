@@ -7,7 +7,6 @@ from typing import NoReturn
 import click
 
 from aam.cli.app import app
-from aam.config.launch import invoked, launched_rank
 from aam.errors import InputError, PeerFailedError, ReportedInputError, StoppedBySignalError, TrainingDivergedError
 
 STOPPED = 75
@@ -26,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     before, InputError.names_options = InputError.names_options, True
     try:
-        with invoked(sys.argv[1:] if arguments is None else arguments):
-            code = app.main(arguments, prog_name="aam", standalone_mode=False)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        code = app.main(words, prog_name="aam", standalone_mode=False, obj=words)
     except click.ClickException as error:
         click.echo(f"Error: {error.format_message()}", err=True)
         if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -45,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.code)
     except StoppedBySignalError as error:
+        from aam.config.launch import launched_rank
+
         if launched_rank() == 0:
             click.echo(str(error), err=True)
         sys.exit(STOPPED)
