@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from aam.cli.command import Command, Group
+from aam.cli.command import Command, Group, importing
 from aam.cli.completion import SHELLS, script
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ def predict(config: PredictConfig) -> None:
     Example:
         aam predict --checkpoint age --table new.biom --output predictions.tsv
     """
-    from aam.workflows.predict import predict as workflow
+    with importing():
+        from aam.workflows.predict import predict as workflow
 
     workflow(config)
 
@@ -171,7 +172,8 @@ def embed(config: EmbedConfig) -> None:
     Example:
         aam embed --checkpoint pretrained --table table.biom --output embeddings.tsv
     """
-    from aam.workflows.embed import embed as workflow
+    with importing():
+        from aam.workflows.embed import embed as workflow
 
     workflow(config)
 
