@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,12 +36,14 @@ def replaced(text: str, pattern: str, new: str, name: str) -> str:
 
 def in_project(text: str, version: str, _: str) -> str:
     """Set the version in pyproject.toml, to a later one."""
-    written = re.search(r'^version = "(.*)"$', text, re.MULTILINE)
-    before = written[1] if written else refuse("pyproject.toml has no version")
-    number: Callable[[str], tuple[int, ...]] = lambda each: tuple(map(int, each.split(".")))  # noqa: E731
-    if number(version) < number(str(before)):
+    before = str(tomllib.loads(text)["project"]["version"])
+    if _numbers(version) < _numbers(before):
         refuse(f"{version} is earlier than {before}, the version of pyproject.toml")
     return replaced(text, r'^version = ".*"$', f'version = "{version}"', "pyproject.toml")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def in_citation(text: str, version: str, today: str) -> str:
