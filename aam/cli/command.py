@@ -77,7 +77,7 @@ class Group(click.Group):
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **settings: Any) -> None:
         wide = SETTINGS | {"max_content_width": 100}
-        super().__init__(*args, no_args_is_help=False, context_settings=wide, **settings)
+        super().__init__(*args, **settings | {"no_args_is_help": False, "context_settings": wide})
         self.sections = sections
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

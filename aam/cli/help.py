@@ -54,7 +54,7 @@ def _rendered(
 ) -> str:
     general = RichOptionPanel("General", options=list(_GENERAL))
     drawn = RichCommand(
-        command.name,
+        name=command.name,
         params=list(shown),
         help=command.help,
         epilog=epilog,

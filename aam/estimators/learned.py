@@ -4,7 +4,7 @@ from __future__ import annotations  # what annotations alone name is not importe
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aam.config import RootChoice, SamplingConfig, TargetSamplingConfig, TrainConfig, UnifracConfig
 from aam.data.distances.phylogeny import LengthChoices, Phylogeny
@@ -12,6 +12,8 @@ from aam.errors import InputError
 from aam.estimators.inputs import TreeLike, as_phylogeny
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from aam.data.labels.target_table import Targets
     from aam.data.study import Study
     from aam.learners.storage import LearnerSpec, TrainedLearner
@@ -22,7 +24,7 @@ Trained: TypeAlias = "Restored | TrainedLearner"
 """What `fit` leaves: the network, or another learner."""
 
 
-def is_learner(trained: Trained) -> TypeGuard[TrainedLearner]:
+def is_learner(trained: Trained) -> TypeIs[TrainedLearner]:
     """Whether a model is another learner than the network."""
     from aam.learners.storage import TrainedLearner
 
