@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from aam.cli.app import app
+from aam.cli.command import Started
 from aam.errors import InputError, PeerFailedError, ReportedInputError, StoppedBySignalError, TrainingDivergedError
 
 STOPPED = 75
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     before, InputError.names_options = InputError.names_options, True
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
-        code = app.main(words, prog_name="aam", standalone_mode=False, obj=words)
+        code = app.main(words, prog_name="aam", standalone_mode=False, obj=Started(words, alone=arguments is None))
     except click.ClickException as error:
         click.echo(f"Error: {error.format_message()}", err=True)
         if isinstance(error, click.UsageError) and error.ctx is not None:

@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from aam.config import RunConfig
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+@dataclass(frozen=True)
+class Started:
+    """What was started: the object of click's context."""
+
+    words: Sequence[str]
+    """The words after ``aam``."""
+    alone: bool
+    """Whether the process does nothing else, so that its garbage is no one else's business."""
 
 
 class Command(click.Command):
@@ -68,7 +79,8 @@ class Command(click.Command):
         context = click.get_current_context()
         # what the others would say, rank 0 says too; `aam.cli.main` prints their errors
         level = logging.WARNING if quiet else logging.INFO
-        with invoked(context.find_object(list) or []), messages_to_stderr(logging.ERROR if launched_rank() else level):
+        started = context.find_object(Started)
+        with invoked(started.words if started else ()), messages_to_stderr(logging.ERROR if launched_rank() else level):
             self.function(self.config.from_flat(given_values(context, self.config)))
 
 
@@ -108,7 +120,10 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        context = click.get_current_context(silent=True)
+        started = context and context.find_object(Started)
+        if started and started.alone:
+            gc.freeze()
         if searches:
             gc.enable()
 
