@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint package release install clean
 
 demo: install  ## the main job on a simulated study, into demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh demo
@@ -18,6 +18,12 @@ lint: install  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+package: install  ## sdist and wheel into dist/; the wheel is installed elsewhere and used
+	OMP_NUM_THREADS=1 scripts/check-package.sh $(VENV)
+
+release: install  ## make release VERSION=0.2.0, with DRY=--dry-run to see what it would do
+	$(BIN)/python scripts/release.py $(VERSION) $(DRY)
 
 install: $(STAMP)
 

@@ -1,7 +1,6 @@
 """Attention All Microbes: learn from ASV tables, a phylogeny and sample metadata."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from aam.errors import InputError
@@ -17,6 +16,8 @@ __all__ = ["InputError", "SampleClassifier", "SampleEncoder", "SampleRegressor",
 def __getattr__(name: str) -> Any:
     """Import the estimators when they are first used: `import aam` does not wait for PyTorch."""
     if name == "__version__":  # as pyproject.toml says
+        from importlib.metadata import version
+
         return version("aam")
     if name in __all__:
         return getattr(import_module("aam.estimators"), name)

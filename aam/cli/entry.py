@@ -8,8 +8,8 @@ from typing import Final, NoReturn
 import click
 
 from aam.cli.app import app
+from aam.cli.command import Started
 from aam.cli.interrupts import INTERRUPTED
-from aam.config.launch import invoked, launched_rank
 from aam.errors import (
     InputError,
     PeerFailedError,
@@ -46,8 +46,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     before, InputError.names_options = InputError.names_options, True
     try:
-        with invoked(sys.argv[1:] if arguments is None else arguments):
-            code = app.main(arguments, prog_name="aam", standalone_mode=False)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        code = app.main(words, prog_name="aam", standalone_mode=False, obj=Started(words, alone=arguments is None))
     except click.ClickException as error:
         click.echo(f"Error: {error.format_message()}", err=True)
         if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -70,6 +70,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         click.echo(f"Error: {_said_of(error)}", err=True)
         sys.exit(1)
     except StoppedBySignalError as error:
+        from aam.config.launch import launched_rank
+
         if launched_rank() == 0:
             click.echo(str(error), err=True)
         sys.exit(STOPPED)

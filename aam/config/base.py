@@ -37,6 +37,15 @@ COMMAS = BeforeValidator(split_commas)
 Names = Annotated[tuple[str, ...], COMMAS]
 
 
+class Main:
+    """Marks an option that the short help of a command shows, as are all that are required."""
+
+
+MAIN = Main()
+FEW: Final = 15
+"""A command with no more options than this shows them all."""
+
+
 class Section(BaseModel):
     """A frozen group of options, shown as one panel of the help."""
 
@@ -74,6 +83,13 @@ class RunConfig(BaseModel):
             for section, kind in cls.sections().items()
             for option, field in kind.model_fields.items()
         }
+
+    @classmethod
+    def main_options(cls) -> tuple[str, ...]:
+        """The options that the short help shows, by flat name in the order of the sections."""
+        options = {name: field for name, (_, field) in cls.options().items()}
+        few = len(options) <= FEW
+        return tuple(name for name, field in options.items() if few or field.is_required() or MAIN in field.metadata)
 
     @classmethod
     def from_flat(cls, values: dict[str, Any]) -> Self:

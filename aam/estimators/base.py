@@ -1,10 +1,12 @@
 """What the estimators share: parameters, output folder, embeddings, saving."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import pandas as pd
 from sklearn.base import BaseEstimator
@@ -13,26 +15,25 @@ from sklearn.utils.validation import check_is_fitted
 
 from aam.config import PretrainConfig, TrainConfig, refuse_renamed
 from aam.data.files.tables import FeatureTable, feature_table
-from aam.data.study import Study, assemble_study
 from aam.errors import InputError
 from aam.estimators.inputs import TableLike
 from aam.estimators.learned import (
     Trained,
     as_checkpoint,
+    is_learner,
     network_of,
     options_of,
     read_trained,
     sampling_of,
     targets_of,
 )
-from aam.learners.storage import TrainedLearner
-from aam.training.checkpoints.store import write_checkpoint
-from aam.training.distributed import World, setup_distributed
-from aam.training.machine.compute import Compute
-from aam.training.run_folder import RunFolder
-from aam.workflows.embed import embed_study
-from aam.workflows.fit import Run
-from aam.workflows.restore import Restored, restore
+
+if TYPE_CHECKING:
+    from aam.data.study import Study
+    from aam.training.distributed import World
+    from aam.training.machine.compute import Compute
+    from aam.workflows.fit import Run
+    from aam.workflows.restore import Restored
 
 Sequences: TypeAlias = Mapping[str, str]
 """DNA by ASV id."""
@@ -103,6 +104,8 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             InputError: the table is wrong, or none of its samples can be used; or the model is a learner besides the
                 network, which embeds nothing.
         """
+        from aam.workflows.embed import embed_study
+
         check_is_fitted(self, "trained_")
         network_of(self.trained_)  # before the table is read
         whole, study = self._study(table, sequences)
@@ -120,6 +123,8 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             NotFittedError: `fit` was not called.
             InputError: the folder exists.
         """
+        from aam.training.checkpoints.store import write_checkpoint
+
         check_is_fitted(self, "trained_")
         checkpoint = as_checkpoint(self.trained_)
         write_checkpoint(replace(checkpoint, documents=checkpoint.documents | self._documents()), Path(path))
@@ -136,7 +141,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         trained, documents = read_trained(Path(path))
         if _kind_of(trained) != cls.kind:
             raise InputError(f"{path} is no model of aam.{cls.kind}: use aam.{_kind_of(trained)}.load")
-        flat = options_of(trained.spec) if isinstance(trained, TrainedLearner) else trained.config.flat()
+        flat = options_of(trained.spec) if is_learner(trained) else trained.config.flat()
         estimator = cls(**cls._parameters_of(flat))
         estimator._take_model(trained, documents)
         return estimator
@@ -155,10 +160,15 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
 
     def _world(self, config: PretrainConfig | TrainConfig) -> World:
         """The processes that train together."""
+        from aam.training.distributed import setup_distributed
+
         return setup_distributed(config.runtime.device, config.distribution)
 
     def _take_run(self, run: Run, folder: Path) -> None:
         """Keep what a run has learned; its folder may be gone afterwards."""
+        from aam.training.run_folder import RunFolder
+        from aam.workflows.restore import restore
+
         self.trained_ = restore(folder)
         self.history_ = pd.read_json(RunFolder(folder).metrics, lines=True)
         self.left_out_ = run.material.study.left_out
@@ -168,6 +178,8 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         self, table: TableLike, sequences: Sequences | None, metadata: pd.DataFrame | None = None
     ) -> tuple[FeatureTable, Study]:
         """The whole table, and the study of its samples that the trained model can use."""
+        from aam.data.study import assemble_study
+
         check_is_fitted(self, "trained_")
         whole = feature_table(table, sequences, bool((self.options or {}).get("drop_missing_sequences", False)))
         return whole, assemble_study(whole, sampling_of(self.trained_), metadata=metadata)
@@ -175,6 +187,9 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
     @contextmanager
     def _compute(self) -> Iterator[Compute]:
         """Compute on the device that the parameters name now, which need not be the one of the training."""
+        from aam.training.distributed import setup_distributed
+        from aam.training.machine.compute import Compute
+
         with setup_distributed(self.device, inference=True) as world:
             yield Compute.of(world, self._network.config.runtime)
 

@@ -1,5 +1,7 @@
 """Pretraining for notebooks."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted
 from aam.config import EncoderType, PretrainConfig, RootChoice, TrainConfig, UnifracMetric
 from aam.data.distances.phylogeny import LengthChoices
 from aam.data.files.tables import feature_table
-from aam.data.study import assemble_study, read_matrix, with_phylogeny, with_taxonomy
 from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
 from aam.estimators.inputs import (
     MetadataLike,
@@ -25,9 +26,6 @@ from aam.estimators.inputs import (
     as_phylogeny,
     as_taxonomy,
 )
-from aam.workflows.embed import embed_study_asvs
-from aam.workflows.folder import settle_folder
-from aam.workflows.pretrain import check_distances, check_taxonomy, pretrain_study
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -100,6 +98,10 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         Raises:
             InputError: a parameter or an input is wrong.
         """
+        from aam.data.study import assemble_study, read_matrix, with_phylogeny, with_taxonomy
+        from aam.workflows.folder import settle_folder
+        from aam.workflows.pretrain import check_distances, check_taxonomy, pretrain_study
+
         with TemporaryDirectory(prefix="aam-") as scratch:
             output = run_folder(self.output_dir, Path(scratch))
             config = PretrainConfig.from_flat(self._flat() | {"output_dir": output})
@@ -130,6 +132,8 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
             NotFittedError: `fit` was not called.
             InputError: the table is wrong, or none of its samples can be used.
         """
+        from aam.workflows.embed import embed_study_asvs
+
         _, study = self._study(table, sequences)
         with self._compute() as compute:
             return embed_study_asvs(self._network, study, compute)

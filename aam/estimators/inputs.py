@@ -1,14 +1,15 @@
 """What Python users hold - tables, trees, metadata and targets, in memory or in files - as the library reads it."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import biom
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from skbio import TreeNode
 
 from aam.config import RootChoice
 from aam.data.distances.phylogeny import AS_WRITTEN, LengthChoices, Phylogeny, parse_newick, read_phylogeny
@@ -16,9 +17,12 @@ from aam.data.files.metadata import read_metadata
 from aam.data.labels.taxonomy import read_taxonomy, taxonomy_of_frame
 from aam.errors import InputError, first_ids
 
+if TYPE_CHECKING:
+    from skbio import TreeNode
+
 TableLike: TypeAlias = biom.Table | pd.DataFrame | Path | str
 """A `biom.Table`, a DataFrame of counts (samples x ASVs, ids in index and columns), or a path."""
-TreeLike: TypeAlias = TreeNode | Path | str
+TreeLike: TypeAlias = "TreeNode | Path | str"
 """A `skbio.TreeNode`, a path, or a Newick string."""
 MetadataLike: TypeAlias = pd.DataFrame | Path | str
 """A DataFrame by sample id, or a path."""
@@ -36,7 +40,7 @@ def as_phylogeny(tree: TreeLike, lengths: LengthChoices = AS_WRITTEN, root: Root
     Raises:
         InputError: the file or the text holds no such tree.
     """
-    if isinstance(tree, TreeNode):
+    if not isinstance(tree, Path | str):
         return parse_newick(_newick(tree), lengths, "the TreeNode", root)
     if isinstance(tree, str) and (tree.lstrip().startswith("(") or tree.rstrip().endswith(";")):
         return parse_newick(tree, lengths, "the Newick string", root)
@@ -125,7 +129,7 @@ def with_target(metadata: pd.DataFrame | None, target: pd.DataFrame) -> pd.DataF
     return metadata.drop(columns=target.columns, errors="ignore").join(target, how="inner")
 
 
-def _check_sample_ids(index: "pd.Index[Any]", what: str) -> None:
+def _check_sample_ids(index: pd.Index[Any], what: str) -> None:
     wrong = [name for name in index if not isinstance(name, str)]
     if wrong:
         raise InputError(

@@ -1,10 +1,12 @@
 """What regression and classification of a metadata column share in notebooks."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
@@ -20,21 +22,15 @@ from aam.config import (
 )
 from aam.data.distances.phylogeny import LengthChoices
 from aam.data.files.tables import FeatureTable, feature_table
-from aam.data.labels.target_table import Targets, target_values
-from aam.data.study import Study, assemble_study
 from aam.errors import InputError, first_ids
 from aam.estimators.base import SampleModel, Sequences, run_folder
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike, as_metadata, as_target, with_target
-from aam.estimators.learned import placement_tree, require_targets, with_tree
-from aam.learners.storage import TrainedLearner, no_intervals
-from aam.workflows.columns import learn_columns
-from aam.workflows.folder import settle_folder
-from aam.workflows.predict import with_left_out
-from aam.workflows.predict_network import predict_study, unlike_columns
-from aam.workflows.resolve import resolve_depth
-from aam.workflows.train import train_study
-from aam.workflows.train_learner import begin_learner, train_learner_study
+from aam.estimators.learned import is_learner, placement_tree, require_targets, with_tree
+
+if TYPE_CHECKING:
+    from aam.data.labels.target_table import Targets
+    from aam.data.study import Study
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +116,13 @@ class SamplePredictor(SampleModel):
         self._take_labels(given.target)
         return self
 
-    def _fit_network(self, given: "_Given", output: Path, start: Path) -> None:
+    def _fit_network(self, given: _Given, output: Path, start: Path) -> None:
         """Pretrain if there is a tree and no encoder, and fine-tune from the encoder that lies in `start` then."""
+        from aam.data.study import assemble_study
+        from aam.workflows.columns import learn_columns
+        from aam.workflows.folder import settle_folder
+        from aam.workflows.train import train_study
+
         pretrains = self.encoder is None and given.tree is not None
         config = self._config(given.target, output / "train" if pretrains else output, start, pretrains)
         with self._world(config) as world:  # before pretraining, and all ranks alike
@@ -137,8 +138,12 @@ class SamplePredictor(SampleModel):
         with self._world(config) as world:
             self._take_run(*train_study(study, config, world))
 
-    def _fit_learner(self, given: "_Given", output: Path, start: Path) -> None:
+    def _fit_learner(self, given: _Given, output: Path, start: Path) -> None:
         """Fit a learner besides the network, as `aam train --learner` does."""
+        from aam.data.study import assemble_study
+        from aam.workflows.resolve import resolve_depth
+        from aam.workflows.train_learner import begin_learner, train_learner_study
+
         if self.pretrain_epochs != type(self).pretrain_epochs:
             raise InputError(f'pretrain_epochs {self.pretrain_epochs} only has an effect with learner="neural"')
         config = self._config(given.target, output, start, pretrains=False)
@@ -187,10 +192,13 @@ class SamplePredictor(SampleModel):
             InputError: table, metadata or tree are wrong, the model reads no tree, none of the samples can be used, or
                 `level` is not between 0 and 1, or the model gives no intervals.
         """
+        from aam.workflows.predict import with_left_out
+        from aam.workflows.predict_network import predict_study, unlike_columns
+
         self._check_level(level)
         whole, study = self._study(table, sequences, as_metadata(metadata))
         phylogeny = placement_tree(self.trained_, tree, self._lengths, self.root)
-        if isinstance(self.trained_, TrainedLearner):
+        if is_learner(self.trained_):
             return with_left_out(*self.trained_.predict(study, phylogeny, level)).loc[list(whole.sample_ids)]
         with self._compute() as compute:
             predicted = predict_study(self.trained_, study, self.batch_size, compute, self.num_workers or 0)
@@ -199,12 +207,14 @@ class SamplePredictor(SampleModel):
 
     def _check_level(self, level: float | None) -> None:
         """Refuse intervals that cannot be given, before the table is read."""
+        from aam.learners.storage import no_intervals
+
         check_is_fitted(self, "trained_")
         if level is None:
             return
         if not 0 < level < 1:
             raise InputError(f"level {level}: give the probability of intervals between 0 and 1, such as 0.9")
-        if not isinstance(self.trained_, TrainedLearner):
+        if not is_learner(self.trained_):
             raise InputError(no_intervals("neural"))
 
     def _scored(
@@ -216,6 +226,8 @@ class SamplePredictor(SampleModel):
         tree: TreeLike | None,
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """True and predicted values, [samples, T], of the samples that have all, joined by id."""
+        from aam.data.labels.target_table import target_values
+
         predicted = self._points(self.predictions(table, metadata=metadata, sequences=sequences, tree=tree))
         targets = self._targets
         names = tuple(column.name for column in targets.columns)

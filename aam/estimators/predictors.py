@@ -1,14 +1,15 @@
 """Fine-tuning for notebooks: regression and classification of a metadata column."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, r2_score
 
 from aam.config import OutputActivation, TargetTransform
 from aam.data.arrays import Floats
@@ -16,9 +17,11 @@ from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
 from aam.estimators.base import Kind, Sequences
 from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike
-from aam.estimators.learned import Trained
 from aam.estimators.predictor import SamplePredictor
 from aam.learners.conformal import listed
+
+if TYPE_CHECKING:
+    from aam.estimators.learned import Trained
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -140,6 +143,8 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         Raises:
             InputError: there is no such sample, or `y` or the table is wrong.
         """
+        from sklearn.metrics import r2_score
+
         return float(r2_score(*self._scored(table, y, metadata, sequences, tree)))
 
 
@@ -250,6 +255,8 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         Raises:
             InputError: there is no such sample, or `y` or the table is wrong.
         """
+        from sklearn.metrics import accuracy_score
+
         return float(accuracy_score(*self._scored(table, y, metadata, sequences, tree)))
 
     def _documents(self) -> dict[str, Any]:
@@ -274,6 +281,6 @@ def label_array(labels: Sequence[Any]) -> NDArray[Any]:
     return np.array(labels, dtype=object) if array.dtype.kind == "f" and array.tolist() != list(labels) else array
 
 
-def _texts(labels: "pd.Series[Any]") -> list[str]:
+def _texts(labels: pd.Series[Any]) -> list[str]:
     """Labels as the model knows them."""
     return list(categorical_column(labels.to_frame("label"), "label"))

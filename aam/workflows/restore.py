@@ -16,13 +16,11 @@ from aam.data.labels.target_table import Targets
 from aam.errors import InputError, first_ids, shown
 from aam.models.distance_link import LINK_OF_CLADES, LinkName
 from aam.models.heads import TargetSpec
-from aam.models.initial import allocate
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import CategorySpec
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, Kind, read_checkpoint
 from aam.training.distributed.sharding import load_weights
-from aam.training.machine.compute import CPU
 from aam.training.run_folder import RunFolder
 from aam.training.tasks.table import heads_of
 from aam.workflows.old_configs import in_todays_names, in_todays_options
@@ -155,13 +153,13 @@ def restored(checkpoint: Checkpoint) -> Restored:
         InputError: its options are those of another version of aam, or it is no network's.
     """
     trained = outline(checkpoint)
-    weights = in_todays_names(checkpoint.model)
+    # copies, as the file may be replaced; taken over as they are: to give a model on meta its memory loads SymPy
+    weights = {name: tensor.clone() for name, tensor in in_todays_names(checkpoint.model).items()}
     expected = {name: tensor.shape for name, tensor in trained.model.state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != expected:
         raise InputError("the checkpoint holds other weights than its options ask for; use another checkpoint")
-    model = allocate(trained.model, CPU)
-    model.load_state_dict(weights)
-    model.eval()
+    trained.model.load_state_dict(weights, assign=True)
+    trained.model.eval()
     return trained
 
 

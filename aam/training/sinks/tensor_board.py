@@ -5,9 +5,6 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from matplotlib.image import imread
-from torch.utils.tensorboard import SummaryWriter
-
 from aam.training.checkpoints.files import delete
 from aam.training.sinks.sink import Embedded, Results, Sink, Values
 
@@ -23,6 +20,8 @@ class TensorBoard(Sink):
 
     def begin(self, total_steps: int, resumed_step: int | None) -> None:
         """See `Sink`."""
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # takes long
+
         if resumed_step is None:
             delete(self._folder)
         self._hook = threading.excepthook
@@ -39,6 +38,8 @@ class TensorBoard(Sink):
 
     def conclude(self, step: int, results: Results) -> None:
         """Add the pictures, and validation samples to the embedding projector."""
+        from matplotlib.image import imread  # noqa: PLC0415
+
         for name, path in results.figures.items():
             self._board.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
         if results.embedded is not None:
