@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from copy import copy
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -647,8 +648,7 @@ def test_a_parameter_of_before_is_refused_with_its_new_name():
 
 
 def test_embeddings_as_a_frame(encoder, table):
-    as_frame = clone(encoder).set_output(transform="pandas")
-    as_frame.trained_ = encoder.trained_
+    as_frame = copy(encoder).set_output(transform="pandas")
     pd.testing.assert_frame_equal(as_frame.transform(table), encoder.embed(table), check_names=False)
 
 
