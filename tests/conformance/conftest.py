@@ -1,4 +1,4 @@
-"""Data and tests that scikit-bio and biom-format bring along: read where they are installed, never copied from there."""
+"""Data and tests that scikit-bio and biom-format bring along: read where they are installed, never copied."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -6,6 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+
+def pytest_configure(config) -> None:
+    """Marks that are unknown here are errors."""
+    config.addinivalue_line("markers", "numba: a mark of scikit-bio's tests, which are imported here")
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ from aam.estimators.inputs import as_phylogeny
 OTHER_SUBJECT = {
     "test_invalid_input": "which exception scikit-bio raises for which wrong argument",
     "test_faith_pd_invalid_input": "which exception scikit-bio raises for which wrong argument",
-    "test_faith_pd_none_observed": "begins with a table without ASVs, which aam refuses when it reads it",
-    "test_unweighted_unifrac_zero_counts": "ends with a table without ASVs, which aam refuses when it reads it",
-    "test_weighted_unifrac_zero_counts": "ends with a table without ASVs, which aam refuses when it reads it",
-    "test_weighted_unifrac_zero_counts_normalized": "ends with a table without ASVs, which aam refuses when it reads it",
+    "test_faith_pd_none_observed": "begins with a table without ASVs, which aam refuses to read",
+    "test_unweighted_unifrac_zero_counts": "ends with a table without ASVs, which aam refuses to read",
+    "test_weighted_unifrac_zero_counts": "ends with a table without ASVs, which aam refuses to read",
+    "test_weighted_unifrac_zero_counts_normalized": "ends with a table without ASVs, which aam refuses to read",
     "test_weighted_unifrac_branch_correction": "a function of scikit-bio that aam has no counterpart of",
 }
 """Tests of values that are not run, and why; those of its engines (numba) and rarefaction are about other code."""

@@ -13,7 +13,7 @@ from scipy import sparse
 from aam.data.files.table_files import RawTable, read_table_file
 from aam.errors import InputError
 
-LARGEST = 300_000
+LARGEST = 70_000
 """Bytes of the compressed benchmark tables that are read here; the others hold millions of cells."""
 TEXTS = {
     "biom.tests.test_parse": [
@@ -28,7 +28,11 @@ NO_TABLES = {
     ],
     "biom.tests.test_table": ["otu_table1"],
 }
-"""Texts that `biom.load_table` refuses as well, but for the last of test_parse, which has text in a column of counts."""
+"""Texts that `biom.load_table` refuses as well, but for the last of test_parse, whose last column is text.
+
+biom-format takes any last column of text for metadata of the ASVs. aam does so where its header says taxonomy:
+elsewhere a cell with a slip of the keyboard would cost a whole sample.
+"""
 
 
 def _assert_same(found: RawTable, expected: biom.Table) -> None:
@@ -58,7 +62,9 @@ def test_its_compressed_json(installed):
     _assert_same(read_table_file(path), biom.Table.from_json(document | {"type": "OTU table"}))
 
 
-@pytest.mark.parametrize(("name", "said"), [("empty.biom", "sample/ids holds"), ("no-contents.biom", "the file is empty")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("empty.biom", "sample/ids holds"), ("no-contents.biom", "the file is empty")]
+)
 def test_its_files_without_a_sample(installed, name, said):
     with pytest.raises(InputError, match=said):
         read_table_file(installed("biom", "tests", "test_data", name))
@@ -77,7 +83,7 @@ def _old_hdf5(path: Path) -> biom.Table:
 def test_its_benchmark_tables(installed):
     paths = sorted(installed("biom", "tests", "bench_tables").glob("*.biom.gz"))
     read = [path for path in paths if path.stat().st_size <= LARGEST]
-    assert len(read) >= 60
+    assert len(read) >= 40
     for path in read:
         expected = _old_hdf5(path) if "hdf5" in path.name else biom.load_table(str(path))
         _assert_same(read_table_file(path), expected)

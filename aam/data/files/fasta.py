@@ -39,7 +39,7 @@ def _record(block: str, path: Path | str) -> tuple[str, str]:
     name, lines = header.split()[0], body.rstrip().split("\n")
     if len(lines) > 1 and not all(map(str.strip, lines)):
         raise InputError(
-            f"{_KIND} {path}: a blank line within the sequence of {first_ids([name])}; the file may lack something there, "
-            "else remove the line"
+            f"{_KIND} {path}: a blank line within the sequence of {first_ids([name])}; the file may lack something "
+            "there, else remove the line"
         )
     return name, "".join(body.split())
