@@ -27,7 +27,6 @@ TableObject: TypeAlias = "biom.Table | pd.DataFrame | AnnData | Path | str"
 
 SEQUENCE = "sequence"
 """The column of an AnnData's `var` that holds DNA."""
-_COMPLEX = "c"
 
 
 def is_anndata(source: object) -> TypeGuard["AnnData"]:
@@ -112,14 +111,13 @@ def raw_of_array(
     """
     if cells.ndim != 2:
         raise InputError(f"{source}: {cells.ndim} dimensions; counts are samples x ASVs, so two")
-    if not (cells.dtype.kind in "biuf" or cells.dtype == object):
-        what = "complex numbers" if cells.dtype.kind == _COMPLEX else f"values of the type {cells.dtype}"
-        raise InputError(f"{source}: {what}; give counts of reads")
+    if cells.dtype.kind not in "biuf":
+        raise InputError(f"{source}: values of the type {cells.dtype}; give counts of reads")
     ids = _texts(sample_ids, f"{source}: sample ids"), _texts(asv_ids, f"{source}: ASV ids")
     if cells.shape != tuple(map(len, ids)):
         shape = " x ".join(map(str, cells.shape))
         raise InputError(f"{source}: {shape} cells, but {len(ids[0])} sample ids and {len(ids[1])} ASV ids")
-    return RawTable.of(_as_cells(cells, source), *ids, source)
+    return RawTable.of(sparse.csr_array(cells, dtype=np.float64), *ids, source)
 
 
 def _texts(ids: Iterable[Any], what: str) -> tuple[str, ...]:
@@ -132,24 +130,18 @@ def _texts(ids: Iterable[Any], what: str) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def _as_cells(cells: ArrayLike, source: str) -> sparse.csr_array[Any, tuple[int, int]]:
-    try:
-        return sparse.csr_array(cells, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{source}: cells that are no numbers ({error}); give counts of reads") from None
-
-
 def _from_biom(table: biom.Table) -> RawTable:
-    cells = sparse.csr_array(table.matrix_data.T, dtype=np.float64)
-    sample_ids, asv_ids = (tuple(str(name) for name in table.ids(axis)) for axis in ("sample", "observation"))
-    return RawTable.of(cells, sample_ids, asv_ids, "the biom.Table")
+    sample_ids, asv_ids = ([str(name) for name in table.ids(axis)] for axis in ("sample", "observation"))
+    return raw_of_array(table.matrix_data.T, sample_ids, asv_ids, "the biom.Table")
 
 
 def _from_frame(frame: pd.DataFrame) -> RawTable:
     for axis, labels in (("index (sample ids)", frame.index), ("columns (ASV ids)", frame.columns)):
         if not all(isinstance(label, str) for label in labels):
             raise InputError(f"the table's {axis} must be text, not {labels.dtype}: set the ids, or use .astype(str)")
-    textual = [name for name, dtype in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
+    types = pd.api.types
+    real = {name: types.is_numeric_dtype(d) and not types.is_complex_dtype(d) for name, d in frame.dtypes.items()}
+    textual = [name for name, is_real in real.items() if not is_real]
     if textual:
         raise InputError(f"the table's columns must be ASVs with counts; not numeric: {first_ids(textual)}")
     cells = sparse.csr_array(frame.to_numpy(dtype=np.float64, na_value=np.nan))
