@@ -69,7 +69,7 @@ def from_anndata(source: "AnnData", layer: str | None = None) -> RawTable:
     Raises:
         InputError: there is no such layer, or no `X`, or its cells are no numbers.
     """
-    name = "the AnnData" if layer is None else f"layer {layer!r} of the AnnData"
+    name = "X of the AnnData" if layer is None else f"layer {layer!r} of the AnnData"
     if source.isbacked:
         source = source.to_memory()
     if layer is not None and layer not in source.layers:
