@@ -47,6 +47,7 @@ def as_phylogeny(tree: TreeLike, lengths: LengthChoices = AS_WRITTEN, root: Root
     """
     if isinstance(tree, TreeNode):
         return parse_newick(_newick(tree), lengths, "the TreeNode", root)
+    _check_path(tree, "tree", "a skbio.TreeNode, a path, or a Newick text")
     if isinstance(tree, str) and (tree.lstrip().startswith("(") or tree.rstrip().endswith(";")):
         return parse_newick(tree, lengths, "the Newick string", root)
     return read_phylogeny(tree, lengths, root)
@@ -82,6 +83,7 @@ def as_metadata(metadata: MetadataLike | None) -> pd.DataFrame | None:
     if metadata is None:
         return None
     if not isinstance(metadata, pd.DataFrame):
+        _check_path(metadata, "metadata", "a DataFrame by sample id, or a path")
         return read_metadata(metadata)
     _check_sample_ids(metadata.index, "metadata")
     return metadata
@@ -104,11 +106,9 @@ def as_sequences(sequences: Sequences | None) -> dict[str, str]:
     """
     if sequences is None:
         return {}
-    if isinstance(sequences, Path | str):
-        return read_fasta(sequences)
     if not isinstance(sequences, Mapping | pd.Series):
-        kind = type(sequences).__name__
-        raise InputError(f"sequences: a {kind}; give a dict of DNA by ASV id, or the path of a FASTA file")
+        _check_path(sequences, "sequences", "a dict of DNA by ASV id, or the path of a FASTA file")
+        return read_fasta(sequences)
     wrong = [name for name, dna in sequences.items() if not (isinstance(name, str) and isinstance(dna, str))]
     if wrong:
         raise InputError(f"sequences must be DNA by ASV id, both text; not so: {first_ids(wrong)}")
@@ -121,7 +121,10 @@ def as_taxonomy(taxonomy: TaxonomyLike) -> dict[str, str]:
     Raises:
         InputError: the file or the DataFrame is not as QIIME 2 has it.
     """
-    return taxonomy_of_frame(taxonomy) if isinstance(taxonomy, pd.DataFrame) else read_taxonomy(taxonomy)
+    if isinstance(taxonomy, pd.DataFrame):
+        return taxonomy_of_frame(taxonomy)
+    _check_path(taxonomy, "taxonomy", "a DataFrame by ASV id, or a path")
+    return read_taxonomy(taxonomy)
 
 
 def as_target(y: TargetLike, table: TableLike) -> pd.DataFrame:
@@ -152,7 +155,7 @@ def as_target(y: TargetLike, table: TableLike) -> pd.DataFrame:
         )
     if len(y) != len(names):
         raise InputError(f"y has {len(y)} values and the table {len(names)} samples; give a pandas Series by sample id")
-    index = pd.Index(names, dtype=object)
+    index: pd.Index[Any] = pd.Index(tuple(names), dtype=object)
     _check_sample_ids(index, "the table")
     return pd.DataFrame({UNNAMED: list(y)}, index=index)
 
@@ -162,6 +165,14 @@ def with_target(metadata: pd.DataFrame | None, target: pd.DataFrame) -> pd.DataF
     if metadata is None:
         return target
     return metadata.drop(columns=target.columns, errors="ignore").join(target, how="inner")
+
+
+def _check_path(given: object, name: str, wanted: str) -> None:
+    """Refuse what is no path, such as the list of letters that scikit-learn makes of a text that is as long as a table."""
+    if not isinstance(given, Path | str):
+        raise InputError(
+            f"{name}: a {type(given).__name__}; give {wanted} (in params of cross-validation as a pathlib.Path)"
+        )
 
 
 def _check_sample_ids(index: "pd.Index[Any]", what: str) -> None:

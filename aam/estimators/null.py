@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from aam.data.arrays import Floats
+from aam.data.arrays import Bools, Floats
 from aam.errors import first_ids
 
 
@@ -36,9 +36,9 @@ def filled(predicted: pd.DataFrame, null: Sequence[float] | None, what: str) -> 
         The predictions, float64 [samples, T or C].
     """
     values: Floats = predicted.drop(columns="note").to_numpy(np.float64, copy=True)
-    gaps = np.isnan(values).any(axis=1)
+    gaps: Bools = np.asarray(np.isnan(values).any(axis=1))
     if gaps.any():
-        reasons = ", ".join(predicted.loc[gaps, "note"].unique())
+        reasons = ", ".join(predicted["note"][gaps].unique())
         outcome = (
             "are nan, as the model keeps no null prediction" if null is None else f"get the null prediction ({what})"
         )

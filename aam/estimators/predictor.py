@@ -127,7 +127,9 @@ class SamplePredictor(SampleModel):
             study = fit(given, places)
         self._take_labels(given.target)
         asked = self._asked
-        self.null_ = self._null_of(target_values(_named(given.target, asked).loc[list(study.table.sample_ids)], asked))
+        self.null_: list[float] | None = self._null_of(
+            target_values(_named(given.target, asked).loc[list(study.table.sample_ids)], asked)
+        )
         return self
 
     def _fit_network(self, given: _Given, places: Places) -> Study:
@@ -326,7 +328,7 @@ class SamplePredictor(SampleModel):
 
     def _take_model(self, trained: Trained, documents: Mapping[str, Any]) -> None:
         super()._take_model(trained, documents)
-        self.null_: list[float] | None = documents.get("null")
+        self.null_ = documents.get("null")
 
     def __sklearn_clone__(self) -> Self:
         """Copy the parameters; a fitted encoder is where training starts and stays fitted, as a path would."""

@@ -150,7 +150,11 @@ def test_classes_of_folds_with_samples_that_cannot_be_used(with_empty_samples, m
 
 def test_a_fold_of_one_sample_that_cannot_be_used(with_empty_samples, metadata):
     y, folds = metadata["acidity"], PredefinedSplit([0] + 20 * [1] + 19 * [2])
-    with pytest.warns(UserWarning, match="1 of 1 samples cannot .* no reads"):
+    some = (
+        pytest.warns(UserWarning, match="1 of 19 samples cannot"),
+        pytest.warns(UserWarning, match="1 of 1 .* no reads"),
+    )
+    with some[0], some[1]:
         predicted = cross_val_predict(aam.SampleRegressor(**LINEAR), with_empty_samples, y, cv=folds)
     assert predicted[0] == y.iloc[1:].median()
 

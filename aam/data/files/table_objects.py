@@ -95,13 +95,11 @@ def own_sequences(source: object) -> dict[str, str]:
     return dict(zip(map(str, given.index), given, strict=True))
 
 
-def raw_of_array(
-    cells: ArrayLike, sample_ids: Iterable[Any], asv_ids: Iterable[Any], source: str = "the array"
-) -> RawTable:
+def raw_of_array(cells: Any, sample_ids: Iterable[Any], asv_ids: Iterable[Any], source: str = "the array") -> RawTable:
     """Give counts their ids.
 
     Args:
-        cells: counts, [samples, ASVs].
+        cells: counts, an `ArrayLike`, [samples, ASVs].
         sample_ids: one a row.
         asv_ids: one a column.
         source: what to call the table in messages.
