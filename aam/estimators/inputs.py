@@ -168,7 +168,7 @@ def with_target(metadata: pd.DataFrame | None, target: pd.DataFrame) -> pd.DataF
 
 
 def _check_path(given: object, name: str, wanted: str) -> None:
-    """Refuse what is no path, such as the list of letters that scikit-learn makes of a text that is as long as a table."""
+    """Refuse what is no path, such as the letters of one that scikit-learn takes for a value of each sample."""
     if not isinstance(given, Path | str):
         raise InputError(
             f"{name}: a {type(given).__name__}; give {wanted} (in params of cross-validation as a pathlib.Path)"
