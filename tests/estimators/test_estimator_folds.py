@@ -150,7 +150,7 @@ def test_classes_of_folds_with_samples_that_cannot_be_used(with_empty_samples, m
 
 def test_a_fold_of_one_sample_that_cannot_be_used(with_empty_samples, metadata):
     y, folds = metadata["acidity"], PredefinedSplit([0] + 20 * [1] + 19 * [2])
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="null prediction") as caught:
         predicted = cross_val_predict(aam.SampleRegressor(**LINEAR), with_empty_samples, y, cv=folds)
     assert [str(each.message).split(" cannot")[0] for each in caught] == ["1 of 1 samples", "1 of 19 samples"]
     assert predicted[0] == y.iloc[1:-1].median()
