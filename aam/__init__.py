@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from aam.errors import InputError
 
 if TYPE_CHECKING:
-    from aam.estimators import SampleClassifier, SampleEncoder, SampleRegressor
+    from aam.estimators import SampleClassifier, SampleEncoder, SampleRegressor, read
 
     __version__: str
 
-__all__ = ["InputError", "SampleClassifier", "SampleEncoder", "SampleRegressor", "__version__"]
+__all__ = ["InputError", "SampleClassifier", "SampleEncoder", "SampleRegressor", "__version__", "read"]
 
 
 def __getattr__(name: str) -> Any:

@@ -78,7 +78,7 @@ def read_distance_matrix(path: Path | str, ids_path: Path | str | None = None, b
     - ``.npy``: an array; the sample ids are in a text file, one a line (`ids_path`);
     - ``.npz``: arrays ``ids`` (text) and ``values``;
     - ``.h5``: datasets ``order`` (sample ids) and ``matrix``, as `ssu` writes them;
-    - ``.tsv``, ``.csv``: sample ids in the first row and the first column;
+    - ``.tsv``, ``.csv``: sample ids in the first row and the first column, as scikit-bio's format ``lsmat``;
     - ``.qza``: a QIIME 2 artifact of type DistanceMatrix.
 
     Args:
@@ -246,10 +246,12 @@ def _read_delimited(path: Path, source: str) -> tuple[list[str], Values]:
     text = read_text(path, "distance matrix", ("DistanceMatrix",))
     lines = csv.reader(io.StringIO(text, newline=""), delimiter="," if path.suffix == ".csv" else "\t")
     try:
-        ids = next(lines, [])[1:]
+        filled = (line for line in lines if any(cell.strip() for cell in line))
+        header: list[str] = next((line for line in filled if not _is_comment(line)), [])
+        ids = [name.strip() for name in header[1:]]
         values = np.empty((len(ids), len(ids)))
         rows = 0
-        for rows, line in enumerate(filter(None, lines), start=1):
+        for rows, line in enumerate(filled, start=1):
             values[rows - 1] = _row_values(line, rows - 1, ids, f"{source}, line {lines.line_num}")
     except csv.Error as error:
         raise InputError(f"{source}, line {lines.line_num}: not a table of distances ({shown(error)})") from None
@@ -258,8 +260,13 @@ def _read_delimited(path: Path, source: str) -> tuple[list[str], Values]:
     return ids, values
 
 
+def _is_comment(line: Sequence[str]) -> bool:
+    """Whether scikit-bio takes a line before the header for a comment; a header may begin with # as well."""
+    return len(line) == 1 and line[0].lstrip().startswith("#")
+
+
 def _row_values(line: Sequence[str], row: int, ids: Sequence[str], where: str) -> Values:
-    if row >= len(ids) or line[0] != ids[row] or len(line) != len(ids) + 1:
+    if row >= len(ids) or line[0].strip() != ids[row] or len(line) != len(ids) + 1:
         raise InputError(
             f"{where}: {first_ids(line[:1])} with {len(line) - 1} values; the rows should be the {len(ids)} samples of "
             "the first line, in the same order, with a value for each"
