@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         EstimateTrainConfig,
         EvaluateConfig,
         ExplainConfig,
+        ExportConfig,
         InspectConfig,
         MethodsConfig,
         PredictConfig,
@@ -37,7 +38,7 @@ Config = TypeVar("Config", bound="RunConfig")
 
 _SECTIONS = {
     "Learn": ["pretrain", "train", "tune", "find-lr", "estimate"],
-    "Apply": ["predict", "embed"],
+    "Apply": ["predict", "embed", "export"],
     "Understand": ["evaluate", "explain", "report", "inspect", "methods"],
     "Studies": ["simulate", "unifrac"],
     "Shell": ["completion"],
@@ -157,7 +158,8 @@ def estimate_train(config: EstimateTrainConfig) -> None:
 def predict(config: PredictConfig) -> None:
     """Predict the metadata column of new samples.
 
-    Takes a model from `aam train` and writes one row per sample; for classes, with the probability of each.
+    Takes a model from `aam train`, or a file of `aam export`, and writes one row per sample; for classes, with the
+    probability of each.
 
     Example:
         aam predict --checkpoint age --table new.biom --output predictions.tsv
@@ -179,6 +181,23 @@ def embed(config: EmbedConfig) -> None:
     """
     with importing():
         from aam.workflows.embed import embed as workflow
+
+    workflow(config)
+
+
+@command(positional=("run",))
+def export(config: ExportConfig) -> None:
+    """Write a trained model as one file for other programs.
+
+    RUN is the output folder of aam train or pretrain. The file is ONNX, which onnxruntime applies without PyTorch, also
+    from R, Java or a browser, and `aam predict --onnx` applies to a table. Only its name is chosen: classes, scales,
+    settings and ASVs are in it.
+
+    Example:
+        aam export age --output age.onnx
+    """
+    with importing():
+        from aam.workflows.onnx.export import export as workflow
 
     workflow(config)
 

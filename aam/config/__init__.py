@@ -32,6 +32,7 @@ from aam.config.commands import (
 )
 from aam.config.evaluate import EvaluateConfig
 from aam.config.explain import ExplainConfig
+from aam.config.export import ExportConfig
 from aam.config.learners import (
     SECTIONS_OF,
     SECTIONS_OF_NETWORK,

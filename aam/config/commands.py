@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from aam.config.augmentation import AugmentationConfig
 from aam.config.base import MAIN, Positive, RunConfig, Section
+from aam.config.export import PredictedByConfig
 from aam.config.intervals import IntervalConfig
 from aam.config.learning import (
     MaskConfig,
@@ -218,25 +219,32 @@ class PretrainFindLrConfig(PretrainingConfig):
         return PretrainConfig.model_validate(self.model_dump(exclude={"search"}))
 
 
-class ApplyConfig(RunConfig):
-    """What every command reads that applies a model to a table."""
+class PredictConfig(RunConfig):
+    """Options of `aam predict`."""
+
+    trained: PredictedByConfig
+    inputs: PlacementConfig = PlacementConfig()
+    inference: InferenceConfig
+    runtime: MachineConfig = MachineConfig()
+    intervals: IntervalConfig = IntervalConfig()
+
+    @model_validator(mode="after")
+    def _onnxruntime_computes(self) -> Self:
+        if self.trained.onnx is not None:
+            for option in ("device", "num_workers", "mixed_precision", "tf32"):
+                self.runtime._refuse_unused(option, "--checkpoint")
+            self.inference._refuse_unused("embedding_cache", "--checkpoint")
+            self.inputs._refuse_unused("tree", "--checkpoint")
+        return self
+
+
+class EmbedConfig(RunConfig):
+    """Options of `aam embed`."""
 
     trained: CheckpointInputConfig
     inputs: TableConfig = TableConfig()
     inference: InferenceConfig
     runtime: MachineConfig = MachineConfig()
-
-
-class PredictConfig(ApplyConfig):
-    """Options of `aam predict`."""
-
-    inputs: PlacementConfig = PlacementConfig()
-    intervals: IntervalConfig = IntervalConfig()
-
-
-class EmbedConfig(ApplyConfig):
-    """Options of `aam embed`."""
-
     asvs: EmbedOutputConfig = EmbedOutputConfig()
 
 

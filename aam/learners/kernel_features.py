@@ -26,7 +26,7 @@ Places: TypeAlias = NDArray[np.int64]
 Rule: TypeAlias = Literal["jaccard", "gaussian", "laplace", "linear", "inner"]
 """How inner products become a similarity."""
 
-_DETECTED = 1e-4
+DETECTED = 1e-4
 """Fraction of reads from which on abundance counts by its logarithm; below, in proportion."""
 _CACHED = 10_000
 """Samples of a study whose proportions are kept."""
@@ -53,7 +53,7 @@ def _presence(proportion: Floats) -> Floats:
 
 
 def _log(proportion: Floats) -> Floats:
-    return np.log1p(proportion / _DETECTED)
+    return np.log1p(proportion / DETECTED)
 
 
 FEATURES: dict[str, Features] = {

@@ -50,7 +50,7 @@ MAY_CHANGE = frozenset(
 """Options that a resumed run may give anew: they do not change what is learned."""
 
 INPUT_FILES = frozenset(
-    {"table", "rep_seqs", "metadata", "tree", "unifrac_matrix", "matrix_ids", "taxonomy", "pretrained_encoder"}
+    {"table", "rep_seqs", "metadata", "tree", "unifrac_matrix", "matrix_ids", "taxonomy", "pretrained_encoder", "onnx"}
 )
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 

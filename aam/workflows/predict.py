@@ -1,6 +1,7 @@
 """`aam predict`: apply a fine-tuned model to samples."""
 
 import logging
+from pathlib import Path
 
 import pandas as pd
 
@@ -14,6 +15,7 @@ from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import setup_distributed
 from aam.training.machine.compute import Compute
 from aam.workflows.makers import read_learner
+from aam.workflows.onnx.predict import predict_by_onnx
 from aam.workflows.predict_network import predict_study, unlike_columns
 from aam.workflows.restore import restored
 from aam.workflows.tables import check_outputs, check_tables, write_table
@@ -36,7 +38,11 @@ def predict(config: PredictConfig) -> None:
         world.on_main(lambda: check_outputs(config, {"output": output}, config.inference.overwrite))
         world.on_main(lambda: check_tables({"output": output}))
         world.on_main(lambda: check_cache_folder(config.inference.embedding_cache))
-        checkpoint = read_checkpoint(config.trained.checkpoint)
+        if config.trained.onnx is not None:
+            world.on_main(lambda: _write(*predict_by_onnx(config), output))
+            return
+        path = config.trained.require_checkpoint()
+        checkpoint = read_checkpoint(path)
         if checkpoint.kind == "learner":
             world.on_main(lambda: _predict_by_learner(read_learner(checkpoint), config))
             return
@@ -47,7 +53,7 @@ def predict(config: PredictConfig) -> None:
         trained = restored(checkpoint)
         if trained.targets is None:
             raise InputError(
-                f"--checkpoint {config.trained.checkpoint} is a pretrained encoder and predicts no column: "
+                f"--checkpoint {path} is a pretrained encoder and predicts no column: "
                 "fine-tune it with `aam train`, or use `aam embed`"
             )
         study = load_study(config.inputs, trained.config.sampling)
@@ -61,8 +67,7 @@ def predict(config: PredictConfig) -> None:
             config.inference.embedding_cache,
         )
         if world.is_main:
-            write_table(with_left_out(predictions.assign(**unlike_columns(trained, study)), study), output)
-            logger.info("wrote %s", output)
+            _write(predictions.assign(**unlike_columns(trained, study)), study, output)
         world.barrier()  # a launcher may end the others when the first has ended
 
 
@@ -81,8 +86,13 @@ def _predict_by_learner(trained: TrainedLearner, config: PredictConfig) -> None:
         phylogeny = read_phylogeny(inputs.tree, LengthChoices.of(inputs), inputs.root)
     study = load_study(inputs, SamplingConfig())
     predictions, used = trained.predict(study, phylogeny, config.intervals.interval)
-    write_table(with_left_out(predictions, used), config.inference.output)
-    logger.info("wrote %s", config.inference.output)
+    _write(predictions, used, config.inference.output)
+
+
+def _write(predictions: pd.DataFrame, study: Study, output: Path) -> None:
+    """Write predictions, with a row for every sample that was left out."""
+    write_table(with_left_out(predictions, study), output)
+    logger.info("wrote %s", output)
 
 
 def with_left_out(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""Trained models as one file of ONNX, and their predictions by onnxruntime."""
