@@ -23,9 +23,9 @@ class ExportOutputConfig(Section):
     panel: ClassVar[str] = "Exported model"
 
     output: Path
-    """File to write. It holds the model and all that is needed to predict with it; a name that ends in .onnx is usual."""
+    """File to write, such as age.onnx. It holds the model and all that is needed to predict with it."""
     format: Literal["onnx"] = "onnx"
-    """Format of the file: ONNX, which onnxruntime applies without PyTorch, also from other languages and in browsers."""
+    """Format of the file: ONNX, which onnxruntime applies without PyTorch, also in other languages and in browsers."""
     overwrite: bool = False
     """Replace the file if it is there already."""
 

@@ -1,8 +1,8 @@
 """A forest as operators, from the arrays that aam keeps of it.
 
 skl2onnx begins from objects of scikit-learn, which checkpoints do not hold. A leaf of the operator has one number, so
-that it is made to tell in which leaf of each tree a sample ends; what leaves predict is looked up and averaged in double
-precision. Features and thresholds are float32, as in `Forest`, and divide samples as there.
+that it is made to tell in which leaf of each tree a sample ends; what leaves predict is looked up and averaged in
+double precision. Features and thresholds are float32, as in `Forest`, and divide samples as there.
 
 Shapes: m samples, T trees, N nodes, I inner ones, L leaves, K numbers of a leaf.
 """

@@ -7,9 +7,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
+from onnx import ModelProto, checker
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -18,9 +19,6 @@ from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.workflows.onnx.names import EMBEDDING, INPUTS, PREDICTION, SCALED
 from aam.workflows.restore import Restored
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 OPSET: Final = 20
 
@@ -56,7 +54,7 @@ class _Encoding(nn.Module):
         return embedding, self.encoder.scale(embedding)
 
 
-def graph_of(trained: Restored) -> "ModelProto":
+def graph_of(trained: Restored) -> ModelProto:
     """The model as a graph from ASVs and counts to predictions, or of an encoder to embeddings of samples."""
     module = _Encoding(trained.encoder) if trained.predictor is None else _Predicting(trained.predictor)
     columns = 0 if trained.categories is None else len(trained.categories.sizes)
@@ -75,6 +73,7 @@ def graph_of(trained: Restored) -> "ModelProto":
     assert program is not None
     model = program.model_proto
     model.producer_name = "aam"
+    checker.check_model(model)
     return model
 
 

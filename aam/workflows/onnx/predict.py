@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from aam.config import PredictConfig, SamplingConfig
 from aam.data.arrays import Floats, Ints
@@ -29,6 +31,8 @@ from aam.workflows.onnx.names import COUNTS, INPUTS, PREDICTION, SPREAD, VALUE
 from aam.workflows.predict_network import metadata_of, unlike_columns
 from aam.workflows.restore import Restored, outline
 
+Tokens: TypeAlias = NDArray[np.uint8]
+
 
 def predict_by_onnx(config: PredictConfig) -> tuple[pd.DataFrame, Study]:
     """Predict the samples of a table with an exported model.
@@ -46,7 +50,7 @@ def predict_by_onnx(config: PredictConfig) -> tuple[pd.DataFrame, Study]:
     level = config.intervals.interval
     if model.kind == "learner":
         with _as_exported(path):
-            trained = _learner(model, config.inference.batch_size)
+            trained = learner_of_model(model, config.inference.batch_size)
         return trained.predict(load_study(config.inputs, SamplingConfig()), None, level)
     if level is not None:
         raise InputError(no_intervals("neural"))
@@ -94,7 +98,7 @@ class OnnxSolution(ComparedSolution):
         return Output(value, *spread)
 
 
-def _learner(model: OnnxModel, batch: int) -> TrainedLearner:
+def learner_of_model(model: OnnxModel, batch: int) -> TrainedLearner:
     """The learner, with solutions that onnxruntime computes."""
     documents, arrays = model.documents, model.arrays
     spec, targets = spec_of(model.checkpoint), Targets.from_json(documents["targets"])
@@ -114,31 +118,54 @@ def _learner(model: OnnxModel, batch: int) -> TrainedLearner:
 def _by_network(model: OnnxModel, trained: Restored, study: Study, batch_size: int) -> pd.DataFrame:
     """Predict every sample of a study, in its order; as `predict_study`."""
     targets = trained.require_targets()
-    draws = SampleDraws(study.table, trained.config.sampling, trained.config.runtime.seed)
-    every = FixedBatches(draws, np.arange(study.table.n_samples), batch_size)
     metadata = metadata_of(study, trained)
     targets.warn_of_others(metadata)
     categories = None if trained.categories is None else trained.categories.encode(metadata)
+    (outputs,) = apply_network(model, [PREDICTION], trained, study, batch_size, categories)
+    return targets.decode(outputs.astype(np.float64), metadata).assign(**unlike_columns(trained, study))
+
+
+def apply_network(
+    model: OnnxModel,
+    outputs: list[str],
+    trained: Restored,
+    study: Study,
+    batch_size: int,
+    categories: Ints | None = None,
+) -> list[Floats]:
+    """Compute outputs of a network or an encoder for every sample of a study, in its order.
+
+    Args:
+        model: the file.
+        outputs: names of some of its outputs.
+        trained: what the file says of itself; weights are not looked at.
+        study: the samples.
+        batch_size: samples that are computed together.
+        categories: of the samples, where predictions depend on some: int64 [samples, C].
+
+    Returns:
+        An array for each output: float32 [samples, ...].
+    """
+    draws = SampleDraws(study.table, trained.config.sampling, trained.config.runtime.seed)
+    every = FixedBatches(draws, np.arange(study.table.n_samples), batch_size)
     nucleotides = _nucleotides(study, trained.config.model.max_bp)
     order = np.argsort(every.sizes, kind="stable")  # samples of similar size share a batch: little padding
     batches = every.take(order)
-    parts = [_predict(model, batches[place], nucleotides, categories) for place in range(len(batches))]
-    outputs = np.concatenate(parts)[np.argsort(order)].astype(np.float64)
-    return targets.decode(outputs, metadata).assign(**unlike_columns(trained, study))
+    inputs = (_inputs(batches[place], nucleotides, categories) for place in range(len(batches)))
+    parts = [model.run(outputs, each) for each in inputs]
+    return [np.concatenate(part)[np.argsort(order)] for part in zip(*parts, strict=True)]
 
 
-def _nucleotides(study: Study, length: int | None) -> Ints:
+def _nucleotides(study: Study, length: int | None) -> Tokens:
     """Nucleotides of every ASV, padded to the length that the model reads [ASVs, L]."""
     tokens = study.nucleotides(length)
     return np.pad(tokens, ((0, 0), (0, (length or 0) - tokens.shape[1])))
 
 
-def _predict(model: OnnxModel, batch: SampleBatch, nucleotides: Ints, categories: Ints | None) -> Floats:
-    """What the network gives for a batch [B, K]."""
+def _inputs(batch: SampleBatch, nucleotides: Tokens, categories: Ints | None) -> dict[str, NDArray[Any]]:
+    """What the network reads of a batch, by name."""
     own = (batch.asv_index, batch.counts, batch.depth, batch.padding)
     parts = [nucleotides[batch.asv.numpy()], *(part.numpy() for part in own)]
     if categories is not None:
         parts.append(categories[batch.sample.numpy()])
-    (prediction,) = model.run([PREDICTION], dict(zip(INPUTS, parts, strict=False)))
-    found: Floats = prediction
-    return found
+    return dict(zip(INPUTS, parts, strict=False))
