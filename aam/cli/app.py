@@ -197,7 +197,7 @@ def export(config: ExportConfig) -> None:
         aam export age --output age.onnx
     """
     with importing():
-        from aam.workflows.onnx.export import export as workflow
+        from aam.workflows.export import export as workflow
 
     workflow(config)
 

@@ -21,7 +21,7 @@ from aam.errors import (
 )
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "evaluate", "inspect", "explain", "simulate", "unifrac"]
-COMMANDS += ["tune", "report", "estimate pretrain", "estimate train", "methods"]
+COMMANDS += ["tune", "report", "estimate pretrain", "estimate train", "methods", "export"]
 KINDS = ("pretrain", "train")
 REQUIRED = {
     "estimate pretrain": [],
@@ -30,6 +30,7 @@ REQUIRED = {
     "train": ["--output-dir", "o", "--metadata-column", "age"],
     "find-lr": ["--output-dir", "o"],
     "predict": ["--checkpoint", "c", "--output", "p.tsv"],
+    "export": ["run", "--output", "m.onnx"],
     "embed": ["--checkpoint", "c", "--output", "p.tsv"],
     "evaluate": ["--output-dir", "o", "--metadata-column", "age"],
     "tune": ["--output-dir", "o", "--metadata-column", "age"],

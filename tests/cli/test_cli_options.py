@@ -14,6 +14,7 @@ from aam.config import (
     EmbedConfig,
     EvaluateConfig,
     ExplainConfig,
+    ExportConfig,
     InspectConfig,
     PredictConfig,
     PretrainConfig,
@@ -38,6 +39,7 @@ ALL_CONFIGS = [
     EvaluateConfig,
     InspectConfig,
     ExplainConfig,
+    ExportConfig,
     UnifracCommandConfig,
     SimulateCommandConfig,
 ]
@@ -163,6 +165,8 @@ def test_defaults_of_the_options_make_the_default_config(config):
     }
     if config is ExplainConfig:  # which options it needs besides depends on --what
         required |= dict.fromkeys(NEEDS[required["what"]].needed, "x")
+    if config is PredictConfig:  # one of --checkpoint and --onnx
+        required["checkpoint"] = "x"
     shown = {
         name: made[name].default
         for name, (_, field) in config.options().items()

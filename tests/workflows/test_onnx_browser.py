@@ -19,7 +19,7 @@ import aam
 from aam.config import ExportConfig, InputConfig, SamplingConfig, TrainConfig
 from aam.data.study import load_study
 from aam.learners.storage import load_learner
-from aam.workflows.onnx.export import export
+from aam.workflows.export import export
 from aam.workflows.train import train
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser: install playwright")

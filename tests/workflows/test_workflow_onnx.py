@@ -32,7 +32,7 @@ from aam.learners.unseen import fit_calibrated
 from aam.training.distributed import World
 from aam.training.machine.compute import Compute
 from aam.workflows.embed import embed_study
-from aam.workflows.onnx.export import export
+from aam.workflows.export import export
 from aam.workflows.onnx.model_file import read_model
 from aam.workflows.onnx.names import EMBEDDING, SCALED
 from aam.workflows.onnx.predict import apply_network, learner_of_model, predict_by_onnx

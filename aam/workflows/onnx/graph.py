@@ -22,7 +22,7 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[NodeProto] = []
-        self._constants: dict[str, TensorProto] = {}
+        self._constants: dict[tuple[int, tuple[int, ...], bytes], TensorProto] = {}
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
 
@@ -41,14 +41,12 @@ class Graph:
         array = np.asarray(values)
         kind = np.float64 if array.dtype.kind == "f" else np.bool_ if array.dtype.kind == "b" else np.int64
         tensor = numpy_helper.from_array(np.ascontiguousarray(array.astype(kind)).reshape(array.shape))
-        return self._constants.setdefault(*self._named(tensor)).name
-
-    def _named(self, tensor: TensorProto) -> tuple[str, TensorProto]:
-        """The same constant only once."""
-        key = f"{tensor.data_type} {list(tensor.dims)} {hash(tensor.raw_data)}"
-        if key not in self._constants:
+        same = (tensor.data_type, tuple(tensor.dims), tensor.raw_data)  # each is written once
+        if same not in self._constants:
             tensor.name = f"constant{len(self._constants)}"
-        return key, tensor
+            self._constants[same] = tensor
+        name: str = self._constants[same].name
+        return name
 
     def add(self, operator: str, *inputs: str | NDArray[Any] | float | list[int], **attributes: Any) -> str:
         """Apply an operator; what is no name among its inputs is a constant."""

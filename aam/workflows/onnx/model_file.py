@@ -112,7 +112,7 @@ def read_model(path: Path) -> OnnxModel:
             f"--onnx {path} was written by another aam, perhaps a newer one: update aam, or export it again"
         )
     try:
-        kind: Kind = texts["aam.kind"]  # type: ignore[assignment]
+        kind: Kind = texts["aam.kind"]
         config, documents = json.loads(texts["aam.config"]), json.loads(texts["aam.documents"])
         arrays = load(base64.b64decode(texts["aam.arrays"], validate=True))
     except (KeyError, ValueError, SafetensorError, Base64Error) as error:

@@ -34,8 +34,10 @@ class _Predicting(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Predict: [B, K]."""
-        categories = inputs[5] if len(inputs) > 5 else None
-        prediction: Tensor = self.predictor(Samples(*inputs[:5], categories=categories)).prediction
+        samples = Samples(*inputs[:5])
+        if len(inputs) == len(INPUTS):
+            samples = samples._replace(categories=inputs[5])
+        prediction: Tensor = self.predictor(samples).prediction
         return prediction
 
 
