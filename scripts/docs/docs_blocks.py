@@ -3,7 +3,7 @@
 A comment on the line before a block says what it is:
 
     <!-- executed -->            run by tests/docs/test_pages.py, the blocks of a page in order, in one empty folder
-    <!-- output -->              what the block before it printed; `...` stands for any lines, numbers may differ a little
+    <!-- output -->              what the block before it printed; `...` stands for any words, numbers may differ a little
     <!-- not executed: why -->   neither
 
 `python scripts/docs/docs_blocks.py docs/PAGE.md` runs a page and writes outputs that have changed into it.
@@ -122,19 +122,28 @@ def _bash(command: str) -> tuple[int, str]:
 
 
 def agrees(shown: str, printed: str) -> bool:
-    """Whether an output of a page is what was printed, but for lines that `...` stands for and a little of numbers."""
-    return _agree([line.split() for line in shown.splitlines()], [line.split() for line in printed.splitlines()])
+    """Whether an output of a page is what was printed, whatever the breaks of lines.
+
+    ``...`` on the page stands for any words, or none; numbers may differ a little.
+    """
+    parts = [part.split() for part in re.split(r"(?<!\S)\.\.\.(?!\S)", shown)]
+    words = printed.split()
+    if len(parts) == 1:
+        return _same(parts[0], words)
+    first, *between, last = parts
+    if len(first) + len(last) > len(words) or not _same(first, words[: len(first)]):
+        return False
+    at, end = len(first), len(words) - len(last)
+    for part in between:
+        places = (start for start in range(at, end - len(part) + 1) if _same(part, words[start : start + len(part)]))
+        start = next(places, None)
+        if start is None:
+            return False
+        at = start + len(part)
+    return _same(last, words[end:])
 
 
-def _agree(shown: list[list[str]], printed: list[list[str]]) -> bool:
-    if not shown:
-        return not printed
-    if shown[0] == ["..."]:
-        return any(_agree(shown[1:], printed[start:]) for start in range(len(printed) + 1))
-    return bool(printed) and _same_line(shown[0], printed[0]) and _agree(shown[1:], printed[1:])
-
-
-def _same_line(shown: list[str], printed: list[str]) -> bool:
+def _same(shown: list[str], printed: list[str]) -> bool:
     one, other = " ".join(shown), " ".join(printed)
     if _NUMBER.sub("#", one) != _NUMBER.sub("#", other):
         return False

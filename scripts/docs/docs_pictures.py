@@ -17,7 +17,7 @@ PICTURES = Path(__file__).parents[2] / "docs/pictures"
 COMMANDS = """
 simulate study --seed 3 --samples 240 --asvs 240 --subjects 48
 evaluate --table study/table.biom --tree study/tree.nwk --metadata study/metadata.tsv --metadata-column acidity
-  --group-column subject --categorical-columns site --repeats 1 --jobs 2 --keep-models --output-dir compared
+  --group-column subject --repeats 1 --jobs 2 --keep-models --output-dir compared
 explain --what importance --evaluation compared --learner kernel --taxonomy study/taxonomy.tsv --output-dir why
 report compared why --output report.html
 """
@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for scheme in SCHEMES:
-            page = browser.new_page(viewport={"width": 760, "height": 900}, color_scheme=scheme)
+            page = browser.new_page(viewport={"width": 760, "height": 900}, color_scheme=scheme, device_scale_factor=1.5)
             page.goto(report.resolve().as_uri())
             take(page, scheme)
         browser.close()
