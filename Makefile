@@ -5,8 +5,9 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 demo: install  ## the main job on a simulated study, into demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh demo
@@ -19,6 +20,10 @@ lint: install  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(DOCS_STAMP)  ## the documentation site, into build/site; with NOTEBOOK=1 the notebook is run, a minute more
+	$(BIN)/python scripts/docs/prepare_docs.py build/docs $(if $(NOTEBOOK),--execute)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 install: $(STAMP)
 
 # --without-pip and pip --python also work where the system's Python comes without ensurepip, as on Debian.
@@ -28,6 +33,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
 	@PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet \
 		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet \
+		--constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 clean:  ## remove what was installed, built and run

@@ -3,7 +3,7 @@
 A comment on the line before a block says what it is:
 
     <!-- executed -->            run by tests/docs/test_pages.py, the blocks of a page in order, in one empty folder
-    <!-- output -->              what the block before it printed; `...` stands for any words, numbers may differ a little
+    <!-- output -->              what the block before it printed; `...` stands for any words
     <!-- not executed: why -->   neither
 
 `python scripts/docs/docs_blocks.py docs/PAGE.md` runs a page and writes outputs that have changed into it.
@@ -33,7 +33,7 @@ RELATIVE, ABSOLUTE = 0.15, 0.1
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*)?\.?\d+(?:e[-+]?\d+)?(?![\w])")
+_NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d[\d,]*)?\.?\d+(?:e[-+]?\d+)?(?![\w])")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,11 @@ class Block:
 def blocks(page: str) -> list[Block]:
     """Every fenced block of a page."""
     return [
-        Block(page.count("\n", 0, found.start("language")) + 1, *found.group("language", "text", "mark"), found.span("text"))
+        Block(
+            page.count("\n", 0, found.start("language")) + 1,
+            *found.group("language", "text", "mark"),
+            found.span("text"),
+        )
         for found in _BLOCK.finditer(page)
     ]
 
@@ -152,7 +156,7 @@ def _same(shown: list[str], printed: list[str]) -> bool:
 
 
 def _value(number: str) -> float:
-    return float(number.replace(",", "").replace("−", "-"))
+    return float(number.replace(",", "").replace("\N{MINUS SIGN}", "-"))
 
 
 def update(path: Path) -> None:

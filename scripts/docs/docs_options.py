@@ -84,9 +84,9 @@ def index() -> str:
 
 _ABOUT = """# All options
 
-Made from the code when these pages were built. `--config run.toml` takes the same options from a file, without the dashes
-(`epochs = 20`); what the command line gives wins. In Python the names have underscores: `options={"rarefy_depth": 2000}`.
-Every command also has `--quiet` and `--help`.
+Made from the code when these pages were built. `--config run.toml` takes the same options from a file, without the
+dashes (`epochs = 20`); what the command line gives wins. In Python the names have underscores:
+`options={"rarefy_depth": 2000}`. Every command also has `--quiet` and `--help`.
 """
 
 
@@ -145,7 +145,9 @@ def _entry(command: str, name: str, field: FieldInfo) -> str:
     shown = spelled(command, name)
     about = [takes(field.annotation, field.metadata), limits(_all_limits(field)), default(field)]
     facts = html.escape("; ".join(filter(None, about)))
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(" ".join((field.description or "").split()), quote=False))
+    text = re.sub(
+        r"`([^`]+)`", r"<code>\1</code>", html.escape(" ".join((field.description or "").split()), quote=False)
+    )
     return (
         f'<dt id="{anchor(shown)}"><a href="#{anchor(shown)}"><code>{shown}</code></a> <span>{facts}</span></dt>\n'
         f"<dd>{text}</dd>"

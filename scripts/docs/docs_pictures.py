@@ -1,6 +1,6 @@
-"""Takes the pictures of the front page from a report on a simulated study: `python scripts/docs/docs_pictures.py FOLDER`.
+"""Takes the pictures of the front page from a report: `python scripts/docs/docs_pictures.py FOLDER`.
 
-FOLDER keeps the study and the runs. Needs playwright and a Chromium; the pictures go to docs/pictures.
+FOLDER keeps a simulated study and the runs. Needs playwright and a Chromium; the pictures go to docs/pictures.
 """
 
 import shutil
@@ -58,8 +58,11 @@ def main(folder: Path) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for scheme in SCHEMES:
-            page = browser.new_page(viewport={"width": 760, "height": 900}, color_scheme=scheme, device_scale_factor=1.5)
+            page = browser.new_page(
+                viewport={"width": 760, "height": 900}, color_scheme=scheme, device_scale_factor=1.5
+            )
             page.goto(report.resolve().as_uri())
+            page.add_style_tag(content='a[href="#top"] { display: none }')
             take(page, scheme)
         browser.close()
 

@@ -1,4 +1,6 @@
-"""Writes the pages of the documentation site, from which mkdocs makes it: `python scripts/docs/prepare_docs.py build/docs`.
+"""Writes the pages of which mkdocs makes the site: `python scripts/docs/prepare_docs.py build/docs`.
+
+With `--execute` the notebook is run first, so that its page shows what the cells give.
 
 - Pages and pictures of docs/ are copied; README.md, ARCHITECTURE.md and CHANGELOG.md of the repository become pages.
 - The options of every command are written from the configs (`docs_options`), the notebook from its cells.
@@ -8,22 +10,27 @@
 No hook of mkdocs does this, so that another program may make the site from the same folder.
 """
 
-import json
+import base64
 import posixpath
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import docs_options
 import latex2mathml.converter
+import nbformat
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
 FROM_ROOT = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
 """Files beside docs/ that are pages of the site."""
 NOTEBOOK = "tutorial.ipynb"
 NOTEBOOK_PAGE = "tutorial_notebook.md"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+"""Bars of progress, which say nothing on a page."""
 
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(rf"{_FENCE.pattern}|`[^`\n]+`", re.MULTILINE | re.DOTALL)
@@ -31,8 +38,12 @@ _LINK = re.compile(r"(?<!!)\[([^\]\n]*(?:\n[^\]\n]*)?)\]\((?!https?://|mailto:|#
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\w$])\$([^\s$](?:[^$\n]*[^\s$])?)\$(?!\w)", re.DOTALL)
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, execute: bool = False) -> None:
     """Fill a folder with the pages; what it held is replaced.
+
+    Args:
+        folder: where they go.
+        execute: whether the notebook is run, so that its page has outputs.
 
     Raises:
         FileNotFoundError: a page links to a file that the repository lacks.
@@ -41,7 +52,7 @@ def prepare(folder: Path) -> None:
     shutil.copytree(ROOT / "docs", folder)
     for name in FROM_ROOT:
         shutil.copy(ROOT / name, folder)
-    (folder / NOTEBOOK_PAGE).write_text(notebook_page(ROOT / "docs" / NOTEBOOK), encoding="utf-8")
+    _write(folder / NOTEBOOK_PAGE, notebook_page(read_notebook(execute), folder))
     for name in docs_options.COMMANDS:
         _write(folder / docs_options.place(name), docs_options.page(name))
     _write(folder / docs_options.INDEX, docs_options.index())
@@ -94,23 +105,40 @@ def formulas(text: str) -> str:
 
     def drawn(found: re.Match[str]) -> str:
         if found[1] is None:
-            return latex2mathml.converter.convert(found[2])
+            return f'<span class="formula">{latex2mathml.converter.convert(found[2])}</span>'
         return f'<div class="formula">{latex2mathml.converter.convert(found[1].strip(), display="block")}</div>'
 
     return outside(_CODE, lambda part: _FORMULA.sub(drawn, part), text)
 
 
-def notebook_page(notebook: Path) -> str:
-    """The cells of a notebook as a page."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    texts = [
-        source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
-        for cell in cells
-        for source in ["".join(cell["source"])]
-    ]
-    about = f'!!! note "This page is a notebook"\n    [Download it]({NOTEBOOK}), to run it and see its results.'
-    return "\n\n".join([texts[0].split("\n", 1)[0], about, texts[0].split("\n", 1)[1], *texts[1:]]) + "\n"
+def notebook_page(notebook: dict[str, Any], folder: Path) -> str:
+    """The cells of a notebook, and what they gave, as a page; pictures go to files of the folder."""
+    parts: list[str] = []
+    for number, cell in enumerate(notebook["cells"]):
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        shown = [each["data"] for each in cell.get("outputs", []) if "data" in each]
+        parts += [_output(data, folder / f"notebook_{number}.png") for data in shown if WIDGET not in data]
+    title, rest = parts[0].split("\n", 1)
+    about = f'!!! note "This page is a notebook"\n    [Download it]({NOTEBOOK}) to run it.'
+    return "\n\n".join([title, about, rest, *parts[1:]]) + "\n"
+
+
+def _output(data: dict[str, Any], picture: Path) -> str:
+    if "image/png" in data:
+        picture.write_bytes(base64.b64decode(data["image/png"]))
+        return f"![What the code above draws]({picture.name})"
+    text = "".join(data["text/plain"])
+    return f"```text\n{text}\n```"
+
+
+def read_notebook(execute: bool) -> dict[str, Any]:
+    """The notebook of docs/, as it is or with the outputs of running it, which takes about a minute."""
+    notebook = nbformat.read(ROOT / "docs" / NOTEBOOK, as_version=4)
+    if execute:
+        NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    return dict(notebook)
 
 
 if __name__ == "__main__":
-    prepare(Path(sys.argv[1]))
+    prepare(Path(sys.argv[1]), execute="--execute" in sys.argv[2:])

@@ -10,15 +10,32 @@ from pathlib import Path
 
 import docs_blocks
 import docs_options
+import numpy as np
 import pytest
 import rich_click
 import yaml
 
 from aam.cli.app import app
+from aam.evaluation.scores import score_classes, score_numbers
+from aam.training.metrics import ClassificationMetrics, QuantileMetrics, RegressionMetrics
 from aam.training.run_folder import KNOWN
+from aam.training.tasks.distances import UnifracTask
+from aam.training.tasks.faith_pd import FaithPdTask
+from aam.training.tasks.nucleotides import NucleotideTask
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+CONFIGS = docs_options.COMMANDS
+OF_OTHERS = re.findall(
+    r"\S+",
+    """
+    --account --constraint --format --gpus-per-node --gpus-per-task --nodes --time
+    --log-dir --logdir --max-restarts --redirects --backend-store-uri
+    --input-path --m-input-file --o-visualization --output-path --type --p-estimator --p-n-jobs
+    --p-optimize-feature-selection --p-parameter-tuning --p-random-state --p-test-size
+    """,
+)
+"""Options of pip, conda, Slurm, torchrun, trackers, ssu and QIIME 2."""
 EXECUTED = [path for path in PAGES if f"<!-- {docs_blocks.EXECUTED} -->" in path.read_text(encoding="utf-8")]
 
 
@@ -81,7 +98,11 @@ def test_every_command_has_a_page_of_options():
 def test_the_options_of_a_page_are_those_of_the_command(name):
     """Flags, what is needed, switches and defaults, as click has them."""
     config = docs_options.COMMANDS[name]
-    shown = dict(re.findall(r'<dt id="[^"]+"><a href="[^"]+"><code>([^<]+)</code></a> <span>(.*)</span></dt>', docs_options.page(name)))
+    shown = dict(
+        re.findall(
+            r'<dt id="[^"]+"><a href="[^"]+"><code>([^<]+)</code></a> <span>(.*)</span></dt>', docs_options.page(name)
+        )
+    )
     taken = {each.name: each for each in commands()[name].params if each.name in config.options()}
     spelled = {each: docs_options.spelled(name, each) for each in taken}
     assert set(shown) == set(spelled.values())
@@ -99,6 +120,31 @@ def test_the_glossary_names_every_file_of_a_run_folder():
     glossary = text_of("glossary.md")
     names = {name for each in KNOWN for name in each.names}
     assert [name for name in sorted(names) if f"`{name}`" not in glossary] == []
+
+
+def test_the_glossary_names_every_metric():
+    glossary = text_of("glossary.md")
+    names = {*RegressionMetrics.better, *QuantileMetrics.better, *ClassificationMetrics.better}
+    names |= set(score_numbers(np.arange(3.0), np.arange(3.0)))
+    names |= {name for name in score_classes(np.array([0, 1]), np.eye(2), "ab") if not name.startswith("recall_")}
+    names |= {*UnifracTask.metrics, *NucleotideTask.metrics, *FaithPdTask.metrics}
+    assert [name for name in sorted(names) if f"`{name}`" not in glossary] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_options_that_a_page_names_exist(path):
+    """Those of aam, of its benchmarks, and of other programs that the pages name."""
+    known = {docs_options.spelled(command, name) for command, config in CONFIGS.items() for name in config.options()}
+    known |= {f"--no-{option.removeprefix('--')}" for option in known}
+    known |= {option for command in commands().values() for each in command.params for option in each.opts}
+    known |= {"--help", "--version", *OF_OTHERS}
+    named = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8")))
+    assert set(named) <= known | options_of_benchmarks()
+
+
+def options_of_benchmarks() -> set[str]:
+    texts = "".join(path.read_text(encoding="utf-8") for path in (DOCS.parent / "benchmarks").rglob("*.py"))
+    return set(re.findall(r"[\"'](--[a-z-]+)[\"']", texts))
 
 
 def test_the_navigation_has_every_page():
