@@ -25,8 +25,8 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
-FROM_ROOT = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
-"""Files beside docs/ that are pages of the site."""
+FROM_ROOT = {"README.md": "overview.md", "ARCHITECTURE.md": "architecture.md", "CHANGELOG.md": "changelog.md"}
+"""Files beside docs/ that are pages of the site, and their places there: README.md would be taken for a front page."""
 NOTEBOOK = "tutorial.ipynb"
 NOTEBOOK_PAGE = "tutorial_notebook.md"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -50,8 +50,8 @@ def prepare(folder: Path, execute: bool = False) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "docs", folder)
-    for name in FROM_ROOT:
-        shutil.copy(ROOT / name, folder)
+    for name, place in FROM_ROOT.items():
+        shutil.copy(ROOT / name, folder / place)
     _write(folder / NOTEBOOK_PAGE, notebook_page(read_notebook(execute), folder))
     for name in docs_options.COMMANDS:
         _write(folder / docs_options.place(name), docs_options.page(name))
@@ -85,13 +85,13 @@ def links(text: str, page: str, pages: set[str]) -> str:
         page: its place on the site.
         pages: every place on the site.
     """
-    folder = "." if page in FROM_ROOT else posixpath.join("docs", posixpath.dirname(page))
+    folder = "." if page in FROM_ROOT.values() else posixpath.join("docs", posixpath.dirname(page))
 
     def moved(found: re.Match[str]) -> str:
         title, target, anchor = found[1], found[2], found[3] or ""
         of_repository = posixpath.normpath(posixpath.join(folder, target))
-        place = of_repository.removeprefix("docs/")
-        if place in pages and (of_repository.startswith("docs/") or place in FROM_ROOT):
+        place = FROM_ROOT.get(of_repository) or of_repository.removeprefix("docs/")
+        if place in pages and place != of_repository:
             return f"[{title}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{anchor})"
         if not (ROOT / of_repository).exists():
             raise FileNotFoundError(f"{page} links to {target}, which is not in the repository")

@@ -114,6 +114,9 @@ def test_the_options_of_a_page_are_those_of_the_command(name):
             assert facts.startswith("switch") == parameter.is_flag
             given = config.options()[option][1].default
             assert ("; default " in facts) == (not parameter.required and given not in (None, (), False))
+            assert [choice for choice in getattr(parameter.type, "choices", ()) if choice not in facts] == []
+            bounds = [getattr(parameter.type, side, None) for side in ("min", "max")]
+            assert [bound for bound in bounds if bound is not None and f" {bound}" not in facts] == []
 
 
 def test_the_glossary_names_every_file_of_a_run_folder():
@@ -156,6 +159,6 @@ def test_the_navigation_has_every_page():
         inner = entry.values() if isinstance(entry, dict) else entry
         return set().union(*(places(each) for each in inner))
 
-    written = {path.name for path in PAGES} | {"README.md", "ARCHITECTURE.md", "CHANGELOG.md", docs_options.INDEX}
+    written = {path.name for path in PAGES} | {"overview.md", "architecture.md", "changelog.md", docs_options.INDEX}
     written |= {"tutorial_notebook.md"} | {docs_options.place(name) for name in docs_options.COMMANDS}
     assert places(settings["nav"]) == written

@@ -3,15 +3,15 @@
 import pytest
 
 prepare_docs = pytest.importorskip("prepare_docs", reason="no latex2mathml: pip install 'aam[docs]'")
-PAGES = {"evaluate.md", "options/train.md", "README.md", "a.png"}
+PAGES = {"evaluate.md", "options/train.md", "overview.md", "a.png"}
 
 
 @pytest.mark.parametrize(
     ("page", "text", "moved"),
     [
         ("faq.md", "[one](evaluate.md#files)", "[one](evaluate.md#files)"),
-        ("README.md", "[one](docs/evaluate.md)", "[one](evaluate.md)"),
-        ("faq.md", "[many](../README.md#many-gpus)", "[many](README.md#many-gpus)"),
+        ("overview.md", "[one](docs/evaluate.md)", "[one](evaluate.md)"),
+        ("faq.md", "[many](../README.md#many-gpus)", "[many](overview.md#many-gpus)"),
         ("options/train.md", "[up](../evaluate.md)", "[up](../evaluate.md)"),
         ("faq.md", "[`code`](evaluate.md)", "[`code`](evaluate.md)"),
         ("faq.md", "see [CITATION.cff](../CITATION.cff) for it", "see CITATION.cff for it"),
