@@ -38,6 +38,7 @@ from aam.data.files.tables import read_tables
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.sampling.rarefaction import SampleDraws
 from aam.data.sampling.samples import Samples
+from aam.models.sample_encoder import SampleEncoder
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.transformer import CHUNK_POSITIONS
 from aam.training.losses import nucleotide_loss, pairwise_gradient
@@ -109,6 +110,7 @@ def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
     model = SequenceEncoder(ModelConfig(**shape, max_bp=work.samples.asvs.shape[1], **SIDES[side])).to(device)
     if side == "padded":
         work = padded(work)
+        assert isinstance(model.sample_encoder, SampleEncoder)
         model.sample_encoder.transformer.pads = True
     work = work.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

@@ -141,6 +141,17 @@ class PretrainingConfig(RunConfig):
     optim: StepConfig = StepConfig()
     runtime: SeededMachineConfig = SeededMachineConfig()
 
+    @model_validator(mode="after")
+    def _clades_have_links_of_their_own(self) -> Self:
+        if self.model.sample_level == "clades":
+            if self.unifrac.unifrac_metric == "generalized_unifrac":
+                raise ValueError(
+                    "--sample-level clades learns unweighted and weighted UniFrac: give another --unifrac-metric, or "
+                    "--sample-level attention"
+                )
+            self.unifrac._refuse_unused("distance_link", "--sample-level attention")
+        return self
+
 
 class PretrainConfig(PretrainingConfig):
     """Options of `aam pretrain`."""

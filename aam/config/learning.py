@@ -11,6 +11,7 @@ from aam.config.base import Fraction, NonNegative, Positive, Section, flag
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
 CountEmbedding = Literal["add", "concat", "film", "none"]
 SampleAttention = Literal["full", "induced"]
+SampleLevel = Literal["attention", "clades"]
 Scheduler = Literal["cosine", "cosine_restarts", "plateau", "onecycle", "constant"]
 EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
 
@@ -51,12 +52,18 @@ class ModelConfig(Section):
     """Width of every embedding."""
     attention_heads: Width = 4
     """Attention heads of each layer; divides --embedding-dim."""
-    attention_layers: Layers = 3
-    """Transformer layers of each level (nucleotides, ASVs)."""
+    attention_layers: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Transformer layers of each level (nucleotides, ASVs); with --sample-level clades of nucleotides alone, where 0 is
+    many times faster: an ASV is then a linear map of its nucleotides and their average."""
     feedforward_ratio: Layers = 4
     """Width of the hidden layer of each block, as a multiple of --embedding-dim."""
     count_embedding: CountEmbedding = "add"
     """How abundance joins each ASV of a sample: add to it, concat beside it, film (scale and shift it), or none."""
+    sample_level: SampleLevel = "attention"
+    """How a sample is put together from its ASVs: attention among them, or learned clades, groups of related ASVs by
+    which samples are compared as UniFrac compares them by the branches of a tree."""
+    learned_clades: Width = 512
+    """Groups of ASVs that --sample-level clades learns; the embedding of a sample has two numbers for each."""
     sample_attention: SampleAttention = "full"
     """How ASVs of a sample see one another: full, or induced, by way of learned points (for 5,000 ASVs and more)."""
     induced_points: Width = 32
@@ -89,6 +96,22 @@ class ModelConfig(Section):
         if self.sample_attention != "induced":
             self._refuse_unused("induced_points", "--sample-attention induced")
         return self
+
+    @model_validator(mode="after")
+    def _each_sample_level_has_its_options(self) -> Self:
+        if self.sample_level != "clades":
+            if self.attention_layers == 0:
+                raise ValueError("--attention-layers 0 needs --sample-level clades")
+            self._refuse_unused("learned_clades", "--sample-level clades")
+            return self
+        for option in ("sample_attention", "induced_points", "sample_dropout", "count_embedding"):
+            self._refuse_unused(option, "--sample-level attention")
+        return self
+
+    @property
+    def sample_dim(self) -> int:
+        """Width of the embedding of a sample."""
+        return self.embedding_dim if self.sample_level == "attention" else 2 * self.learned_clades
 
 
 class MaskConfig(Section):

@@ -40,6 +40,19 @@ class PatchStem(SeededModule):
         return embedded
 
 
+class NucleotideProjection(Linear):
+    """A linear map of all nucleotides of an ASV by their positions, so that ASVs differ before anything is learned."""
+
+    def __init__(self, patch: int, patches: int, width: int) -> None:
+        super().__init__(patches * patch * VOCABULARY_SIZE, width, std=(patches * patch) ** -0.5, bias=False)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Project: integer [U, P, p] -> [U, D]; padding adds nothing."""
+        symbols = torch.arange(VOCABULARY_SIZE, dtype=torch.uint8, device=patches.device)
+        one_hot = ((patches[..., None] == symbols) & (patches[..., None] != PAD)).flatten(1).to(self.weight.dtype)
+        return functional.linear(one_hot, self.weight[:, : one_hot.shape[1]])
+
+
 class NucleotideHead(Linear):
     """Predicts masked nucleotides from the encoded patches of their ASVs."""
 
@@ -75,7 +88,14 @@ class AsvEncoder(nn.Module):
         self.stem = PatchStem(self.patch, self.patches, width)
         self.transformer = Transformer(config, config.nucleotide_dropout, config.asv_chunk_size)
         self.pooling = AttentionPooling(width, config.attention_heads)
+        of_clades = config.sample_level == "clades"
+        self.projection = NucleotideProjection(self.patch, self.patches, width) if of_clades else None
         self.nucleotide_head = NucleotideHead(width, self.patch)
+
+    @property
+    def embedding_parts(self) -> list[nn.Module]:
+        """Modules that embeddings need, and masked nucleotides do not."""
+        return [self.pooling] if self.projection is None else [self.pooling, self.projection]
 
     def forward(self, tokens: Tensor) -> EncodedAsvs:
         """Encode unique ASVs.
@@ -99,7 +119,8 @@ class AsvEncoder(nn.Module):
             shortest, longest = torch.stack(present.sum(dim=1).aminmax()).tolist()
             patches, padding = patches[:, :longest], None if shortest == longest else ~present[:, :longest]
         encoded = self.transformer(self.stem(patches), padding)
-        return EncodedAsvs(self.pooling(encoded, padding), encoded)
+        embedding = self.pooling(encoded, padding)
+        return EncodedAsvs(embedding if self.projection is None else embedding + self.projection(patches), encoded)
 
 
 def predict_masked(encoder: AsvEncoder, tokens: Tensor, mask: Tensor) -> Tensor:

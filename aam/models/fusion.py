@@ -174,16 +174,16 @@ class PerceiverFusion(SeededModule):
 
     reads_asvs: ClassVar[bool] = True
 
-    def __init__(self, width: int, source: int, heads: int) -> None:
+    def __init__(self, width: int, source: int, heads: int, sample_width: int) -> None:
         super().__init__()
-        self.width = width
+        self.width = sample_width
         self.latents = nn.Parameter(torch.empty(LATENTS, width))
         self.project = Linear(source, width, std=1.0)
         self.attention = CategoryAttention(width, heads, width, source_std=width**-0.5, output_std=width**-0.5)
         self.norm = nn.LayerNorm(width)
         self.expand = Linear(width, 2 * width, std=width**-0.5)
         self.contract = Linear(2 * width, width, std=(2 * width) ** -0.5)
-        self.output = Linear(width, width, std=0.0)
+        self.output = Linear(width, sample_width, std=0.0)
         self.reset_parameters()
 
     def initial_values(self, generator: Generator | None) -> dict[str, Tensor]:
@@ -203,24 +203,25 @@ class PerceiverFusion(SeededModule):
         return added
 
 
-def build_fusion(config: CategoryConfig, spec: CategorySpec, width: int) -> Fusion:
-    """Build the fusion that a config names, for sample embeddings of a width.
+def build_fusion(config: CategoryConfig, spec: CategorySpec, width: int, sample_width: int | None = None) -> Fusion:
+    """Build the fusion that a config names, for ASVs of a width and samples of another, or of the same.
 
     Raises:
         ValueError: the heads do not divide the width.
     """
     joined = spec.fused * config.categorical_dim
+    sample_width = width if sample_width is None else sample_width
     match config.categorical_fusion:
         case "concat":
-            return ConcatFusion(width, joined)
+            return ConcatFusion(sample_width, joined)
         case "add":
-            return AddFusion(width, joined)
+            return AddFusion(sample_width, joined)
         case "gmu":
-            return GatedFusion(width, joined)
+            return GatedFusion(sample_width, joined)
         case "cross_attention":
             return CrossAttentionFusion(width, config.categorical_dim, config.cross_attn_heads)
         case "perceiver":
-            return PerceiverFusion(width, config.categorical_dim, config.cross_attn_heads)
+            return PerceiverFusion(width, config.categorical_dim, config.cross_attn_heads, sample_width)
 
 
 class Conditioned(NamedTuple):
@@ -235,7 +236,7 @@ class Conditioned(NamedTuple):
 class Conditioning(nn.Module):
     """All of a model that depends on categories: their vectors, and how these meet the sample."""
 
-    def __init__(self, config: CategoryConfig, spec: CategorySpec, width: int) -> None:
+    def __init__(self, config: CategoryConfig, spec: CategorySpec, width: int, sample_width: int | None = None) -> None:
         """Build it; see `build_fusion`.
 
         Raises:
@@ -243,7 +244,7 @@ class Conditioning(nn.Module):
         """
         super().__init__()
         self.embedder = _build_embedder(config, spec)
-        self.fusion = build_fusion(config, spec, width)
+        self.fusion = build_fusion(config, spec, width, sample_width)
         self.width = self.fusion.width
 
     def forward(self, samples: FusedSamples, categories: Tensor, with_attention: bool = False) -> Conditioned:

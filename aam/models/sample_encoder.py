@@ -68,6 +68,21 @@ class SampleEncoder(nn.Module):
         self.transformer = Transformer(config, config.sample_dropout, attention=attention)
         self.pooling = AttentionPooling(width, config.attention_heads)
 
+    @property
+    def inner_units(self) -> list[nn.Module]:
+        """Modules that are called by themselves, besides the whole."""
+        return [self.pooling]
+
+    @property
+    def sample_parts(self) -> list[nn.Module]:
+        """Modules that samples need, and ASVs in their context do not."""
+        return [self.pooling]
+
+    @property
+    def context_parts(self) -> list[nn.Module]:
+        """Modules that ASVs in their context need, and samples do not."""
+        return []
+
     def forward(self, samples: Samples) -> EncodedSamples:
         """Encode samples whose ASVs are embedded.
 

@@ -13,9 +13,10 @@ from torch import Generator, Tensor, nn
 from aam.config import ModelConfig
 from aam.data.sampling.samples import Samples
 from aam.models.asv_encoder import AsvEncoder, predict_masked
-from aam.models.distance_link import LINKS, LinkName
+from aam.models.distance_link import LINKS, WEIGHTED_LINKS, LinkName
 from aam.models.heads import Head
 from aam.models.initial import SeededModule
+from aam.models.learned_clades import CladeSampleEncoder, CladeWeights
 from aam.models.sample_encoder import SampleEncoder
 from aam.models.types import EncodedSamples, EncoderOutput
 
@@ -69,11 +70,13 @@ class SequenceEncoder(nn.Module):
         self.config = config
         self.link = LINKS[link]
         self.asv_encoder = AsvEncoder(config)
-        self.sample_encoder = SampleEncoder(config)
+        of_clades = config.sample_level == "clades"
+        self.sample_encoder = CladeSampleEncoder(config) if of_clades else SampleEncoder(config)
         self.head_names = tuple(heads or {})
         for name, head in (heads or {}).items():
             self.add_module(f"{name}_head", head)
-        self.scale = Scale(config.embedding_dim)
+        clades, weighted = config.learned_clades, link in WEIGHTED_LINKS
+        self.scale = CladeWeights(clades, weighted=weighted) if of_clades else Scale(config.embedding_dim)
 
     def head(self, name: str) -> Head:
         """A head by its name."""
@@ -89,9 +92,10 @@ class SequenceEncoder(nn.Module):
         for part, is_learned in (
             (self.scale, distances),
             (self.asv_encoder.nucleotide_head, "nucleotide" in learned),
-            (self.asv_encoder.pooling, distances or bool(reads)),
+            *((part, distances or bool(reads)) for part in self.asv_encoder.embedding_parts),
             (self.sample_encoder, distances or not reads.isdisjoint({"samples", "contexts"})),
-            (self.sample_encoder.pooling, distances or "samples" in reads),
+            *((part, distances or "samples" in reads) for part in self.sample_encoder.sample_parts),
+            *((part, "contexts" in reads) for part in self.sample_encoder.context_parts),
             *((self.get_submodule(f"{name}_head"), name in learned) for name in self.head_names),
         ):
             if not is_learned:
@@ -101,7 +105,7 @@ class SequenceEncoder(nn.Module):
     def sharding_units(self) -> list[nn.Module]:
         """Modules that are called by themselves, inner ones before those that hold them: together the whole model."""
         heads = [self.get_submodule(f"{name}_head") for name in self.head_names]
-        inner = [self.asv_encoder.nucleotide_head, self.sample_encoder.pooling]
+        inner = [self.asv_encoder.nucleotide_head, *self.sample_encoder.inner_units]
         return [*inner, self.asv_encoder, self.sample_encoder, *heads, self.scale]
 
     def forward(self, samples: Samples) -> EncoderOutput:

@@ -45,12 +45,12 @@ class SequencePredictor(nn.Module):
         self.encoder = encoder
         self.conditioning: Conditioning | None = None
         if spec is not None and spec.fused:
-            self.conditioning = Conditioning(categories or CategoryConfig(), spec, width)
+            self.conditioning = Conditioning(categories or CategoryConfig(), spec, width, encoder.config.sample_dim)
         self.scaled = None if spec is None else spec.scaled
         scales = 0 if spec is None or spec.scaled is None else spec.sizes[spec.scaled]
         self.asv_features = AsvFeatures(width, config.asv_features) if config.asv_features else None
-        inputs = (self.conditioning.width if self.conditioning else width) + (config.asv_features or 0)
-        self.target_head = TargetHead(inputs, outputs, config, scales)
+        inputs = self.conditioning.width if self.conditioning else encoder.config.sample_dim
+        self.target_head = TargetHead(inputs + (config.asv_features or 0), outputs, config, scales)
         self.count_head = AbundanceHead(width) if config.count_weight > 0 else None
         self.frozen = False
         # read by pretraining alone: data parallelism refuses parameters that no loss reaches
@@ -130,8 +130,9 @@ class SequencePredictor(nn.Module):
         """The same of samples of which nothing but their embeddings, and features, is known."""
         if not self.reads_samples_alone:
             raise ValueError("pooled samples need a model that does not read the ASVs of a sample again")
-        rows, width = len(pooled), self.encoder.config.embedding_dim
-        none, padding = pooled.new_zeros(rows, 0, width), pooled.new_zeros(rows, 0, dtype=torch.bool)
+        rows, width = len(pooled), self.encoder.config.sample_dim
+        none = pooled.new_zeros(rows, 0, self.encoder.config.embedding_dim)
+        padding = pooled.new_zeros(rows, 0, dtype=torch.bool)
         features = None if self.asv_features is None else pooled[:, width:]
         return FusedSamples(pooled[:, :width], none, padding, self.encoder.sample_encoder.pool), features
 

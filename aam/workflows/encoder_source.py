@@ -89,7 +89,7 @@ class Embedding(Described):
         if new:
             embedded = self._embed(replace(study, table=table.select_samples(np.array(new))), asvs, kept)
             kept.samples |= dict(zip((keys[place] for place in new), embedded, strict=True))
-        width = self.trained.config.model.embedding_dim
+        width = self.trained.config.model.sample_dim
         return np.stack([kept.samples[key] for key in keys]) if keys else np.empty((0, width))
 
     @torch.no_grad()

@@ -49,6 +49,11 @@ def explain_attention(config: ExplainConfig) -> None:
                 f"--what attention: the model is a learner of the kind {model.learner}, which has no attention; only "
                 "the network has. Use --what attribution"
             )
+        if model.trained.config.model.sample_level == "clades":
+            raise InputError(
+                "--what attention: in this network ASVs do not attend to one another (--sample-level clades). Use "
+                "--what attribution"
+            )
         rows = chosen_rows(model.study, config.explained.samples, config.importance.seed)
         with open_folder(config, config.output.folder) as folder:
             _write(model, rows, folder)

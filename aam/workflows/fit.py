@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from aam.data.files.whole_files import whole_file
 from aam.data.sampling.augmentation import Augmentation, Mixing
 from aam.data.sampling.dataset import FixedBatches, StepDataset, StepSampler
 from aam.data.sampling.rarefaction import SampleDraws
+from aam.data.sampling.seeded import derived_seed
 from aam.data.sampling.splits import Split, write_split
 from aam.data.study import Study, digest
 from aam.errors import InputError
@@ -43,6 +44,10 @@ from aam.workflows.tables import write_table
 logger = logging.getLogger(__name__)
 
 
+STANDARDIZED: Final = 1024
+"""Training samples that say how widely those, and their ASVs, differ."""
+
+
 @dataclass(frozen=True, eq=False)
 class Material:
     """A study as tensors: what any objective of a run is made of."""
@@ -64,6 +69,12 @@ class Material:
         Every rank calls this.
         """
         return FixedBatches(self.draws, samples, judged_at_once(config, self.draws, samples, self.compute.world))
+
+    def some_training(self, config: PretrainConfig | TrainConfig) -> FixedBatches:
+        """At most `STANDARDIZED` training samples, drawn by their ids, in the order of the table; see `batches`."""
+        ids, seed = self.study.table.sample_ids, config.runtime.seed
+        order = sorted(self.split.train.tolist(), key=lambda row: derived_seed(seed, "standardize", ids[row]))
+        return self.batches(np.array(sorted(order[:STANDARDIZED]), dtype=np.int64), config)
 
     def sampler(self, config: PretrainConfig | TrainConfig, epochs: int | None = None) -> StepSampler:
         """Plan the steps of the whole run, or of so many epochs, over the training samples."""

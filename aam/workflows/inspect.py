@@ -104,11 +104,22 @@ def _values(column: TargetColumn) -> str:
     return f"{len(column.classes.classes)} classes: {first_ids(column.classes.classes, _NAMES_SHOWN)}"
 
 
+def _parameters(trained: Restored) -> list[str]:
+    count = sum(parameter.numel() for parameter in trained.model.parameters())
+    return [f"parameters: {count:,}", f"width of embeddings: {trained.config.model.embedding_dim}"]
+
+
 def _model(trained: Restored) -> list[str]:
     model: ModelConfig = trained.config.model
+    if model.sample_level == "clades":
+        return [
+            *_parameters(trained),
+            f"transformer layers of nucleotides: {model.attention_layers}, with {model.attention_heads} heads each",
+            f"samples: presence and fraction of the reads of {model.learned_clades} learned clades",
+            f"ASVs: the first {model.max_bp} nucleotides, {model.nucleotide_patch} at a time",
+        ]
     lines = [
-        f"parameters: {sum(parameter.numel() for parameter in trained.model.parameters()):,}",
-        f"width of embeddings: {model.embedding_dim}",
+        *_parameters(trained),
         f"transformer layers: {model.attention_layers} for nucleotides and {model.attention_layers} for ASVs, with "
         f"{model.attention_heads} attention heads each",
         f"ASVs: the first {model.max_bp} nucleotides, {model.nucleotide_patch} at a time; abundance is "

@@ -191,11 +191,15 @@ def _say_groups(config: TrainConfig | PretrainConfig, text: Text) -> None:
 def _say_network(config: TrainConfig | PretrainConfig, text: Text) -> None:
     model, optim = config.model, config.optim
     layers = f"{model.attention_layers} layer{'s' * (model.attention_layers > 1)}"
-    text.say(
-        f"the network was a transformer {text.cite('vaswani2017')} over the nucleotides of ASVs and one over the ASVs "
-        f"of a sample, with embeddings of width {model.embedding_dim}, {layers} and {model.attention_heads} attention "
-        "heads each"
-    )
+    shape = f"embeddings of width {model.embedding_dim}, {layers} and {model.attention_heads} attention heads"
+    transformer = f"the network was a transformer {text.cite('vaswani2017')} over the nucleotides of ASVs"
+    if model.sample_level == "clades":
+        text.say(
+            f"{transformer}, with {shape}, and described each sample by the presence and the relative abundance of "
+            f"{model.learned_clades} learned clades of ASVs"
+        )
+    else:
+        text.say(f"{transformer} and one over the ASVs of a sample, with {shape} each")
     batch = "as many samples as memory allows" if optim.batch_size == "auto" else f"{optim.batch_size} samples"
     text.say(
         f"it was trained by AdamW {text.cite('loshchilov2019')} with a learning rate of at most {optim.lr:.3g} for up "

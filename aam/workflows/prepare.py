@@ -2,17 +2,15 @@
 
 import json
 import logging
-from typing import Final
 
 import numpy as np
 import torch
 
 from aam.config import TrainConfig
-from aam.data.arrays import Floats, Ints
+from aam.data.arrays import Floats
 from aam.data.sampling.augmentation import Mixing
 from aam.data.sampling.dataset import PooledStepDataset, StepDataset
 from aam.data.sampling.rarefaction import mean_log_abundance
-from aam.data.sampling.seeded import derived_seed
 from aam.data.study import Study, digest
 from aam.errors import first_ids
 from aam.models.sequence_predictor import SequencePredictor
@@ -33,9 +31,6 @@ from aam.workflows.resolve import resolve_training
 from aam.workflows.restore import build_predictor, load_pretrained, resumed_config, seen_by
 
 logger = logging.getLogger(__name__)
-
-STANDARDIZED: Final = 1024
-"""Training samples that say how widely those differ that the head reads."""
 
 
 def prepare_training(study: Study, asked: TrainConfig, world: World | None = None, weight: Floats | None = None) -> Run:
@@ -77,8 +72,8 @@ def prepare_training(study: Study, asked: TrainConfig, world: World | None = Non
         tasks.append(TargetAbundances(inputs, config))
     objective = Objective(parallel, inputs, tasks, held_out)
     if resumed is None:
-        some = material.batches(_some(split.train, study, config), config)
-        fit_head_inputs(model, inputs, some, standardize=config.target.standardize_samples)
+        some, standardize = material.some_training(config), config.target.standardize_samples
+        fit_head_inputs(model, inputs, some, standardize=standardize, new_encoder=pretrained is None)
     kept = {"loss_weights": learned.weights, "categories": categories}
     documents = objective.documents() | {name: each.to_json() for name, each in kept.items() if each is not None}
     fingerprint = {"target": digest([table.value.cpu().numpy(), table.weight.cpu().numpy(), json.dumps(documents)])}
@@ -87,13 +82,6 @@ def prepare_training(study: Study, asked: TrainConfig, world: World | None = Non
     datasets = PooledStepDataset if isinstance(inputs, PooledInputs) else StepDataset
     dataset = datasets(material.draws, rank=compute.world.rank, ranks=compute.world.size)
     return Run("train", config, material, model, objective, dataset, documents, fingerprint)
-
-
-def _some(rows: Ints, study: Study, config: TrainConfig) -> Ints:
-    """At most `STANDARDIZED` samples, drawn by their ids, in the order of the table."""
-    ids, seed = study.table.sample_ids, config.runtime.seed
-    order = sorted(rows.tolist(), key=lambda row: derived_seed(seed, "standardize", ids[row]))
-    return np.array(sorted(order[:STANDARDIZED]), dtype=np.int64)
 
 
 def _build_model(

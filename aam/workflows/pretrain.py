@@ -11,6 +11,7 @@ from aam.errors import InputError
 from aam.evaluation.distances import write_distance_report
 from aam.training.distributed import World, setup_distributed
 from aam.training.distributed.strategies import give_weights, parallelize
+from aam.training.inference.standardize import fit_clades
 from aam.training.inputs import Inputs
 from aam.training.machine.compute import Compute
 from aam.training.objective import Objective
@@ -155,6 +156,7 @@ def prepare_pretraining(study: Study, asked: PretrainConfig, world: World | None
     model.fix_unused([kind.name for kind in learned(config.losses)])
     give_weights(model, config.distribution, compute, config.runtime.seed)
     inputs = Inputs(model, material.nucleotides, material.draws, config, compute)
+    fit_clades(model, inputs, material.some_training(config))
     held_out = material.batches(split.val, config)
     given = Given(config, study, split.train, held_out, model, inputs, compute)
     parallel = parallelize(model, config.distribution, compute)

@@ -36,6 +36,8 @@ SHAPE = (
     "feedforward_ratio",
     "nucleotide_patch",
     "count_embedding",
+    "sample_level",
+    "learned_clades",
     "sample_attention",
     "induced_points",
 )
@@ -80,6 +82,11 @@ def resolve_training(
     if pretrained is not None:
         model = pretrained_model(pretrained, asked.model, asked.finetune)
     heads = asked.categories.cross_attn_heads
+    if model.sample_level == "clades" and asked.categories.categorical_fusion == "cross_attention":
+        raise InputError(
+            "--categorical-fusion cross_attention pools the ASVs of a sample anew, which --sample-level clades does "
+            "not: use concat, add, gmu or perceiver"
+        )
     if asked.categories.categorical_fusion in ("cross_attention", "perceiver") and model.embedding_dim % heads:
         raise InputError(f"--embedding-dim {model.embedding_dim} is not a multiple of --cross-attn-heads {heads}")
     settled = asked.settled()

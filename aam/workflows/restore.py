@@ -13,7 +13,7 @@ from aam.config import PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.target_table import Targets
 from aam.errors import InputError, first_ids
-from aam.models.distance_link import LinkName
+from aam.models.distance_link import LINK_OF_CLADES, LinkName
 from aam.models.heads import TargetSpec
 from aam.models.initial import allocate
 from aam.models.sequence_encoder import SequenceEncoder
@@ -73,11 +73,16 @@ class Restored:
 
 def build_encoder(config: PretrainConfig, documents: Mapping[str, Any]) -> SequenceEncoder:
     """Build the pretraining model of a config on meta, without weights, with heads as of `learn_documents`."""
+    with torch.device("meta"):
+        return SequenceEncoder(config.model, _link(config), heads_of(config.losses, config.model, documents))
+
+
+def _link(config: PretrainConfig) -> LinkName:
+    if config.model.sample_level == "clades":
+        return LINK_OF_CLADES[config.unifrac.unifrac_metric]
     # weighted UniFrac that is not normalized may exceed 1, which the other links do not reach
     unbounded = config.unifrac.unifrac_metric == "weighted_unifrac"
-    link: LinkName = "euclidean" if unbounded else config.unifrac.distance_link
-    with torch.device("meta"):
-        return SequenceEncoder(config.model, link, heads_of(config.losses, config.model.embedding_dim, documents))
+    return "euclidean" if unbounded else config.unifrac.distance_link
 
 
 def build_predictor(

@@ -188,5 +188,5 @@ def cache_of(model: SequenceEncoder | SequencePredictor, compute: Compute, cache
         if not name.startswith("nucleotide_head."):
             hashed.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             hashed.update(weight.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    dtype: np.dtype[np.floating] = np.dtype("<f8" if encoder.scale.log_tau.dtype == torch.float64 else "<f4")
+    dtype: np.dtype[np.floating] = np.dtype("<f8" if next(encoder.scale.parameters()).dtype == torch.float64 else "<f4")
     return EmbeddingFiles(cache / hashed.hexdigest(), config.embedding_dim, dtype)

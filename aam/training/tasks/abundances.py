@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from aam.config import TrainConfig
+from aam.config import ModelConfig, TrainConfig
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.data.sampling.seeded import derived_seed, uniforms
 from aam.models.distance_link import at_least_single
@@ -75,9 +75,9 @@ class PretrainingAbundances(MaskedAbundances, PretrainingTask):
         self.fraction = given.config.losses.abundance_mask_ratio
 
     @classmethod
-    def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module:
+    def head(cls, model: ModelConfig, documents: Mapping[str, Any]) -> nn.Module:
         """See `PretrainingTask`."""
-        return AbundanceHead(width)
+        return AbundanceHead(model.embedding_dim)
 
     def loss(self, output: EncoderOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
         """See `Task`."""

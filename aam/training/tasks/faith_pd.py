@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from aam.config import ModelConfig
 from aam.data.distances.unifrac import faith_pd
 from aam.data.sampling.samples import SampleBatch, Samples
 from aam.models.heads import FaithPdHead
@@ -25,9 +26,9 @@ class FaithPdTask(PretrainingTask):
         self.tree = given.study.require_tree()
 
     @classmethod
-    def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module:
+    def head(cls, model: ModelConfig, documents: Mapping[str, Any]) -> nn.Module:
         """See `PretrainingTask`."""
-        return FaithPdHead(width)
+        return FaithPdHead(model.sample_dim)
 
     def loss(self, output: EncoderOutput, micro: Microbatch, of_step: OfStep) -> Tensor:
         """See `Task`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from aam.config import PretrainConfig
+from aam.config import ModelConfig, PretrainConfig
 from aam.data.arrays import Ints
 from aam.data.sampling.dataset import FixedBatches
 from aam.data.study import Study
@@ -51,6 +51,6 @@ class PretrainingTask(Task[EncoderOutput]):
         return {}
 
     @classmethod
-    def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module | None:
-        """Its head, on embeddings of a width, from what `learn` gave; a `Head` of the name of the task, or None."""
+    def head(cls, model: ModelConfig, documents: Mapping[str, Any]) -> nn.Module | None:
+        """Its head, on embeddings of a model, from what `learn` gave; a `Head` of the name of the task, or None."""
         return None

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from aam.config import PretrainLossConfig
+from aam.config import ModelConfig, PretrainLossConfig
 from aam.data.arrays import Ints
 from aam.data.study import Study
 from aam.training.tasks.abundances import PretrainingAbundances
@@ -37,9 +37,9 @@ def learn_documents(losses: PretrainLossConfig, study: Study, train: Ints) -> di
     return documents
 
 
-def heads_of(losses: PretrainLossConfig, width: int, documents: Mapping[str, Any]) -> dict[str, nn.Module]:
+def heads_of(losses: PretrainLossConfig, model: ModelConfig, documents: Mapping[str, Any]) -> dict[str, nn.Module]:
     """Heads by the names of their tasks."""
-    heads = {kind.name: kind.head(width, documents) for kind in learned(losses)}
+    heads = {kind.name: kind.head(model, documents) for kind in learned(losses)}
     return {name: head for name, head in heads.items() if head is not None}
 
 

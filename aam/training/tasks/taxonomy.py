@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aam.config import ModelConfig
 from aam.data.arrays import Ints
 from aam.data.files.counts import held_by
 from aam.data.labels.taxonomy import TaxonomyClasses
@@ -49,9 +50,9 @@ class TaxonomyTask(PretrainingTask):
         return {cls.name: study.taxonomy_labels(train).classes.to_json()}
 
     @classmethod
-    def head(cls, width: int, documents: Mapping[str, Any]) -> nn.Module:
+    def head(cls, model: ModelConfig, documents: Mapping[str, Any]) -> nn.Module:
         """See `PretrainingTask`."""
-        return TaxonomyHead(width, TaxonomyClasses.from_json(documents[cls.name]).sizes)
+        return TaxonomyHead(model.embedding_dim, TaxonomyClasses.from_json(documents[cls.name]).sizes)
 
     def documents(self) -> dict[str, Any]:
         """See `Task`."""
