@@ -30,6 +30,9 @@ NOT_EXECUTED = "not executed: "
 RELATIVE, ABSOLUTE = 0.15, 0.1
 """How much a number of an output may differ from that of the page: other processors round otherwise."""
 
+CLOSED_PIPE = 141
+"""Exit code of a program that wrote more than `head` read."""
+
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -122,7 +125,7 @@ def _bash(command: str) -> tuple[int, str]:
         check=False,
         env=os.environ | {"PATH": path},
     )
-    return done.returncode, done.stdout
+    return 0 if done.returncode == CLOSED_PIPE else done.returncode, done.stdout
 
 
 def agrees(shown: str, printed: str) -> bool:

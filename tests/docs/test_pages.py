@@ -163,3 +163,13 @@ def test_the_navigation_has_every_page():
     written = {path.name for path in PAGES} | {"overview.md", "architecture.md", "changelog.md", docs_options.INDEX}
     written |= {"tutorial_notebook.md"} | {docs_options.place(name) for name in docs_options.COMMANDS}
     assert places(settings["nav"]) == written
+
+
+def test_a_failing_command_ends_the_page():
+    with pytest.raises(RuntimeError, match="line 2: `false | cat` ended with 1"):
+        list(docs_blocks.run_page(f"<!-- {docs_blocks.EXECUTED} -->\n```bash\nfalse | cat\n```\n"))
+
+
+def test_a_reader_may_stop_early():
+    page = f"<!-- {docs_blocks.EXECUTED} -->\n```bash\nseq 100000 | head -n 1\n```\n<!-- output -->\n```text\n1\n```\n"
+    assert [printed for _, printed in docs_blocks.run_page(page)] == ["1\n"]
