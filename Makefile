@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test lint docs package release install clean
 
 demo: install  ## the main job on a simulated study, into demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh demo
@@ -23,6 +23,12 @@ lint: install  ## format, lint, types
 docs: $(DOCS_STAMP)  ## the documentation site, into build/site; with NOTEBOOK=1 the notebook is run, a minute more
 	$(BIN)/python scripts/docs/prepare_docs.py build/docs $(if $(NOTEBOOK),--execute)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+package: install  ## sdist and wheel into dist/; the wheel is installed elsewhere and used
+	OMP_NUM_THREADS=1 scripts/check-package.sh $(VENV)
+
+release: install  ## make release VERSION=0.2.0, with DRY=--dry-run to see what it would do
+	$(BIN)/python scripts/release.py $(VERSION) $(DRY)
 
 install: $(STAMP)
 

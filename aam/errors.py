@@ -8,6 +8,14 @@ QUOTED: Final = 200
 """Characters of a cell, or of what another program says, that a message quotes at most."""
 _OPTION: Final = re.compile(r"(`[^`]*`)|(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
 """A command in backquotes, which stays as it is, or an option."""
+_IN_PYTHON: Final = {
+    "rep_seqs": "sequences",
+    "metadata_column": "y",
+    "pretrained_encoder": "encoder",
+    "interval": "level",
+    **{name: f'options={{"{name}": True}}' for name in ("drop_missing_sequences", "drop_missing_tips", "overwrite")},
+}
+"""Options that the estimators have under another name, and flags, which they have only as `options`."""
 
 
 class InputError(ValueError):
@@ -53,7 +61,14 @@ def _visible(letter: str) -> str:
 
 def _parameter(found: re.Match[str]) -> str:
     """The parameter that an option is in Python."""
-    return found[1] or found[2].replace("-", "_")
+    if found[1]:
+        return found[1]
+    name = found[2].replace("-", "_")
+    return _IN_PYTHON.get(name, name)
+
+
+class UnusableSamplesError(InputError):
+    """None of the samples of a table can be used: they have no reads, too few, or none that a model knows."""
 
 
 class ReportedInputError(InputError):

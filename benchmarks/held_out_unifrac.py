@@ -58,7 +58,7 @@ def _metadata(study: Path) -> pd.DataFrame:
     return pd.read_csv(study / "metadata.tsv", sep="\t", dtype=str, index_col=0)
 
 
-def judge(run: Path, chosen: list[str]) -> dict[str, float]:
+def judge(run: Path, chosen: list[str]) -> dict[str, float | None]:
     """Scores of the distances between samples."""
     trained = restore(run)
     assert isinstance(trained.config, PretrainConfig)
@@ -100,7 +100,7 @@ def main() -> None:
         subprocess.run([str(part) for part in command], check=True)
     scores = judge(run, compared(corpus, study, options.study))
     print("\t".join(scores))
-    print("\t".join(f"{value:.4g}" for value in scores.values()))
+    print("\t".join("" if value is None else f"{value:.4g}" for value in scores.values()))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ CASES: dict[str, Case] = {
     "step_variants": Case(
         "step_variants", "", "--study tiny_moving_pictures --widths 8 --batch-size 4 --batches 1 --rounds 1", True
     ),
+    "startup": Case("startup", "", "--rounds 1"),
     "gpu": Case("gpu", "", f"--device cpu {TINY}"),
 }
 

@@ -1,57 +1,50 @@
 """The commands: parse, call one workflow, say where the results are.
 
-Workflows are imported inside the commands, so that the help does not wait for PyTorch.
+Configs and workflows are imported when a command needs them, so that the help does not wait for PyTorch or pydantic.
 """
 
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from __future__ import annotations  # a command finds its config by the name in the annotation
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich_click import RichCommand, RichCommandPanel, RichGroup, RichOption, RichOptionPanel
 
-from aam.cli.config_file import read_config_file
-from aam.cli.options import given_values, parameters
-from aam.config import (
-    EmbedConfig,
-    EstimatePretrainConfig,
-    EstimateTrainConfig,
-    EvaluateConfig,
-    ExplainConfig,
-    InspectConfig,
-    PredictConfig,
-    PretrainConfig,
-    PretrainFindLrConfig,
-    RunConfig,
-    SimulateCommandConfig,
-    TrainConfig,
-    TuneConfig,
-    UnifracCommandConfig,
-    refuse_renamed,
-)
-from aam.config.launch import launched_rank
-from aam.config.provenance import MethodsConfig
-from aam.config.report import ReportConfig
+from aam.cli.command import Command, Group, importing
+from aam.cli.completion import SHELLS, script
 
-Config = TypeVar("Config", bound=RunConfig)
+if TYPE_CHECKING:
+    from aam.config import (
+        EmbedConfig,
+        EstimatePretrainConfig,
+        EstimateTrainConfig,
+        EvaluateConfig,
+        ExplainConfig,
+        InspectConfig,
+        MethodsConfig,
+        PredictConfig,
+        PretrainConfig,
+        PretrainFindLrConfig,
+        ReportConfig,
+        RunConfig,
+        SimulateCommandConfig,
+        TrainConfig,
+        TuneConfig,
+        UnifracCommandConfig,
+    )
 
-_SETTINGS: dict[str, Any] = {
-    "help_option_names": ["-h", "--help"],
-    "rich_help_config": {"text_paragraph_linebreaks": "\n\n"},
+Config = TypeVar("Config", bound="RunConfig")
+
+_SECTIONS = {
+    "Learn": ["pretrain", "train", "tune", "find-lr", "estimate"],
+    "Apply": ["predict", "embed"],
+    "Understand": ["evaluate", "explain", "report", "inspect", "methods"],
+    "Studies": ["simulate", "unifrac"],
+    "Shell": ["completion"],
 }
-_GENERAL = "General"
-_COMMAND_PANELS = [
-    RichCommandPanel("Learn", commands=["pretrain", "train", "tune", "find-lr", "estimate"]),
-    RichCommandPanel("Apply", commands=["predict", "embed"]),
-    RichCommandPanel("Understand", commands=["evaluate", "explain", "report", "inspect", "methods"]),
-    RichCommandPanel("Studies", commands=["simulate", "unifrac"]),
-]
 
 
-@click.group(cls=RichGroup, panels=_COMMAND_PANELS, context_settings=_SETTINGS)
+@click.group(cls=Group, sections=_SECTIONS)
 @click.version_option(package_name="aam", message="aam %(version)s")
 def app() -> None:
     """Learn from ASV tables, a phylogeny and sample metadata.
@@ -61,7 +54,7 @@ def app() -> None:
     """
 
 
-@app.group(cls=RichGroup, context_settings=_SETTINGS)
+@app.group(cls=Group, sections={"Runs": ["pretrain", "train"]})
 def estimate() -> None:
     """Say how much memory and time a run would take.
 
@@ -69,86 +62,20 @@ def estimate() -> None:
     """
 
 
-class _Command(RichCommand):
-    """A command that tells the new name of an option that has one."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            refuse_renamed(error.option_name.removeprefix("--").replace("-", "_"), {each.name for each in self.params})
-            raise
-
-
 def command(
-    config: type[Config], positional: tuple[str, ...] = (), group: click.Group = app, name: str | None = None
-) -> Callable[[Callable[[Config], None]], RichCommand]:
+    positional: tuple[str, ...] = (), group: click.Group = app, name: str | None = None
+) -> Callable[[Callable[[Config], None]], Command]:
     """Make a command of a function that takes a config; its name is the function's, its help the docstring."""
 
-    def decorate(function: Callable[[Config], None]) -> RichCommand:
-        def run(quiet: bool, **_: Any) -> None:
-            # what the others would say, rank 0 says too; `aam.cli.main` prints their errors
-            level = logging.WARNING if quiet else logging.INFO
-            with _messages_to_stderr(level if launched_rank() == 0 else logging.ERROR):
-                function(config.from_flat(given_values(click.get_current_context(), config)))
-
-        made = _Command(
-            name=name or function.__name__.replace("_", "-"),
-            callback=run,
-            help=function.__doc__,
-            params=[*parameters(config, positional), *_general_options(config)],
-            panels=_option_panels(config),
-            context_settings=_SETTINGS,
-        )
+    def decorate(function: Callable[[Config], Any]) -> Command:
+        made = Command(function, name or function.__name__.replace("_", "-"), positional)
         group.add_command(made)
         return made
 
     return decorate
 
 
-def _option_panels(config: type[RunConfig]) -> list[Any]:
-    """The panels of a command's help, in order: the sections of the config, then what every command has."""
-    sections = [
-        RichOptionPanel(section.panel, options=list(section.model_fields)) for section in config.sections().values()
-    ]
-    return [*sections, RichOptionPanel(_GENERAL, options=["config", "quiet", "help"])]
-
-
-def _general_options(config: type[RunConfig]) -> list[click.Parameter]:
-    def take_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-        if path is not None:
-            context.default_map = read_config_file(path, config)
-
-    return [
-        RichOption(
-            ["--config"],
-            type=click.Path(path_type=Path),
-            metavar="PATH",
-            is_eager=True,  # before the options whose values it may hold
-            expose_value=False,
-            callback=take_file,
-            help="TOML file of options, such as epochs = 20. Options given here win, such as --no-overwrite.",
-        ),
-        RichOption(["--quiet"], is_flag=True, help="Show warnings and errors only."),
-    ]
-
-
-@contextmanager
-def _messages_to_stderr(level: int) -> Iterator[None]:
-    logger = logging.getLogger("aam")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(level)
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
-
-
-@command(PretrainConfig)
+@command()
 def pretrain(config: PretrainConfig) -> None:
     """Learn from samples without labels.
 
@@ -158,12 +85,13 @@ def pretrain(config: PretrainConfig) -> None:
     Example:
         aam pretrain --table table.biom --tree tree.nwk --output-dir pretrained
     """
-    from aam.workflows.pretrain import pretrain as workflow
+    with importing():
+        from aam.workflows.pretrain import pretrain as workflow
 
     workflow(config)
 
 
-@command(TrainConfig)
+@command()
 def train(config: TrainConfig) -> None:
     """Learn to predict a column of the metadata.
 
@@ -173,12 +101,13 @@ def train(config: TrainConfig) -> None:
     Example:
         aam train --table table.biom --metadata metadata.tsv --metadata-column age --output-dir age
     """
-    from aam.workflows.train import train as workflow
+    with importing():
+        from aam.workflows.train import train as workflow
 
     workflow(config)
 
 
-@command(PretrainFindLrConfig)
+@command()
 def find_lr(config: PretrainFindLrConfig) -> None:
     """Try rising learning rates and plot the loss.
 
@@ -187,12 +116,13 @@ def find_lr(config: PretrainFindLrConfig) -> None:
     Example:
         aam find-lr --table table.biom --tree tree.nwk --output-dir find-lr
     """
-    from aam.workflows.find_lr import find_lr as workflow
+    with importing():
+        from aam.workflows.find_lr import find_lr as workflow
 
     workflow(config)
 
 
-@command(EstimatePretrainConfig, group=estimate, name="pretrain")
+@command(group=estimate, name="pretrain")
 def estimate_pretrain(config: EstimatePretrainConfig) -> None:
     """Say how much memory and time a pretraining would take.
 
@@ -202,12 +132,13 @@ def estimate_pretrain(config: EstimatePretrainConfig) -> None:
     Example:
         aam estimate pretrain --table table.biom --tree tree.nwk --batch-size 64
     """
-    from aam.workflows.estimate import estimate_pretraining as workflow
+    with importing():
+        from aam.workflows.estimate import estimate_pretraining as workflow
 
     click.echo(workflow(config))
 
 
-@command(EstimateTrainConfig, group=estimate, name="train")
+@command(group=estimate, name="train")
 def estimate_train(config: EstimateTrainConfig) -> None:
     """Say how much memory and time a fine-tuning would take.
 
@@ -216,12 +147,13 @@ def estimate_train(config: EstimateTrainConfig) -> None:
     Example:
         aam estimate train --table table.biom --metadata metadata.tsv --metadata-column age
     """
-    from aam.workflows.estimate import estimate_training as workflow
+    with importing():
+        from aam.workflows.estimate import estimate_training as workflow
 
     click.echo(workflow(config))
 
 
-@command(PredictConfig)
+@command()
 def predict(config: PredictConfig) -> None:
     """Predict the metadata column of new samples.
 
@@ -230,12 +162,13 @@ def predict(config: PredictConfig) -> None:
     Example:
         aam predict --checkpoint age --table new.biom --output predictions.tsv
     """
-    from aam.workflows.predict import predict as workflow
+    with importing():
+        from aam.workflows.predict import predict as workflow
 
     workflow(config)
 
 
-@command(EmbedConfig)
+@command()
 def embed(config: EmbedConfig) -> None:
     """Write the embedding of every sample.
 
@@ -244,12 +177,13 @@ def embed(config: EmbedConfig) -> None:
     Example:
         aam embed --checkpoint pretrained --table table.biom --output embeddings.tsv
     """
-    from aam.workflows.embed import embed as workflow
+    with importing():
+        from aam.workflows.embed import embed as workflow
 
     workflow(config)
 
 
-@command(EvaluateConfig)
+@command()
 def evaluate(config: EvaluateConfig) -> None:
     """Compare learners on samples, subjects or studies that they have not seen.
 
@@ -261,12 +195,13 @@ def evaluate(config: EvaluateConfig) -> None:
         aam evaluate --table table.biom --tree tree.nwk --metadata metadata.tsv --metadata-column age
         --group-column subject --output-dir compared
     """
-    from aam.workflows.evaluate import evaluate as workflow
+    with importing():
+        from aam.workflows.evaluate import evaluate as workflow
 
     workflow(config)
 
 
-@command(TuneConfig)
+@command()
 def tune(config: TuneConfig) -> None:
     """Find the options with which a learner predicts best.
 
@@ -279,14 +214,15 @@ def tune(config: TuneConfig) -> None:
         aam tune --table table.biom --tree tree.nwk --metadata metadata.tsv --metadata-column age
         --group-column subject --learner ensemble --output-dir tuned
     """
-    from aam.workflows.tune import tune as workflow
+    with importing():
+        from aam.workflows.tune import tune as workflow
 
     space = workflow(config)
     if space is not None:
         click.echo(space, nl=False)
 
 
-@command(ReportConfig, positional=("runs",))
+@command(positional=("runs",))
 def report(config: ReportConfig) -> None:
     """Write one page about runs, to be read in a browser, printed or sent.
 
@@ -297,12 +233,13 @@ def report(config: ReportConfig) -> None:
     Example:
         aam report compared explained --output report.html
     """
-    from aam.workflows.report import report as workflow
+    with importing():
+        from aam.workflows.report import report as workflow
 
     workflow(config)
 
 
-@command(InspectConfig, positional=("checkpoint",))
+@command(positional=("checkpoint",))
 def inspect(config: InspectConfig) -> None:
     """Say what a trained model is, and where it comes from.
 
@@ -313,12 +250,13 @@ def inspect(config: InspectConfig) -> None:
     Example:
         aam inspect age
     """
-    from aam.workflows.inspect import inspect as workflow
+    with importing():
+        from aam.workflows.inspect import inspect as workflow
 
     click.echo(workflow(config))
 
 
-@command(MethodsConfig, positional=("run",))
+@command(positional=("run",))
 def methods(config: MethodsConfig) -> None:
     """Write a paragraph for the methods section of a paper.
 
@@ -328,12 +266,13 @@ def methods(config: MethodsConfig) -> None:
     Example:
         aam methods compared --bibtex compared.bib
     """
-    from aam.workflows.methods import methods as workflow
+    with importing():
+        from aam.workflows.methods import methods as workflow
 
     click.echo(workflow(config))
 
 
-@command(ExplainConfig)
+@command()
 def explain(config: ExplainConfig) -> None:
     """Write what predictions were made from.
 
@@ -348,12 +287,13 @@ def explain(config: ExplainConfig) -> None:
     Example:
         aam explain --what importance --evaluation compared --learner kernel --taxonomy taxonomy.tsv --output-dir why
     """
-    from aam.workflows.explain import explain as workflow
+    with importing():
+        from aam.workflows.explain import explain as workflow
 
     workflow(config)
 
 
-@command(UnifracCommandConfig)
+@command()
 def unifrac(config: UnifracCommandConfig) -> None:
     """Write the UniFrac distances between all samples.
 
@@ -362,12 +302,13 @@ def unifrac(config: UnifracCommandConfig) -> None:
     Example:
         aam unifrac --table table.biom --tree tree.nwk --output distances.tsv
     """
-    from aam.workflows.unifrac import write_unifrac as workflow
+    with importing():
+        from aam.workflows.unifrac import write_unifrac as workflow
 
     workflow(config)
 
 
-@command(SimulateCommandConfig, positional=("directory",))
+@command(positional=("directory",))
 def simulate(config: SimulateCommandConfig) -> None:
     """Write a simulated study to try aam on.
 
@@ -377,6 +318,21 @@ def simulate(config: SimulateCommandConfig) -> None:
     Example:
         aam simulate study
     """
-    from aam.workflows.simulate import simulate as workflow
+    with importing():
+        from aam.workflows.simulate import simulate as workflow
 
     workflow(config)
+
+
+@app.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands, options and their choices.
+
+    For bash put this line into ~/.bashrc: eval "$(aam completion bash)"
+
+    For zsh, into ~/.zshrc: eval "$(aam completion zsh)"
+
+    For fish: aam completion fish > ~/.config/fish/completions/aam.fish
+    """
+    click.echo(script(app, shell))

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import annotated_types
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 from pydantic.fields import FieldInfo
 from rich_click import RichArgument, RichOption
 
-from aam.config import COMMAS, RunConfig, flag, split_commas
+from aam.config import COMMAS, MAIN, RunConfig, flag, split_commas
 
 _SHOWN_LIMIT = 1000  # a bound from it on guards the machine and says nothing to a reader; pydantic still holds it
 _LONG_CHOICES = 28  # characters; longer lists would be broken within a name where the help is 100 columns wide
@@ -38,6 +39,9 @@ class _NumberOrWord(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value in self.words else self.number.convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
 
 
 class _Commas(click.ParamType[Any]):
@@ -118,7 +122,8 @@ def _kind(annotation: Any, metadata: Collection[Any] = ()) -> _Kind:
     """See through ``Annotated``, ``| None`` and ``tuple[..., ...]`` to the type of one value and its limits."""
     if COMMAS in metadata:
         return _Kind(str, multiple=True, commas=True)
-    limits = tuple(limit for item in metadata for limit in (item.metadata if isinstance(item, FieldInfo) else (item,)))
+    each = (limit for item in metadata for limit in (item.metadata if isinstance(item, FieldInfo) else (item,)))
+    limits = tuple(limit for limit in each if limit is not MAIN)
     arguments = get_args(annotation)
     match get_origin(annotation):
         case origin if origin is Annotated:

@@ -8,6 +8,7 @@ line, a TOML file and keyword arguments see one flat list (`from_flat`, `flat`),
 from aam.config.augmentation import AugmentationConfig
 from aam.config.base import (
     COMMAS,
+    MAIN,
     RunConfig,
     Section,
     flag,
@@ -55,6 +56,8 @@ from aam.config.learning import (
 )
 from aam.config.machine import DistributedConfig, MachineConfig, MixedPrecision, RuntimeConfig
 from aam.config.output import FolderConfig, OutputConfig, ResumableConfig
+from aam.config.provenance import MethodsConfig
+from aam.config.report import ReportConfig
 from aam.config.study import (
     DistanceLink,
     InputConfig,

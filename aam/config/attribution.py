@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from aam.config.base import Names, Section
+from aam.config.base import MAIN, Names, Section
 
 
 class ExplainedSamplesConfig(Section):
@@ -13,7 +13,7 @@ class ExplainedSamplesConfig(Section):
 
     panel: ClassVar[str] = "Samples to explain"
 
-    samples: Names = ()
+    samples: Annotated[Names, MAIN] = ()
     """Samples to explain: their ids with commas between them, or one number for so many, drawn by --seed. Default: all
     of the table."""
     background: Annotated[int, Field(ge=1, le=1000)] = 10

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from aam.config.paths import check_texts
 from aam.errors import InputError, shown
 
 RENAMED: Final[Mapping[str, str]] = {"test_size": "val_fraction", "nuc_asv_share": "nuc_asv_fraction"}
@@ -34,6 +35,15 @@ def split_commas(value: Any) -> Any:
 COMMAS = BeforeValidator(split_commas)
 """Marks options that take a list as one text, with commas."""
 Names = Annotated[tuple[str, ...], COMMAS]
+
+
+class Main:
+    """Marks an option that the short help of a command shows, as are all that are required."""
+
+
+MAIN = Main()
+FEW: Final = 15
+"""A command with no more options than this shows them all."""
 
 
 class Section(BaseModel):
@@ -75,6 +85,13 @@ class RunConfig(BaseModel):
         }
 
     @classmethod
+    def main_options(cls) -> tuple[str, ...]:
+        """The options that the short help shows, by flat name in the order of the sections."""
+        options = {name: field for name, (_, field) in cls.options().items()}
+        few = len(options) <= FEW
+        return tuple(name for name, field in options.items() if few or field.is_required() or MAIN in field.metadata)
+
+    @classmethod
     def from_flat(cls, values: dict[str, Any]) -> Self:
         """Build the config from flat option names.
 
@@ -100,9 +117,11 @@ class RunConfig(BaseModel):
             InputError: an option is missing, out of range, or contradicts another.
         """
         try:
-            return cls.model_validate(nested)
+            config = cls.model_validate(nested)
         except ValidationError as error:
             raise InputError(_explain(error)) from None
+        check_texts((flag(option), value) for option, value in config.flat().items())
+        return config
 
     def flat(self) -> dict[str, Any]:
         """Every option by its flat name."""

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Names, Section
+from aam.config.base import MAIN, Names, Section
 
 CategoricalFusion = Literal["concat", "add", "gmu", "cross_attention", "perceiver"]
 HierarchyCombine = Literal["sum", "gated"]
@@ -16,7 +16,7 @@ class CategoryColumnsConfig(Section):
 
     panel: ClassVar[str] = "Categorical metadata"
 
-    categorical_columns: Names = ()
+    categorical_columns: Annotated[Names, MAIN] = ()
     """Columns such as site,season that the prediction may depend on; new samples need them too (empty: missing). The
     network and the learner kernel read them."""
     categorical_hierarchy: Names = ()

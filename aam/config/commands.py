@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from aam.config.augmentation import AugmentationConfig
-from aam.config.base import Positive, RunConfig, Section
+from aam.config.base import MAIN, Positive, RunConfig, Section
 from aam.config.intervals import IntervalConfig
 from aam.config.learning import (
     MaskConfig,
@@ -49,7 +49,7 @@ class InferenceConfig(Section):
     output: Path
     """File to write: a table by sample id. Its ending decides the format: .tsv, .txt (both tab-separated), .csv, each
     also with .gz, or .parquet."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, MAIN] = False
     """Replace files that are there already."""
     batch_size: Positive = 32
     """Samples in a batch; changes the speed and not the result."""
@@ -62,9 +62,9 @@ class EmbedOutputConfig(Section):
 
     panel: ClassVar[str] = "ASV embeddings"
 
-    asv: Path | None = None
+    asv: Annotated[Path | None, MAIN] = None
     """Also write the embedding of every ASV to this file, in the format of its ending, as of --output."""
-    asv_tree: Path | None = None
+    asv_tree: Annotated[Path | None, MAIN] = None
     """Also write a tree of the ASVs to this file (Newick), joined by the distances of their embeddings: for --tree of
     other commands, where a study has no phylogeny."""
 
@@ -102,9 +102,9 @@ class MatrixOutputConfig(Section):
 
     output: Path
     """File to write: .tsv, .csv, .npz or .h5, by its ending."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, MAIN] = False
     """Replace the file if it is there already."""
-    backend: Literal["auto", "unifrac", "ssu", "scikit-bio"] = "auto"
+    backend: Annotated[Literal["auto", "unifrac", "ssu", "scikit-bio"], MAIN] = "auto"
     """Program that computes the matrix; auto takes the first of unifrac, ssu, scikit-bio that is there."""
 
 
@@ -113,9 +113,9 @@ class FindLrConfig(Section):
 
     panel: ClassVar[str] = "Learning-rate test"
 
-    lr_min: Annotated[float, Field(gt=0)] = 1e-6
+    lr_min: Annotated[float, Field(gt=0), MAIN] = 1e-6
     """First learning rate."""
-    lr_max: Annotated[float, Field(gt=0)] = 1.0
+    lr_max: Annotated[float, Field(gt=0), MAIN] = 1.0
     """Last learning rate."""
     lr_steps: Annotated[int, Field(ge=5)] = 100
     """Steps between the two."""

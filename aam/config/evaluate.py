@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Names, Positive, Processes, Reads, RunConfig, Section
+from aam.config.base import MAIN, Names, Positive, Processes, Reads, RunConfig, Section
 from aam.config.categories import CategoryColumnsConfig
 from aam.config.intervals import CoverageConfig
 from aam.config.kernel import KernelConfig
@@ -41,7 +41,7 @@ class EvaluateTargetConfig(Section):
 
     metadata_column: Names
     """Column of the metadata to predict, one: age, or with --classifier a column of names such as diagnosis."""
-    classifier: bool = False
+    classifier: Annotated[bool, MAIN] = False
     """Predict classes instead of a number."""
     target_transform: TargetTransform | None = None
     """Scale on which a number is learned; log for one that spans orders of magnitude. Default: zscore."""
@@ -74,7 +74,7 @@ class ComparisonConfig(Section):
 
     panel: ClassVar[str] = "Comparison"
 
-    learners: Names = COMPARED
+    learners: Annotated[Names, MAIN] = COMPARED
     """Learners to compare: linear (ridge or logistic regression), clades (trees on clades of the phylogeny), kernel
     (distances such as UniFrac), ensemble (the mean of some), neural (the network, which alone reads the options under
     Pretrained encoder, Model and Training; kernel too reads --pretrained-encoder). Always: null (a guess), depth
@@ -116,13 +116,13 @@ class FoldsConfig(Section):
 
     panel: ClassVar[str] = "Folds"
 
-    group_column: str | None = None
+    group_column: Annotated[str | None, MAIN] = None
     """Metadata column of subjects, sites or studies: a group is held out as a whole, as new subjects would be."""
     cv: Scheme | None = None
     """How samples are held out: group (whole groups; stratified-group: with each class as frequent in all folds),
     leave-one-group-out, or without groups kfold and stratified. Default: what suits --group-column and
     --classifier."""
-    folds: Annotated[int, Field(ge=2)] = 5
+    folds: Annotated[int, Field(ge=2), MAIN] = 5
     """Parts into which the samples are divided; each is held out once, and predicted from the others."""
     repeats: Positive = 3
     """How often that is done, divided anew; predictions of a sample are averaged, and one_repeat scores one alone."""
@@ -206,15 +206,15 @@ class CountsConfig(Section):
 class EvaluateOutputConfig(ResumableConfig):
     """Where results go, and which part of the work is done."""
 
-    resume: bool = False
+    resume: Annotated[bool, MAIN] = False
     """Continue the evaluation in --output-dir: folds that are done are not computed again."""
-    jobs: Processes = 1
+    jobs: Annotated[Processes, MAIN] = 1
     """Folds that are computed side by side, each in a process with one thread; changes no result."""
     only_fold: str | None = None
     """Compute one fold and stop, for job arrays of a cluster: REPEAT.FOLD, or its number from 1 to folds x repeats."""
     collect: bool = False
     """Put folds together that --only-fold has computed."""
-    keep_models: bool = False
+    keep_models: Annotated[bool, MAIN] = False
     """Keep what every learner has learned in each fold, for `aam explain`."""
 
     @model_validator(mode="after")

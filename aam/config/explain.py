@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from aam.config.attribution import ExplainedSamplesConfig
-from aam.config.base import Positive, Processes, RunConfig, Section, flag
+from aam.config.base import MAIN, Positive, Processes, RunConfig, Section, flag
 from aam.config.machine import MachineConfig
 from aam.config.output import FolderConfig
 from aam.config.study import PhylogenyConfig
@@ -41,13 +41,13 @@ class ExplainedModelConfig(Section):
 
     panel: ClassVar[str] = "Model"
 
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, MAIN] = None
     """Output folder of a run (its best checkpoint is used) or one checkpoint folder; for explanations of samples
     (category-attention, attribution, attention, deletion)."""
-    evaluation: Path | None = None
+    evaluation: Annotated[Path | None, MAIN] = None
     """Output folder of `aam evaluate` with --keep-models, whose samples are explained by models that have not learned
     from them; for importance, log-ratio and robustness."""
-    learner: str | None = None
+    learner: Annotated[str | None, MAIN] = None
     """Which learner of --evaluation to explain, such as kernel or ensemble. Default for robustness: all."""
 
 
@@ -89,7 +89,7 @@ class ImportanceConfig(Section):
     error_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Probability with which even one clade is called important that is not; clades below others are tested only
     where those above are important."""
-    taxonomy: Path | None = None
+    taxonomy: Annotated[Path | None, MAIN] = None
     """Taxonomy of the ASVs (.tsv, .tsv.gz or QIIME 2 .qza): gives names, and importance of taxonomic ranks."""
     taxa: Annotated[int, Field(ge=1, le=1000)] = 10
     """Taxa on each side of the log-ratio; how many of them are used is chosen by training samples."""
@@ -104,12 +104,12 @@ class ExplainOutputConfig(Section):
 
     panel: ClassVar[str] = "Output"
 
-    output_dir: Path | None = None
+    output_dir: Annotated[Path | None, MAIN] = None
     """Folder for tables, plots and the summary; made if absent. Of category-attention, give --output instead."""
-    output: Path | None = None
+    output: Annotated[Path | None, MAIN] = None
     """File to write for category-attention: a table by sample id. Its ending decides the format: .tsv, .txt (both
     tab-separated) or .csv, each also with .gz."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, MAIN] = False
     """Replace files that are there already."""
 
     @property

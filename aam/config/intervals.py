@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from aam.config.base import Section
+from aam.config.base import MAIN, Section
 
 Level = Annotated[float, Field(gt=0, lt=1)]
 
@@ -14,7 +14,7 @@ class IntervalConfig(Section):
 
     panel: ClassVar[str] = "Intervals"
 
-    interval: Level | None = None
+    interval: Annotated[Level | None, MAIN] = None
     """Also write an interval (columns low and high), or the likely classes (column set), which hold the true value with
     this probability, such as 0.9, for samples of new groups (subjects, sites, studies), if --group-column of the
     training named them. The network gives none."""
@@ -25,6 +25,6 @@ class CoverageConfig(Section):
 
     panel: ClassVar[str] = "Intervals"
 
-    interval: Level = 0.9
+    interval: Annotated[Level, MAIN] = 0.9
     """Probability with which an interval, or for classes a set, is to hold the true value of a sample of a new group;
     coverage.tsv says how often it does on held-out groups."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Fraction, NonNegative, Positive, Section, flag
+from aam.config.base import MAIN, Fraction, NonNegative, Positive, Section, flag
 
 AttnImplementation = Literal["sdpa", "flash", "mem_efficient", "math"]
 CountEmbedding = Literal["add", "concat", "film", "none"]
@@ -48,7 +48,7 @@ class ModelConfig(Section):
 
     panel: ClassVar[str] = "Model"
 
-    embedding_dim: Width = 128
+    embedding_dim: Annotated[Width, MAIN] = 128
     """Width of every embedding."""
     attention_heads: Width = 4
     """Attention heads of each layer; divides --embedding-dim."""
@@ -140,7 +140,7 @@ class PretrainLossConfig(Section):
 
     panel: ClassVar[str] = "Losses"
 
-    encoder_type: EncoderType = "unifrac"
+    encoder_type: Annotated[EncoderType, MAIN] = "unifrac"
     """What is learned besides masked nucleotides: distances between samples, Faith's PD, taxonomy of ASVs, or all."""
     unifrac_weight: NonNegative | None = None
     """Weight of the squared error of the distances. Default: 1 if --encoder-type learns them, else 0."""
@@ -182,7 +182,7 @@ class StepConfig(Section):
 
     panel: ClassVar[str] = "Training"
 
-    batch_size: Positive | Literal["auto"] = 32
+    batch_size: Annotated[Positive | Literal["auto"], MAIN] = 32
     """Samples in a batch, over all GPUs together; pretraining compares all pairs. auto: as many as fit into memory."""
     accumulation_steps: Positive = 1
     """Batches in one step of the optimizer; pairs across them count too."""
@@ -223,7 +223,7 @@ class MemoryConfig(Section):
 
     panel: ClassVar[str] = "Memory"
 
-    max_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    max_memory_gb: Annotated[Annotated[float, Field(gt=0)] | None, MAIN] = None
     """GB (10^9 bytes) that training may take, of each process: steps are cut into batches that fit. Same result."""
     max_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Fraction of the free memory that --batch-size auto may take, of the GPU or of the machine."""
@@ -241,7 +241,7 @@ class MemoryConfig(Section):
 class OptimConfig(StepConfig):
     """How the weights are learned."""
 
-    epochs: Annotated[int, Field(gt=0, le=1_000_000)] = 50
+    epochs: Annotated[int, Field(gt=0, le=1_000_000), MAIN] = 50
     """Passes over the training samples."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Highest learning rate."""
@@ -295,7 +295,7 @@ class FinetuneConfig(Section):
 
     panel: ClassVar[str] = "Pretrained encoder"
 
-    pretrained_encoder: Path | None = None
+    pretrained_encoder: Annotated[Path | None, MAIN] = None
     """Output folder or checkpoint of `aam pretrain`: the network starts from it (default: from random weights), and the
     learner kernel compares samples by its embedding."""
     freeze_base: bool | None = None

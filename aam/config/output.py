@@ -1,11 +1,11 @@
 """Sections about the output folder of a run."""
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import model_validator
 
-from aam.config.base import Positive, Section
+from aam.config.base import MAIN, Positive, Section
 
 
 class FolderConfig(Section):
@@ -15,14 +15,14 @@ class FolderConfig(Section):
 
     output_dir: Path
     """Folder for results; made if absent."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, MAIN] = False
     """Replace what an earlier run left in --output-dir."""
 
 
 class ResumableConfig(FolderConfig):
     """Where the results of a run go that can be continued."""
 
-    resume: bool = False
+    resume: Annotated[bool, MAIN] = False
     """Continue the run in --output-dir at the step where it stopped."""
     report: bool = True
     """At the end write report.html, a page that shows what came of the run."""

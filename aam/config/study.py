@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Fraction, Reads, Section
+from aam.config.base import MAIN, Fraction, Reads, Section
 
 UnifracMetric = Literal["unweighted_unifrac", "weighted_unifrac", "weighted_normalized_unifrac", "generalized_unifrac"]
 DistanceLink = Literal["laplace", "tanh", "cosine"]
@@ -17,13 +17,13 @@ class TableConfig(Section):
 
     panel: ClassVar[str] = "Input files"
 
-    table: tuple[Path, ...] = ()
+    table: Annotated[tuple[Path, ...], MAIN] = ()
     """Feature table of counts: .biom (HDF5 or JSON), .tsv, .tsv.gz or QIIME 2 .qza. Repeat to merge several tables."""
-    rep_seqs: Path | None = None
+    rep_seqs: Annotated[Path | None, MAIN] = None
     """DNA sequence of each ASV (FASTA, FASTA.gz or .qza), needed where the ids of the table are not sequences."""
-    metadata: Path | None = None
+    metadata: Annotated[Path | None, MAIN] = None
     """Sample metadata: a tab-separated file by the rules of QIIME 2."""
-    where: tuple[str, ...] = ()
+    where: Annotated[tuple[str, ...], MAIN] = ()
     """Use only samples whose metadata agree: COLUMN=VALUE or COLUMN=VALUE,VALUE. Repeat to combine."""
     drop_missing_sequences: bool = False
     """Drop ASVs that have no sequence, saying how many reads that loses, instead of stopping."""
@@ -32,7 +32,7 @@ class TableConfig(Section):
 class TreeConfig(TableConfig):
     """The files of a study, and a tree."""
 
-    tree: Path | None = None
+    tree: Annotated[Path | None, MAIN] = None
     """Rooted phylogeny over the ASVs: Newick, gzipped Newick or QIIME 2 .qza."""
     missing_branch_lengths: Literal["error", "zero"] = "error"
     """What to do where the tree gives no branch length: stop, or take zero."""
@@ -54,7 +54,7 @@ class PhylogenyConfig(TreeConfig):
 class PlacementConfig(TreeConfig):
     """The files of new samples, and a tree that holds their ASVs and those of the training study."""
 
-    tree: Path | None = None
+    tree: Annotated[Path | None, MAIN] = None
     """Rooted phylogeny over the ASVs of the training study and of the table, for models that read clades (clades,
     kernel, ensemble): adds ASVs that the training study lacked to its branches. Default: these are dropped."""
 
@@ -69,14 +69,14 @@ class PlacementConfig(TreeConfig):
 class TargetInputConfig(PhylogenyConfig):
     """The files of learning to predict a column."""
 
-    tree: Path | None = None
+    tree: Annotated[Path | None, MAIN] = None
     """Rooted phylogeny over the ASVs, for learners that read it (ensemble, kernel, clades); the network does not."""
 
 
 class InputConfig(PhylogenyConfig):
     """The files of pretraining: distances between samples come from the phylogeny or from a matrix."""
 
-    taxonomy: Path | None = None
+    taxonomy: Annotated[Path | None, MAIN] = None
     """Taxonomy of the ASVs, to learn with --encoder-type taxonomy or combined: .tsv, .tsv.gz or QIIME 2 .qza."""
     unifrac_matrix: Path | None = None
     """Distance matrix to learn from instead of the tree: .npy, .npz, .h5 (ssu), .tsv, .csv or .qza."""
@@ -95,7 +95,7 @@ class TargetSamplingConfig(Section):
 
     panel: ClassVar[str] = "Samples and ASVs"
 
-    rarefy_depth: Reads | Literal["auto"] | None = None
+    rarefy_depth: Annotated[Reads | Literal["auto"] | None, MAIN] = None
     """Sampling depth: draw this many reads from every sample, without replacement; auto (of other learners than the
     network): as many as 95 % of the samples have. Default: use all reads."""
     rarefaction: Literal["epoch", "fixed"] = "epoch"
@@ -122,7 +122,7 @@ class TargetSamplingConfig(Section):
 class SamplingConfig(TargetSamplingConfig):
     """How samples and their ASVs are drawn from the table."""
 
-    rarefy_depth: Reads | None = None
+    rarefy_depth: Annotated[Reads | None, MAIN] = None
     """Sampling depth: draw this many reads from every sample, without replacement. Default: use all reads."""
 
 
@@ -131,7 +131,7 @@ class UnifracConfig(Section):
 
     panel: ClassVar[str] = "UniFrac"
 
-    unifrac_metric: UnifracMetric = "unweighted_unifrac"
+    unifrac_metric: Annotated[UnifracMetric, MAIN] = "unweighted_unifrac"
     """Distance between samples."""
     generalized_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Weight of abundant lineages in generalized UniFrac (0: all alike, 1: weighted normalized UniFrac)."""
@@ -186,12 +186,12 @@ class TargetSplitConfig(SplitConfig):
 
     groups_beside_a_column: ClassVar[bool] = True
 
-    group_column: str | None = None
+    group_column: Annotated[str | None, MAIN] = None
     """Metadata column of subjects or studies: no group is on two sides of a drawn split, nor of what learners choose
     within the training samples; with --split-column it serves these choices alone."""
     val_fraction: Fraction = 0.2
     """Fraction of the samples (or groups) that chooses the network's checkpoint; 0 for learners that have none."""
-    test_fraction: Fraction = 0.0
+    test_fraction: Annotated[Fraction, MAIN] = 0.0
     """Fraction of the samples (or groups) held out to be scored once at the end; it neither trains nor chooses."""
     stratify: bool | None = None
     """Give every side the same fraction of every class. Default: with --classifier, as far as small classes allow."""

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from aam.config.base import COMMAS, Fraction, Names, NonNegative, Section, flag
+from aam.config.base import COMMAS, MAIN, Fraction, Names, NonNegative, Section, flag
 
 TargetTransform = Literal["none", "minmax", "zscore", "log-minmax", "log-zscore"]
 TargetLoss = Literal["huber", "mse", "mae", "quantile", "asymmetric"]
@@ -21,7 +21,7 @@ class TargetConfig(Section):
 
     metadata_column: Names
     """Column of the metadata to predict; several numbers may be learned at once: ph,temperature."""
-    classifier: bool = False
+    classifier: Annotated[bool, MAIN] = False
     """Predict classes instead of a number."""
     target_transform: TargetTransform | None = None
     """Scale on which a number is learned, fitted on training samples. Default: zscore, with --bounded-targets none."""

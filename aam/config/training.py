@@ -1,12 +1,12 @@
 """The options of `aam train`, and which of them each learner reads."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import model_validator
 
 from aam.config.augmentation import TargetAugmentationConfig
-from aam.config.base import Positive, RunConfig, Section, flag
+from aam.config.base import MAIN, Positive, RunConfig, Section, flag
 from aam.config.categories import CategoryColumnsConfig, CategoryConfig
 from aam.config.kernel import KernelConfig
 from aam.config.learners import (
@@ -51,7 +51,7 @@ class LearnerConfig(Section):
 
     panel: ClassVar[str] = "Learner"
 
-    learner: LearnerName = "neural"
+    learner: Annotated[LearnerName, MAIN] = "neural"
     """What learns: neural is the network; ensemble, kernel, clades, linear and forest read the whole table at once."""
     baselines: bool = True
     """At the end also fit a random forest and the ensemble to the same samples, and say which is better."""

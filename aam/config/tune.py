@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import Field, model_validator
 
-from aam.config.base import Names, Positive, RunConfig, Section
+from aam.config.base import MAIN, Names, Positive, RunConfig, Section
 from aam.config.categories import CategoryColumnsConfig
 from aam.config.evaluate import (
     SEED_END,
@@ -32,7 +32,7 @@ NOT_TUNED: Final = frozenset({"pretrained_encoder", "embedding_cache"})
 class TuneTargetConfig(EvaluateTargetConfig):
     """The metadata column to predict."""
 
-    metadata_column: Names = ()
+    metadata_column: Annotated[Names, MAIN] = ()
     """Column of the metadata to predict, one: age, or with --classifier a column of names such as diagnosis."""
 
     def _may_be_open(self) -> bool:
@@ -42,9 +42,9 @@ class TuneTargetConfig(EvaluateTargetConfig):
 class TuneOutputConfig(ResumableConfig):
     """Where results go."""
 
-    output_dir: Path | None = None  # type: ignore[assignment]  # given where there is something to tune
+    output_dir: Annotated[Path | None, MAIN] = None  # type: ignore[assignment]  # given where there is something to tune
     """Folder for results; made if absent. Several processes with the same options share it."""
-    resume: bool = False
+    resume: Annotated[bool, MAIN] = False
     """Continue the tuning in --output-dir, up to --trials in all; trials that a kill ended are tried again."""
 
 
@@ -53,16 +53,16 @@ class TuningConfig(Section):
 
     panel: ClassVar[str] = "Tuning"
 
-    learner: TunedLearner = "ensemble"
+    learner: Annotated[TunedLearner, MAIN] = "ensemble"
     """Learner whose options are tuned."""
-    trials: Positive = 20
+    trials: Annotated[Positive, MAIN] = 20
     """Sets of options to try, by all processes together."""
     nested_trials: Annotated[int, Field(ge=0)] | None = None
     """Sets of options to try anew within the training samples of each fold, for a score that is not flattered by the
     tuning; 0: no such score. Default: half of --trials."""
     nested_folds: Annotated[int, Field(ge=2)] = 3
     """Parts into which the training samples of a fold are divided for that."""
-    space: Path | None = None
+    space: Annotated[Path | None, MAIN] = None
     """TOML file of the options to try, in place of those of --show-space: write these to a file, and change it."""
     show_space: bool = False
     """Print the options that are tried, as a TOML file for --space, and stop. Options that are given keep their value,

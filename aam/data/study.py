@@ -23,7 +23,7 @@ from aam.data.files.sequences import encode_sequences, sequence_keys
 from aam.data.files.tables import FeatureTable, read_tables
 from aam.data.labels.taxonomy import TaxonomyLabels, read_taxonomy
 from aam.data.sampling.dataset import DistanceSource, MatrixDistances, TreeDistances
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, UnusableSamplesError, first_ids
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,7 @@ def load_study(
     sampling: TargetSamplingConfig,
     unifrac: UnifracConfig | None = None,
     needs: Sequence[str] = (),
+    ids_suffice: bool = False,
 ) -> Study:
     """Read the files of a study and join them by id.
 
@@ -150,6 +151,7 @@ def load_study(
         sampling: the sampling depth, below which samples are left out.
         unifrac: how tree and matrix are used; None where distances are not needed.
         needs: options of `inputs` that must be given, such as ``"metadata"``.
+        ids_suffice: ASVs need no sequences, as their ids are the names of tips.
 
     Raises:
         InputError: a file is missing or wrong, or no sample is left.
@@ -157,7 +159,7 @@ def load_study(
     for option in ("table", *needs):
         if not getattr(inputs, option):
             raise InputError(f"--{option.replace('_', '-')} is needed")
-    table = read_tables(inputs.table, inputs.rep_seqs, inputs.drop_missing_sequences)
+    table = read_tables(inputs.table, inputs.rep_seqs, inputs.drop_missing_sequences, ids_suffice)
     metadata = read_metadata(inputs.metadata) if inputs.metadata is not None else None
     if inputs.where and metadata is None:
         raise InputError("--where looks at columns of the metadata: give --metadata")
@@ -284,7 +286,7 @@ def select_samples(study: Study, rows: Ints, reason: str) -> Study:
     """Keep some samples of a study, noting the others as left out for a reason."""
     keep = np.zeros(study.table.n_samples, dtype=bool)
     keep[rows] = True
-    return _keep(study, keep, reason)
+    return _keep(study, keep, reason, UnusableSamplesError)
 
 
 def _among(table: FeatureTable, ids: Iterable[str]) -> Bools:
@@ -293,12 +295,12 @@ def _among(table: FeatureTable, ids: Iterable[str]) -> Bools:
     return np.array([name in known for name in table.sample_ids])
 
 
-def _keep(study: Study, keep: Bools, reason: str) -> Study:
+def _keep(study: Study, keep: Bools, reason: str, error: type[InputError] = InputError) -> Study:
     if keep.all():
         return study
     lost = [study.table.sample_ids[i] for i in np.flatnonzero(~keep)]
     if not keep.any():
-        raise InputError(f"no sample is left: {reason} for all of {first_ids(lost)}")
+        raise error(f"no sample is left: {reason} for all of {first_ids(lost)}")
     logger.warning("left out %d of %d samples, %s: %s", len(lost), len(keep), reason, first_ids(lost))
     left_out = pd.concat([study.left_out, pd.DataFrame({"sample_id": lost, "reason": reason})], ignore_index=True)
     table = study.table.select_samples(np.flatnonzero(keep))
@@ -307,11 +309,11 @@ def _keep(study: Study, keep: Bools, reason: str) -> Study:
 
 
 def _keep_deep(study: Study, sampling: TargetSamplingConfig) -> Study:
-    study = _keep(study, study.table.depth > 0, "no reads")
+    study = _keep(study, study.table.depth > 0, "no reads", UnusableSamplesError)
     if sampling.depth is None or sampling.keep_shallow:
         return study
     reason = f"fewer reads than the sampling depth {sampling.depth}"
-    return _keep(study, study.table.depth >= sampling.depth, reason)
+    return _keep(study, study.table.depth >= sampling.depth, reason, UnusableSamplesError)
 
 
 def _check_covered(table: FeatureTable, matrix: DistanceMatrix) -> None:

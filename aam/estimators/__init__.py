@@ -2,5 +2,6 @@
 
 from aam.estimators.encoder import SampleEncoder
 from aam.estimators.predictors import SampleClassifier, SampleRegressor
+from aam.estimators.read import read
 
-__all__ = ["SampleClassifier", "SampleEncoder", "SampleRegressor"]
+__all__ = ["SampleClassifier", "SampleEncoder", "SampleRegressor", "read"]

@@ -1,41 +1,45 @@
 """What the estimators share: parameters, output folder, embeddings, saving."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
+import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from aam.config import PretrainConfig, TrainConfig, refuse_renamed
+from aam.data.files.table_objects import asv_ids_of, is_anndata, own_sequences
 from aam.data.files.tables import FeatureTable, feature_table
-from aam.data.study import Study, assemble_study
 from aam.errors import InputError
-from aam.estimators.inputs import TableLike
+from aam.estimators.folders import folder_of_clone
+from aam.estimators.inputs import Sequences, TableLike, as_sequences
 from aam.estimators.learned import (
     Trained,
     as_checkpoint,
+    is_learner,
     network_of,
     options_of,
     read_trained,
     sampling_of,
     targets_of,
 )
-from aam.learners.storage import TrainedLearner
-from aam.training.checkpoints.store import write_checkpoint
-from aam.training.distributed import World, setup_distributed
-from aam.training.machine.compute import Compute
-from aam.training.run_folder import RunFolder
-from aam.workflows.embed import embed_study
-from aam.workflows.fit import Run
-from aam.workflows.restore import Restored, restore
 
-Sequences: TypeAlias = Mapping[str, str]
-"""DNA by ASV id."""
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from aam.data.study import Study
+    from aam.training.distributed import World
+    from aam.training.machine.compute import Compute
+    from aam.workflows.fit import Run
+    from aam.workflows.restore import Restored
 
 Kind: TypeAlias = Literal["SampleEncoder", "SampleRegressor", "SampleClassifier"]
 """Which estimator a trained model belongs to."""
@@ -54,6 +58,15 @@ OF_METHODS = frozenset(
     }
 )
 """Options of the command line that are arguments of `fit`, or parameters under another name, here."""
+
+
+class Places(NamedTuple):
+    """Where a fit writes."""
+
+    output: Path
+    """The folder of its run; one that goes afterwards where the user names none."""
+    encoder: Path
+    """The checkpoint of a pretrained encoder, for as long as it is needed."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -79,6 +92,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
 
     kind: ClassVar[Kind]
     config_type: ClassVar[type[PretrainConfig | TrainConfig]]
+    _is_clone = False
 
     def __new__(cls, *_: Any, **parameters: Any) -> Self:
         """Refuse parameters by their old names; see `refuse_renamed`."""
@@ -92,7 +106,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
 
         Args:
             table: feature table of counts.
-            sequences: DNA by ASV id, where the ids of the table are not sequences.
+            sequences: DNA by ASV id, of ASVs whose ids are not sequences and were not among those given to `fit`.
 
         Returns:
             A row for each sample of the table, in its order, by sample id; a column for each dimension. NaN for
@@ -103,12 +117,37 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             InputError: the table is wrong, or none of its samples can be used; or the model is a learner besides the
                 network, which embeds nothing.
         """
+        from aam.workflows.embed import embed_study
+
         check_is_fitted(self, "trained_")
         network_of(self.trained_)  # before the table is read
         whole, study = self._study(table, sequences)
         with self._compute() as compute:
             rows = embed_study(self._network, study, self.batch_size, compute, self.num_workers or 0)
         return rows.reindex(list(whole.sample_ids)).rename_axis("sample_id")
+
+    def embed_into(self, adata: AnnData, *, key_added: str = "X_aam", sequences: Sequences | None = None) -> None:
+        """Embed the samples of an AnnData and keep the result in its `obsm`, where scanpy looks (``use_rep="X_aam"``).
+
+        The rows of samples that cannot be used are NaN, which is logged: choose the others before scanpy looks for
+        neighbours.
+
+        Args:
+            adata: an AnnData whose `X` holds the counts; where another layer does, use ``embed(aam.read(adata,
+                layer=...))``.
+            key_added: the name in `obsm`, where it replaces what is there; float32 [samples, embedding_dim].
+            sequences: as of `embed`.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            InputError: it is no AnnData, or as of `embed`.
+        """
+        check_is_fitted(self, "trained_")
+        if not is_anndata(adata):
+            raise InputError(
+                f"embed_into: a {type(adata).__name__} is no AnnData; use embed, which returns a DataFrame"
+            )
+        adata.obsm[key_added] = self.embed(adata, sequences=sequences).to_numpy(np.float32)
 
     def save(self, path: Path | str) -> None:
         """Write the trained model as a checkpoint, which `aam predict` and `aam embed` read too.
@@ -120,6 +159,8 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
             NotFittedError: `fit` was not called.
             InputError: the folder exists.
         """
+        from aam.training.checkpoints.store import write_checkpoint
+
         check_is_fitted(self, "trained_")
         checkpoint = as_checkpoint(self.trained_)
         write_checkpoint(replace(checkpoint, documents=checkpoint.documents | self._documents()), Path(path))
@@ -129,6 +170,7 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         """Read what `save` wrote, or the output folder or a checkpoint of a run of `aam`, of whatever learner.
 
         Parameters are those of the run, but for `output_dir` and `encoder`: the encoder's weights are in the model.
+        What `save` wrote knows the sequences that `fit` was given; a run of `aam` does not.
 
         Raises:
             InputError: no whole checkpoint is there, or it is one of another kind of model.
@@ -136,17 +178,18 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         trained, documents = read_trained(Path(path))
         if _kind_of(trained) != cls.kind:
             raise InputError(f"{path} is no model of aam.{cls.kind}: use aam.{_kind_of(trained)}.load")
-        flat = options_of(trained.spec) if isinstance(trained, TrainedLearner) else trained.config.flat()
+        flat = options_of(trained.spec) if is_learner(trained) else trained.config.flat()
         estimator = cls(**cls._parameters_of(flat))
         estimator._take_model(trained, documents)
         return estimator
 
     def _documents(self) -> dict[str, Any]:
         """What a checkpoint needs besides the model."""
-        return {}
+        return {"sequences": self.sequences_} if self.sequences_ else {}
 
     def _take_model(self, trained: Trained, documents: Mapping[str, Any]) -> None:
         self.trained_: Trained = trained
+        self.sequences_: dict[str, str] = documents.get("sequences", {})
 
     @property
     def _network(self) -> Restored:
@@ -155,10 +198,15 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
 
     def _world(self, config: PretrainConfig | TrainConfig) -> World:
         """The processes that train together."""
+        from aam.training.distributed import setup_distributed
+
         return setup_distributed(config.runtime.device, config.distribution)
 
     def _take_run(self, run: Run, folder: Path) -> None:
         """Keep what a run has learned; its folder may be gone afterwards."""
+        from aam.training.run_folder import RunFolder
+        from aam.workflows.restore import restore
+
         self.trained_ = restore(folder)
         self.history_ = pd.read_json(RunFolder(folder).metrics, lines=True)
         self.left_out_ = run.material.study.left_out
@@ -168,13 +216,53 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         self, table: TableLike, sequences: Sequences | None, metadata: pd.DataFrame | None = None
     ) -> tuple[FeatureTable, Study]:
         """The whole table, and the study of its samples that the trained model can use."""
-        check_is_fitted(self, "trained_")
-        whole = feature_table(table, sequences, bool((self.options or {}).get("drop_missing_sequences", False)))
+        from aam.data.study import assemble_study
+
+        whole = self._whole(table, sequences)
         return whole, assemble_study(whole, sampling_of(self.trained_), metadata=metadata)
+
+    def _whole(self, table: TableLike, sequences: Sequences | None) -> FeatureTable:
+        """A table after `fit`, whose ids may be known from there."""
+        check_is_fitted(self, "trained_")
+        known = self.sequences_ | own_sequences(table) | as_sequences(sequences)
+        return feature_table(table, known, bool((self.options or {}).get("drop_missing_sequences", False)))
+
+    def _table(self, table: TableLike, sequences: Sequences | None, drop_missing: bool) -> FeatureTable:
+        """The table to fit, of which ids and sequences are remembered."""
+        given = own_sequences(table) | as_sequences(sequences)
+        whole = feature_table(table, given, drop_missing)
+        own = {name: dna for name, dna in zip(whole.asv_ids, whole.sequences, strict=True) if name.upper() != dna}
+        names = asv_ids_of(table)
+        self.sequences_ = own | given
+        self.feature_names_in_ = np.array(whole.asv_ids if names is None else names, dtype=object)
+        self.n_features_in_ = len(self.feature_names_in_)
+        return whole
+
+    @contextmanager
+    def _places(self) -> Iterator[Places]:
+        """Where a fit writes. That of a clone, as cross-validation makes, has a folder for itself in `output_dir`."""
+        with TemporaryDirectory(prefix="aam-") as scratch:
+            start = Path(scratch) / "encoder"
+            if self.output_dir is None:
+                yield Places(Path(scratch) / "run", start)
+            elif self._is_clone:
+                with folder_of_clone(Path(self.output_dir)) as folder:
+                    yield Places(folder, start)
+            else:
+                yield Places(Path(self.output_dir), start)
+
+    def __sklearn_clone__(self) -> Self:
+        """Copy the parameters, and note that the copy is one: see `_places`."""
+        fresh: Self = super().__sklearn_clone__()
+        fresh._is_clone = True
+        return fresh
 
     @contextmanager
     def _compute(self) -> Iterator[Compute]:
         """Compute on the device that the parameters name now, which need not be the one of the training."""
+        from aam.training.distributed import setup_distributed
+        from aam.training.machine.compute import Compute
+
         with setup_distributed(self.device, inference=True) as world:
             yield Compute.of(world, self._network.config.runtime)
 
@@ -217,8 +305,3 @@ def _kind_of(trained: Trained) -> Kind:
     if targets is None:
         return "SampleEncoder"
     return "SampleClassifier" if targets.is_classes else "SampleRegressor"
-
-
-def run_folder(output_dir: Path | str | None, scratch: Path) -> Path:
-    """Where a run writes: what the user names, else a folder that is deleted with `scratch`."""
-    return scratch / "run" if output_dir is None else Path(output_dir)

@@ -1,8 +1,8 @@
 """Pretraining for notebooks."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,21 +13,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from aam.config import EncoderType, PretrainConfig, RootChoice, TrainConfig, UnifracMetric
 from aam.data.distances.phylogeny import LengthChoices
-from aam.data.files.tables import feature_table
-from aam.data.study import assemble_study, read_matrix, with_phylogeny, with_taxonomy
-from aam.estimators.base import Kind, SampleModel, Sequences, run_folder
+from aam.estimators.base import Kind, SampleModel
 from aam.estimators.inputs import (
     MetadataLike,
+    Sequences,
     TableLike,
     TaxonomyLike,
     TreeLike,
-    as_metadata,
     as_phylogeny,
     as_taxonomy,
+    metadata_of,
 )
-from aam.workflows.embed import embed_study_asvs
-from aam.workflows.folder import settle_folder
-from aam.workflows.pretrain import check_distances, check_taxonomy, pretrain_study
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -52,7 +48,8 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         seed: seed of every draw; the same seed gives the same model on a CPU.
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: processes that prepare batches beside the main one; None: 2 for training on a GPU, else 0.
-        output_dir: folder for what `aam pretrain` leaves (checkpoints, curves, plots); None: nothing is left.
+        output_dir: folder for what `aam pretrain` leaves (checkpoints, curves, plots); None: nothing is left. Every fit
+            of a clone, as cross-validation and searches make them, has a folder in it: ``fit-1``, ``fit-2``, ...
         options: any other option of `aam pretrain` by its name with underscores, such as
             ``{"weight_decay": 0.1, "group_column": "subject"}``.
         unifrac_metric: distance between samples that is learned.
@@ -65,6 +62,9 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         trained_: the model (`trained_.encoder`, a `torch.nn.Module`) and the full config.
         history_: losses and metrics by step, as in ``metrics.jsonl`` (after `fit`, not after `load`).
         left_out_: samples that could not be used, with the reason (after `fit`, not after `load`).
+        sequences_: DNA by id of ASVs whose ids are no sequences: those given to `fit`, where the methods look ids up.
+        feature_names_in_, n_features_in_: ids of the ASVs of the table, and their number (after `fit`, not after
+            `load`). Tables are joined by sequence: others may hold other ASVs, in another order.
     """
 
     unifrac_metric: UnifracMetric = "unweighted_unifrac"
@@ -87,30 +87,34 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
         """Pretrain.
 
         Args:
-            table: feature table of counts: a `biom.Table`, a path, or a DataFrame of samples x ASVs. ASVs whose ids
-                are not sequences need `sequences`.
+            table: feature table of counts: what `aam.read` gives, an AnnData (counts in `X`), a `biom.Table`, a path,
+                or a DataFrame of samples x ASVs. ASVs whose ids are not sequences need `sequences`.
             y: ignored, for pipelines.
             tree: rooted phylogeny over the ASVs: a path, a Newick string or a `skbio.TreeNode`.
             taxonomy: lineages of ASVs, to learn with `encoder_type` ``taxonomy`` or ``combined``: a path, or a
                 DataFrame by ASV id with a column ``Taxon``.
             metadata: DataFrame by sample id, or a path; only for options such as ``group_column``. Samples without a
-                row are left out.
-            sequences: DNA by ASV id.
+                row are left out. None: the `obs` of an AnnData.
+            sequences: DNA by ASV id, or the path of a FASTA file; remembered (`sequences_`).
 
         Raises:
             InputError: a parameter or an input is wrong.
         """
-        with TemporaryDirectory(prefix="aam-") as scratch:
-            output = run_folder(self.output_dir, Path(scratch))
-            config = PretrainConfig.from_flat(self._flat() | {"output_dir": output})
+        from aam.data.study import assemble_study, read_matrix, with_phylogeny, with_taxonomy
+        from aam.workflows.folder import settle_folder
+        from aam.workflows.pretrain import check_distances, check_taxonomy, pretrain_study
+
+        given = metadata_of(metadata, table)
+        with self._places() as places:
+            config = PretrainConfig.from_flat(self._flat() | {"output_dir": places.output})
             check_distances(config, has_tree=tree is not None)
             check_taxonomy(config, has_taxonomy=taxonomy is not None)
             with self._world(config) as world:
                 config = world.on_main(lambda: settle_folder(config))
                 inputs, sampling = config.inputs, config.sampling
-                whole = feature_table(table, sequences, inputs.drop_missing_sequences)
+                whole = self._table(table, sequences, inputs.drop_missing_sequences)
                 matrix = read_matrix(inputs, config.unifrac)
-                study = assemble_study(whole, sampling, metadata=as_metadata(metadata), matrix=matrix)
+                study = assemble_study(whole, sampling, metadata=given, matrix=matrix)
                 if tree is not None:
                     phylogeny = as_phylogeny(tree, LengthChoices.of(inputs), inputs.root)
                     study = with_phylogeny(study, phylogeny, sampling, config.unifrac, inputs.drop_missing_tips)
@@ -130,6 +134,8 @@ class SampleEncoder(TransformerMixin, SampleModel):  # type: ignore[misc]
             NotFittedError: `fit` was not called.
             InputError: the table is wrong, or none of its samples can be used.
         """
+        from aam.workflows.embed import embed_study_asvs
+
         _, study = self._study(table, sequences)
         with self._compute() as compute:
             return embed_study_asvs(self._network, study, compute)

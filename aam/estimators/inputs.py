@@ -1,31 +1,42 @@
 """What Python users hold - tables, trees, metadata and targets, in memory or in files - as the library reads it."""
 
-from collections.abc import Sequence
+from __future__ import annotations  # what annotations alone name is not imported
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import biom
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from skbio import TreeNode
 
 from aam.config import RootChoice
 from aam.data.distances.phylogeny import AS_WRITTEN, LengthChoices, Phylogeny, parse_newick, read_phylogeny
+from aam.data.files.fasta import read_fasta
 from aam.data.files.metadata import read_metadata
+from aam.data.files.table_objects import is_anndata, sample_ids_of
+from aam.data.files.tables import FeatureTable
 from aam.data.labels.taxonomy import read_taxonomy, taxonomy_of_frame
 from aam.errors import InputError, first_ids
 
-TableLike: TypeAlias = biom.Table | pd.DataFrame | Path | str
-"""A `biom.Table`, a DataFrame of counts (samples x ASVs, ids in index and columns), or a path."""
-TreeLike: TypeAlias = TreeNode | Path | str
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from skbio import TreeNode
+
+TableLike: TypeAlias = "biom.Table | pd.DataFrame | AnnData | FeatureTable | Path | str"
+"""A `biom.Table`, a DataFrame of counts (samples x ASVs, ids in index and columns), an AnnData, what `aam.read` gives,
+or a path."""
+Sequences: TypeAlias = Mapping[str, str] | Path | str
+"""DNA by ASV id, or the path of a FASTA file."""
+TreeLike: TypeAlias = "TreeNode | Path | str"
 """A `skbio.TreeNode`, a path, or a Newick string."""
 MetadataLike: TypeAlias = pd.DataFrame | Path | str
 """A DataFrame by sample id, or a path."""
 TaxonomyLike: TypeAlias = pd.DataFrame | Path | str
 """A DataFrame by ASV id with a column ``Taxon``, or a path."""
 TargetLike: TypeAlias = pd.Series | pd.DataFrame | Sequence[Any] | NDArray[Any]
-"""A Series by sample id, a DataFrame of several numbers; or values in the order of a DataFrame table's rows."""
+"""A Series by sample id, a DataFrame of several numbers; or values in the order of the rows of a table in memory."""
 
 UNNAMED = "target"
 
@@ -36,8 +47,12 @@ def as_phylogeny(tree: TreeLike, lengths: LengthChoices = AS_WRITTEN, root: Root
     Raises:
         InputError: the file or the text holds no such tree.
     """
-    if isinstance(tree, TreeNode):
-        return parse_newick(_newick(tree), lengths, "the TreeNode", root)
+    if not isinstance(tree, Path | str):
+        from skbio import TreeNode
+
+        if isinstance(tree, TreeNode):
+            return parse_newick(_newick(tree), lengths, "the TreeNode", root)
+    _check_path(tree, "tree", "a skbio.TreeNode, a path, or a Newick text")
     if isinstance(tree, str) and (tree.lstrip().startswith("(") or tree.rstrip().endswith(";")):
         return parse_newick(tree, lengths, "the Newick string", root)
     return read_phylogeny(tree, lengths, root)
@@ -73,9 +88,36 @@ def as_metadata(metadata: MetadataLike | None) -> pd.DataFrame | None:
     if metadata is None:
         return None
     if not isinstance(metadata, pd.DataFrame):
+        _check_path(metadata, "metadata", "a DataFrame by sample id, or a path")
         return read_metadata(metadata)
     _check_sample_ids(metadata.index, "metadata")
     return metadata
+
+
+def metadata_of(metadata: MetadataLike | None, table: TableLike) -> pd.DataFrame | None:
+    """The metadata that goes with a table: what is given, else the `obs` of an AnnData.
+
+    Raises:
+        InputError: as `as_metadata`.
+    """
+    return as_metadata(table.obs if metadata is None and is_anndata(table) else metadata)
+
+
+def as_sequences(sequences: Sequences | None) -> dict[str, str]:
+    """DNA by ASV id, of a mapping or a file.
+
+    Raises:
+        InputError: it is neither, or an id or a sequence is no text, or the file is wrong.
+    """
+    if sequences is None:
+        return {}
+    if not isinstance(sequences, Mapping | pd.Series):
+        _check_path(sequences, "sequences", "a dict of DNA by ASV id, or the path of a FASTA file")
+        return read_fasta(sequences)
+    wrong = [name for name, dna in sequences.items() if not (isinstance(name, str) and isinstance(dna, str))]
+    if wrong:
+        raise InputError(f"sequences must be DNA by ASV id, both text; not so: {first_ids(wrong)}")
+    return dict(sequences.items())
 
 
 def as_taxonomy(taxonomy: TaxonomyLike) -> dict[str, str]:
@@ -84,7 +126,10 @@ def as_taxonomy(taxonomy: TaxonomyLike) -> dict[str, str]:
     Raises:
         InputError: the file or the DataFrame is not as QIIME 2 has it.
     """
-    return taxonomy_of_frame(taxonomy) if isinstance(taxonomy, pd.DataFrame) else read_taxonomy(taxonomy)
+    if isinstance(taxonomy, pd.DataFrame):
+        return taxonomy_of_frame(taxonomy)
+    _check_path(taxonomy, "taxonomy", "a DataFrame by ASV id, or a path")
+    return read_taxonomy(taxonomy)
 
 
 def as_target(y: TargetLike, table: TableLike) -> pd.DataFrame:
@@ -92,7 +137,7 @@ def as_target(y: TargetLike, table: TableLike) -> pd.DataFrame:
 
     Args:
         y: a Series by sample id, in any order; a DataFrame with a column for each of several numbers; or values in the
-            order of the rows of a DataFrame.
+            order of the rows of a table in memory.
         table: what `y` belongs to.
 
     Returns:
@@ -107,15 +152,17 @@ def as_target(y: TargetLike, table: TableLike) -> pd.DataFrame:
     if isinstance(y, pd.DataFrame):
         _check_sample_ids(y.index, "y")
         return y.set_axis([str(name) for name in y.columns], axis=1)
-    if not isinstance(table, pd.DataFrame) or np.ndim(y) != 1:
+    names = table.sample_ids if isinstance(table, FeatureTable) else sample_ids_of(table)
+    if names is None or np.ndim(y) != 1:
         raise InputError(
-            "y must be a pandas Series whose index holds sample ids; plain values are taken only with a DataFrame "
-            "table, one for each of its rows"
+            "y must be a pandas Series whose index holds sample ids; plain values are taken only with a table in "
+            "memory, one for each of its rows"
         )
-    if len(y) != len(table):
-        raise InputError(f"y has {len(y)} values and the table {len(table)} samples; give a pandas Series by sample id")
-    _check_sample_ids(table.index, "the table")
-    return pd.DataFrame({UNNAMED: list(y)}, index=table.index)
+    if len(y) != len(names):
+        raise InputError(f"y has {len(y)} values and the table {len(names)} samples; give a pandas Series by sample id")
+    index: pd.Index[Any] = pd.Index(tuple(names), dtype=object)
+    _check_sample_ids(index, "the table")
+    return pd.DataFrame({UNNAMED: list(y)}, index=index)
 
 
 def with_target(metadata: pd.DataFrame | None, target: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +172,15 @@ def with_target(metadata: pd.DataFrame | None, target: pd.DataFrame) -> pd.DataF
     return metadata.drop(columns=target.columns, errors="ignore").join(target, how="inner")
 
 
-def _check_sample_ids(index: "pd.Index[Any]", what: str) -> None:
+def _check_path(given: object, name: str, wanted: str) -> None:
+    """Refuse what is no path, such as the letters of one that scikit-learn takes for a value of each sample."""
+    if not isinstance(given, Path | str):
+        raise InputError(
+            f"{name}: a {type(given).__name__}; give {wanted} (in params of cross-validation as a pathlib.Path)"
+        )
+
+
+def _check_sample_ids(index: pd.Index[Any], what: str) -> None:
     wrong = [name for name in index if not isinstance(name, str)]
     if wrong:
         raise InputError(

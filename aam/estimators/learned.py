@@ -1,24 +1,34 @@
 """Learners besides the network, for the estimators: from arguments of `fit` to what `aam train --learner` does."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aam.config import RootChoice, SamplingConfig, TargetSamplingConfig, TrainConfig, UnifracConfig
 from aam.data.distances.phylogeny import LengthChoices, Phylogeny
-from aam.data.labels.target_table import Targets
-from aam.data.study import Study, with_phylogeny
 from aam.errors import InputError
 from aam.estimators.inputs import TreeLike, as_phylogeny
-from aam.learners.storage import LearnerSpec, TrainedLearner
-from aam.learners.storage import checkpoint_of as checkpoint_of_learner
-from aam.training.checkpoints.store import Checkpoint, read_checkpoint
-from aam.workflows.makers import read_learner
-from aam.workflows.predict import NETWORK_READS_NO_TREE
-from aam.workflows.restore import Restored, checkpoint_of, restored
 
-Trained: TypeAlias = Restored | TrainedLearner
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+    from aam.data.labels.target_table import Targets
+    from aam.data.study import Study
+    from aam.learners.storage import LearnerSpec, TrainedLearner
+    from aam.training.checkpoints.store import Checkpoint
+    from aam.workflows.restore import Restored
+
+Trained: TypeAlias = "Restored | TrainedLearner"
 """What `fit` leaves: the network, or another learner."""
+
+
+def is_learner(trained: Trained) -> TypeIs[TrainedLearner]:
+    """Whether a model is another learner than the network."""
+    from aam.learners.storage import TrainedLearner
+
+    return isinstance(trained, TrainedLearner)
 
 
 def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig, sampling: TargetSamplingConfig) -> Study:
@@ -29,6 +39,8 @@ def with_tree(study: Study, tree: TreeLike | None, config: TrainConfig, sampling
     """
     if tree is None:
         return study
+    from aam.data.study import with_phylogeny
+
     inputs = config.inputs
     phylogeny = as_phylogeny(tree, LengthChoices.of(inputs), inputs.root)
     return with_phylogeny(study, phylogeny, sampling, UnifracConfig(), inputs.drop_missing_tips)
@@ -44,9 +56,11 @@ def placement_tree(
     """
     if tree is None:
         return None
-    if isinstance(trained, TrainedLearner):
+    if is_learner(trained):
         trained.check_reads_branches()
         return as_phylogeny(tree, lengths, root)
+    from aam.workflows.predict import NETWORK_READS_NO_TREE
+
     raise InputError(NETWORK_READS_NO_TREE)
 
 
@@ -59,6 +73,10 @@ def read_trained(path: Path) -> tuple[Trained, Mapping[str, Any]]:
     Raises:
         InputError: no whole checkpoint is there, or it is of another version of aam.
     """
+    from aam.training.checkpoints.store import read_checkpoint
+    from aam.workflows.makers import read_learner
+    from aam.workflows.restore import restored
+
     checkpoint = read_checkpoint(path)
     trained = read_learner(checkpoint) if checkpoint.kind == "learner" else restored(checkpoint)
     return trained, checkpoint.documents
@@ -66,17 +84,20 @@ def read_trained(path: Path) -> tuple[Trained, Mapping[str, Any]]:
 
 def as_checkpoint(trained: Trained) -> Checkpoint:
     """The checkpoint of a model of any kind."""
-    return checkpoint_of_learner(trained) if isinstance(trained, TrainedLearner) else checkpoint_of(trained)
+    from aam.learners.storage import checkpoint_of as checkpoint_of_learner
+    from aam.workflows.restore import checkpoint_of
+
+    return checkpoint_of_learner(trained) if is_learner(trained) else checkpoint_of(trained)
 
 
 def targets_of(trained: Trained) -> Targets | None:
     """What a model predicts; None for an encoder."""
-    return trained.fitted.targets if isinstance(trained, TrainedLearner) else trained.targets
+    return trained.fitted.targets if is_learner(trained) else trained.targets
 
 
 def require_targets(trained: Trained) -> Targets:
     """What a model predicts, where a caller cannot do without."""
-    return trained.fitted.targets if isinstance(trained, TrainedLearner) else trained.require_targets()
+    return trained.fitted.targets if is_learner(trained) else trained.require_targets()
 
 
 def network_of(trained: Trained) -> Restored:
@@ -85,7 +106,7 @@ def network_of(trained: Trained) -> Restored:
     Raises:
         InputError: the model is another learner.
     """
-    if isinstance(trained, TrainedLearner):
+    if is_learner(trained):
         raise InputError(
             f"the model is a learner of the kind {trained.name}, which has no embeddings: only the network has "
             '(learner="neural")'
@@ -95,7 +116,7 @@ def network_of(trained: Trained) -> Restored:
 
 def sampling_of(trained: Trained) -> TargetSamplingConfig:
     """Which samples of a table a model can use; learners draw reads by themselves."""
-    return SamplingConfig() if isinstance(trained, TrainedLearner) else trained.config.sampling
+    return SamplingConfig() if is_learner(trained) else trained.config.sampling
 
 
 def options_of(spec: LearnerSpec) -> dict[str, Any]:

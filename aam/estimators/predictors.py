@@ -1,24 +1,29 @@
 """Fine-tuning for notebooks: regression and classification of a metadata column."""
 
+from __future__ import annotations  # what annotations alone name is not imported
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.validation import check_is_fitted
 
 from aam.config import OutputActivation, TargetTransform
 from aam.data.arrays import Floats
 from aam.data.files.metadata import categorical_column
 from aam.errors import InputError, first_ids
-from aam.estimators.base import Kind, Sequences
-from aam.estimators.inputs import MetadataLike, TableLike, TargetLike, TreeLike
-from aam.estimators.learned import Trained
+from aam.estimators.base import Kind
+from aam.estimators.inputs import MetadataLike, Sequences, TableLike, TargetLike, TreeLike
+from aam.estimators.null import frequencies, medians
 from aam.estimators.predictor import SamplePredictor
 from aam.learners.conformal import listed
+
+if TYPE_CHECKING:
+    from aam.estimators.learned import Trained
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -51,7 +56,7 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
             ``"ph=mse,temperature=huber"``.
         output_activation: ``relu``, ``softplus`` or ``exp``, where the number cannot be negative.
         output_dir: folder for what `aam train` leaves, in ``train`` and ``pretrain`` where both are done; None: nothing
-            is left.
+            is left. Every fit of a clone has a folder in it, as with `SampleEncoder`.
         options: any other option of `aam train`, by its name with underscores.
 
     The other parameters are those of `SampleEncoder`, with smaller defaults. `lr` is that of the head, and None chooses
@@ -63,6 +68,8 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         history_: losses and metrics by step, as in ``metrics.jsonl`` (after `fit`, not after `load`); empty for
             another learner.
         left_out_: samples that could not be used, with the reason (after `fit`, not after `load`).
+        null_: the null prediction, the median of each target; None after `load` of a run of `aam train`.
+        sequences_, feature_names_in_, n_features_in_: as of `SampleEncoder`.
     """
 
     target_transform: TargetTransform | None = None
@@ -81,12 +88,12 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
     ) -> Floats:
         """Predict samples: float64 [samples], in the table's order and the target's own units; [samples, T] of several.
 
-        NaN for samples that cannot be used (no reads, or fewer than `rarefy_depth`); `predictions` gives the reason,
-        and all by sample id.
+        Samples that cannot be used (no reads, fewer than `rarefy_depth`, no ASV that the model knows) get the null
+        prediction, the median of the training samples, with a warning, so that scores count them and have no gaps.
+        NaN where a run of `aam train` was loaded, which keeps no null prediction. `predictions` gives the reasons, NaN
+        for such samples, and all by sample id.
         """
-        points = self._points(self.predictions(table, metadata=metadata, sequences=sequences, tree=tree)).to_numpy(
-            np.float64
-        )
+        points = self._filled(table, metadata, sequences, tree).to_numpy(np.float64)
         return points[:, 0] if points.shape[1] == 1 else points
 
     def predict_interval(
@@ -133,14 +140,29 @@ class SampleRegressor(RegressorMixin, SamplePredictor):  # type: ignore[misc]
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
     ) -> float:
-        """R2 of the predictions, over samples with values of `y` and a prediction; others are logged.
+        """R2 of what `predict` gives, over samples with values of `y`; others are logged.
 
         Of several targets it is the mean.
 
         Raises:
             InputError: there is no such sample, or `y` or the table is wrong.
         """
+        from sklearn.metrics import r2_score
+
         return float(r2_score(*self._scored(table, y, metadata, sequences, tree)))
+
+    _null_name: ClassVar[str] = "the median of the training samples"
+
+    @property
+    def _value_columns(self) -> list[str]:
+        columns = self._targets.columns
+        return ["prediction"] if len(columns) == 1 else [f"prediction_{column.name}" for column in columns]
+
+    def _answers(self, predicted: pd.DataFrame) -> pd.DataFrame:
+        return predicted
+
+    def _null_of(self, target: pd.DataFrame) -> list[float]:
+        return medians(target)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -155,7 +177,8 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
 
     Attributes:
         classes_: the classes, sorted, as they were in `y` (text where the model was trained by `aam train`).
-        trained_, history_, left_out_: as in `SampleRegressor`.
+        null_: the null prediction, the frequency of each class; None after `load` of a run of `aam train`.
+        trained_, history_, left_out_, sequences_, feature_names_in_, n_features_in_: as in `SampleRegressor`.
     """
 
     class_weights: str = "none"
@@ -171,11 +194,10 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
     ) -> NDArray[Any]:
-        """Predict samples: classes [samples], in the table's order.
+        """Predict samples: the most probable of `predict_proba`, classes [samples], in the table's order.
 
         Raises:
-            InputError: samples cannot be used (no reads, or fewer than `rarefy_depth`), for which no class would be
-                honest; `predictions` gives what can be given.
+            InputError: as `predict_proba`.
         """
         probabilities = self.predict_proba(table, metadata=metadata, sequences=sequences, tree=tree)
         classes: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
@@ -191,18 +213,25 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
     ) -> Floats:
         """Probability of every class: float64 [samples, classes], in the order of the table and of `classes_`.
 
+        Samples that cannot be used (no reads, fewer than `rarefy_depth`, no ASV that the model knows) get the null
+        prediction, the frequencies of the classes among the training samples, with a warning, so that scores count them
+        and have no gaps. `predictions` gives the reasons, and nothing for such samples.
+
         Raises:
-            InputError: as `predict`.
+            InputError: table, metadata or tree are wrong; or samples cannot be used, and a run of `aam train` was
+                loaded, which keeps no null prediction.
         """
-        predicted = self.predictions(table, metadata=metadata, sequences=sequences, tree=tree)
-        unusable = predicted[predicted["prediction"].isna()]
-        if len(unusable):
-            raise InputError(
-                f"no class can be predicted for {first_ids(unusable.index)}: {', '.join(unusable['note'].unique())}; "
-                "leave them out, or use predictions(), which gives the reasons beside the predictions of the others"
-            )
-        columns = [f"probability_{name}" for name in _texts(pd.Series(self.classes_))]
-        return predicted[columns].to_numpy(np.float64)
+        check_is_fitted(self, "trained_")
+        if self.null_ is None:
+            predicted = self.predictions(table, metadata=metadata, sequences=sequences, tree=tree)
+            unusable = predicted[predicted["prediction"].isna()]
+            if len(unusable):
+                reasons = ", ".join(unusable["note"].unique())
+                raise InputError(
+                    f"no class can be predicted for {first_ids(unusable.index)}: {reasons}; "
+                    "leave them out, or use predictions(), which gives the reasons beside the predictions of the others"
+                )
+        return self._filled(table, metadata, sequences, tree).to_numpy(np.float64)
 
     def predict_set(
         self,
@@ -245,15 +274,30 @@ class SampleClassifier(ClassifierMixin, SamplePredictor):  # type: ignore[misc]
         sequences: Sequences | None = None,
         tree: TreeLike | None = None,
     ) -> float:
-        """Accuracy of the predictions, over samples with a value of `y` and a prediction; others are logged.
+        """Accuracy of what `predict` gives, over samples with a value of `y`; others are logged.
 
         Raises:
             InputError: there is no such sample, or `y` or the table is wrong.
         """
+        from sklearn.metrics import accuracy_score
+
         return float(accuracy_score(*self._scored(table, y, metadata, sequences, tree)))
 
+    _null_name: ClassVar[str] = "the frequencies of the classes among the training samples"
+
+    @property
+    def _value_columns(self) -> list[str]:
+        return [f"probability_{name}" for name in _texts(pd.Series(self.classes_))]
+
+    def _answers(self, predicted: pd.DataFrame) -> pd.DataFrame:
+        names = np.array(_texts(pd.Series(self.classes_)), dtype=object)
+        return pd.DataFrame({"prediction": names[predicted.to_numpy().argmax(axis=1)]}, index=predicted.index)
+
+    def _null_of(self, target: pd.DataFrame) -> list[float]:
+        return frequencies(target.iloc[:, 0], _texts(pd.Series(self.classes_)))
+
     def _documents(self) -> dict[str, Any]:
-        return {"labels": self.classes_.tolist()}
+        return super()._documents() | {"labels": self.classes_.tolist()}
 
     def _take_model(self, trained: Trained, documents: Mapping[str, Any]) -> None:
         super()._take_model(trained, documents)
@@ -274,6 +318,6 @@ def label_array(labels: Sequence[Any]) -> NDArray[Any]:
     return np.array(labels, dtype=object) if array.dtype.kind == "f" and array.tolist() != list(labels) else array
 
 
-def _texts(labels: "pd.Series[Any]") -> list[str]:
+def _texts(labels: pd.Series[Any]) -> list[str]:
     """Labels as the model knows them."""
     return list(categorical_column(labels.to_frame("label"), "label"))

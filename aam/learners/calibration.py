@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from aam.learners.base import Floats, Rows
@@ -34,6 +33,8 @@ class Calibration(NamedTuple):
             codes: the true class of each [n].
             weight: of each [n].
         """
+        from scipy.optimize import minimize_scalar  # noqa: PLC0415  # takes long, and what is fitted predicts without
+
         here = tuple(np.isin(np.arange(probability.shape[1]), codes).tolist())
         scores = _scores(probability, here)
 

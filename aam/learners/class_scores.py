@@ -6,7 +6,6 @@ Shapes: n training samples, m samples, P classes that have training samples, C c
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from aam.learners.base import Floats, Rows
@@ -34,6 +33,8 @@ class ClassScores:
             present: places of the classes that have samples [P].
             classes: how many there are with the others.
         """
+        from scipy.optimize import minimize_scalar  # noqa: PLC0415  # takes long, and what is fitted predicts without
+
         prior = np.average(indicators, axis=0, weights=weight)
 
         def loss(log_temperature: float) -> float:

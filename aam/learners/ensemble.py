@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import softmax
 
 from aam.config.learners import EnsembleConfig
@@ -133,6 +132,8 @@ def _combined(values: Sequence[Floats], calibrations: Sequence[Calibration], wei
 
 def _stacked(values: Sequence[Floats], problem: Problem) -> Floats:
     """Non-negative weights with sum 1 and the smallest loss [members]."""
+    from scipy.optimize import minimize  # noqa: PLC0415  # takes long, and what is fitted predicts without
+
     stacked = np.stack(values)
     if problem.classes:
         stacked = stacked[:, np.arange(len(problem.codes)), problem.codes]

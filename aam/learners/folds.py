@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from aam.learners.base import Problem, Rows
 
@@ -14,6 +13,8 @@ INNER_FOLDS = 5
 
 def inner_folds(problem: Problem, most: int = INNER_FOLDS) -> Iterator[tuple[Rows, Rows]]:
     """Places of the samples to learn from and to judge by, of each fold; by single samples where there is one group."""
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold  # noqa: PLC0415  # takes long
+
     groups = problem.groups
     several = len(np.unique(groups)) > 1
     if not several:

@@ -19,7 +19,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from scipy.optimize import minimize
 
 from aam.learners.base import Floats
 
@@ -143,6 +142,8 @@ def choose_weights(stack: Floats, y: Floats, sample_weight: Floats, blocks: Bloc
         blocks: the groups.
         steps: most iterations.
     """
+    from scipy.optimize import minimize  # noqa: PLC0415  # takes long, and what is fitted predicts without
+
     size = len(stack)
     if len(y) < 2:  # nothing can be left out
         return Weights(np.full(size, _EXPLAINED / size), _NOISE)

@@ -11,8 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, enet_path
 
 from aam.config.learners import LinearConfig, Penalty, TreesConfig
 from aam.data.study import Study
@@ -168,6 +166,9 @@ def _ridge_path(data: _Data, steps: int | None) -> _Path:
 
 def _sparse_path(data: _Data, l1_ratio: float, steps: int | None) -> _Path:
     """Lasso or elastic net (Zou and Hastie 2005)."""
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  # takes long, and what is fitted predicts without
+    from sklearn.linear_model import enet_path  # noqa: PLC0415
+
     mean, mean_y, features, y = _weighed(data)
     most = (np.abs(features.T @ y).max() or 1.0) / (len(y) * l1_ratio)
     with warnings.catch_warnings():
@@ -179,6 +180,9 @@ def _sparse_path(data: _Data, l1_ratio: float, steps: int | None) -> _Path:
 
 def _logistic_path(data: _Data, penalty: Penalty, steps: int | None) -> _Path:
     """Multinomial logistic regression; every model begins where the one before has ended."""
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
     features, back = _rotated(data.features) if penalty == "l2" else (data.features, None)
     codes, strengths = data.y.astype(np.int64), LOGISTIC_STRENGTHS[:steps]
     present = np.unique(codes)
@@ -210,9 +214,7 @@ def _rotated(features: Floats) -> tuple[Floats, Floats | None]:
     return left * singular, right
 
 
-def _of_all_classes(
-    model: LogisticRegression, present: Rows, classes: int, back: Floats | None
-) -> tuple[Floats, Floats]:
+def _of_all_classes(model: Any, present: Rows, classes: int, back: Floats | None) -> tuple[Floats, Floats]:
     """Coefficients [P, C] and intercepts [C] of all classes; those without a sample have probability 0."""
     found, intercepts = model.coef_.T.copy(), model.intercept_.copy()
     if back is not None:

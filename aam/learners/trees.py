@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
 
 from aam.config.learners import TreesConfig
 from aam.data.study import Study
@@ -84,13 +83,15 @@ def forest_of(kind: TreesOf, features: Floats, problem: Problem) -> Forest:
     The settings are those of benchmarks/random_forest.py: a fifth of the columns at each split and two samples in a
     leaf for numbers, scikit-learn's own for classes.
     """
+    from sklearn import ensemble  # noqa: PLC0415  # takes long, and a forest that is grown predicts without
+
     options: dict[str, Any] = {"n_estimators": kind.trees, "random_state": problem.seed % 2**32, "n_jobs": 1}
     if problem.classes:
-        grower = RandomForestClassifier if kind.kind == "random" else ExtraTreesClassifier
+        grower = ensemble.RandomForestClassifier if kind.kind == "random" else ensemble.ExtraTreesClassifier
         options |= {"min_samples_leaf": kind.min_samples_leaf or 1}
         target: NDArray[Any] = problem.codes
     else:
-        grower = RandomForestRegressor if kind.kind == "random" else ExtraTreesRegressor
+        grower = ensemble.RandomForestRegressor if kind.kind == "random" else ensemble.ExtraTreesRegressor
         options |= {"min_samples_leaf": kind.min_samples_leaf or 2, "max_features": 0.2}
         target = problem.y
     grown = grower(**options).fit(features.astype(np.float32), target, sample_weight=problem.weight)

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 from torch import Tensor
 
 from aam.data.arrays import Floats, Ints
@@ -214,6 +213,8 @@ class ClassificationMetrics:
         occur in the truth or the predictions, auroc the mean over the classes of one class against the rest, of those
         that have samples on both sides.
         """
+        from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score  # noqa: PLC0415  # takes long
+
         if not sum(map(len, self._true)):
             return dict.fromkeys(self.better)
         probabilities, true = np.concatenate(self._probabilities), np.concatenate(self._true)

@@ -34,10 +34,14 @@ class Known:
 
 
 class File(Known):
-    """A file, or a folder with all that is in it; of a `RunFolder`, its path."""
+    """A file; of a `RunFolder`, its path."""
 
     def __get__(self, folder: "RunFolder", owner: type["RunFolder"]) -> Path:
         return folder.path / self.names[0]
+
+
+class Folder(File):
+    """A folder with all that is in it."""
 
 
 class Files(Known, Generic[Kind]):
@@ -67,7 +71,7 @@ class RunFolder:
 
     path: Path
 
-    checkpoints = File("checkpoints")  # the first to go: nobody finds them beside the options of another run
+    checkpoints = Folder("checkpoints")  # the first to go: nobody finds them beside the options of another run
     config = File("config.json", stays=True)
     """The options, as they were given."""
     lock = File(".lock", stays=True)
@@ -76,13 +80,13 @@ class RunFolder:
     """Which launch began the run, so that a restart of it by torchrun resumes."""
     begin = File(".begin", stays=True)
     """Locked for a moment by each of several processes that work in one folder, so that one of them begins it."""
-    replaced = File(".replaced", stays=True)
+    replaced = Folder(".replaced", stays=True)
     """Where the files of an overwritten run go at once, to be deleted from there."""
 
     provenance = File("provenance.json")
     """By which software, from which files, where and when the results came to be."""
     metrics = File("metrics.jsonl")
-    tensorboard = File("tensorboard")
+    tensorboard = Folder("tensorboard")
     tracked_run = File("tracked_run.json")
     """Which run of a tracker of experiments this one is."""
     log = File("training.log")
@@ -104,9 +108,9 @@ class RunFolder:
     find_lr = File("find_lr.tsv")
     find_lr_plot = File("plots/find_lr.png")
 
-    folds = File("folds")
+    folds = Folder("folds")
     """Folds of `aam evaluate` that are done."""
-    models = File("models")
+    models = Folder("models")
     """What the learners of these folds have learned, with ``--keep-models``."""
     evaluation = File("evaluation.json")
     fold_table = File("folds.tsv")
@@ -121,7 +125,7 @@ class RunFolder:
     study = File("study.journal")
     """Trials of `aam tune`, unless a database keeps them."""
     study_lock = File("study.journal.flock")
-    workers = File(".workers")
+    workers = Folder(".workers")
     """A file of each process that works here beside others, locked for as long as it lives."""
     study_id = File("study.id")
     """What the searches of this tuning are called in the study file."""
@@ -161,6 +165,15 @@ class RunFolder:
             for each in KNOWN
             for name in each.names
         )
+
+    def misplaced(self) -> Path | None:
+        """A folder where a run has a file, or a file where it has a folder; None where all is as it should be."""
+        for each in KNOWN:
+            for place in (place for name in each.names for place in self.path.glob(name)):
+                if place.is_dir() is not isinstance(each, Folder):
+                    return place
+        plots = self.path / "plots"
+        return plots if plots.exists() and not plots.is_dir() else None
 
 
 KNOWN: Final = tuple(each for each in vars(RunFolder).values() if isinstance(each, Known))

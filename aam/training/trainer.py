@@ -14,7 +14,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from aam.config import PretrainConfig, TargetOptimConfig, TrainConfig
 from aam.data.sampling.dataset import StepBatch, StepPlan, StepSampler
-from aam.errors import StoppedBySignalError, TrainingDivergedError, first_ids
+from aam.errors import InputError, StoppedBySignalError, TrainingDivergedError, first_ids
+from aam.training.checkpoints.alike import check_alike
 from aam.training.checkpoints.run import RunCheckpoints
 from aam.training.distributed.agreement import Agreement, Verdict
 from aam.training.distributed.sharding import own_part
@@ -85,7 +86,7 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: the loss is no longer a number.
-            StoppedBySignalError: SIGTERM or SIGUSR1 came to some rank; a checkpoint has been written.
+            StoppedBySignalError: SIGTERM, SIGUSR1 or SIGHUP came to some rank; a checkpoint has been written.
         """
         self.model.train()
         self.memory.begin(self.optimizer)
@@ -196,12 +197,14 @@ class Trainer:
     def save_checkpoint(self, best: bool) -> None:
         """Write weights and everything that resuming needs."""
         self._check_finite(f"step {self.progress.step}")
-        state = self.memory.state_dict() | {
+        self.checkpoints.save(self.model, self.optimizer, self._state(), self.progress.step, best)
+
+    def _state(self) -> dict[str, Any]:
+        return self.memory.state_dict() | {
             "progress": asdict(self.progress),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        self.checkpoints.save(self.model, self.optimizer, state, self.progress.step, best)
 
     def load_checkpoint(self, path: Path) -> None:
         """Continue where a checkpoint of this run was written, by whatever number of ranks and with any strategy.
@@ -209,7 +212,13 @@ class Trainer:
         Raises:
             InputError: the checkpoint is damaged, or was written on another study.
         """
+        own = self._state()
         state = self.checkpoints.load(path, self.model, self.optimizer)
+        own["memory"] = state.get("memory")  # which a budget says of itself below
+        check_alike({name: value for name, value in state.items() if name not in {"study", "groups"}}, own, "state")
+        step = state["progress"]["step"]
+        if not isinstance(step, int) or not 0 <= step <= len(self.train_sampler):
+            raise InputError(f"{path} says that {step} steps are done, of a run of {len(self.train_sampler)}")
         self.memory.load_state_dict(state)
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled():

@@ -35,7 +35,7 @@ from aam.training.inference.samples import predict_outputs
 from aam.training.machine.compute import Compute
 from aam.training.machine.hardware import device_for
 from aam.workflows.makers import read_learner
-from aam.workflows.neural_learner import NeuralSolution
+from aam.workflows.neural_solution import NeuralSolution
 from aam.workflows.predict_network import categories_of, metadata_of, study_batches
 from aam.workflows.restore import Restored, restored
 

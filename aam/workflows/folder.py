@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os import R_OK, W_OK, X_OK, access
+from os import R_OK, access
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from aam.config import DistributedConfig, FolderConfig, PretrainConfig, ResumableConfig, RunConfig, TrainConfig, flag
 from aam.config.launch import launch_name, launched_world_size, restart_count
-from aam.data.files.whole_files import leftovers_of, write_text
+from aam.data.files.whole_files import leftovers_of, refusal, write_text
 from aam.errors import InputError
 from aam.training.checkpoints.files import MANIFEST, delete
 from aam.training.provenance import Session, recorded
@@ -97,8 +97,13 @@ def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) 
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output-dir {folder} is a file; name a folder")
     writable = folder if folder.exists() else next(parent for parent in folder.absolute().parents if parent.exists())
-    if not access(writable, R_OK | W_OK | X_OK) or not writable.is_dir():
-        raise InputError(f"--output-dir {folder}: {writable} cannot be written")
+    if not writable.is_dir() or not access(writable, R_OK):
+        raise InputError(
+            f"--output-dir {folder}: {writable} cannot be written (no folder, or not to be read); name another"
+        )
+    refused = refusal(writable)
+    if refused is not None:
+        raise InputError(f"--output-dir {folder}: {writable} cannot be written ({refused}); name another folder")
     check_spares_run("output_dir", folder, config)
     if RunFolder(folder).lock.exists():
         with _locked(RunFolder(folder), shared):
@@ -219,6 +224,13 @@ def check_contents(config: RunConfig, output: FolderConfig) -> None:
         InputError: so it is.
     """
     folder = RunFolder(output.output_dir)
+    misplaced = folder.misplaced() if _resumes(output) or output.overwrite else None
+    if misplaced is not None:
+        found, wanted = ("folder", "file") if misplaced.is_dir() else ("file", "folder")
+        raise InputError(
+            f"--output-dir {folder}: {misplaced.relative_to(folder.path)} in it is a {found}, where a run has a "
+            f"{wanted}: move it away, or name another folder"
+        )
     if _resumes(output):
         _check_same_run(config, folder)
     elif _holds_files(folder):

@@ -3,18 +3,19 @@
 from functools import cache
 
 from aam.config import EvaluateConfig, LearnersConfig, TrainConfig
+from aam.learners.base import Learner
 from aam.learners.kernel import KernelLearner
 from aam.learners.kernel_sources import wanted_columns
 from aam.learners.registry import Maker
 from aam.learners.storage import TrainedLearner, learner_of
 from aam.training.checkpoints.store import Checkpoint
+from aam.workflows import neural_solution  # noqa: F401  # so that ensembles with the network can be read
 from aam.workflows.encoder_source import WantedEmbedding
-from aam.workflows.neural_learner import NeuralLearner
 
 
 def makers(config: EvaluateConfig | TrainConfig) -> dict[str, Maker]:
     """What `make_learner` needs besides: how the network is made, and the kernel where it reads an encoder."""
-    made: dict[str, Maker] = {"neural": lambda _: NeuralLearner.of(config)}
+    made: dict[str, Maker] = {"neural": lambda _: _network(config)}
     path = config.finetune.pretrained_encoder
     if path is None:
         return made
@@ -28,6 +29,12 @@ def makers(config: EvaluateConfig | TrainConfig) -> dict[str, Maker]:
         return KernelLearner(options.kernel, (*wanted_columns(options), encoder()))
 
     return made | {"kernel": kernel}
+
+
+def _network(config: EvaluateConfig | TrainConfig) -> Learner:
+    from aam.workflows.neural_learner import NeuralLearner  # noqa: PLC0415  # with all of the training, which predicting does without
+
+    return NeuralLearner.of(config)
 
 
 def read_learner(checkpoint: Checkpoint) -> TrainedLearner:

@@ -2,12 +2,9 @@
 
 Every fit is a training of its own, on a part of the training samples; the rest, whole groups, chooses the checkpoint.
 
-Shapes: n training samples, m samples to predict, C classes.
+Shapes: n training samples.
 """
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +12,6 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import pandas as pd
-import torch
 
 from aam.config import (
     SECTIONS_OF_NETWORK,
@@ -31,19 +27,17 @@ from aam.data.arrays import Texts
 from aam.data.sampling.splits import split_samples
 from aam.data.study import Study, digest
 from aam.errors import InputError, StoppedBySignalError
-from aam.learners.base import Arrays, Learner, Output, Problem, Rows, Solution
-from aam.learners.registry import SOLUTIONS
+from aam.learners.base import Learner, Problem, Rows, Solution
 from aam.learners.simple import NullLearner
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, read_checkpoint
 from aam.training.distributed import World
-from aam.training.machine.compute import Compute
 from aam.training.machine.hardware import device_for
 from aam.training.run_folder import RunFolder
 from aam.workflows.fit import Run, check_best_metric
-from aam.workflows.predict_network import predict_study
+from aam.workflows.neural_solution import NeuralSolution, quiet
 from aam.workflows.prepare import prepare_training
 from aam.workflows.resolve import pretrained_model
-from aam.workflows.restore import Restored, restored
+from aam.workflows.restore import restored
 
 TARGET, GROUP, SIDE = "target", "group", "side"
 """Columns of the metadata that a training is given."""
@@ -51,65 +45,8 @@ VAL_FRACTION: Final = TargetSplitConfig().val_fraction
 """Fraction of the training samples that chooses the checkpoint of a member, where the command holds out none."""
 DRAWS: Final = 10
 """Divisions of the training samples that are tried."""
-BATCH: Final = 64
-"""Samples that are predicted together; part of what a prediction is, to the last bit."""
 PLACE: Final = Path("run")
 """Stands for the temporary output folder in what is kept of the options."""
-
-
-@dataclass(eq=False)
-class NeuralSolution(Solution):
-    """The network with its best weights."""
-
-    trained: Restored
-    classes: int
-    """0 where numbers are predicted."""
-
-    def predict(self, study: Study, rows: Rows) -> Output:
-        """Predict samples; classes that no sample of the training had get probability 0."""
-        value = np.zeros((len(rows), self.classes) if self.classes else len(rows))
-        if not len(rows):
-            return Output(value)
-        part = Study(study.table.select_samples(rows))
-        config = self.trained.config
-        with _quiet(), World(device_for(config.runtime.device)) as world:
-            table = predict_study(self.trained, part, BATCH, Compute.of(world, config.runtime))
-        if self.classes:
-            value[:, self.places] = table.filter(like="probability_").to_numpy(np.float64)
-        else:
-            value[:] = table["prediction"]
-        return Output(value)
-
-    @property
-    def places(self) -> list[int]:
-        """Place of every class that the network knows."""
-        return [int(name) for name in self.trained.require_targets().only.require_classes().classes]
-
-    def arrays(self) -> Arrays:
-        """The weights."""
-        return {name: tensor.cpu().numpy() for name, tensor in self.trained.model.state_dict().items()}
-
-    def settings(self) -> dict[str, Any]:
-        """The options of the training, and its target."""
-        return {
-            "config": self.trained.config.model_dump(mode="json"),
-            "targets": self.trained.require_targets().to_json(),
-            "classes": self.classes,
-        }
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
-        """Rebuild the network.
-
-        Raises:
-            InputError: its options are those of another version of aam.
-        """
-        weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        checkpoint = Checkpoint("train", settings["config"], {"targets": settings["targets"]}, weights)
-        return cls(restored(checkpoint), settings["classes"])
-
-
-SOLUTIONS["neural"] = NeuralSolution
 
 
 @dataclass(frozen=True)
@@ -137,7 +74,7 @@ class NeuralLearner(Learner):
         """
         if len(np.unique(problem.y)) < 2:  # in folds within folds alone, as `pose` refuses it
             return NullLearner().solve(problem)
-        with TemporaryDirectory(prefix="aam-") as scratch, _quiet():
+        with TemporaryDirectory(prefix="aam-") as scratch, quiet():
             config = self._config(problem, Path(scratch) / "run")
             study = _study_of(problem, self.options.split.val_fraction)
             with World(device_for(config.runtime.device)) as world:
@@ -243,15 +180,3 @@ def check_encoder(finetune: FinetuneConfig, config: EvaluateConfig | TrainConfig
 def digest_of(encoder: Checkpoint) -> str:
     """Hash of the weights of an encoder."""
     return digest([encoder.model[name].numpy() for name in sorted(encoder.model)])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let aam say errors alone: what a training would say would be said for every fold of every fold."""
-    package = logging.getLogger("aam")
-    before = package.level
-    package.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        package.setLevel(before)

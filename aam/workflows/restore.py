@@ -1,7 +1,8 @@
 """Models from configs and from checkpoints, with nothing else at hand."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -12,16 +13,14 @@ from pydantic import ValidationError
 from aam.config import PretrainConfig, RunConfig, TrainConfig
 from aam.data.categorical import CategoryEncoder
 from aam.data.labels.target_table import Targets
-from aam.errors import InputError, first_ids
+from aam.errors import InputError, first_ids, shown
 from aam.models.distance_link import LINK_OF_CLADES, LinkName
 from aam.models.heads import TargetSpec
-from aam.models.initial import allocate
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import CategorySpec
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, Kind, read_checkpoint
 from aam.training.distributed.sharding import load_weights
-from aam.training.machine.compute import CPU
 from aam.training.run_folder import RunFolder
 from aam.training.tasks.table import heads_of
 from aam.workflows.old_configs import in_todays_names, in_todays_options
@@ -154,9 +153,13 @@ def restored(checkpoint: Checkpoint) -> Restored:
         InputError: its options are those of another version of aam, or it is no network's.
     """
     trained = outline(checkpoint)
-    model = allocate(trained.model, CPU)
-    model.load_state_dict(in_todays_names(checkpoint.model))
-    model.eval()
+    # copies, as the file may be replaced; taken over as they are: to give a model on meta its memory loads SymPy
+    weights = {name: tensor.clone() for name, tensor in in_todays_names(checkpoint.model).items()}
+    expected = {name: tensor.shape for name, tensor in trained.model.state_dict().items()}
+    if {name: tensor.shape for name, tensor in weights.items()} != expected:
+        raise InputError("the checkpoint holds other weights than its options ask for; use another checkpoint")
+    trained.model.load_state_dict(weights, assign=True)
+    trained.model.eval()
     return trained
 
 
@@ -175,15 +178,33 @@ def outline(checkpoint: Checkpoint) -> Restored:
         pretraining, documents = config_of(PretrainConfig, checkpoint), checkpoint.documents
         return Restored(pretraining, build_encoder(pretraining, documents), None, None, None, documents)
     config = config_of(TrainConfig, checkpoint)
-    targets = Targets.from_json(checkpoint.documents["targets"])
     document = checkpoint.documents.get("categories")  # there where the prediction depends on any
-    categories = None if document is None else CategoryEncoder.from_json(document)
+    with _read_as_written():
+        targets = Targets.from_json(checkpoint.documents["targets"])
+        categories = None if document is None else CategoryEncoder.from_json(document)
     predictor = build_predictor(config, targets, categories)
     return Restored(config, predictor.encoder, predictor, targets, categories, checkpoint.documents)
 
 
+@contextmanager
+def _read_as_written() -> Iterator[None]:
+    """Turn what documents raise that have the right hash and yet were written by no aam into one error."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"the checkpoint says of its columns what no aam writes ({shown(error)}); use another checkpoint"
+        ) from None
+
+
 def config_of(kind: type[AnyConfig], checkpoint: Checkpoint) -> AnyConfig:
     """Read the config of a checkpoint, whose options are those of the aam that wrote it, or of an earlier one."""
+    if not isinstance(checkpoint.config, dict) or not all(
+        isinstance(part, dict) for part in checkpoint.config.values()
+    ):
+        raise InputError("the checkpoint holds no options, as aam writes them; use another checkpoint")
     try:
         return kind.model_validate(in_todays_options(checkpoint.config))
     except ValidationError as error:

@@ -1,7 +1,6 @@
 """Tables of results by sample or ASV id, and where results may be written."""
 
 import gzip
-import os
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from itertools import combinations
@@ -11,7 +10,7 @@ from typing import Final, TextIO
 import pandas as pd
 
 from aam.config import RunConfig, flag
-from aam.data.files.whole_files import whole_file
+from aam.data.files.whole_files import refusal, whole_file
 from aam.errors import InputError
 from aam.workflows.folder import check_spares_run, input_paths
 
@@ -118,8 +117,11 @@ def _check_place(option: str, path: Path) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InputError(f"{flag(option)} {path}: there is no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{flag(option)} {path}: the folder {folder} cannot be written; choose another place")
+    refused = refusal(folder)
+    if refused is not None:
+        raise InputError(
+            f"{flag(option)} {path}: the folder {folder} cannot be written ({refused}); choose another place"
+        )
 
 
 def _is_no_file(path: Path) -> bool:

@@ -21,7 +21,7 @@ def write_unifrac(config: UnifracCommandConfig) -> None:
     check_writable(config.matrix.output)
     backend = available_backend(config.matrix.backend)
     check_metric(config.unifrac.unifrac_metric, backend)
-    study = load_study(config.inputs, SamplingConfig(), config.unifrac, needs=("tree",))
+    study = load_study(config.inputs, SamplingConfig(), config.unifrac, needs=("tree",), ids_suffice=True)
     metric = config.unifrac.unifrac_metric
     logger.info("computing %s between %d samples with %s", metric, study.table.n_samples, backend)
     matrix = compute_matrix(study.table, study.require_tree(), config.unifrac, backend)

@@ -72,7 +72,7 @@ def workflow(monkeypatch):
 
 def test_the_commands_are_those_of_the_readme():
     alone = {name for name in COMMANDS if " " not in name}
-    assert set(app.commands) == alone | {"estimate"}
+    assert set(app.commands) == alone | {"estimate", "completion"}
     assert {f"estimate {name}" for name in app.commands["estimate"].commands} == set(COMMANDS) - alone
 
 
@@ -87,7 +87,7 @@ def test_every_command_calls_its_workflow_with_its_config(command, workflow):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_100_columns_and_shows_every_option_in_its_panel(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    assert _run(*command.split(), "--help") == 0
+    assert _run(*command.split(), "--help-all") == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 100
     group, _, name = command.rpartition(" ")
@@ -97,14 +97,14 @@ def test_help_fits_100_columns_and_shows_every_option_in_its_panel(command, caps
         if isinstance(parameter, click.Argument):
             assert name.upper() in text
         else:
-            assert f"{flag(name)} " in text or f"{flag(name)}/" in text
+            assert f"{flag(name)} " in text or f"{flag(name)}/" in text, name
     assert f"aam {command}" in text
     assert "General" in text
 
 
 def test_train_help_has_the_panels_of_its_sections(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    _run("train", "--help")
+    _run("train", "--help-all")
     text = capsys.readouterr().out
     at = [text.index(f" {section.panel} ─") for section in TrainConfig.sections().values()]
     assert at == sorted(at)

@@ -173,7 +173,7 @@ def test_refuses_broken_files_and_names(tmp_path: Path) -> None:
 def test_refuses_to_write_where_it_cannot(tmp_path: Path) -> None:
     matrix = DistanceMatrix(IDS, VALUES)
     (tmp_path / "folder.tsv").mkdir()
-    cases = {"m.png": "name should end in", "absent/m.tsv": "missing or cannot be written", "folder.tsv": "a folder"}
+    cases = {"m.png": "name should end in", "absent/m.tsv": "there is no folder", "folder.tsv": "a folder"}
     for name, message in cases.items():
         with pytest.raises(InputError, match=message):
             write_distance_matrix(matrix, tmp_path / name)

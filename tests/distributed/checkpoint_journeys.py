@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from aam.config import DistributedConfig, PretrainConfig
 from aam.data.study import Study
@@ -170,8 +169,8 @@ def break_down(folder: Path, world: World) -> None:
     place = folder / "file" / "sharded" if world.rank == 1 else folder / "sharded"
     try:
         write_shards({"weight": torch.ones(8)}, place, group)
-    except CheckpointException as error:
-        (folder / f"failed-{world.rank}").write_text(str(error))
+    except OSError as error:
+        (folder / f"failed-{world.rank}").write_text(repr(error))
 
 
 def work(folder: Path, world: World, tasks: list[str]) -> list[dict[str, Any]]:

@@ -166,7 +166,7 @@ def test_the_navigation_has_every_page():
 
 
 def test_a_failing_command_ends_the_page():
-    with pytest.raises(RuntimeError, match="line 2: `false | cat` ended with 1"):
+    with pytest.raises(RuntimeError, match=r"line 2: `false \| cat` ended with 1"):
         list(docs_blocks.run_page(f"<!-- {docs_blocks.EXECUTED} -->\n```bash\nfalse | cat\n```\n"))
 
 

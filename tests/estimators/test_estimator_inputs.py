@@ -7,7 +7,7 @@ from skbio import TreeNode
 
 from aam.data.distances.phylogeny import LengthChoices, parse_newick
 from aam.errors import InputError
-from aam.estimators.inputs import as_metadata, as_phylogeny, as_target, with_target
+from aam.estimators.inputs import as_metadata, as_phylogeny, as_target, as_taxonomy, with_target
 from aam.estimators.predictors import label_array
 
 NEWICK = "((a_1:1,'b 2':2.5)90:0.25,('it''s':3,d:1e-3,'(e)':0):1);"
@@ -75,6 +75,15 @@ def test_metadata_of_a_file_and_of_a_frame(tmp_path):
     assert as_metadata(None) is None
 
 
+@pytest.mark.parametrize("given", [["t", "r", "e", "e"], 3, b"tree", pd.Series(dtype=str)])
+@pytest.mark.parametrize("take", [as_phylogeny, as_metadata, as_taxonomy])
+def test_what_is_no_path(take, given):
+    with pytest.raises(
+        InputError, match=rf"(tree|metadata|taxonomy): a {type(given).__name__}; give a .* pathlib\.Path"
+    ):
+        take(given)
+
+
 @pytest.mark.parametrize("index", [[1, 2], ["a", "a"], ["a", None]])
 def test_indexes_that_are_no_sample_ids(index):
     with pytest.raises(InputError, match="index of metadata"):
@@ -135,6 +144,25 @@ def test_messages_name_parameters_in_python_and_options_on_the_command_line(monk
     assert str(error) == "rarefy_depth 5 keeps nothing: use a lower rarefy_depth, or see `aam train --help` -- there"
     monkeypatch.setattr(InputError, "names_options", True)
     assert str(error).startswith("--rarefy-depth 5 keeps nothing")
+
+
+@pytest.mark.parametrize(
+    ("option", "parameter"),
+    [
+        ("--rep-seqs", "sequences"),
+        ("--metadata-column", "y"),
+        ("--pretrained-encoder", "encoder"),
+        ("--interval", "level"),
+        ("--drop-missing-sequences", 'options={"drop_missing_sequences": True}'),
+        ("--drop-missing-tips", 'options={"drop_missing_tips": True}'),
+        ("--overwrite", 'options={"overwrite": True}'),
+        ("--weight-decay", "weight_decay"),
+    ],
+)
+def test_options_that_the_estimators_call_otherwise(option, parameter):
+    assert str(InputError(f"wrong: give {option}, or see `aam train {option}`")) == (
+        f"wrong: give {parameter}, or see `aam train {option}`"
+    )
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,9 @@ def test_the_automatic_depth(table, tree, metadata):
 def test_samples_that_cannot_be_used_have_a_reason(clades, table):
     some = table.iloc[[30, 2, 7]].copy()
     some.iloc[1] = 0
-    assert np.isnan(clades.predict(some)).tolist() == [False, True, False]
+    with pytest.warns(UserWarning, match="1 of 3 samples cannot be predicted and get the null prediction"):
+        values = clades.predict(some)
+    assert (values == clades.null_).tolist() == [False, True, False]
     assert clades.predictions(some)["note"].iloc[1] == "no reads"
 
 
@@ -167,7 +169,7 @@ def test_a_learner_is_loaded_by_the_estimator_of_its_task(clades, tmp_path):
     [
         ({"epochs": 3}, "epochs 3 only has an effect with another learner than forest"),
         ({"embedding_dim": 8}, "embedding_dim 8 only has an effect"),
-        ({"encoder": "pretrained"}, "pretrained_encoder pretrained only has an effect"),
+        ({"encoder": "pretrained"}, "encoder pretrained only has an effect"),
         ({"pretrain_epochs": 3}, 'pretrain_epochs 3 only has an effect with learner="neural"'),
         ({"options": {"kernel_steps": 3}}, "kernel_steps 3 only has an effect"),
         ({"learner": "clades"}, "give tree"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from copy import copy
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -390,28 +391,46 @@ def test_rows_come_in_the_order_of_the_table(regressor, table):
     np.testing.assert_allclose(regressor.predict(backwards), predicted[backwards.index], rtol=1e-5)
 
 
-def test_samples_that_cannot_be_used_are_missing_numbers(regressor, encoder, with_an_empty_sample):
+def test_samples_that_cannot_be_used_get_the_null_prediction(regressor, encoder, metadata, with_an_empty_sample):
     missing = [False, False, True, False, False, False]
-    assert np.isnan(regressor.predict(with_an_empty_sample)).tolist() == missing
+    said = f"1 of 6 samples cannot be predicted and get the null prediction .*{with_an_empty_sample.index[2]}: no reads"
+    with pytest.warns(UserWarning, match=said):
+        values = regressor.predict(with_an_empty_sample)
+    assert regressor.null_ == [metadata["acidity"].median()]
+    assert (values == regressor.null_).tolist() == missing
+    with pytest.warns(UserWarning, match=said):
+        score = regressor.score(with_an_empty_sample, metadata["acidity"])
+    assert score == r2_score(metadata["acidity"].loc[with_an_empty_sample.index], values)
     assert np.isnan(encoder.transform(with_an_empty_sample)).all(axis=1).tolist() == missing
     by_id = regressor.predictions(with_an_empty_sample)
     assert list(by_id.index) == list(with_an_empty_sample.index)
     assert by_id["note"].tolist() == ["", "", "no reads", "", "", ""]
 
 
-def test_no_class_is_invented_for_samples_that_cannot_be_used(classifier, with_an_empty_sample):
-    name = with_an_empty_sample.index[2]
-    for method in (classifier.predict, classifier.predict_proba):
-        with pytest.raises(aam.InputError, match=f"no class can be predicted for {name}: no reads"):
-            method(with_an_empty_sample)
+def test_samples_that_cannot_be_used_get_the_frequencies_of_the_classes(classifier, metadata, with_an_empty_sample):
+    name, said = with_an_empty_sample.index[2], "1 of 6 samples cannot be predicted and get the null prediction"
+    frequencies = metadata["health"].value_counts(normalize=True)[classifier.classes_]
+    with pytest.warns(UserWarning, match=said):
+        probabilities = classifier.predict_proba(with_an_empty_sample)
+    np.testing.assert_allclose(probabilities[2], frequencies)
+    with pytest.warns(UserWarning, match=said):
+        classes = classifier.predict(with_an_empty_sample)
+    assert classes[2] == frequencies.idxmax()
+    with pytest.warns(UserWarning, match=said):
+        score = classifier.score(with_an_empty_sample, metadata["health"])
+    assert score == (classes == metadata["health"].loc[with_an_empty_sample.index]).mean()
     by_id = classifier.predictions(with_an_empty_sample)
     assert by_id["prediction"].isna().tolist() == [False, False, True, False, False, False]
     assert len(classifier.predict(with_an_empty_sample.drop(index=name))) == 5
 
 
-def test_a_table_without_a_usable_sample(regressor, table):
-    with pytest.raises(aam.InputError, match="no sample is left"):
-        regressor.predict(table.iloc[:2] * 0)
+def test_a_table_without_a_usable_sample(regressor, classifier, table):
+    with pytest.warns(UserWarning, match="2 of 2 samples cannot .* no sample is left: no reads"):
+        assert regressor.predict(table.iloc[:2] * 0).tolist() == regressor.null_ * 2
+    with pytest.warns(UserWarning, match="2 of 2 samples cannot"):
+        assert classifier.predict_proba(table.iloc[:2] * 0).tolist() == [classifier.null_] * 2
+    with pytest.raises(aam.InputError, match="no sample is left: no reads"):
+        regressor.predictions(table.iloc[:2] * 0)
 
 
 def test_score_is_over_samples_with_a_target(regressor, table, metadata, caplog):
@@ -629,8 +648,7 @@ def test_a_parameter_of_before_is_refused_with_its_new_name():
 
 
 def test_embeddings_as_a_frame(encoder, table):
-    as_frame = clone(encoder).set_output(transform="pandas")
-    as_frame.trained_ = encoder.trained_
+    as_frame = copy(encoder).set_output(transform="pandas")
     pd.testing.assert_frame_equal(as_frame.transform(table), encoder.embed(table), check_names=False)
 
 

@@ -115,6 +115,6 @@ def test_wrong_uses_are_told(here, capsys, name):
 @pytest.mark.parametrize("command", ["pretrain", "train", "evaluate"])
 def test_whether_a_run_reports_is_an_option(capsys, command):
     with pytest.raises(SystemExit) as left:
-        main([command, "--help"])
+        main([command, "--help-all"])
     assert left.value.code == 0
     assert "--no-report" in capsys.readouterr().out

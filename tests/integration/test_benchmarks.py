@@ -277,3 +277,11 @@ def test_other_habitats_are_unlike_the_guts_of_infants(real_data: Path) -> None:
     called = {row[1]: float(row[3]) for row in cells[2:]}
     assert called["child"] <= 0.1
     assert min(called[kind] for kind in ("mackerel", "human skin", "human oral")) >= 0.95
+
+
+@pytest.mark.slow
+def test_how_long_aam_takes_to_begin(tmp_path: Path) -> None:
+    run("startup.py", "--rounds", "1", "--json", tmp_path / "figures.json", judged=False)
+    lines = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert [line["compared with"] for line in lines if line["times"]] == ["click and rich", *["torch"] * 4]
+    assert all(line["times"] > 0 for line in lines[2:])

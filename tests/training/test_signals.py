@@ -11,7 +11,7 @@ import pytest
 from aam.training.machine.signals import stop_signals
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_a_signal_is_noted_and_does_not_end_the_process(name):
     with stop_signals() as request:
         assert request.name is None

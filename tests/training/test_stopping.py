@@ -14,6 +14,7 @@ from aam.errors import StoppedBySignalError
 from aam.training.checkpoints.store import read_checkpoint
 from aam.training.distributed import World
 from aam.training.distributed.agreement import Agreement, Verdict
+from aam.training.machine.signals import STOPPING
 from aam.training.sinks.sink import Results
 from aam.workflows import fit as workflow
 from aam.workflows.fit import Run
@@ -90,6 +91,7 @@ def prepare(request, study, make_pretrain_config, make_train_config):
     [
         ("SIGTERM", 1, False, 2),
         ("SIGUSR1", 5, False, 6),
+        ("SIGHUP", 2, False, 3),
         ("SIGTERM", 3, False, 4),  # the last step of an epoch
         ("SIGUSR1", 3, True, 5),  # in its validation
         ("SIGTERM", 7, False, 8),  # the last step of all
@@ -99,10 +101,10 @@ def test_a_stopped_run_goes_on_to_the_same_end(prepare, tmp_path, name, at, vali
     whole = prepare(output_dir=tmp_path / "whole")
     fit(whole)
     run = prepare(output_dir=tmp_path / "stopped")
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    before = [signal.getsignal(number) for number in STOPPING]
     with pytest.raises(StoppedBySignalError, match=f"after step {done}, which is saved: continue with --resume"):
         fit(replace(run, objective=Signalled(run.objective, at, name, validating)))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+    assert [signal.getsignal(number) for number in STOPPING] == before
     folder = tmp_path / "stopped"
     progress = read_checkpoint(folder / "checkpoints/last", with_state=True).state["progress"]
     assert progress["step"] == done

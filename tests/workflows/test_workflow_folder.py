@@ -17,6 +17,7 @@ from aam.workflows.folder import INPUT_FILES, check_folder, open_folder
 from aam.workflows.tables import check_outputs
 
 CONFIG, LAUNCH, LOCK, PROVENANCE = "config.json", ".launch", ".lock", "provenance.json"
+FOLDERS = {"checkpoints", "tensorboard", "folds", "models", ".workers"}
 
 
 def config_of(folder, **options) -> PretrainConfig:
@@ -42,7 +43,7 @@ def contents(folder: Path) -> set[str]:
 def write_run(folder: Path) -> None:
     """All that a run may leave, in its folder."""
     for name in RUN_FILES:
-        path = folder / name / "a" if name in {"checkpoints", "tensorboard"} else folder / name
+        path = folder / name / "a" if name in FOLDERS else folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}" if name == PROVENANCE else "old")
 
@@ -65,7 +66,7 @@ def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     with pytest.raises(InputError, match=r"not empty.*--resume.*--overwrite"):
         check(tmp_path / "run")
     start(tmp_path / "run", resume=True)
-    assert {*set(RUN_FILES) - {"checkpoints", "tensorboard"}, "notes.txt"} <= contents(tmp_path / "run")
+    assert {*set(RUN_FILES) - FOLDERS, "notes.txt"} <= contents(tmp_path / "run")
     start(tmp_path / "run", overwrite=True, epochs=3)
     assert contents(tmp_path / "run") == {CONFIG, LAUNCH, LOCK, PROVENANCE, "notes.txt"}
     assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["epochs"] == 3

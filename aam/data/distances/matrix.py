@@ -5,7 +5,6 @@ Shape letters: n samples.
 
 import csv
 import io
-import os
 import tokenize
 import zipfile
 import zlib
@@ -25,7 +24,8 @@ from torch import Tensor
 
 from aam.data.arrays import Ints
 from aam.data.files.artifacts import first_bytes, read_text
-from aam.data.files.whole_files import whole_file
+from aam.data.files.hdf5_guard import check_ends
+from aam.data.files.whole_files import refusal, whole_file
 from aam.errors import InputError, first_ids, shown
 
 Values = NDArray[np.floating[Any]]
@@ -78,7 +78,7 @@ def read_distance_matrix(path: Path | str, ids_path: Path | str | None = None, b
     - ``.npy``: an array; the sample ids are in a text file, one a line (`ids_path`);
     - ``.npz``: arrays ``ids`` (text) and ``values``;
     - ``.h5``: datasets ``order`` (sample ids) and ``matrix``, as `ssu` writes them;
-    - ``.tsv``, ``.csv``: sample ids in the first row and the first column;
+    - ``.tsv``, ``.csv``: sample ids in the first row and the first column, as scikit-bio's format ``lsmat``;
     - ``.qza``: a QIIME 2 artifact of type DistanceMatrix.
 
     Args:
@@ -133,8 +133,11 @@ def check_writable(path: Path) -> None:
         raise InputError(f"distance matrix {path}: the name should end in {', '.join(_WRITERS)}")
     if path.is_dir():
         raise InputError(f"distance matrix {path}: this is a folder; name a file in it")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"distance matrix {path}: the folder {path.parent} is missing or cannot be written to")
+    if not path.parent.is_dir():
+        raise InputError(f"distance matrix {path}: there is no folder {path.parent}; make it first")
+    refused = refusal(path.parent)
+    if refused is not None:
+        raise InputError(f"distance matrix {path}: the folder {path.parent} cannot be written ({refused})")
 
 
 def _checked(ids: Sequence[str], values: Values, source: str, bounded: bool) -> DistanceMatrix:
@@ -210,6 +213,8 @@ def _read_npz(path: Path, source: str) -> tuple[list[str], Values]:
 
 def _read_h5(path: Path, source: str) -> tuple[list[str], Values]:
     try:
+        with path.open("rb") as content:
+            check_ends(content, ("order", "matrix"), source)
         with h5py.File(path) as file:
             if not {"order", "matrix"} <= set(file):
                 raise InputError(f"{source}: datasets order and matrix are wanted, as ssu writes them")
@@ -241,10 +246,12 @@ def _read_delimited(path: Path, source: str) -> tuple[list[str], Values]:
     text = read_text(path, "distance matrix", ("DistanceMatrix",))
     lines = csv.reader(io.StringIO(text, newline=""), delimiter="," if path.suffix == ".csv" else "\t")
     try:
-        ids = next(lines, [])[1:]
+        filled = (line for line in lines if any(cell.strip() for cell in line))
+        header: list[str] = next((line for line in filled if not _is_comment(line)), [])
+        ids = [name.strip() for name in header[1:]]
         values = np.empty((len(ids), len(ids)))
         rows = 0
-        for rows, line in enumerate(filter(None, lines), start=1):
+        for rows, line in enumerate(filled, start=1):
             values[rows - 1] = _row_values(line, rows - 1, ids, f"{source}, line {lines.line_num}")
     except csv.Error as error:
         raise InputError(f"{source}, line {lines.line_num}: not a table of distances ({shown(error)})") from None
@@ -253,8 +260,13 @@ def _read_delimited(path: Path, source: str) -> tuple[list[str], Values]:
     return ids, values
 
 
+def _is_comment(line: Sequence[str]) -> bool:
+    """Whether scikit-bio takes a line before the header for a comment; a header may begin with # as well."""
+    return len(line) == 1 and line[0].lstrip().startswith("#")
+
+
 def _row_values(line: Sequence[str], row: int, ids: Sequence[str], where: str) -> Values:
-    if row >= len(ids) or line[0] != ids[row] or len(line) != len(ids) + 1:
+    if row >= len(ids) or line[0].strip() != ids[row] or len(line) != len(ids) + 1:
         raise InputError(
             f"{where}: {first_ids(line[:1])} with {len(line) - 1} values; the rows should be the {len(ids)} samples of "
             "the first line, in the same order, with a value for each"

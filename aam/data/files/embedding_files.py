@@ -11,7 +11,7 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from hashlib import blake2b
-from os import R_OK, W_OK, X_OK, access
+from os import R_OK, access
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from aam.data.arrays import Bools, Ints
 from aam.data.files.sequences import PAD
-from aam.data.files.whole_files import whole_file
+from aam.data.files.whole_files import refusal, whole_file
 from aam.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,13 @@ def check_cache_folder(folder: Path | None) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--embedding-cache {folder} is a file; name a folder")
     present = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not present.is_dir() or not access(present, R_OK | W_OK | X_OK):
-        raise InputError(f"--embedding-cache {folder}: {present} cannot be written; name another folder")
+    if not present.is_dir() or not access(present, R_OK):
+        raise InputError(
+            f"--embedding-cache {folder}: {present} cannot be written (no folder, or not to be read); name another"
+        )
+    refused = refusal(present)
+    if refused is not None:
+        raise InputError(f"--embedding-cache {folder}: {present} cannot be written ({refused}); name another folder")
 
 
 class EmbeddingFiles:
@@ -131,7 +136,9 @@ class EmbeddingFiles:
             with whole_file(self.folder / f"{uuid.uuid4().hex}.npy") as draft, draft.open("wb") as file:
                 np.save(file, records, allow_pickle=False)
         except OSError as error:
-            raise InputError(f"--embedding-cache: {self.folder} cannot be written ({error.strerror})") from None
+            raise InputError(
+                f"--embedding-cache: {self.folder} cannot be written ({error.strerror or error})"
+            ) from None
 
     def _mapped(self, name: str) -> np.memmap | None:
         """Map a file; None, with a warning, where it is not one of these."""

@@ -15,7 +15,8 @@ def read_fasta(path: Path | str) -> dict[str, str]:
     The file is FASTA, plain or gzipped, or a QIIME 2 artifact of type ``FeatureData[Sequence]``.
 
     Raises:
-        InputError: the file cannot be read or is not FASTA; an id is missing or repeated; a sequence is empty.
+        InputError: the file cannot be read or is not FASTA; an id is missing or repeated; a sequence is empty, or has a
+            blank line in it.
     """
     text = read_text(path, _KIND, ("FeatureData[Sequence]",))
     if not text.lstrip().startswith(">"):
@@ -35,4 +36,10 @@ def _record(block: str, path: Path | str) -> tuple[str, str]:
     header, _, body = block.partition("\n")
     if not header.strip() or header[0].isspace():
         raise InputError(f"{_KIND} {path}: a '>' line has no id right after the '>'")
-    return header.split()[0], "".join(body.split())
+    name, lines = header.split()[0], body.rstrip().split("\n")
+    if len(lines) > 1 and not all(map(str.strip, lines)):
+        raise InputError(
+            f"{_KIND} {path}: a blank line within the sequence of {first_ids([name])}; the file may lack something "
+            "there, else remove the line"
+        )
+    return name, "".join(body.split())

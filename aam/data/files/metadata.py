@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from skbio.metadata import SampleMetadata
-from skbio.metadata.io import MetadataFileError, MetadataReader
 
 from aam.data.files.artifacts import read_text
 from aam.errors import InputError, first_ids, shown
@@ -40,6 +38,9 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
     Raises:
         InputError: the file cannot be read or breaks a rule of the format.
     """
+    from skbio.metadata import SampleMetadata  # noqa: PLC0415  # takes seconds, and what reads no metadata does without
+    from skbio.metadata.io import MetadataFileError  # noqa: PLC0415
+
     text = _accept_sample_id(read_text(path, _KIND))
     try:
         types = dict.fromkeys(_changed_by_float64(text), "categorical") if _LIKE_AN_ID.search(text) else {}
@@ -71,6 +72,8 @@ def _changed_by_float64(text: str) -> list[str]:
 
 def _cells(text: str, types: dict[str, str]) -> pd.DataFrame:
     """The columns by their types, or as their cells look; not checked any further."""
+    from skbio.metadata.io import MetadataReader  # noqa: PLC0415
+
     cells: pd.DataFrame = MetadataReader(io.StringIO(text, newline="")).read(
         lambda frame, **_: frame, types, default_missing_scheme=_MISSING
     )

@@ -20,6 +20,7 @@ from scipy import sparse
 from aam.data.arrays import Floats, Ints
 from aam.data.files.artifacts import first_bytes, read_bytes
 from aam.data.files.counts import Counts, blocks_of
+from aam.data.files.hdf5_guard import check_ends
 from aam.errors import InputError
 
 KIND = "feature table"
@@ -31,6 +32,8 @@ _HDF5_PARTS = (
     "sample/matrix/indices",
     "sample/matrix/indptr",
 )
+_HDF5_FLAT = tuple(name.replace("/matrix", "") for name in _HDF5_PARTS)
+"""The same in BIOM 2.0, which keeps the arrays of the matrix beside the ids."""
 _LARGEST_PLACE = 2**53
 _TAXONOMY_HEADERS = {"taxonomy", "consensus lineage", "consensuslineage"}
 
@@ -86,6 +89,8 @@ def read_table_file(path: Path | str) -> RawTable:
 
 def _read_hdf5(place: Callable[[], BinaryIO], source: str) -> RawTable:
     """Read ids and structure; the cells are read block by block when they are wanted."""
+    with place() as content:
+        check_ends(content, (*_HDF5_PARTS, *_HDF5_FLAT), source)
     with _opened(place, source) as found:
         missing = [name for name in _HDF5_PARTS if name not in found]
         if missing:
@@ -120,9 +125,8 @@ def _opened(place: Callable[[], BinaryIO], source: str) -> Iterator[dict[str, h5
     try:
         # opened here: HDF5 locks the files that it opens, which some network disks refuse
         with place() as content, h5py.File(content, "r") as file:
-            # BIOM 2.0 keeps the arrays of the matrix beside the ids, BIOM 2.1 in a group of their own.
-            flat = "sample/matrix" not in file
-            found = {name: file.get(name.replace("/matrix", "") if flat else name) for name in _HDF5_PARTS}
+            names = _HDF5_PARTS if "sample/matrix" in file else _HDF5_FLAT
+            found = {name: file.get(own) for name, own in zip(_HDF5_PARTS, names, strict=True)}
             yield {name: part for name, part in found.items() if isinstance(part, h5py.Dataset) and part.ndim == 1}
     except InputError:
         raise

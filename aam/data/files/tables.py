@@ -5,18 +5,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import biom
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
 
 from aam.data.arrays import Ints
 from aam.data.files.counts import Counts, CountsBuilder, Source, canonical, column_sums, gather, row_sums
 from aam.data.files.fasta import read_fasta
 from aam.data.files.sequences import check_letters, is_dna, normalize
 from aam.data.files.table_files import RawTable, read_table_file
+from aam.data.files.table_objects import TableObject, own_sequences, raw_table
 from aam.errors import InputError, first_ids
 
 MIN_SEQUENCE_ID = 20
@@ -36,7 +35,7 @@ class FeatureTable:
         counts: int64 [samples, ASVs], indices sorted, no explicit zeros; of a large table int32, in scratch files.
         sample_ids: one a row.
         asv_ids: one a column; the id first seen for the sequence.
-        sequences: DNA of each ASV, upper case, T for U.
+        sequences: DNA of each ASV, upper case, T for U; its id, where ids suffice for what is computed.
     """
 
     counts: Counts
@@ -60,6 +59,16 @@ class FeatureTable:
     def n_asvs(self) -> int:
         """Number of ASVs."""
         return len(self.asv_ids)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and ASVs, as scikit-learn asks for it."""
+        return self.n_samples, self.n_asvs
+
+    def __getitem__(self, rows: Any) -> "FeatureTable":
+        """Samples by number, slice or mask, as scikit-learn takes those of a fold: also ``table[rows, ...]``."""
+        chosen = rows[0] if isinstance(rows, tuple) and rows[1:] in ((...,), (slice(None),)) else rows
+        return self.select_samples(np.atleast_1d(np.arange(self.n_samples)[chosen]))
 
     @property
     def depth(self) -> Ints:
@@ -86,7 +95,10 @@ class FeatureTable:
 
 
 def read_tables(
-    paths: Sequence[Path | str], rep_seqs: Path | str | None = None, drop_missing_sequences: bool = False
+    paths: Sequence[Path | str],
+    rep_seqs: Path | str | None = None,
+    drop_missing_sequences: bool = False,
+    ids_suffice: bool = False,
 ) -> FeatureTable:
     """Read feature tables and merge them by sample id and sequence, summing the counts of equal cells.
 
@@ -94,6 +106,7 @@ def read_tables(
         paths: BIOM (HDF5 or JSON), tab-separated text, or QIIME 2 artifacts of type ``FeatureTable[Frequency]``.
         rep_seqs: FASTA or artifact with the sequences; goes before an id that is a sequence itself.
         drop_missing_sequences: drop ASVs without a sequence and log the loss, instead of raising.
+        ids_suffice: nobody reads sequences: an ASV without one is known by its id.
 
     Raises:
         InputError: a file is unreadable or malformed; ids are repeated; a cell is no count; ASVs lack a sequence.
@@ -101,56 +114,49 @@ def read_tables(
     if not paths:
         raise InputError("no feature table: give --table")
     sequences = None if rep_seqs is None else read_fasta(rep_seqs)
-    return _merge([_resolve(read_table_file(path), sequences, drop_missing_sequences) for path in paths])
+    choices = (drop_missing_sequences, ids_suffice and not drop_missing_sequences)
+    return _merge([_resolve(read_table_file(path), sequences, *choices) for path in paths])
 
 
 def feature_table(
-    source: biom.Table | pd.DataFrame | Path | str,
+    source: "TableObject | FeatureTable",
     sequences: Mapping[str, str] | None = None,
     drop_missing_sequences: bool = False,
 ) -> FeatureTable:
     """Make a feature table of an object or a file.
 
     Args:
-        source: a `biom.Table`, a DataFrame of samples x ASVs whose index and columns are ids, or a path.
-        sequences: DNA by ASV id, needed where the ids are not sequences.
+        source: a `biom.Table`, a DataFrame of samples x ASVs whose index and columns are ids, an AnnData whose `X`
+            holds the counts, or a path; or a `FeatureTable`, which is returned as it is.
+        sequences: DNA by ASV id, needed where the ids are not sequences, and an AnnData has no column ``sequence`` of
+            its `var`.
         drop_missing_sequences: drop ASVs without a sequence and log the loss, instead of raising.
 
     Raises:
         InputError: as `read_tables`.
     """
-    if isinstance(source, biom.Table):
-        raw = _from_biom(source)
-    elif isinstance(source, pd.DataFrame):
-        raw = _from_frame(source)
-    else:
-        raw = read_table_file(source)
+    if isinstance(source, FeatureTable):
+        return source
+    return with_sequences(raw_table(source), own_sequences(source) | dict(sequences or {}), drop_missing_sequences)
+
+
+def with_sequences(
+    raw: RawTable, sequences: Mapping[str, str] | None = None, drop_missing_sequences: bool = False
+) -> FeatureTable:
+    """Check a table and give every ASV its sequence; arguments and errors as of `feature_table`."""
     return _merge([_resolve(raw, sequences, drop_missing_sequences)])
 
 
-def _from_biom(table: biom.Table) -> RawTable:
-    cells = sparse.csr_array(table.matrix_data.T, dtype=np.float64)
-    sample_ids, asv_ids = (tuple(str(name) for name in table.ids(axis)) for axis in ("sample", "observation"))
-    return RawTable.of(cells, sample_ids, asv_ids, "the biom.Table")
-
-
-def _from_frame(frame: pd.DataFrame) -> RawTable:
-    for axis, labels in (("index (sample ids)", frame.index), ("columns (ASV ids)", frame.columns)):
-        if not all(isinstance(label, str) for label in labels):
-            raise InputError(f"the table's {axis} must be text, not {labels.dtype}: set the ids, or use .astype(str)")
-    textual = [name for name, dtype in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
-    if textual:
-        raise InputError(f"the table's columns must be ASVs with counts; not numeric: {first_ids(textual)}")
-    cells = sparse.csr_array(frame.to_numpy(dtype=np.float64, na_value=np.nan))
-    return RawTable.of(cells, tuple(frame.index), tuple(frame.columns), "the DataFrame")
-
-
-def _resolve(raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: bool) -> FeatureTable:
+def _resolve(
+    raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: bool, ids_suffice: bool = False
+) -> FeatureTable:
     """Check one source and give every ASV its sequence; a sequence may still stand under two ids."""
     _check_ids(raw)
     counts = _checked_counts(raw)
     given = sequences or {}
     found = [given.get(asv_id, asv_id if _is_sequence(asv_id) else None) for asv_id in raw.asv_ids]
+    if ids_suffice and None in found:
+        return _known_by_id(raw, counts, found)
     kept = np.array([column for column, sequence in enumerate(found) if sequence is not None], dtype=np.int64)
     if len(kept) < len(found):
         _report_missing(raw, column_sums(counts), kept, drop_missing)
@@ -161,6 +167,14 @@ def _resolve(raw: RawTable, sequences: Mapping[str, str] | None, drop_missing: b
     if len(kept) < len(found):
         table = table.select_asvs(kept)
     return replace(table, asv_ids=asv_ids, sequences=tuple(map(normalize, texts)))
+
+
+def _known_by_id(raw: RawTable, counts: Counts, found: Sequence[str | None]) -> FeatureTable:
+    """A table whose ASVs stand under their ids where they have no sequence."""
+    own = {asv_id: sequence for asv_id, sequence in zip(raw.asv_ids, found, strict=True) if sequence is not None}
+    check_letters(list(own.values()), list(own), raw.source)
+    names = tuple(normalize(own[asv_id]) if asv_id in own else asv_id for asv_id in raw.asv_ids)
+    return FeatureTable(counts, raw.sample_ids, raw.asv_ids, names)
 
 
 def _is_sequence(name: str) -> bool:

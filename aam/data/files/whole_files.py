@@ -1,13 +1,18 @@
 """Files that a reader sees whole or not at all: written beside their place, then renamed."""
 
 import glob
+import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_LONGEST: Final = 180
+"""Bytes of a name that a draft's name still has room for."""
 
 
 def draft_path(path: Path) -> Path:
@@ -22,7 +27,22 @@ def leftovers_of(path: Path) -> list[Path]:
 
 
 def _draft_prefix(path: Path) -> str:
+    name = os.fsencode(path.name)
+    if len(name) > _LONGEST:  # no name may have more than 255 bytes
+        return f".tmp-{hashlib.sha256(name).hexdigest()}-"
     return f".tmp-{path.name}-"
+
+
+def refusal(folder: Path) -> str | None:
+    """Why no file can be made in a folder, in the system's words; None where one can.
+
+    It is tried, as /proc and some network disks grant what they then refuse; nothing is left.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 @contextmanager

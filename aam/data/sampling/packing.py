@@ -9,8 +9,10 @@ from itertools import compress
 from typing import Any, Final, Self
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from aam.data.arrays import Ints
+from aam.errors import InputError
 
 Rows = Ints
 Parts = tuple[Rows, ...]
@@ -64,8 +66,15 @@ class MemoryBudget:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
-        """Rebuild what `dataclasses.asdict` has made of a budget."""
-        return cls(**document | {"cost": BatchCost(**document["cost"])})
+        """Rebuild what `dataclasses.asdict` has made of a budget.
+
+        Raises:
+            InputError: this is something else.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(document)
+        except ValidationError:
+            raise InputError("the checkpoint says of the memory what no aam writes; use another checkpoint") from None
 
     def pack(self, samples: Rows, asvs: Sequence[Rows], ranks: int) -> list[tuple[Rows, ...]]:
         """Divide samples, with the ASVs of each, among ranks, and cut the part of each into batches within the limit.

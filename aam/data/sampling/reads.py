@@ -9,7 +9,6 @@ import math
 from typing import Final
 
 import numpy as np
-from scipy.stats import binom
 
 from aam.data.arrays import Ints
 
@@ -64,6 +63,8 @@ def _log_ratio(drawn: int, own: int, total: int, depth: int) -> float:
     The hypergeometric law is that of two binomial numbers given their sum (Loader 2000), which holds its precision for
     huge numbers, where factorials lose theirs.
     """
+    from scipy.stats import binom  # noqa: PLC0415  # takes long, and few samples have so many reads
+
     fraction = depth / total
     chances = binom.pmf([drawn, depth - drawn], [own, total - own], fraction)
     proposal = binom.pmf(drawn, depth, own / total)

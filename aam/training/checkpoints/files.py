@@ -6,18 +6,20 @@ manifest is written last and holds format, kind, and size and SHA-256 of every f
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from torch import Tensor
 
-from aam.errors import InputError
+from aam.errors import InputError, shown
 
 Kind = Literal["pretrain", "train", "learner"]
 
@@ -77,7 +79,12 @@ class VerifiedFolder:
         Raises:
             InputError: the file is missing, truncated or altered.
         """
-        return json.loads(self._read(name))
+        try:
+            return json.loads(self._read(name), parse_constant=_refuse_constant, parse_float=_finite)
+        except InputError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise _foreign(self.folder / name, error) from None
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read the tensors of a safetensors file, to the CPU.
@@ -85,7 +92,10 @@ class VerifiedFolder:
         Raises:
             InputError: the file is missing, truncated or altered.
         """
-        return safetensors.torch.load(self._read(name))
+        try:
+            return safetensors.torch.load(self._read(name))
+        except SafetensorError as error:
+            raise _foreign(self.folder / name, error) from None
 
     def verify(self, names: Iterable[str]) -> None:
         """Check files without holding them in memory.
@@ -95,19 +105,14 @@ class VerifiedFolder:
         """
         for name in names:
             expected, path = self._entry(name), self.folder / name
-            try:
-                found = entry_of(path)
-            except FileNotFoundError:
-                raise InputError(f"{path} is missing: the checkpoint is not whole; {REMEDY}") from None
-            _compare(path, found, expected)
+            _check_size(path, expected)
+            _compare(path, entry_of(path), expected)
 
     def _read(self, name: str) -> bytes:
         """Read a file once and check what was read, so that nothing can change in between."""
         expected, path = self._entry(name), self.folder / name
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing: the checkpoint is not whole; {REMEDY}") from None
+        _check_size(path, expected)
+        content = path.read_bytes()
         _compare(path, _entry_of_bytes(content), expected)
         return content
 
@@ -117,14 +122,40 @@ class VerifiedFolder:
         return self.manifest.files[name]
 
 
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_constant(digits)
+
+
+def _foreign(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} holds what no aam writes ({shown(error)}); {REMEDY}")
+
+
+def _check_size(path: Path, expected: Entry) -> None:
+    """Look at a file before it is read: what a stranger put in its place may be a folder, a pipe or without an end."""
+    if not path.is_file():
+        if os.path.lexists(path):
+            raise InputError(f"{path} is no file: the checkpoint is damaged; {REMEDY}")
+        raise InputError(f"{path} is missing: the checkpoint is not whole; {REMEDY}")
+    size = path.stat().st_size
+    if size < expected.bytes:
+        raise InputError(f"{path} is truncated ({size} of {expected.bytes} bytes); {REMEDY}")
+    if size > expected.bytes:
+        raise InputError(f"{path} was altered after it was written (it is longer than the manifest says); {REMEDY}")
+
+
 def _compare(path: Path, found: Entry, expected: Entry) -> None:
-    if found.bytes < expected.bytes:
-        raise InputError(f"{path} is truncated ({found.bytes} of {expected.bytes} bytes); {REMEDY}")
     if found.sha256 != expected.sha256:
         raise InputError(f"{path} was altered after it was written (SHA-256 differs from the manifest); {REMEDY}")
 
 
 def _read_manifest(path: Path) -> Manifest:
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{path} is no file: the checkpoint is damaged; {REMEDY}")
     try:
         content = path.read_bytes()
         header = Header.model_validate_json(content)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from aam.errors import InputError, first_ids
@@ -16,6 +15,8 @@ _OF_THE_MACHINE = {"params", "foreach", "fused", "capturable", "differentiable"}
 
 def reshard(model: nn.Module) -> None:
     """Leave FSDP's modules with the parameters that the optimizer knows: forward passes may have put whole ones."""
+    from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415  # takes long, and what is trained predicts without
+
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aam.errors import InputError, first_ids
+from aam.training.checkpoints.alike import check_alike
 from aam.training.checkpoints.files import Draft, Entry, VerifiedFolder
 from aam.training.checkpoints.optimizer_state import (
     blank_state,
@@ -131,7 +132,11 @@ class RunCheckpoints:
         """
         found = self.world.on_main(lambda: verify_checkpoint(path, self.identity.kind, with_state=True))
         assert found.state is not None
+        own = {"study": self.identity.fingerprint, "groups": flatten_optimizer(optimizer, model)[1]}
+        if not isinstance(found.state, dict) or not isinstance(found.state.get("study"), dict):
+            raise InputError(f"{path} says nothing of the study that it was trained on; use another checkpoint")
         self._check_study(path, found.state["study"])
+        check_alike({name: found.state.get(name) for name in own}, own, "state")
         reshard(model)
         check_groups(optimizer, model, found.state["groups"])
         source = self._open(found)

@@ -6,15 +6,18 @@ tensor is; both are torch.distributed.checkpoint's, so that any number of ranks 
 """
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
@@ -24,8 +27,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from aam.errors import InputError
-from aam.training.checkpoints.files import Entry, entry_of
+from aam.errors import InputError, quoted, shown
+from aam.training.checkpoints.files import REMEDY, Entry, entry_of
 from aam.training.distributed.sharding import fill
 
 METADATA: Final = ".metadata"
@@ -66,12 +69,23 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, group: dist.Proces
     _expect_no_group(group)
     writer = _Writer(folder)
     planner = DefaultSavePlanner(flatten_state_dict=False)
-    save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
+    try:
+        save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
+    except CheckpointException as error:
+        _raise_of_system(error)
+        raise
     everybody = [writer.entries]
     if group is not None:
         everybody *= dist.get_world_size(group)
         dist.all_gather_object(everybody, writer.entries, group=group)
     return {name: entry for entries in everybody for name, entry in entries.items()}
+
+
+def _raise_of_system(error: CheckpointException) -> None:
+    """Raise what the system said, such as of a full disk, in the place of what collects it from all ranks."""
+    for cause, _ in error.failures.values():
+        if isinstance(cause, OSError):
+            raise cause from None
 
 
 class _Writer(FileSystemWriter):
@@ -104,12 +118,19 @@ class WholeFiles:
 
     def __init__(self, *paths: tuple[str, Path]) -> None:
         # mapped files: what is not copied is not read
-        self.tensors = {f"{prefix}/{name}": value for prefix, path in paths for name, value in load_file(path).items()}
+        self.tensors = {f"{prefix}/{name}": value for prefix, path in paths for name, value in _mapped(path).items()}
 
     def fill(self, targets: Mapping[str, Tensor]) -> None:
         """Copy the tensors of these names into each rank's parts."""
         for name, target in targets.items():
             fill(target, self.tensors[name])
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} holds what no aam writes ({shown(error)}); {REMEDY}") from None
 
 
 class ShardFiles:
@@ -143,10 +164,38 @@ class _Reader(FileSystemReader):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         with (folder / METADATA).open("rb") as file:
-            self.metadata: Metadata = _Unpickler(file).load()
+            self.metadata: Metadata = _unpickled(file, folder)
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         return self.metadata
+
+
+_BROKEN: Final = (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, OverflowError)
+"""What a pickle raises that is none, or calls a class with what it does not take."""
+
+
+def _unpickled(file: BinaryIO, folder: Path) -> Metadata:
+    """Read metadata whose parts of tensors lie in files of the folder.
+
+    Raises:
+        InputError: they do not, or it is no such metadata.
+    """
+    try:
+        found = _Unpickler(file).load()
+    except InputError:
+        raise
+    except (*_BROKEN, ValueError, MemoryError, RecursionError) as error:
+        raise InputError(f"{folder / METADATA} holds what no aam writes ({shown(error)}); {REMEDY}") from None
+    if not isinstance(found, Metadata) or not isinstance(found.state_dict_metadata, dict):
+        raise InputError(f"{folder / METADATA} is no metadata of tensors; {REMEDY}")
+    places = found.storage_data if isinstance(found.storage_data, dict) else {None: None}
+    for place in places.values():
+        name = getattr(place, "relative_path", None)
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or not (folder / name).is_file():
+            raise InputError(
+                f"{folder / METADATA} names a file that is none of the checkpoint, {quoted(name)}; {REMEDY}"
+            )
+    return found
 
 
 class _Unpickler(pickle.Unpickler):

@@ -133,7 +133,13 @@ class CheckpointStore:
         """
         _check_leads_to_folder(self.folder)
         _check_leads_to_folder(self.folder / "last")
-        return self._target("last")
+        last = self._target("last")
+        if last is not None and last.resolve().parent != self.folder.resolve():
+            raise InputError(
+                f"{self.folder / 'last'} leads to {last}, outside of the run: point it at a checkpoint of the run, or "
+                "start anew with --overwrite"
+            )
+        return last
 
     def _target(self, link: str) -> Path | None:
         path = self.folder / link

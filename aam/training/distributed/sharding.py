@@ -1,12 +1,12 @@
 """Models that are sharded among ranks (FSDP2), and tensors that may be: DTensors, or plain ones, alike."""
 
+from __future__ import annotations  # FSDP and its tensors take long to import: only a model that is sharded needs them
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from aam.config import DistributedConfig
 from aam.errors import first_ids
@@ -14,6 +14,9 @@ from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.transformer import Block
 from aam.training.distributed.world import World
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, config: DistributedConfig) -> None:
@@ -26,6 +29,9 @@ def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, co
         world: the ranks.
         config: copies of the sharded model, precision of the blocks, and whether to keep weights in main memory.
     """
+    from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard  # noqa: PLC0415
+
     replicas, kind = config.fsdp_replicate, world.device.type
     if replicas == 1:
         mesh = init_device_mesh(kind, (world.size,), mesh_dim_names=("shard",))
@@ -49,7 +55,9 @@ def wrap_model_fsdp(model: SequenceEncoder | SequencePredictor, world: World, co
 @torch.no_grad()
 def fill(tensor: Tensor, whole: Tensor) -> None:
     """Copy a whole tensor into one that may be sharded among ranks, each taking its part; nothing is communicated."""
-    if isinstance(tensor, DTensor):
+    if _is_sharded(tensor):
+        from torch.distributed.tensor import distribute_tensor  # noqa: PLC0415
+
         whole = distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
     tensor.copy_(whole)
 
@@ -69,7 +77,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def own_part(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor that may be sharded among ranks."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_sharded(tensor) else tensor
 
 
 def gather_whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
@@ -77,7 +85,7 @@ def gather_whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]
     whole: dict[str, Tensor] = {}
     for name in sorted(tensors):
         tensor = tensors[name].detach()
-        if isinstance(tensor, DTensor):
+        if _is_sharded(tensor):
             # parameters in main memory (--fsdp-cpu-offload) are gathered by the GPUs all the same
             tensor = _onto(tensor, tensor.device_mesh.device_type).full_tensor()
         if keep:
@@ -87,5 +95,13 @@ def gather_whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]
 
 def _onto(tensor: DTensor, device: str) -> DTensor:
     moved = tensor.to(device)
-    assert isinstance(moved, DTensor)
+    assert _is_sharded(moved)
     return moved
+
+
+def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    if type(tensor) in (Tensor, nn.Parameter):
+        return False
+    from torch.distributed.tensor import DTensor  # noqa: PLC0415
+
+    return isinstance(tensor, DTensor)

@@ -1,11 +1,9 @@
 """The metrics of a run as curves in TensorBoard."""
 
 import math
+import threading
 from pathlib import Path
 from typing import Any, Final
-
-from matplotlib.image import imread
-from torch.utils.tensorboard import SummaryWriter
 
 from aam.training.checkpoints.files import delete
 from aam.training.sinks.sink import Embedded, Results, Sink, Values
@@ -22,8 +20,12 @@ class TensorBoard(Sink):
 
     def begin(self, total_steps: int, resumed_step: int | None) -> None:
         """See `Sink`."""
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # takes long
+
         if resumed_step is None:
             delete(self._folder)
+        self._hook = threading.excepthook
+        threading.excepthook = self._unless_written_by_us
         self._board = SummaryWriter(str(self._folder), purge_step=None if resumed_step is None else resumed_step + 1)
 
     def log(self, step: int, epoch: int, values: Values) -> None:
@@ -36,6 +38,8 @@ class TensorBoard(Sink):
 
     def conclude(self, step: int, results: Results) -> None:
         """Add the pictures, and validation samples to the embedding projector."""
+        from matplotlib.image import imread  # noqa: PLC0415
+
         for name, path in results.figures.items():
             self._board.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
         if results.embedded is not None:
@@ -53,7 +57,15 @@ class TensorBoard(Sink):
 
     def close(self) -> None:
         """See `Sink`."""
-        self._board.close()
+        try:
+            self._board.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _unless_written_by_us(self, failed: threading.ExceptHookArgs) -> None:
+        """Say nothing of a full disk in the thread that writes: the next word to it raises the same here."""
+        if not issubclass(failed.exc_type, OSError):
+            self._hook(failed)
 
 
 def _cell(value: Any) -> str:

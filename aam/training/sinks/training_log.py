@@ -25,7 +25,7 @@ class LogFile(Sink):
 
     def begin(self, total_steps: int, resumed_step: int | None) -> None:
         """See `Sink`."""
-        handler = logging.FileHandler(self._path, encoding="utf-8")
+        handler = _Handler(self._path, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._stack = ExitStack()
         self._stack.callback(handler.close)
@@ -39,6 +39,13 @@ class LogFile(Sink):
     def close(self) -> None:
         """See `Sink`."""
         self._stack.close()
+
+
+class _Handler(logging.FileHandler):
+    """Raises what goes wrong, such as on a full disk, where others print a traceback for each line and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise  # noqa: PLE0704
 
 
 class LoggedValidations(Sink):
