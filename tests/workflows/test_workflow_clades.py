@@ -47,7 +47,8 @@ def test_samples_are_embedded_as_their_clades(encoder, aam, study_folder, tmp_pa
 @pytest.mark.parametrize("freeze", [True, False])
 def test_fine_tuning_begins_from_it_and_predicts(freeze, encoder, train_options, aam, study_folder, tmp_path):
     run = tmp_path / "run"
-    options = train_options(run, pretrained_encoder=encoder, freeze_base=freeze, rarefy_depth=150, attention_layers=0)
+    options = train_options(run, pretrained_encoder=encoder, freeze_base=freeze, rarefy_depth=150)
+    del options["attention_layers"]  # that of the encoder
     train(TrainConfig.from_flat({**options, "categorical_columns": ("habitat",), "categorical_fusion": "perceiver"}))
     mine, theirs = (restore(folder).encoder.state_dict() for folder in (run, encoder))
     equal = [torch.equal(mine[name], theirs[name]) for name in mine]
@@ -66,7 +67,8 @@ def test_a_new_encoder_of_clades_trains_too(train_options, tmp_path):
 
 def test_fusions_that_pool_anew_are_refused(encoder, train_options, tmp_path):
     fusion = {"categorical_columns": ("habitat",), "categorical_fusion": "cross_attention"}
-    options = train_options(tmp_path / "run", pretrained_encoder=encoder, attention_layers=0, **fusion)
+    options = train_options(tmp_path / "run", pretrained_encoder=encoder, **fusion)
+    del options["attention_layers"]
     with pytest.raises(InputError, match="pools the ASVs of a sample anew"):
         train(TrainConfig.from_flat(options))
     assert not (tmp_path / "run").exists()
