@@ -40,7 +40,7 @@ def sides(corpus: Path, study: Path, name: str) -> pd.DataFrame:
     others = np.flatnonzero(~held_out.to_numpy())
     side = pd.Series("test", index=metadata.index, name="side")
     side.iloc[others] = "train"
-    side.iloc[np.random.default_rng(0).choice(others, len(others) // 20, replace=False)] = "val"
+    side.iloc[np.random.default_rng(0).choice(others, max(2, len(others) // 20), replace=False)] = "val"
     return side.to_frame()
 
 
