@@ -54,15 +54,14 @@ def scores(options: argparse.Namespace, fraction: float, seed: int) -> pd.DataFr
         "new": ["--learners", "kernel,neural"],
         "pretrained": ["--learners", "neural", "--pretrained-encoder", options.encoder, "--freeze-base"],
     }
-    found = []
+    found: dict[str, float] = {}
     for name, more in ways.items():
         command = [*base, *more, "--output-dir", place / name]
         subprocess.run([str(part) for part in command], check=True, capture_output=not options.verbose)
         table = pd.read_csv(place / name / "scores.tsv", sep="\t", keep_default_na=False, na_values=[""])
-        table = table[table["metric"] == "r2"].set_index("learner")["value"]
-        network = table[["neural"]].rename({"neural": f"network, {name}"})
-        found.append(network if name == "pretrained" else pd.concat([table[["null", "forest", "kernel"]], network]))
-    return pd.concat(found).to_frame(f"{fraction}/{seed}").T
+        r2 = table[table["metric"] == "r2"].set_index("learner")["value"].to_dict()
+        found |= {f"network, {name}" if learner == "neural" else str(learner): value for learner, value in r2.items()}
+    return pd.DataFrame([found], index=[f"{fraction}/{seed}"])
 
 
 def main() -> None:
