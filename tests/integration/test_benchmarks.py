@@ -285,3 +285,28 @@ def test_how_long_aam_takes_to_begin(tmp_path: Path) -> None:
     lines = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert [line["compared with"] for line in lines if line["times"]] == ["click and rich", *["torch"] * 4]
     assert all(line["times"] > 0 for line in lines[2:])
+
+
+@pytest.mark.slow
+def test_a_study_that_pretraining_has_not_seen_and_few_labels(study_folder: Path, tmp_path: Path) -> None:
+    """On a simulated study under the names of the corpus and of one of its studies."""
+    studies = {name: tmp_path / "studies" / name for name in ("corpus_v4_90", "ecam", "other")}
+    metadata = read_metadata(study_folder / "metadata.tsv")
+    known = metadata.rename(columns={"acidity": "month_of_life", "subject": "host_subject_id"}).assign(mom_child="C")
+    part = {"corpus_v4_90": metadata.assign(dataset="other")[["dataset"]], "ecam": known.iloc[:12], "other": metadata}
+    for name, folder in studies.items():
+        folder.mkdir(parents=True)
+        for file in ("table.biom", "tree.nwk"):
+            shutil.copy(study_folder / file, folder / file)
+        part[name].to_csv(folder / "metadata.tsv", sep="\t", index_label="sample_id")
+    shape = ["--sample-level", "clades", "--learned-clades", "8", "--embedding-dim", "8", "--attention-layers", "0"]
+    more = [*shape, "--nucleotide-weight", "0", "--epochs", "2", "--no-report", "--rarefy-depth", "150"]
+    words = ["--data", tmp_path / "studies", "--also", "other", "--", *more]
+    table = [line.split("\t") for line in run("held_out_unifrac.py", tmp_path / "held", *words).splitlines()]
+    assert [(line[0], line[1]) for line in table[-3:]] == [("study", "samples"), ("ecam", "12"), ("other", "40")]
+
+    known.to_csv(studies["ecam"] / "metadata.tsv", sep="\t", index_label="sample_id")
+    words = ["--data", tmp_path / "studies", "--encoder", tmp_path / "held/run", "--fractions", "1", "--seeds", "2"]
+    told = run("label_efficiency.py", tmp_path / "labels", *words)
+    assert "network, pretrained" in told
+    assert len((tmp_path / "labels/labels-ecam-month.tsv").read_text().splitlines()) == 3

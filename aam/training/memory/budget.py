@@ -101,10 +101,12 @@ def predicted_cost(
     of_pairs = 4 * model.attention_heads if model.attn_implementation == "math" else 0
     kept = 0 if model.gradient_checkpointing else layers
     of_asv = patches * (width * (of_block * layers + 6) + of_pairs * kept * patches)
+    # degrees of membership, what is made of them, and their gradients
+    of_clades = 16 * model.learned_clades if model.sample_level == "clades" else 0
     return BatchCost(
-        unique=width if frozen else passes * of_asv,
-        sampled=width * (of_block * layers + 12),
-        paired=of_pairs * (kept + 3),
+        unique=of_clades + (float(width) if frozen else passes * of_asv),
+        sampled=float(width * (of_block * layers + 12)),
+        paired=float(of_pairs * (kept + 3)),
         padded=padded,
     )
 
