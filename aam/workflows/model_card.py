@@ -1,7 +1,7 @@
 """The model card of a published network: README.md with the front matter that the Hugging Face Hub reads.
 
-The form is that of https://huggingface.co/docs/hub/model-cards; which questions it answers follows Mitchell et al. 2019,
-Model Cards for Model Reporting.
+The form is that of https://huggingface.co/docs/hub/model-cards; the questions that it answers are those of Mitchell et
+al. 2019, Model Cards for Model Reporting.
 """
 
 import json
@@ -19,8 +19,11 @@ from aam.workflows.restore import Restored, outline
 from aam.workflows.summary import Summary
 
 LICENCES: Final = frozenset(
-    "apache-2.0 mit bsd-2-clause bsd-3-clause gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 cc0-1.0 cc-by-4.0 cc-by-sa-4.0 "
-    "cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-nc-nd-4.0 odc-by odbl unlicense".split()
+    [
+        *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0"),
+        *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0"),
+        *("odc-by", "odbl", "unlicense"),
+    ]
 )
 """Names that the hub knows; any other licence is ``other`` there, with its name."""
 NOT_KNOWN: Final = "not known"

@@ -169,5 +169,7 @@ def prepare_pretraining(study: Study, asked: PretrainConfig, world: World | None
         world.rank,
         world.size,
     )
-    documents = {training_samples.DOCUMENT: [study.table.sample_ids[row] for row in split.train]} | objective.documents()
+    documents = {
+        training_samples.DOCUMENT: [study.table.sample_ids[row] for row in split.train]
+    } | objective.documents()
     return Run("pretrain", config, material, model, objective, dataset, documents, objective.fingerprint())

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from os import W_OK, access
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aam.config import PretrainConfig, PublishConfig, TrainConfig
 from aam.config.publish import PublishSection
@@ -21,8 +21,6 @@ from aam.workflows.inspect_run import scores_of
 from aam.workflows.model_card import Known, model_card
 from aam.workflows.restore import checkpoint_of, restored
 from aam.workflows.summary import Summary
-
-AnyConfig = TypeVar("AnyConfig", PretrainConfig, TrainConfig)
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +104,7 @@ def without_samples(trained: Checkpoint, asked: PublishSection) -> Checkpoint:
     return Checkpoint(own.kind, options, documents, own.model)
 
 
-def _names_alone(config: AnyConfig) -> AnyConfig:
+def _names_alone(config: PretrainConfig | TrainConfig) -> PretrainConfig | TrainConfig:
     """Options in which every path is the name of a file."""
     sections = {name: getattr(config, name) for name in type(config).sections()}
     return config.model_copy(

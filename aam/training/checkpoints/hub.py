@@ -8,7 +8,6 @@ environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``), as everywhere else.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -44,7 +43,24 @@ class HubModel(NamedTuple):
         Raises:
             InputError: there is no such model, it cannot be reached, or the library is missing.
         """
-        return _fetch(self)
+        if self not in _FETCHED:
+            check_library(f"{self.name}: no such folder here; to read it from the Hugging Face Hub")
+            from huggingface_hub import snapshot_download  # noqa: PLC0415  # an extra
+
+            with _one_error(f"{self.name} is neither a folder here nor a model that the Hugging Face Hub gives"):
+                folder = snapshot_download(self.name, revision=self.revision, allow_patterns=list(_WANTED))
+            _FETCHED[self] = Path(folder)
+        return _FETCHED[self]
+
+
+_FETCHED: Final[dict[HubModel, Path]] = {}
+"""What this process has fetched, so that a model does not change while it is read."""
+
+
+def fetched(path: Path) -> Path | None:
+    """Where the model is that a path names, if this process has read it."""
+    model = HubModel.named(path)
+    return None if model is None else _FETCHED.get(model)
 
 
 def check_library(wanted: str) -> None:
@@ -55,16 +71,6 @@ def check_library(wanted: str) -> None:
     """
     if find_spec("huggingface_hub") is None:
         raise InputError(f"{wanted} needs a library: pip install 'aam[hub]'")
-
-
-@cache
-def _fetch(model: HubModel) -> Path:
-    """Fetch once in a process, so that a model does not change while it is read."""
-    check_library(f"{model.name}: no such folder here; to read it from the Hugging Face Hub")
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  # an extra
-
-    with _one_error(f"{model.name} is neither a folder here nor a model that the Hugging Face Hub gives"):
-        return Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(_WANTED)))
 
 
 def send(folder: Path, name: str, public: bool) -> str:
@@ -94,7 +100,8 @@ def send(folder: Path, name: str, public: bool) -> str:
 @contextmanager
 def _one_error(what: str) -> Iterator[None]:
     """Turn what the client raises about the hub, the network and names into one error."""
-    from huggingface_hub.errors import HFValidationError, HTTPError  # noqa: PLC0415  # an extra
+    from httpx2 import HTTPError  # noqa: PLC0415  # by which the client asks
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415  # an extra
 
     try:
         yield
