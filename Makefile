@@ -5,8 +5,9 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: demo test lint package release install clean
+.PHONY: demo test lint docs package release install clean
 
 demo: install  ## the main job on a simulated study, into demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh demo
@@ -18,6 +19,10 @@ lint: install  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(DOCS_STAMP)  ## the documentation site, into build/site; with NOTEBOOK=1 the notebook is run, a minute more
+	$(BIN)/python scripts/docs/prepare_docs.py build/docs $(if $(NOTEBOOK),--execute)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 package: install  ## sdist and wheel into dist/; the wheel is installed elsewhere and used
 	OMP_NUM_THREADS=1 scripts/check-package.sh $(VENV)
@@ -34,6 +39,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
 	@PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet \
 		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet \
+		--constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 clean:  ## remove what was installed, built and run

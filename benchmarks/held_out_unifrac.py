@@ -58,14 +58,17 @@ def _metadata(study: Path) -> pd.DataFrame:
     return pd.read_csv(study / "metadata.tsv", sep="\t", dtype=str, index_col=0)
 
 
-def judge(run: Path, chosen: list[str]) -> dict[str, float | None]:
-    """Scores of the distances between samples."""
+def judge(run: Path, chosen: list[str] | None, own: Path | None = None) -> dict[str, float | None]:
+    """Scores of the distances between samples of the corpus, or of a study with a table and a tree of its own."""
     trained = restore(run)
     assert isinstance(trained.config, PretrainConfig)
-    whole = load_study(trained.config.inputs, trained.config.sampling, trained.config.unifrac)
-    wanted = set(chosen)
-    rows = np.flatnonzero([sample in wanted for sample in whole.table.sample_ids])
-    study: Study = replace(whole, table=whole.table.select_samples(rows), metadata=None)
+    inputs = trained.config.inputs
+    if own is not None:
+        inputs = inputs.model_copy(update={"table": (own / "table.biom",), "tree": own / "tree.nwk", "metadata": None})
+    study: Study = load_study(inputs, trained.config.sampling, trained.config.unifrac)
+    if chosen is not None:
+        rows = np.flatnonzero([sample in set(chosen) for sample in study.table.sample_ids])
+        study = replace(study, table=study.table.select_samples(rows), metadata=None)
     with setup_distributed("cpu", inference=True) as world, torch.no_grad():
         embedded = embed_study(trained, study, 32, Compute.of(world, trained.config.runtime))
         z = trained.encoder.scale(torch.tensor(embedded.to_numpy()))
@@ -85,6 +88,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the run")
     parser.add_argument("--data", type=Path, required=True, help="folder of studies, with corpus_v4_90")
     parser.add_argument("--study", default="ecam", help="the study that is held out")
+    parser.add_argument("--also", nargs="*", default=[], help="studies of STUDIES that are not in the corpus")
     parser.add_argument("--judge-only", action="store_true", help="of a run that is there already")
     options, more = parser.parse_known_args()
     corpus, study = options.data / "corpus_v4_90", options.data / options.study
@@ -98,9 +102,11 @@ def main() -> None:
         command += ["--output-dir", run, *(option for option in more if option != "--")]
         print(" ".join(map(str, command)), flush=True)
         subprocess.run([str(part) for part in command], check=True)
-    scores = judge(run, compared(corpus, study, options.study))
-    print("\t".join(scores))
-    print("\t".join("" if value is None else f"{value:.4g}" for value in scores.values()))
+    scores = {options.study: judge(run, compared(corpus, study, options.study))}
+    scores |= {name: judge(run, None, options.data / name) for name in options.also}
+    print("study", *scores[options.study], sep="\t")
+    for name, row in scores.items():
+        print(name, *("" if value is None else f"{value:.4g}" for value in row.values()), sep="\t")
 
 
 if __name__ == "__main__":

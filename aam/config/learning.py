@@ -17,6 +17,7 @@ EncoderType = Literal["unifrac", "faith_pd", "taxonomy", "combined"]
 
 Width = Annotated[int, Field(gt=0, le=65_536)]
 Layers = Annotated[int, Field(gt=0, le=1000)]
+BlockCount = Annotated[int, Field(ge=0, le=1000)]
 
 DEFAULT_WEIGHTS: Final[dict[str, float]] = {
     "unifrac": 1.0,
@@ -52,7 +53,7 @@ class ModelConfig(Section):
     """Width of every embedding."""
     attention_heads: Width = 4
     """Attention heads of each layer; divides --embedding-dim."""
-    attention_layers: Annotated[int, Field(ge=0, le=1000)] = 3
+    attention_layers: BlockCount = 3
     """Transformer layers of each level (nucleotides, ASVs); with --sample-level clades of nucleotides alone, where 0 is
     many times faster: an ASV is then a linear map of its nucleotides and their average."""
     feedforward_ratio: Layers = 4
@@ -262,7 +263,7 @@ class TargetModelConfig(ModelConfig):
 
     embedding_dim: Width = 64
     """Width of every embedding."""
-    attention_layers: Layers = 1
+    attention_layers: BlockCount = 1
     """Transformer layers of each level (nucleotides, ASVs)."""
 
 

@@ -10,7 +10,7 @@ import tomllib
 from copy import copy
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import biom
 import numpy as np
@@ -135,7 +135,8 @@ def test_defaults_are_those_of_the_command_line(kind):
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_choices_are_those_of_the_command_line(kind):
     declared = PretrainConfig.options() | kind.config_type.options()
-    choices = {field.name: field.type for field in fields(kind) if get_origin(field.type) is Literal}
+    hints = get_type_hints(kind)
+    choices = {field.name: hints[field.name] for field in fields(kind) if get_origin(hints[field.name]) is Literal}
     assert "device" in choices
     for name, choice in choices.items():
         assert get_args(choice) == get_args(declared[name][1].annotation), name

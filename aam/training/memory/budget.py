@@ -102,9 +102,9 @@ def predicted_cost(
     kept = 0 if model.gradient_checkpointing else layers
     of_asv = patches * (width * (of_block * layers + 6) + of_pairs * kept * patches)
     return BatchCost(
-        unique=width if frozen else passes * of_asv,
-        sampled=width * (of_block * layers + 12),
-        paired=of_pairs * (kept + 3),
+        unique=float(width) if frozen else passes * of_asv,
+        sampled=float(width * (of_block * layers + 12)),
+        paired=float(of_pairs * (kept + 3)),
         padded=padded,
     )
 
