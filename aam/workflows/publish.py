@@ -4,12 +4,12 @@ import logging
 import re
 import shlex
 from collections.abc import Mapping
-from os import W_OK, access
 from pathlib import Path
 from typing import Any
 
 from aam.config import PretrainConfig, PublishConfig, TrainConfig
 from aam.config.publish import PublishSection
+from aam.data.files.whole_files import refusal
 from aam.errors import InputError
 from aam.training.checkpoints import training_samples
 from aam.training.checkpoints.hub import check_library, send
@@ -67,8 +67,9 @@ def check_place(config: PublishConfig) -> None:
     parent = place.absolute().parent
     if not parent.is_dir():
         raise InputError(f"--output-dir {place}: there is no folder {parent}; make it first")
-    if not access(parent, W_OK):
-        raise InputError(f"--output-dir {place}: the folder {parent} cannot be written; choose another place")
+    refused = refusal(parent)
+    if refused is not None:
+        raise InputError(f"--output-dir {place}: the folder {parent} cannot be written ({refused}); choose another place")
 
 
 def known(run: Path) -> Known:

@@ -56,6 +56,7 @@ CASES = {
     "a folder that is there": Case(["publish", "encoder", "--output-dir", "empty"], "empty exists already"),
     "a file that is there": Case(["publish", "encoder", "--output-dir", "tree.nwk"], "tree.nwk exists already"),
     "no parent": Case(["publish", "encoder", "--output-dir", "no/out"], "there is no folder .*no; make it first"),
+    "a parent that is no place to write": Case(["publish", "encoder", "--output-dir", "/proc/out"], "cannot be written"),
     "within the run": Case(
         ["publish", "encoder", "--output-dir", "encoder/checkpoints/mine"], "lies among its checkpoints"
     ),
