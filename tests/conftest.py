@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,15 @@ from aam.errors import InputError
 def _options_in_messages(request, monkeypatch) -> None:
     """Messages name options, as most tests are of what the command line says; those of estimators name parameters."""
     monkeypatch.setattr(InputError, "names_options", "tests/estimators" not in request.path.as_posix())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_at_a_terminal() -> None:
+    """Whoever starts the tests in the background, or under nohup, has signals ignored, by all that they start too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         PredictConfig,
         PretrainConfig,
         PretrainFindLrConfig,
+        PublishConfig,
         ReportConfig,
         RunConfig,
         SimulateCommandConfig,
@@ -40,6 +41,7 @@ _SECTIONS = {
     "Learn": ["pretrain", "train", "tune", "find-lr", "estimate"],
     "Apply": ["predict", "embed", "export"],
     "Understand": ["evaluate", "explain", "report", "inspect", "methods"],
+    "Share": ["publish"],
     "Studies": ["simulate", "unifrac"],
     "Shell": ["completion"],
 }
@@ -289,6 +291,24 @@ def methods(config: MethodsConfig) -> None:
         from aam.workflows.methods import methods as workflow
 
     click.echo(workflow(config))
+
+
+@command(positional=("run",))
+def publish(config: PublishConfig) -> None:
+    """Write a trained network for others to use.
+
+    RUN is the output folder of aam pretrain, or of aam train for the network. The new folder holds weights and options,
+    no ids of samples, no values of their metadata and no folder names, and a model card: what the model has seen, what
+    it is good for, its scores, licence and provenance. With --push it goes to the Hugging Face Hub, from where
+    --pretrained-encoder and --checkpoint read it by its name.
+
+    Example:
+        aam publish pretrained --output-dir encoder --licence cc-by-4.0 --region 'V4' --name owner/encoder
+    """
+    with importing():
+        from aam.workflows.publish import publish as workflow
+
+    workflow(config)
 
 
 @command()

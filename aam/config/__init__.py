@@ -58,6 +58,7 @@ from aam.config.learning import (
 from aam.config.machine import DistributedConfig, MachineConfig, MixedPrecision, RuntimeConfig
 from aam.config.output import FolderConfig, OutputConfig, ResumableConfig
 from aam.config.provenance import MethodsConfig
+from aam.config.publish import PublishConfig
 from aam.config.report import ReportConfig
 from aam.config.study import (
     DistanceLink,

@@ -297,8 +297,8 @@ class FinetuneConfig(Section):
     panel: ClassVar[str] = "Pretrained encoder"
 
     pretrained_encoder: Annotated[Path | None, MAIN] = None
-    """Output folder or checkpoint of `aam pretrain`: the network starts from it (default: from random weights), and the
-    learner kernel compares samples by its embedding."""
+    """Output folder or checkpoint of `aam pretrain`, or owner/name of one on the Hugging Face Hub: the network starts
+    from it (default: from random weights), and the learner kernel compares samples by its embedding."""
     freeze_base: bool | None = None
     """Train only the heads; the encoder stays as it is. Default: a new one stays, where nothing asks that it learns."""
     embedding_cache: Path | None = None

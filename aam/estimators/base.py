@@ -183,6 +183,21 @@ class SampleModel(BaseEstimator):  # type: ignore[misc]
         estimator._take_model(trained, documents)
         return estimator
 
+    @classmethod
+    def from_pretrained(cls, name: Path | str) -> Self:
+        """Read a model that was published: a folder of `aam publish`, or a model of the Hugging Face Hub.
+
+        Args:
+            name: a folder, whatever `load` reads; or ``owner/name``, or ``owner/name@revision`` with a commit, a tag or
+                a branch. What is fetched once is kept by `huggingface_hub` in its cache. Every file that is read is
+                verified against the manifest that came with it, which tells a damaged file, not who wrote it.
+
+        Raises:
+            InputError: as of `load`; or the hub has no such model or cannot be reached, or the extra ``hub`` is not
+                installed.
+        """
+        return cls.load(name)
+
     def _documents(self) -> dict[str, Any]:
         """What a checkpoint needs besides the model."""
         return {"sequences": self.sequences_} if self.sequences_ else {}

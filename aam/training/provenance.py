@@ -18,6 +18,7 @@ from aam.config.launch import invocation
 from aam.data.files.whole_files import write_json
 from aam.errors import InputError, StoppedBySignalError
 from aam.training.checkpoints.files import delete, entry_of
+from aam.training.checkpoints.hub import fetched
 from aam.training.checkpoints.store import manifest_of
 from aam.training.machine.surroundings import GitState, Machine, Software, Stored
 from aam.training.run_folder import RunFolder
@@ -36,7 +37,7 @@ class InputFile(Stored):
     """A file that was read."""
 
     name: str
-    """Without its folder."""
+    """Without its folder; of a model of the Hugging Face Hub, what it is called there."""
     bytes: int | None = None
     sha256: str | None = None
     """Of its content; of a checkpoint, of its manifest, which has the hashes of all its files."""
@@ -50,16 +51,18 @@ class InputFile(Stored):
             entry = entry_of(path)
             return cls(name=path.name, bytes=entry.bytes, sha256=entry.sha256)
         if path.is_dir():
-            return cls._of_checkpoint(path)
+            return cls._of_checkpoint(path, path.name)
+        if (of_hub := fetched(path)) is not None:
+            return cls._of_checkpoint(of_hub, str(path))
         return cls(name=path.name, note="no regular file" if path.exists() else "not there any more")
 
     @classmethod
-    def _of_checkpoint(cls, path: Path) -> Self:
+    def _of_checkpoint(cls, path: Path, name: str) -> Self:
         try:
             digest = entry_of(manifest_of(path)).sha256
         except InputError:  # a resumed run does not read it again
-            return cls(name=path.name, note="a folder without a checkpoint")
-        return cls(name=path.name, sha256=digest, note="SHA-256 of the manifest of the checkpoint")
+            return cls(name=name, note="a folder without a checkpoint")
+        return cls(name=name, sha256=digest, note="SHA-256 of the manifest of the checkpoint")
 
 
 class Session(Stored):

@@ -19,6 +19,7 @@ from aam.data.labels.target_table import Targets
 from aam.data.labels.taxonomy import TaxonomyClasses
 from aam.errors import first_ids
 from aam.learners.storage import spec_of
+from aam.training.checkpoints import training_samples
 from aam.training.checkpoints.store import Checkpoint, read_checkpoint
 from aam.training.run_folder import RunFolder
 from aam.workflows.inspect_run import describe_document, describe_evaluation, describe_run
@@ -151,8 +152,8 @@ def _rarefaction(sampling: TargetSamplingConfig) -> str:
 def _training_samples(trained: Restored) -> int | None:
     """Number of training samples, where the documents tell it."""
     documents = trained.documents
-    if "training" in documents:
-        return len(documents["training"])
+    if training_samples.DOCUMENT in documents:
+        return training_samples.count(documents[training_samples.DOCUMENT])
     if "loss_weights" in documents:
         counts = CategoryWeights.from_json(documents["loss_weights"]).counts
         return sum(next(iter(counts.values())).values())

@@ -41,15 +41,27 @@ def describe_run(folder: RunFolder) -> str:
     Raises:
         InputError: a file is damaged.
     """
+    parts = _data(folder)
+    for heading, scores in scores_of(folder).items():
+        parts += _paragraph(heading, scores)
+    return "\n".join([*parts, *_sessions(folder)])
+
+
+def scores_of(folder: RunFolder) -> dict[str, str]:
+    """Tables of the scores that a training run left, by heading.
+
+    Raises:
+        InputError: a file is damaged.
+    """
     sides: dict[str, Metrics] = {}
     for side in SIDES:
         path = folder.side_metrics(side)
         if path.exists():
             sides[NAMES[side]] = {name: value for name, value in _json(path).items() if name != "warning"}
-    parts = _data(folder) + (_paragraph("scores", side_scores(sides)) if sides else [])
+    found = {"scores": side_scores(sides)} if sides else {}
     if folder.distances.exists():
-        parts += _paragraph("distances of validation samples", side_scores({"score": _json(folder.distances)}))
-    return "\n".join([*parts, *_sessions(folder)])
+        found["distances of validation samples"] = side_scores({"score": _json(folder.distances)})
+    return found
 
 
 def describe_document(checkpoint: Checkpoint) -> str:

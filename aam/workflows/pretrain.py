@@ -9,6 +9,7 @@ from aam.data.sampling.splits import split_samples
 from aam.data.study import Study, load_study
 from aam.errors import InputError
 from aam.evaluation.distances import write_distance_report
+from aam.training.checkpoints import training_samples
 from aam.training.distributed import World, setup_distributed
 from aam.training.distributed.strategies import give_weights, parallelize
 from aam.training.inference.standardize import fit_clades
@@ -168,5 +169,7 @@ def prepare_pretraining(study: Study, asked: PretrainConfig, world: World | None
         world.rank,
         world.size,
     )
-    documents = {"training": [study.table.sample_ids[row] for row in split.train]} | objective.documents()
+    documents = {
+        training_samples.DOCUMENT: [study.table.sample_ids[row] for row in split.train]
+    } | objective.documents()
     return Run("pretrain", config, material, model, objective, dataset, documents, objective.fingerprint())

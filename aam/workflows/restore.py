@@ -19,6 +19,7 @@ from aam.models.heads import TargetSpec
 from aam.models.sequence_encoder import SequenceEncoder
 from aam.models.sequence_predictor import SequencePredictor
 from aam.models.types import CategorySpec
+from aam.training.checkpoints import training_samples
 from aam.training.checkpoints.store import Checkpoint, CheckpointStore, Kind, read_checkpoint
 from aam.training.distributed.sharding import load_weights
 from aam.training.run_folder import RunFolder
@@ -114,7 +115,12 @@ def load_pretrained(predictor: SequencePredictor, checkpoint: Checkpoint) -> Non
 
 def seen_by(encoder: Checkpoint, samples: Sequence[str], side: str = "held-out") -> str | None:
     """A sentence on held-out samples that an encoder was trained on, without labels; None where there are none."""
-    seen = sorted(set(encoder.documents["training"]).intersection(samples))
+    seen = training_samples.among(encoder.documents[training_samples.DOCUMENT], samples)
+    if seen is None:
+        return (
+            f"the pretrained encoder does not tell which samples it has seen: if any of the {len(samples)} {side} "
+            "samples are among them, what learns from it may look better than it is for new samples"
+        )
     if not seen:
         return None
     return (

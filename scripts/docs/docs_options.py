@@ -12,15 +12,16 @@ from pydantic.fields import FieldInfo
 from aam.config import (
     COMMAS,
     EmbedConfig,
-    ExportConfig,
     EstimatePretrainConfig,
     EstimateTrainConfig,
     EvaluateConfig,
     ExplainConfig,
+    ExportConfig,
     InspectConfig,
     PredictConfig,
     PretrainConfig,
     PretrainFindLrConfig,
+    PublishConfig,
     RunConfig,
     SimulateCommandConfig,
     TrainConfig,
@@ -46,10 +47,11 @@ COMMANDS: dict[str, type[RunConfig]] = {
     "report": ReportConfig,
     "inspect": InspectConfig,
     "methods": MethodsConfig,
+    "publish": PublishConfig,
     "simulate": SimulateCommandConfig,
     "unifrac": UnifracCommandConfig,
 }
-POSITIONAL = {"report": "runs", "inspect": "checkpoint", "methods": "run", "simulate": "directory"}
+POSITIONAL = {"report": "runs", "inspect": "checkpoint", "methods": "run", "publish": "run", "simulate": "directory"}
 """What a command takes without a flag."""
 INDEX = "options/index.md"
 GUARD = 1000

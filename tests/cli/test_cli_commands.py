@@ -21,7 +21,7 @@ from aam.errors import (
 )
 
 COMMANDS = ["pretrain", "train", "find-lr", "predict", "embed", "evaluate", "inspect", "explain", "simulate", "unifrac"]
-COMMANDS += ["tune", "report", "estimate pretrain", "estimate train", "methods", "export"]
+COMMANDS += ["tune", "report", "estimate pretrain", "estimate train", "methods", "export", "publish"]
 KINDS = ("pretrain", "train")
 REQUIRED = {
     "estimate pretrain": [],
@@ -37,6 +37,7 @@ REQUIRED = {
     "report": ["compared", "--output", "r.html"],
     "inspect": ["c"],
     "methods": ["run"],
+    "publish": ["run", "--output-dir", "o"],
     "explain": ["--checkpoint", "c", "--what", "category-attention", "--output", "w.tsv"],
     "simulate": ["study"],
     "unifrac": ["--output", "d.tsv"],

@@ -30,12 +30,12 @@ OF_OTHERS = re.findall(
     r"\S+",
     """
     --account --constraint --format --gpus-per-node --gpus-per-task --nodes --time
-    --log-dir --logdir --max-restarts --redirects --backend-store-uri
+    --log-dir --logdir --max-restarts --redirects --backend-store-uri --directory --to-tsv
     --input-path --m-input-file --o-visualization --output-path --type --p-estimator --p-n-jobs
     --p-optimize-feature-selection --p-parameter-tuning --p-random-state --p-test-size
     """,
 )
-"""Options of pip, conda, Slurm, torchrun, trackers, ssu and QIIME 2."""
+"""Options of pip, conda, Slurm, torchrun, trackers, ssu, biom, Python and QIIME 2."""
 WITHOUT_OPTIONS = {"completion"}
 EXECUTED = [path for path in PAGES if f"<!-- {docs_blocks.EXECUTED} -->" in path.read_text(encoding="utf-8")]
 

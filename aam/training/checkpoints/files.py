@@ -201,11 +201,21 @@ class Draft:
         flush_folder(self.place.parent)
 
 
-def write_folder(files: Mapping[str, bytes], kind: Kind, folder: Path) -> None:
-    """Write files and their manifest to a folder that does not exist yet; it appears whole or not at all."""
+def write_folder(
+    files: Mapping[str, bytes], kind: Kind, folder: Path, beside: Mapping[str, bytes] | None = None
+) -> None:
+    """Write files and their manifest to a folder that does not exist yet; it appears whole or not at all.
+
+    Args:
+        files: by name.
+        kind: of the checkpoint.
+        folder: where they go.
+        beside: other files, which the manifest does not list.
+    """
     draft = Draft(folder)
     delete(draft.folder)
     try:
+        draft.write(beside or {})
         draft.finish(kind, "full", draft.write(files))
     finally:
         delete(draft.folder)

@@ -15,7 +15,7 @@ No pickle is executed, so that reading a stranger's checkpoint runs none of thei
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -34,6 +34,7 @@ from aam.training.checkpoints.files import (
     tensor_bytes,
     write_folder,
 )
+from aam.training.checkpoints.hub import HubModel
 from aam.training.checkpoints.optimizer_state import flatten_optimizer, load_optimizer
 from aam.training.run_folder import RunFolder
 
@@ -204,8 +205,13 @@ def _age(directory: Path) -> tuple[int, int]:
     return (int(found[1]), int(found[2] or 1)) if found else (-1, 0)
 
 
-def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
+def write_checkpoint(checkpoint: Checkpoint, directory: Path, beside: Mapping[str, bytes] | None = None) -> None:
     """Write a checkpoint to a folder that does not exist yet; it appears there whole or not at all.
+
+    Args:
+        checkpoint: what to write.
+        directory: the folder.
+        beside: other files to write there, by name, of which the checkpoint knows nothing.
 
     Raises:
         InputError: the folder exists.
@@ -213,7 +219,7 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     """
     if directory.exists():
         raise InputError(f"{directory} exists already: give a new folder, or delete it first")
-    write_folder(_serialize(checkpoint), checkpoint.kind, directory)
+    write_folder(_serialize(checkpoint), checkpoint.kind, directory, beside)
 
 
 def read_checkpoint(
@@ -223,7 +229,7 @@ def read_checkpoint(
 
     Args:
         path: an output folder (its best checkpoint is read, or the last where no validation chose one), ``last`` or
-            ``best`` in its ``checkpoints``, or a checkpoint folder.
+            ``best`` in its ``checkpoints``, a checkpoint folder, or a model of the Hugging Face Hub (`HubModel`).
         with_state: also read what resuming needs.
         kind: the kind that is needed.
         with_weights: without, `model` and `optimizer` stay empty, and a sharded checkpoint can be read too.
@@ -277,9 +283,12 @@ def text_files(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def _locate(path: Path) -> Path:
-    """Find the checkpoint that a path means: a folder, or a symlink to one."""
+    """Find the checkpoint that a path means: a folder, a symlink to one, or a model of the hub."""
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give an output folder of aam, or one of its checkpoints")
+        model = HubModel.named(path)
+        if model is None:
+            raise InputError(f"{path}: no such folder; give an output folder of aam, or one of its checkpoints")
+        path = model.fetch()
     if (path / MANIFEST).is_file():
         return path
     for folder in (RunFolder(path).checkpoints, path):
