@@ -51,7 +51,14 @@ COMMANDS: dict[str, type[RunConfig]] = {
     "simulate": SimulateCommandConfig,
     "unifrac": UnifracCommandConfig,
 }
-POSITIONAL = {"report": "runs", "inspect": "checkpoint", "methods": "run", "publish": "run", "simulate": "directory"}
+POSITIONAL = {
+    "report": "runs",
+    "inspect": "checkpoint",
+    "methods": "run",
+    "export": "run",
+    "publish": "run",
+    "simulate": "directory",
+}
 """What a command takes without a flag."""
 INDEX = "options/index.md"
 GUARD = 1000
