@@ -157,7 +157,8 @@ def prepare_pretraining(study: Study, asked: PretrainConfig, world: World | None
     model.fix_unused([kind.name for kind in learned(config.losses)])
     give_weights(model, config.distribution, compute, config.runtime.seed)
     inputs = Inputs(model, material.nucleotides, material.draws, config, compute)
-    fit_clades(model, inputs, material.some_training(config))
+    if config.model.sample_level == "clades":
+        fit_clades(model, inputs, material.some_training(config))
     held_out = material.batches(split.val, config)
     given = Given(config, study, split.train, held_out, model, inputs, compute)
     parallel = parallelize(model, config.distribution, compute)

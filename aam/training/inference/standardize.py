@@ -18,12 +18,12 @@ from aam.training.inputs import Inputs
 
 @torch.no_grad()
 def fit_clades(encoder: SequenceEncoder, inputs: Inputs, batches: FixedBatches) -> None:
-    """Let learned clades, where samples are made of such, read embeddings of ASVs standardized; every rank calls this.
+    """Let learned clades read embeddings of ASVs standardized; every rank calls this.
 
-    By some training samples, whose ASVs count once each. The model is the bare one, which may be sharded.
+    By some training samples, whose ASVs count once each. The model is the bare one, which may be sharded, and has
+    clades.
     """
-    if not isinstance(encoder.sample_encoder, CladeSampleEncoder):
-        return
+    assert isinstance(encoder.sample_encoder, CladeSampleEncoder)
     mode = encoder.training
     encoder.eval()
     asvs = torch.from_numpy(asvs_of(batches)).to(inputs.compute.device)
@@ -42,7 +42,7 @@ def fit_head_inputs(
     By some training samples, whose ASVs count once each. The model is the bare one, which may be sharded.
     """
     model.eval()
-    if new_encoder:
+    if new_encoder and model.encoder.config.sample_level == "clades":
         fit_clades(model.encoder, inputs, batches)
     if model.asv_features is not None:
         _fit_features(model.asv_features, inputs, batches)
