@@ -9,7 +9,7 @@ from typing import Any
 
 from aam.config import PretrainConfig, PublishConfig, TrainConfig
 from aam.config.publish import PublishSection
-from aam.data.files.whole_files import refusal
+from aam.data.files.whole_files import check_parent
 from aam.errors import InputError
 from aam.training.checkpoints import training_samples
 from aam.training.checkpoints.hub import check_library, send
@@ -64,14 +64,7 @@ def check_place(config: PublishConfig) -> None:
     check_spares_run("output_dir", place, config)
     if place.exists() or place.is_symlink():
         raise InputError(f"--output-dir {place} exists already: give a new folder, or delete it first")
-    parent = place.absolute().parent
-    if not parent.is_dir():
-        raise InputError(f"--output-dir {place}: there is no folder {parent}; make it first")
-    refused = refusal(parent)
-    if refused is not None:
-        raise InputError(
-            f"--output-dir {place}: the folder {parent} cannot be written ({refused}); choose another place"
-        )
+    check_parent(place, f"--output-dir {place}")
 
 
 def known(run: Path) -> Known:

@@ -10,7 +10,7 @@ from typing import Final, TextIO
 import pandas as pd
 
 from aam.config import RunConfig, flag
-from aam.data.files.whole_files import refusal, whole_file
+from aam.data.files.whole_files import check_parent, whole_file
 from aam.errors import InputError
 from aam.workflows.folder import check_spares_run, input_paths
 
@@ -114,14 +114,7 @@ def _check_place(option: str, path: Path) -> None:
         raise InputError(
             f"{flag(option)} {path} is a device, a pipe or a socket, which a file of results would replace; name a file"
         )
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"{flag(option)} {path}: there is no folder {folder}; make it first")
-    refused = refusal(folder)
-    if refused is not None:
-        raise InputError(
-            f"{flag(option)} {path}: the folder {folder} cannot be written ({refused}); choose another place"
-        )
+    check_parent(path, f"{flag(option)} {path}")
 
 
 def _is_no_file(path: Path) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor
 from aam.data.arrays import Ints
 from aam.data.files.artifacts import first_bytes, read_text
 from aam.data.files.hdf5_guard import check_ends
-from aam.data.files.whole_files import refusal, whole_file
+from aam.data.files.whole_files import check_parent, whole_file
 from aam.errors import InputError, first_ids, shown
 
 Values = NDArray[np.floating[Any]]
@@ -133,11 +133,7 @@ def check_writable(path: Path) -> None:
         raise InputError(f"distance matrix {path}: the name should end in {', '.join(_WRITERS)}")
     if path.is_dir():
         raise InputError(f"distance matrix {path}: this is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"distance matrix {path}: there is no folder {path.parent}; make it first")
-    refused = refusal(path.parent)
-    if refused is not None:
-        raise InputError(f"distance matrix {path}: the folder {path.parent} cannot be written ({refused})")
+    check_parent(path, f"distance matrix {path}")
 
 
 def _checked(ids: Sequence[str], values: Values, source: str, bounded: bool) -> DistanceMatrix:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from aam.errors import InputError
+
 _LONGEST: Final = 180
 """Bytes of a name that a draft's name still has room for."""
 
@@ -43,6 +45,24 @@ def refusal(folder: Path) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def check_parent(path: Path, called: str) -> None:
+    """Refuse a place in a folder that is missing, or in which no file can be made.
+
+    Args:
+        path: what is to be written.
+        called: what messages call it, such as an option with its value.
+
+    Raises:
+        InputError: so it is.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{called}: there is no folder {folder}; make it first")
+    refused = refusal(folder)
+    if refused is not None:
+        raise InputError(f"{called}: the folder {folder} cannot be written ({refused}); choose another place")
 
 
 @contextmanager
