@@ -1,7 +1,5 @@
 """Wrong uses of `aam publish`, and of models of the hub: one message, exit code 2, nothing written."""
 
-import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,9 +9,6 @@ from typing import NamedTuple
 import pytest
 from huggingface_hub import constants
 
-from aam.cli import main
-from aam.config import SimulateConfig
-from aam.data.simulation.study import simulate_study, write_study
 from aam.training.checkpoints import hub
 
 FILES = ["--table", "table.biom", "--metadata", "metadata.tsv", "--metadata-column", "acidity"]
@@ -106,22 +101,15 @@ CASES = {
 }
 
 
-def _leave(words: list[str]) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    return left.value.code
-
-
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
+def study(tmp_path_factory, write_small_study, leave) -> Path:
     folder = tmp_path_factory.mktemp("bad-input-publish")
-    config = SimulateConfig(directory=folder, samples=24, asvs=40, bp=30, depth=300, subjects=8)
-    write_study(simulate_study(config), folder)
+    write_small_study(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert _leave(["train", *FILES, "--learner", "null", "--output-dir", "null", "--no-report"]) == 0
+        assert leave(["train", *FILES, "--learner", "null", "--output-dir", "null", "--no-report"]) == 0
         pretrain = ["pretrain", "--table", "table.biom", "--tree", "tree.nwk", "--output-dir", "encoder", *SMALL]
-        assert _leave(pretrain) == 0
+        assert leave(pretrain) == 0
     (folder / "empty").mkdir()
     return folder
 
@@ -149,31 +137,14 @@ def empty_hub() -> Iterator[str]:
     thread.join()
 
 
-def _contents(folder: Path) -> dict[str, bytes | None]:
-    paths = sorted(folder.rglob("*"))
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_bad_input_is_refused_with_one_message(case, study, empty_hub, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "study"
-    shutil.copytree(study, folder, symlinks=True)
-    monkeypatch.chdir(folder)
+def test_bad_input_is_refused_with_one_message(case, study, empty_hub, tmp_path, monkeypatch, refuse):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     if case.hub is MISSING:
         monkeypatch.setattr(hub, "find_spec", lambda name: None)
     else:
         monkeypatch.setattr(constants, "ENDPOINT", case.hub or empty_hub)
-    case.damage()
-    before = _contents(folder)
-    assert _leave(case.words) == 2
-    shown = capsys.readouterr()
-    (error,) = (line for line in shown.err.splitlines() if line.startswith("Error: "))
-    assert "Traceback" not in shown.err
-    assert re.search(case.says, error), error
-    after = _contents(folder)
-    assert after.keys() == before.keys() | {name for name in after if name.split("/")[0] in case.wrote}
-    assert {name: after[name] for name in before} == before
+    refuse(study, case.words, case.says, case.damage, case.wrote)
 
 
 def test_there_are_enough_cases():
