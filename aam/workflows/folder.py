@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os import R_OK, access
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -13,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from aam.config import DistributedConfig, FolderConfig, PretrainConfig, ResumableConfig, RunConfig, TrainConfig, flag
 from aam.config.launch import launch_name, launched_world_size, restart_count
-from aam.data.files.whole_files import leftovers_of, refusal, write_text
+from aam.data.files.whole_files import check_new_folder, leftovers_of, write_text
 from aam.errors import InputError
 from aam.training.checkpoints.files import MANIFEST, delete
 from aam.training.provenance import Session, recorded
@@ -50,12 +49,14 @@ MAY_CHANGE = frozenset(
 """Options that a resumed run may give anew: they do not change what is learned."""
 
 INPUT_FILES = frozenset(
-    {"table", "rep_seqs", "metadata", "tree", "unifrac_matrix", "matrix_ids", "taxonomy", "pretrained_encoder", "onnx"}
+    {"table", "rep_seqs", "metadata", "tree", "unifrac_matrix", "matrix_ids", "taxonomy", "pretrained_encoder"}
 )
 """Options whose files may have moved when a run is resumed; what is in them is compared by the checkpoint."""
 
 TRAINED = frozenset({"checkpoint", "pretrained_encoder", "evaluation", "run"})
 """Options that name a run, or one checkpoint, to read."""
+EXPORTED = frozenset({"onnx"})
+"""Options that name the file of a model, which no run has as its own."""
 
 CHANGES_SHOWN = 8
 """Options that differ from those of the run to resume, of which a message names as many."""
@@ -94,16 +95,7 @@ def check_folder(config: RunConfig, output: FolderConfig, shared: bool = False) 
             another process is writing to it.
     """
     folder = output.output_dir
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output-dir {folder} is a file; name a folder")
-    writable = folder if folder.exists() else next(parent for parent in folder.absolute().parents if parent.exists())
-    if not writable.is_dir() or not access(writable, R_OK):
-        raise InputError(
-            f"--output-dir {folder}: {writable} cannot be written (no folder, or not to be read); name another"
-        )
-    refused = refusal(writable)
-    if refused is not None:
-        raise InputError(f"--output-dir {folder}: {writable} cannot be written ({refused}); name another folder")
+    check_new_folder(folder, "--output-dir")
     check_spares_run("output_dir", folder, config)
     if RunFolder(folder).lock.exists():
         with _locked(RunFolder(folder), shared):
@@ -272,7 +264,7 @@ def _check_replaceable(config: RunConfig, folder: RunFolder) -> None:
 def input_paths(config: RunConfig) -> Iterator[tuple[str, Path]]:
     """Files and folders that a command reads, by the name of their option."""
     for option, value in config.flat().items():
-        if option in INPUT_FILES | TRAINED:
+        if option in INPUT_FILES | TRAINED | EXPORTED:
             yield from ((option, path) for path in (value if isinstance(value, tuple) else (value,)) if path)
 
 

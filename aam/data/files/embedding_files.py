@@ -11,7 +11,6 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from hashlib import blake2b
-from os import R_OK, access
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from aam.data.arrays import Bools, Ints
 from aam.data.files.sequences import PAD
-from aam.data.files.whole_files import refusal, whole_file
+from aam.data.files.whole_files import check_new_folder, whole_file
 from aam.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -62,18 +61,8 @@ def check_cache_folder(folder: Path | None) -> None:
     Raises:
         InputError: it is a file, or cannot be written.
     """
-    if folder is None:
-        return
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--embedding-cache {folder} is a file; name a folder")
-    present = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not present.is_dir() or not access(present, R_OK):
-        raise InputError(
-            f"--embedding-cache {folder}: {present} cannot be written (no folder, or not to be read); name another"
-        )
-    refused = refusal(present)
-    if refused is not None:
-        raise InputError(f"--embedding-cache {folder}: {present} cannot be written ({refused}); name another folder")
+    if folder is not None:
+        check_new_folder(folder, "--embedding-cache")
 
 
 class EmbeddingFiles:

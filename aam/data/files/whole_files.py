@@ -65,6 +65,24 @@ def check_parent(path: Path, called: str) -> None:
         raise InputError(f"{called}: the folder {folder} cannot be written ({refused}); choose another place")
 
 
+def check_new_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be written, or made where there is none yet; nothing is made.
+
+    Raises:
+        InputError: it is a file, or it or the nearest folder above it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{option} {folder} is a file; name a folder")
+    present = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not present.is_dir() or not os.access(present, os.R_OK):
+        raise InputError(
+            f"{option} {folder}: {present} cannot be written (no folder, or not to be read); name another folder"
+        )
+    refused = refusal(present)
+    if refused is not None:
+        raise InputError(f"{option} {folder}: {present} cannot be written ({refused}); name another folder")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Write to the path that this yields; it takes its place when the block ends, and goes if the block fails."""
